@@ -1,0 +1,401 @@
+"""A whole run as typed settings: TOML in, checked before anything is loaded, resolved TOML out.
+
+A recipe is a TOML file whose tables are the sections below. ``include = ["paper"]`` lays other
+recipes under it; a model's own settings (``recipes/models/``) go on top of a benchmark's; the
+command line's ``--set section.key=value`` goes last. Defaults are in this file, nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import tomli_w
+from pydantic import Field
+
+from ttrl.types import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(pydantic.BaseModel):
+    """Settings are frozen, refuse unknown keys, and never turn one type into another."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class ModelSettings(Section):
+    """The policy's starting point."""
+
+    path: str
+    """A folder in the Hugging Face format, a hub name, or "tiny-base" (shipped with ttrl)."""
+    revision: str | None = None
+    """Hub commit, tag or branch; pin it for a run that others can repeat."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of the weights in training and sampling."""
+
+
+class DataSettings(Section):
+    """Questions and how they are put to the model."""
+
+    train: str
+    """Questions to train on, labels never read: a .jsonl, .json or .parquet file,
+    "hub:OWNER/NAME", or "arithmetic:train"."""
+    held_out: str | None = None
+    """Questions to measure on but never train on; same forms as ``train``."""
+    split: str = "train"
+    """Split of a hub data set."""
+    subset: str | None = None
+    """Configuration of a hub data set."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub data set."""
+    prompt_field: str = "prompt"
+    """Name of the field that holds the question."""
+    answer_field: str = "answer"
+    """Name of the field that holds the reference answer, if there is one."""
+    id_field: str = "id"
+    """Name of the field that holds the id; a row without it is named by its position."""
+    level_field: str = "level"
+    """Name of the field that holds the difficulty level, if there is one."""
+    chat_template: bool = True
+    """Put the question through the tokenizer's chat template."""
+    system_prompt: str | None = None
+    """A system message; None leaves it to the chat template."""
+    suffix: str = ""
+    """Appended to every question."""
+    max_prompt_tokens: Positive = 1024
+    """Longer prompts are rejected."""
+    max_rejected_share: Share = 0.1
+    """The run stops if more rows than this share are rejected."""
+
+
+class RolloutSettings(Section):
+    """Sampling of the answers that vote."""
+
+    engine: Literal["transformers"] = "transformers"
+    """What generates."""
+    questions_per_step: Positive = 8
+    """Questions in one step."""
+    votes: Annotated[int, Field(ge=2)] = 64
+    """Answers sampled per question; all of them vote."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Sampling temperature; the loss uses the same one."""
+    max_new_tokens: Positive = 3072
+    """An answer is cut off after this many tokens."""
+    batch_size: Positive = 512
+    """Sequences that are decoded together."""
+
+
+class RewardSettings(Section):
+    """From answers to advantages."""
+
+    estimator: str = "majority"
+    """How votes become rewards: a name that `ttrl.rewards.estimators` registers."""
+    advantages: Literal["mean_std", "mean"] = "mean_std"
+    """Reward minus the group's mean, divided by the group's standard deviation (GRPO) or not
+    (Dr. GRPO)."""
+
+
+class PolicySettings(Section):
+    """The update."""
+
+    trained_samples: Positive = 32
+    """Answers per question that are trained on: the first ones, as in the paper."""
+    sequences_per_update: Positive = 32
+    """Sequences in one optimizer step."""
+    tokens_per_batch: Positive = 16384
+    """Packed tokens in one forward pass."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-7
+    """Peak learning rate of AdamW."""
+    warmup_share: Share = 0.03
+    """Share of the run's steps over which the learning rate rises linearly."""
+    final_lr_share: Share = 0.0
+    """The cosine ends at this share of the peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decoupled weight decay."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+    """AdamW's moment decay rates."""
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest global gradient norm."""
+    clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """PPO: the ratio is clipped below at 1 - clip_low."""
+    clip_high: Annotated[float, Field(ge=0)] = 0.2
+    """PPO: the ratio is clipped above at 1 + clip_high."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Dual-clip PPO: bounds the loss of tokens with a negative advantage; None is off."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the k3 KL penalty against the starting model, which is kept in memory if > 0."""
+    entropy_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the entropy bonus."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    """token_mean: every token of the update weighs the same (DAPO). sequence_mean: every
+    sequence weighs the same (GRPO). constant: divided by sequences x max_new_tokens (Dr. GRPO)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+class EvaluationSettings(Section):
+    """Measurement against the answer key, before and after training."""
+
+    samples: Positive = 16
+    """Answers per question; pass@1 is their mean, maj@k their vote."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.6
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Nucleus sampling."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Also measure after every so many steps; 0: only before and after."""
+
+
+class Settings(Section):
+    """Everything that decides what a run does."""
+
+    name: str
+    """Names the run folder."""
+    model: ModelSettings
+    data: DataSettings
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides the order of the questions and every sample."""
+    epochs: Positive = 1
+    """Passes over the training questions; a last incomplete step of a pass is dropped."""
+    max_steps: Positive | None = None
+    """Stop after this many steps, whatever ``epochs`` says."""
+    threads: Positive | None = None
+    """CPU threads; part of the settings because the last bit of a CPU sum depends on it."""
+    rollout: RolloutSettings = RolloutSettings()
+    reward: RewardSettings = RewardSettings()
+    policy: PolicySettings = PolicySettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @pydantic.model_validator(mode="after")
+    def _rules(self) -> Self:
+        """Rules that span sections, one line each; all broken ones are reported together."""
+        rollout, policy = self.rollout, self.policy
+        trained = rollout.questions_per_step * policy.trained_samples
+        longest = self.data.max_prompt_tokens + rollout.max_new_tokens
+        broken = [
+            message
+            for ok, message in (
+                (
+                    policy.trained_samples <= rollout.votes,
+                    f"policy.trained_samples = {policy.trained_samples} is more than "
+                    f"rollout.votes = {rollout.votes}: only sampled answers can be trained on",
+                ),
+                (
+                    policy.sequences_per_update <= trained,
+                    f"policy.sequences_per_update = {policy.sequences_per_update} is more than a "
+                    f"step's {trained} trained sequences (rollout.questions_per_step x "
+                    "policy.trained_samples): an update would never fill",
+                ),
+                (
+                    policy.tokens_per_batch >= longest,
+                    f"policy.tokens_per_batch = {policy.tokens_per_batch} cannot hold one "
+                    f"sequence of {longest} tokens (data.max_prompt_tokens + "
+                    "rollout.max_new_tokens): raise it, or lower one of those",
+                ),
+                (
+                    self.data.system_prompt is None or self.data.chat_template,
+                    "data.system_prompt needs data.chat_template = true",
+                ),
+                (
+                    self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0"),
+                    f"name = {self.name!r} cannot name a folder",
+                ),
+            )
+            if not ok
+        ]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    def to_toml(self) -> str:
+        """The resolved settings; `load_settings` on this text gives equal settings."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+# ---------------------------------------------------------------------------------------------
+# From recipes and the command line to Settings
+
+
+def load_settings(
+    recipe: str, *, model: str | None = None, overrides: Iterable[str] = ()
+) -> Settings:
+    """Compose and check a run's settings.
+
+    Args:
+        recipe: a shipped recipe's name (`recipe_names`), or the path of a .toml file.
+        model: a shipped model part's name (`model_names`), the model path that one of them
+            holds, or any other folder or hub name.
+        overrides: "section.key=value" with a TOML value; a bare word is a string, "none" unsets.
+
+    Raises:
+        UserError: for an unknown recipe, key or value, or a broken rule.
+    """
+    tables = _read_recipe(_recipe_path(recipe))
+    name = Path(recipe).stem
+    if model is not None:
+        part_name, part = _model_part(model)
+        tables = _merge(tables, part)
+        name = f"{name}-{part_name}"
+    tables.setdefault("name", name)
+    for override in overrides:
+        tables = _apply_override(tables, override)
+    if not tables.get("model", {}).get("path"):
+        raise UserError(
+            f"recipe {recipe!r} names no model: add --model with one of {', '.join(model_names())},"
+            " a folder, or a hub name"
+        )
+    return _checked(tables)
+
+
+def recipe_names() -> list[str]:
+    """Shipped recipes: complete ones and benchmarks, which need a model."""
+    return sorted(
+        p.stem
+        for folder in ("", "benchmarks")
+        for p in (RECIPES / folder).glob("*.toml")
+        if p.stem != "paper"
+    )
+
+
+def model_names() -> list[str]:
+    """Shipped model parts."""
+    return sorted(p.stem for p in (RECIPES / "models").glob("*.toml"))
+
+
+def _recipe_path(recipe: str) -> Path:
+    if recipe.endswith(".toml"):
+        if not Path(recipe).is_file():
+            raise UserError(f"no recipe file at {recipe}")
+        return Path(recipe)
+    for folder in (RECIPES, RECIPES / "benchmarks"):
+        if recipe in recipe_names() and (folder / f"{recipe}.toml").is_file():
+            return folder / f"{recipe}.toml"
+    raise UserError(
+        f"unknown recipe {recipe!r}{_did_you_mean(recipe, recipe_names())}: expected one of "
+        f"{', '.join(recipe_names())}, or the path of a .toml file"
+    )
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe's tables, over those of the recipes that it includes."""
+    tables = _read_toml(path)
+    merged: dict[str, Any] = {}
+    for name in tables.pop("include", []):
+        beside = [
+            p for p in (path.parent / f"{name}.toml", RECIPES / f"{name}.toml") if p.is_file()
+        ]
+        if not beside or beside[0] == path:
+            raise UserError(f"{path}: include = [{name!r}]: no such recipe beside it or in ttrl")
+        merged = _merge(merged, _read_recipe(beside[0]))
+    return _merge(merged, tables)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from error
+
+
+def _model_part(model: str) -> tuple[str, dict[str, Any]]:
+    """(short name, settings) of a model given by part name, by path, or unknown to us."""
+    for name in model_names():
+        part = _read_recipe(RECIPES / "models" / f"{name}.toml")
+        if model.lower() in (name, part["model"]["path"].lower()):
+            return name, part
+    short = Path(model).name.lower()
+    return short, {"model": {"path": model}}
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``under``, table by table."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        both_tables = isinstance(below, dict) and isinstance(value, dict)
+        merged[key] = _merge(below, value) if both_tables else value
+    return merged
+
+
+def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"--set {override!r}: expected key=value, for example seed=1")
+    if key not in _known_keys():
+        raise _unknown_key(key)
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *sections, last = key.split(".")
+    nested: dict[str, Any] = {last: None if value == "none" else value}
+    for section in reversed(sections):
+        nested = {section: nested}
+    return _merge(tables, nested)
+
+
+def _checked(tables: Mapping[str, Any]) -> Settings:
+    for key in _keys(tables):
+        if key not in _known_keys():
+            raise _unknown_key(key)
+    try:
+        return Settings.model_validate(tables)
+    except pydantic.ValidationError as error:
+        raise UserError("; ".join(_readable(e) for e in error.errors())) from error
+
+
+def _readable(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if not where:
+        return str(message)
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tables.items():
+        if isinstance(value, dict) and value:
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _known_keys() -> list[str]:
+    keys = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            keys += [f"{name}.{key}" for key in section.model_fields]
+        else:
+            keys.append(name)
+    return keys
+
+
+def _unknown_key(key: str) -> UserError:
+    return UserError(f"unknown setting {key!r}{_did_you_mean(key, _known_keys())}")
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest known word; for a dotted key also by its last part, in whatever section."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    if not near:
+        tails = {key.rpartition(".")[2]: key for key in known}
+        near = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1)]
+    return f" (did you mean {near[0]!r}?)" if near else ""

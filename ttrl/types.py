@@ -1,0 +1,200 @@
+"""The data that flows through a run, in the order in which it appears.
+
+    Question -> CompletionGroup -> Vote -> Estimate -> TrainSample -> PackedBatch -> UpdateResult
+
+Shapes are named by suffix: ``_G`` one entry per completion of a group, ``_S`` one per sequence,
+``_T`` one per packed token. A `Question` has no field for an answer, so nothing that trains on
+questions can read one; reference answers live in an `AnswerKey`, which only evaluation and
+metrics receive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import torch
+
+
+class UserError(Exception):
+    """Something that the user can put right; the command line prints it as one line.
+
+    The message says what was wrong, what was given, what was expected, and what to do.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One unlabeled question, ready for the model."""
+
+    id: str
+    """Unique within its data set."""
+    prompt: str
+    """The text that the model reads, with system prompt, suffix and chat template applied."""
+    prompt_ids: tuple[int, ...]
+    """``prompt`` as token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerKey:
+    """Reference answers, for evaluation and metrics only."""
+
+    answers: Mapping[str, str] = field(default_factory=dict)
+    """Question id -> reference answer; questions without one are absent."""
+    levels: Mapping[str, str] = field(default_factory=dict)
+    """Question id -> difficulty level, where the data set has levels."""
+
+
+class FinishReason(StrEnum):
+    """Why a completion ended."""
+
+    STOP = "stop"
+    """The model wrote its end-of-sequence token."""
+    LENGTH = "length"
+    """``max_new_tokens`` was reached: the completion is truncated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer."""
+
+    token_ids: tuple[int, ...]
+    """The generated tokens, with the end-of-sequence token if it was written."""
+    logprobs: tuple[float, ...]
+    """Per generated token, log-probability under the distribution that it was sampled from."""
+    text: str
+    """``token_ids`` decoded, without special tokens. Hostile: never evaluated."""
+    finish_reason: FinishReason
+    """Why it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionGroup:
+    """All sampled answers to one question."""
+
+    question: Question
+    """What was asked."""
+    completions: tuple[Completion, ...]
+    """In sample order: completion ``i`` depends on the seed (step, question, i) alone."""
+    policy_version: int
+    """How many weight pushes the engine had received when it sampled this group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The outcome of a majority vote over one group.
+
+    Example: the answers ``("7", "7.0", None, "8")`` give ``clusters_G=(0, 0, None, 1)``,
+    ``counts=(2, 1)``, ``majority="7"``, ``share=0.5``, ``margin=0.25``, ``abstained=1``.
+    """
+
+    answers_G: tuple[str | None, ...]
+    """The extracted answers; None is an abstention."""
+    clusters_G: tuple[int | None, ...]
+    """Per answer, its equivalence class: an index into ``counts``; None for an abstention."""
+    counts: tuple[int, ...]
+    """Votes per equivalence class, largest first."""
+    majority: str | None
+    """The winning class's most common spelling; None if everybody abstained."""
+    share: float
+    """Votes for the winner / all votes, abstentions included (the paper's majority ratio)."""
+    margin: float
+    """(winner - runner-up) / all votes."""
+    abstained: int
+    """How many gave no answer."""
+    tied: bool
+    """Whether another class had as many votes as the winner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a reward estimator makes of one group."""
+
+    vote: Vote
+    """The vote that it is based on."""
+    rewards_G: tuple[float, ...]
+    """Reward per completion."""
+    label: str | None
+    """The pseudo-label; None where nothing was elected."""
+    advantages_G: tuple[float, ...] | None = None
+    """The estimator's own advantages; None leaves them to the advantage setting."""
+    keep_G: tuple[bool, ...] | None = None
+    """Which completions may be trained on; None keeps all."""
+    weight: float = 1.0
+    """Weight of this question in the loss."""
+    confidence: float = 0.0
+    """How far the estimator trusts its label, 0 to 1."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Further label-free figures of this estimator, averaged over the step's questions."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSample:
+    """One completion chosen for training."""
+
+    question_id: str
+    """Which question it answers."""
+    prompt_ids: tuple[int, ...]
+    """Context: not trained on."""
+    completion_ids: tuple[int, ...]
+    """Trained on."""
+    logprobs: tuple[float, ...]
+    """The sampler's log-probabilities of ``completion_ids``."""
+    advantage: float
+    """The same for every token of the completion."""
+    weight: float = 1.0
+    """Multiplies the loss of every token of the completion."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """A micro-batch: S whole sequences, one after the other, T tokens in all.
+
+    Row ``t`` predicts ``targets_T[t]`` from the tokens up to and including ``token_ids_T[t]``;
+    rows with nothing to learn (prompts, last tokens) have the target -100 and weight 0.
+    """
+
+    token_ids_T: torch.Tensor
+    """int64."""
+    positions_T: torch.Tensor
+    """int64, from 0 in each sequence."""
+    cu_seqlens: torch.Tensor
+    """int32, S + 1 entries: sequence s is rows ``cu_seqlens[s]:cu_seqlens[s + 1]``."""
+    targets_T: torch.Tensor
+    """int64: the next token, or -100."""
+    old_logp_T: torch.Tensor
+    """float32: the sampler's log-probability of the target; 0 where there is none."""
+    advantages_T: torch.Tensor
+    """float32."""
+    token_weights_T: torch.Tensor
+    """float32: mask and aggregation; the loss is the sum of weight x token loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What one optimizer step did; token means are over the trained tokens of the step."""
+
+    loss: float
+    """The policy loss, all terms."""
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    learning_rate: float
+    """As used in this step."""
+    clip_fraction: float
+    """Share of tokens whose gradient the PPO clip cut off."""
+    kl: float
+    """Mean KL estimate against the reference policy; 0 where there is no KL term."""
+    entropy: float
+    """Mean entropy of the next-token distribution, in nats."""
+    sampler_kl: float
+    """Mean of k3 = exp(d) - d - 1, d = trainer - sampler log-prob, before this step: drift or a
+    mismatch between engine and trainer."""
+    sampler_max_gap: float
+    """Largest |trainer - sampler log-prob|."""
+    tokens: int
+    """Trained tokens."""
+    sequences: int
+    """Trained sequences."""
+    seconds: float
+    """Wall-clock time."""
