@@ -23,13 +23,18 @@ RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(pydantic.BaseModel):
     """Settings are frozen, refuse unknown keys, and never turn one type into another."""
 
     model_config = pydantic.ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -41,7 +46,8 @@ class ModelSettings(Section):
     revision: str | None = None
     """Hub commit, tag or branch; pin it for a run that others can repeat."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of the weights in training and sampling."""
+    """Type of the matrix products in training, and of the rollout engine's weights. The policy's
+    own weights and optimizer state are float32."""
 
 
 class DataSettings(Section):
@@ -68,6 +74,8 @@ class DataSettings(Section):
     """Name of the field that holds the difficulty level, if there is one."""
     chat_template: bool = True
     """Put the question through the tokenizer's chat template."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = {}
+    """Variables for the chat template, for example ``enable_thinking = false``."""
     system_prompt: str | None = None
     """A system message; None leaves it to the chat template."""
     suffix: str = ""
@@ -122,10 +130,7 @@ class PolicySettings(Section):
     """The cosine ends at this share of the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's decoupled weight decay."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
+    betas: Annotated[tuple[Beta, Beta], Field(strict=False)] = (0.9, 0.999)  # TOML has only lists
     """AdamW's moment decay rates."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest global gradient norm."""
@@ -210,6 +215,15 @@ class Settings(Section):
                     "data.system_prompt needs data.chat_template = true",
                 ),
                 (
+                    not self.data.chat_template_kwargs or self.data.chat_template,
+                    "data.chat_template_kwargs needs data.chat_template = true",
+                ),
+                (
+                    not self.data.suffix.startswith("\\n"),
+                    "data.suffix starts with a backslash and an n where a new line was meant: "
+                    "put it in double quotes, inside the shell's single quotes",
+                ),
+                (
                     self.name not in ("", ".", "..") and not set(self.name) & set("/\\\0"),
                     f"name = {self.name!r} cannot name a folder",
                 ),
@@ -228,31 +242,42 @@ class Settings(Section):
 # ---------------------------------------------------------------------------------------------
 # From recipes and the command line to Settings
 
+_OPEN_TABLE = "data.chat_template_kwargs"  # the one setting whose keys are not known beforehand
+
 
 def load_settings(
-    recipe: str, *, model: str | None = None, overrides: Iterable[str] = ()
+    recipe: str | None,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    overrides: Iterable[str] = (),
 ) -> Settings:
     """Compose and check a run's settings.
 
     Args:
-        recipe: a shipped recipe's name (`recipe_names`), or the path of a .toml file.
+        recipe: a shipped recipe's name (`recipe_names`), or the path of a .toml file; None
+            starts from the defaults, with ``model`` and ``data``.
         model: a shipped model part's name (`model_names`), the model path that one of them
             holds, or any other folder or hub name.
+        data: takes the place of the recipe's ``data.train``.
         overrides: "section.key=value" with a TOML value; a bare word is a string, "none" unsets.
 
     Raises:
         UserError: for an unknown recipe, key or value, or a broken rule.
     """
-    tables = _read_recipe(_recipe_path(recipe))
-    name = Path(recipe).stem
+    tables = _read_recipe(_recipe_path(recipe)) if recipe is not None else {}
+    name = Path(recipe).stem if recipe is not None else "settings"
     if model is not None:
         part_name, part = _model_part(model)
         tables = _merge(tables, part)
         name = f"{name}-{part_name}"
+    if data is not None:
+        tables = _merge(tables, {"data": {"train": data}})
     tables.setdefault("name", name)
     for override in overrides:
         tables = _apply_override(tables, override)
-    if not tables.get("model", {}).get("path"):
+    model_table = tables.get("model", {})
+    if isinstance(model_table, dict) and not model_table.get("path"):
         raise UserError(
             f"recipe {recipe!r} names no model: add --model with one of {', '.join(model_names())},"
             " a folder, or a hub name"
@@ -289,17 +314,23 @@ def _recipe_path(recipe: str) -> Path:
     )
 
 
-def _read_recipe(path: Path) -> dict[str, Any]:
+def _read_recipe(path: Path, included_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The recipe's tables, over those of the recipes that it includes."""
+    chain = (*included_by, path.resolve())
+    if path.resolve() in included_by:
+        raise UserError(f"a recipe includes itself: {' -> '.join(map(str, chain))}")
     tables = _read_toml(path)
+    names = tables.pop("include", [])
+    if not isinstance(names, list):
+        raise UserError(f"{path}: include = {names!r}: expected a list, for example ['paper']")
     merged: dict[str, Any] = {}
-    for name in tables.pop("include", []):
+    for name in names:
         beside = [
             p for p in (path.parent / f"{name}.toml", RECIPES / f"{name}.toml") if p.is_file()
         ]
-        if not beside or beside[0] == path:
+        if not beside:
             raise UserError(f"{path}: include = [{name!r}]: no such recipe beside it or in ttrl")
-        merged = _merge(merged, _read_recipe(beside[0]))
+        merged = _merge(merged, _read_recipe(beside[0], chain))
     return _merge(merged, tables)
 
 
@@ -308,6 +339,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _model_part(model: str) -> tuple[str, dict[str, Any]]:
@@ -325,8 +358,9 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
-        both_tables = isinstance(below, dict) and isinstance(value, dict)
-        merged[key] = _merge(below, value) if both_tables else value
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merge(below, value)
+        merged[key] = value
     return merged
 
 
@@ -335,7 +369,7 @@ def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise UserError(f"--set {override!r}: expected key=value, for example seed=1")
-    if key not in _known_keys():
+    if key not in _known_keys() and not key.startswith(f"{_OPEN_TABLE}."):
         raise _unknown_key(key)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -370,7 +404,7 @@ def _readable(error: Any) -> str:
 
 def _keys(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in tables.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and f"{prefix}{key}" != _OPEN_TABLE:
             yield from _keys(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

@@ -152,7 +152,8 @@ class PackedBatch:
     """A micro-batch: S whole sequences, one after the other, T tokens in all.
 
     Row ``t`` predicts ``targets_T[t]`` from the tokens up to and including ``token_ids_T[t]``;
-    rows with nothing to learn (prompts, last tokens) have the target -100 and weight 0.
+    rows with nothing to learn (inside prompts) have the target -100 and weight 0. The last token
+    of a completion is only a target: nothing is predicted from it, so it has no row.
     """
 
     token_ids_T: torch.Tensor
@@ -196,5 +197,8 @@ class UpdateResult:
     """Trained tokens."""
     sequences: int
     """Trained sequences."""
+    skipped_sequences: int
+    """Sequences with no gradient (advantage 0, no KL, no entropy bonus): counted in the means of
+    the loss, but not computed."""
     seconds: float
     """Wall-clock time."""

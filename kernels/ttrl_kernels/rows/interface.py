@@ -1,0 +1,70 @@
+"""What a row backend is: two operations on a chunk of logits, each row by itself.
+
+A row is the raw logits u = W x + b of one token. The operations own the rest of the way,
+z = softcap(u) / τ with softcap(u) = s·tanh(u/s), and know nothing of any loss: what a loss wants
+of a row arrives as two numbers, dL/dlogp and dL/dentropy.
+
+Shapes by suffix: ``_C`` rows of a chunk, ``_V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class RowStats(NamedTuple):
+    """Four numbers per row, in the dtype of the logits.
+
+    lse = row_max + log_sum. The two stay apart because at large logits their sum would round
+    log_sum away: at 1e4, fp32 steps are 1e-3 wide.
+    """
+
+    row_max: Tensor
+    """max_v z_v."""
+    log_sum: Tensor
+    """log Σ_v exp(z_v - row_max)."""
+    logp: Tensor
+    """z_y - lse, in nats."""
+    entropy: Tensor
+    """-Σ_v p_v log p_v, in nats."""
+
+    def at(self, index: Tensor) -> RowStats:
+        """The rows at these positions."""
+        return RowStats(*(x[index] for x in self))
+
+
+class RowGrads(NamedTuple):
+    """What the loss wants of each row."""
+
+    logp: Tensor
+    """dL/dlogp."""
+    entropy: Tensor | None
+    """dL/dentropy; None where no loss term reads the entropy."""
+
+    def at(self, index: Tensor) -> RowGrads:
+        """The rows at these positions."""
+        return RowGrads(self.logp[index], None if self.entropy is None else self.entropy[index])
+
+
+class RowBackend(Protocol):
+    """A module with these two functions is a backend."""
+
+    def row_stats(
+        self, logits_CV: Tensor, targets_C: Tensor, temperature_C: Tensor, softcap: float | None
+    ) -> RowStats:
+        """Statistics of each row; leaves the logits as they are."""
+        ...
+
+    def row_grad_(
+        self,
+        logits_CV: Tensor,
+        targets_C: Tensor,
+        temperature_C: Tensor,
+        softcap: float | None,
+        stats: RowStats,
+        grads: RowGrads,
+    ) -> None:
+        """Overwrite the logits u with dL/du."""
+        ...

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Sets up (once), then checks style and types and runs every test.
+#   bash scripts/run_tests.sh [arguments of pytest]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/setup.sh test
+bin=.venv/bin
+$bin/ruff check .
+$bin/ruff format --check .
+$bin/mypy
+$bin/python -m pytest "$@"

@@ -1,0 +1,123 @@
+"""Random inputs with everything a packed batch has, and one way to run any implementation."""
+
+import torch
+from ttrl_kernels.loss_math import dense_logprob
+
+T, H, V = 41, 16, 101
+
+# Far from the clip borders log 0.8, log 1.2 and log 3: which side a token is on must not depend
+# on the dtype, or the comparison would be about luck.
+LOG_RATIOS = (-0.6, -0.1, 0.0, 0.1, 0.6, 2.0)
+
+OPTIONS = {
+    "on_policy": {"policy": "none", "old_logp_T": None},
+    "on_policy_clip": {"old_logp_T": None},
+    "none": {"policy": "none"},
+    "clip": {},
+    "clip_higher": {"clip_low": 0.3, "clip_high": 1.5},
+    "dual_clip": {"dual_clip": 3.0},
+    "cispo": {"policy": "cispo"},
+    "sequence_clip": {"ratio_level": "sequence"},
+    "sequence_none": {"ratio_level": "sequence", "policy": "none"},
+    "sequence_cispo": {"ratio_level": "sequence", "policy": "cispo"},
+    "sequence_on_policy": {"ratio_level": "sequence", "old_logp_T": None},
+    "kl_k1": {"kl": "k1", "kl_coef": 0.3},
+    "kl_k2": {"kl": "k2", "kl_coef": 0.3},
+    "kl_k3": {"kl": "k3", "kl_coef": 0.3},
+    "entropy": {"entropy_coef": 0.2},
+    "entropy_penalty": {"entropy_coef": -0.2},
+    "sequence_all": {
+        "ratio_level": "sequence",
+        "dual_clip": 3.0,
+        "kl_coef": 0.3,
+        "entropy_coef": 0.2,
+    },
+}
+
+HEADS = {
+    "plain": {},
+    "bias": {"bias": True},
+    "temperature": {"temperature": 0.6},
+    "temperature_T": {"temperature": "per token"},
+    "softcap": {"softcap": 4.0},
+    "all": {"bias": True, "temperature": "per token", "softcap": 4.0},
+}
+
+
+def head_case(dtype=torch.float64, head="plain", seed=0, shape=(T, H, V)):
+    """(hidden, weight, targets, keywords of the head), logits with a spread of about 2.5."""
+    tokens, hidden_size, vocabulary = shape
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*size):
+        return torch.randn(*size, generator=g, dtype=torch.float64)
+
+    options = dict(HEADS[head])
+    hidden = normal(tokens, hidden_size).to(dtype).requires_grad_()
+    weight = (2.5 * normal(vocabulary, hidden_size) / hidden_size**0.5).to(dtype).requires_grad_()
+    targets = torch.randint(vocabulary, (tokens,), generator=g)
+    if options.get("bias"):
+        options["bias"] = normal(vocabulary).to(dtype).requires_grad_()
+    if options.get("temperature") == "per token":
+        options["temperature"] = 0.5 + torch.rand(tokens, generator=g)
+    return hidden, weight, targets, options
+
+
+def loss_case(dtype=torch.float64, head="plain", options="clip", seed=0, shape=(T, H, V)):
+    """(hidden, weight, targets, keywords) of a policy loss.
+
+    A quarter of the tokens is dead, with a target, old and reference log-prob that must never be
+    read; some advantages are 0; sequences are interleaved.
+    """
+    hidden, weight, targets, head_options = head_case(dtype, head, seed, shape)
+    tokens = len(targets)
+    g = torch.Generator().manual_seed(seed + 1000)
+    with torch.no_grad():
+        logp, _ = dense_logprob(hidden, weight, targets, **head_options)
+    ids = torch.randint(len(LOG_RATIOS), (tokens,), generator=g)
+    noise = 0.02 * torch.randn(tokens, generator=g)
+    old = logp.double() - torch.tensor(LOG_RATIOS)[ids] - noise
+    ref = logp.double() + torch.randn(tokens, generator=g)
+    weights = 0.1 + torch.rand(tokens, generator=g)
+    dead = torch.rand(tokens, generator=g) < 0.25
+    weights[dead] = 0
+    old[dead], ref[dead], targets[dead] = float("inf"), float("nan"), -100
+    advantages = torch.randn(tokens, generator=g)
+    advantages[torch.rand(tokens, generator=g) < 0.2] = 0
+    keywords = {
+        "advantages_T": advantages,
+        "token_weights_T": weights,
+        "old_logp_T": old.to(torch.promote_types(dtype, torch.float32)),
+        "ref_logp_T": ref.to(torch.promote_types(dtype, torch.float32)),
+        "sequence_ids_T": ids,
+        **head_options,
+        **OPTIONS[options],
+    }
+    return hidden, weight, targets, keywords
+
+
+def as_float64(hidden, weight, targets, keywords):
+    """The same case, every floating tensor exactly as it is but in float64, as fresh leaves."""
+
+    def widen(x):
+        if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
+            return x
+        return x.detach().double().requires_grad_(x.requires_grad)
+
+    return widen(hidden), widen(weight), targets, {k: widen(v) for k, v in keywords.items()}
+
+
+def leaves(hidden, weight, keywords):
+    """The tensors to differentiate by, by name."""
+    named = {"hidden": hidden, "weight": weight, "bias": keywords.get("bias")}
+    return {k: x for k, x in named.items() if x is not None and x.requires_grad}
+
+
+def run_loss(function, case, scale=1.0):
+    """Outputs and gradients (of scale·loss) by name."""
+    hidden, weight, targets, keywords = case
+    result = function(hidden, weight, targets, **keywords)
+    inputs = leaves(hidden, weight, keywords)
+    grads = torch.autograd.grad(scale * result.loss, list(inputs.values()))
+    outputs = {k: getattr(result, k) for k in ("loss", "logp_T", "entropy_T", "kl_T")}
+    return {k: x.detach() for k, x in outputs.items()} | dict(zip(inputs, grads, strict=True))

@@ -1,0 +1,386 @@
+"""`linear_policy_loss` against the float64 oracle, and what it promises besides the numbers."""
+
+import math
+
+import pytest
+import torch
+from cases import HEADS, OPTIONS, V, as_float64, head_case, loss_case, run_loss
+from tolerances import assert_no_worse
+from ttrl_kernels import chunks, linear_policy_loss
+from ttrl_kernels.loss_math import policy_loss_reference
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Seven float32 rows a chunk, so that the last of them is short."""
+    monkeypatch.setattr(chunks, "LOGITS_BYTES", 7 * V * 4)
+
+
+def compare(case, dtype, scale=1.0):
+    ours = run_loss(linear_policy_loss, case, scale)
+    truth = run_loss(policy_loss_reference, as_float64(*case), scale)
+    plain = run_loss(policy_loss_reference, case, scale)
+    for name in truth:
+        assert_no_worse(name, dtype, ours[name], truth[name], plain[name])
+    return ours
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_against_the_oracle(options, dtype, small_chunks):
+    ours = compare(loss_case(dtype, "all", options), dtype)
+    assert ours["hidden"].dtype == ours["weight"].dtype == ours["bias"].dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("options", ["clip", "entropy", "sequence_all"])
+def test_every_head_against_the_oracle(head, options, dtype, small_chunks):
+    compare(loss_case(dtype, head, options, seed=1), dtype)
+
+
+@pytest.mark.parametrize("options", ["clip", "dual_clip", "cispo", "sequence_all"])
+def test_clipped_tokens_are_those_of_the_oracle(options):
+    hidden, weight, targets, keywords = loss_case(options=options)
+    ours = linear_policy_loss(hidden, weight, targets, **keywords).clipped_T
+    truth = policy_loss_reference(hidden, weight, targets, **keywords).clipped_T
+    assert ours.dtype == torch.bool and ours.tolist() == truth.tolist()
+    assert ours.any() and not ours.all()
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 101), (6, 1, 1), (5, 7, 2), (64, 33, 257)], ids=str)
+@pytest.mark.parametrize("options", ["entropy", "sequence_all"])
+def test_odd_shapes(shape, options):
+    compare(loss_case(torch.float32, "bias", options, seed=3, shape=shape), torch.float32)
+
+
+def test_a_vocabulary_of_one_has_no_gradient():
+    hidden, weight, targets, keywords = loss_case(options="none", shape=(6, 4, 1))
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    result.loss.backward()
+    assert result.logp_T.tolist() == [0] * 6 and result.entropy_T.tolist() == [0] * 6
+    assert (hidden.grad == 0).all() and (weight.grad == 0).all()
+
+
+# --- work that is skipped
+
+
+class Recorder:
+    """A row backend that counts the rows it is given."""
+
+    def __init__(self, backend):
+        self.backend = backend
+        self.stats_rows, self.grad_rows = [], []
+
+    def row_stats(self, logits_CV, *args):
+        self.stats_rows.append(len(logits_CV))
+        return self.backend.row_stats(logits_CV, *args)
+
+    def row_grad_(self, logits_CV, *args):
+        self.grad_rows.append(len(logits_CV))
+        self.backend.row_grad_(logits_CV, *args)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    from ttrl_kernels import rows
+
+    recorder = Recorder(rows.reference)
+    monkeypatch.setitem(rows._BACKENDS, "torch", recorder)
+    return recorder
+
+
+def test_only_live_rows_and_never_more_than_a_chunk(recorder, small_chunks):
+    hidden, weight, targets, keywords = loss_case(torch.float32, options="entropy")
+    live = int((keywords["token_weights_T"] != 0).sum())
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    assert live < len(targets)
+    assert result.live_rows == result.gradient_rows == live
+    assert sum(recorder.stats_rows) == sum(recorder.grad_rows) == live
+    assert max(recorder.stats_rows) == 7 and recorder.stats_rows[-1] == live % 7
+
+
+@pytest.mark.parametrize("options", ["clip", "sequence_clip"])
+def test_rows_without_gradient_skip_the_gradient_work(options, recorder, small_chunks):
+    hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    live = keywords["token_weights_T"] != 0
+    idle = live & (result.clipped_T | (keywords["advantages_T"] == 0))
+    if options == "sequence_clip":  # a token also acts on the ratio of its whole sequence
+        ids = keywords["sequence_ids_T"]
+        acting = ids[live & ~idle].unique()
+        idle = live & ~torch.isin(ids, acting)
+    assert 0 < int(idle.sum()) < result.live_rows
+    assert result.gradient_rows == result.live_rows - int(idle.sum()) == sum(recorder.grad_rows)
+
+
+@pytest.mark.parametrize("options", ["clip", "sequence_clip"])
+def test_compaction_changes_no_bit(options, monkeypatch, small_chunks):
+    case = loss_case(head="bias", options=options)
+    skipped = run_loss(linear_policy_loss, case)
+    monkeypatch.setattr(chunks, "nonzero_rows", lambda grads: torch.arange(len(grads.logp)))
+    computed = run_loss(linear_policy_loss, case)
+    for name in skipped:
+        assert torch.equal(skipped[name], computed[name]), name
+
+
+@pytest.mark.parametrize("options", ["clip", "sequence_clip"])
+def test_no_gradient_work_without_need(options, recorder):
+    hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
+    with torch.no_grad():
+        result = linear_policy_loss(hidden, weight, targets, **keywords)
+    assert not result.loss.requires_grad and result.gradient_rows == 0
+    hidden, weight = hidden.detach(), weight.detach()
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    assert not result.loss.requires_grad and recorder.grad_rows == []
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_frozen_inputs_cost_no_matmul(frozen, monkeypatch):
+    case = loss_case(options="none")
+    both = run_loss(linear_policy_loss, case)
+    matmuls = []
+    for name in ("_matmul", "_add_matmul"):
+        original = getattr(chunks, name)
+        monkeypatch.setattr(
+            chunks,
+            name,
+            lambda *a, n=name, f=original, **k: (matmuls.append(n), f(*a, **k))[1],
+        )
+    {"hidden": case[0], "weight": case[1]}[frozen].requires_grad_(False)
+    one = run_loss(linear_policy_loss, case)
+    other = "weight" if frozen == "hidden" else "hidden"
+    assert frozen not in one and torch.equal(one[other], both[other])
+    # The logits, and the gradient of what is not frozen.
+    assert sorted(matmuls) == (["_add_matmul", "_matmul"] if other == "weight" else ["_matmul"] * 2)
+
+
+# --- autograd
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_grad_output_scales_before_rounding(dtype):
+    compare(loss_case(dtype, "bias", "entropy", seed=2), dtype, scale=1 / 3)
+
+
+def test_backward_twice_accumulates():
+    hidden, weight, targets, keywords = loss_case()
+    loss = linear_policy_loss(hidden, weight, targets, **keywords).loss
+    loss.backward(torch.tensor(3.0, dtype=loss.dtype), retain_graph=True)
+    first = hidden.grad.clone(), weight.grad.clone()
+    loss.backward(torch.tensor(3.0, dtype=loss.dtype))
+    assert torch.equal(hidden.grad, 2 * first[0]) and torch.equal(weight.grad, 2 * first[1])
+    assert first[0].abs().max() > 0
+
+
+def test_only_the_loss_carries_a_gradient():
+    hidden, weight, targets, keywords = loss_case()
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    assert result.loss.requires_grad
+    metrics = (result.logp_T, result.entropy_T, result.clipped_T, result.kl_T)
+    assert not any(x.requires_grad for x in metrics)
+
+
+def test_tied_embedding_gets_both_gradients():
+    _, weight, targets, keywords = loss_case(options="none")
+    ids = targets.clamp(min=0).roll(1)
+
+    def gradient(loss):
+        return torch.autograd.grad(loss(weight[ids], weight, targets, **keywords).loss, weight)[0]
+
+    torch.testing.assert_close(gradient(linear_policy_loss), gradient(policy_loss_reference))
+
+
+def test_inputs_are_left_alone():
+    case = loss_case(head="all", options="sequence_all")
+    hidden, weight, targets, keywords = case
+    tensors = [hidden, weight, targets, *(x for x in keywords.values() if torch.is_tensor(x))]
+    before = [x.detach().clone() for x in tensors]
+    run_loss(linear_policy_loss, case)
+    for x, old in zip(tensors, before, strict=True):
+        assert torch.equal(x.nan_to_num(), old.nan_to_num())
+
+
+def test_non_contiguous_inputs():
+    hidden, weight, targets, keywords = loss_case(head="all", options="entropy")
+    expected = run_loss(linear_policy_loss, (hidden, weight, targets, keywords))
+
+    def strided(x):
+        if not torch.is_tensor(x):
+            return x
+        wide = torch.stack([x.detach(), x.detach()], dim=-1)[..., 0]
+        return wide.requires_grad_(x.requires_grad)
+
+    case = strided(hidden), strided(weight), strided(targets), {}
+    case[3].update({k: strided(v) for k, v in keywords.items()})
+    assert not case[0].is_contiguous() and not case[3]["bias"].is_contiguous()
+    for name, value in run_loss(linear_policy_loss, case).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-13, atol=1e-13)
+
+
+def test_autocast_changes_nothing():
+    case = loss_case(torch.float32, options="sequence_all")
+    outside = run_loss(linear_policy_loss, case)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = run_loss(linear_policy_loss, case)
+    for name, value in outside.items():
+        assert torch.equal(inside[name], value), name
+
+
+# --- numerical traps
+
+
+@pytest.mark.parametrize("options", ["sequence_all", "entropy"])
+def test_repeated_runs_give_the_same_bits(options, small_chunks):
+    case = loss_case(torch.float32, "all", options)
+    first, second = (run_loss(linear_policy_loss, case) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("options", ["entropy", "sequence_all"])
+def test_chunk_size_does_not_matter(options, monkeypatch):
+    case = loss_case(head="all", options=options)
+    whole = run_loss(linear_policy_loss, case)
+    for rows in (1, 5, 16):
+        monkeypatch.setattr(chunks, "LOGITS_BYTES", rows * V * 8)
+        for name, value in run_loss(linear_policy_loss, case).items():
+            torch.testing.assert_close(value, whole[name], rtol=1e-12, atol=1e-12)
+
+
+def test_weight_gradient_does_not_drift_over_many_bf16_chunks(monkeypatch):
+    """Sixty-four chunks summed in bfloat16 would be off by several of its units."""
+    monkeypatch.setattr(chunks, "LOGITS_BYTES", 4 * V * 4)
+    hidden, weight, targets, keywords = loss_case(
+        torch.bfloat16, options="on_policy", shape=(340, 8, V)
+    )
+    keywords["advantages_T"] = torch.ones(340)
+    keywords["token_weights_T"] = keywords["token_weights_T"].abs()
+    compare((hidden, weight, targets, keywords), torch.bfloat16)
+
+
+@pytest.mark.parametrize("options", ["clip", "sequence_all"])
+def test_all_dead(options):
+    hidden, weight, targets, keywords = loss_case(head="bias", options=options)
+    keywords["token_weights_T"] = torch.zeros(len(targets))
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    result.loss.backward()
+    assert result.loss.item() == 0 and result.live_rows == result.gradient_rows == 0
+    for x in (hidden, weight, keywords["bias"]):
+        assert x.grad.shape == x.shape and (x.grad == 0).all()
+
+
+@pytest.mark.parametrize("options", ["clip", "sequence_all"])
+def test_no_tokens(options):
+    hidden, weight, targets, keywords = loss_case(options=options, shape=(0, 16, 101))
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    result.loss.backward()
+    assert result.loss.item() == 0 and result.logp_T.shape == (0,)
+    assert hidden.grad.shape == (0, 16) and (weight.grad == 0).all()
+
+
+@pytest.mark.parametrize("options", ["clip", "sequence_all"])
+def test_one_dead_sequence_leaves_the_others_alone(options):
+    hidden, weight, targets, keywords = loss_case(options=options)
+    keywords["token_weights_T"][keywords["sequence_ids_T"] == 2] = 0
+    compare((hidden, weight, targets, keywords), torch.float64)
+
+
+@pytest.mark.parametrize("options", ["none", "sequence_none"])
+def test_an_overflowing_ratio_is_bounded_and_has_no_gradient(options):
+    hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
+    keywords["old_logp_T"] = torch.full((len(targets),), -1e4)
+    keywords["advantages_T"] = torch.ones(len(targets))
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    total = keywords["token_weights_T"].sum()
+    assert result.loss.item() == pytest.approx(-math.exp(20) * total.item(), rel=1e-5)
+    assert result.gradient_rows == 0
+
+
+@pytest.mark.parametrize("options", ["clip", "kl_k3", "sequence_all"])
+@pytest.mark.parametrize("where", ["hidden", "old_logp_T", "advantages_T"])
+def test_nan_on_a_live_token_reaches_loss_and_gradient(where, options):
+    hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
+    live = int(keywords["token_weights_T"].nonzero()[0])
+    with torch.no_grad():
+        (hidden if where == "hidden" else keywords[where])[live] = math.nan
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    result.loss.backward()
+    assert result.loss.isnan() and weight.grad.isnan().any() and hidden.grad[live].isnan().all()
+
+
+def test_padded_vocabulary_masked_by_an_infinite_bias():
+    """Rows past the real vocabulary get a bias of -inf: the result is that of the real ones."""
+    hidden, weight, targets, keywords = loss_case(options="entropy")
+    small = run_loss(linear_policy_loss, (hidden, weight, targets, keywords))
+    padding = 9
+    padded = torch.cat([weight, torch.ones(padding, weight.shape[1])]).detach().requires_grad_()
+    bias = torch.zeros(V + padding, dtype=torch.float64)
+    bias[V:] = -math.inf
+    case = hidden, padded, targets, {**keywords, "bias": bias.requires_grad_()}
+    for name, value in run_loss(linear_policy_loss, case).items():
+        if name == "bias":
+            assert value.isfinite().all() and (value[V:] == 0).all()
+            continue
+        if name == "weight":
+            assert (value[V:] == 0).all()
+            value = value[:V]
+        torch.testing.assert_close(value, small[name], rtol=1e-13, atol=1e-13)
+
+
+# --- wrong inputs
+
+
+def test_target_out_of_range_on_a_live_token():
+    hidden, weight, targets, keywords = loss_case()
+    live = int(keywords["token_weights_T"].nonzero()[2])
+    for wrong in (V, -100):
+        targets[live] = wrong
+        with pytest.raises(ValueError, match=rf"targets_T\[{live}\] is {wrong}, expected 0 to 100"):
+            linear_policy_loss(hidden, weight, targets, **keywords)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"advantages_T": torch.ones(3)}, r"advantages_T is torch.float32 \[3\] .*\[41\]"),
+        ({"token_weights_T": torch.ones(41, dtype=torch.int64)}, "token_weights_T is torch.int64"),
+        ({"old_logp_T": torch.ones(41, 1)}, r"old_logp_T is torch.float32 \[41, 1\]"),
+        ({"sequence_ids_T": torch.ones(41)}, "sequence_ids_T is torch.float32 .*an integer vector"),
+        ({"kl_coef": 0.1, "ref_logp_T": None}, "kl_coef is 0.1 but ref_logp_T is None"),
+        (
+            {"ratio_level": "sequence", "sequence_ids_T": None},
+            "ratio_level is 'sequence' but sequence_ids_T is None",
+        ),
+        ({"backend": "cuda"}, "backend is 'cuda', expected auto or one of torch"),
+        ({"policy": "trpo"}, "policy is 'trpo'"),
+    ],
+)
+def test_wrong_token_data(change, message):
+    hidden, weight, targets, keywords = loss_case()
+    with pytest.raises(ValueError, match=message):
+        linear_policy_loss(hidden, weight, targets, **{**keywords, **change})
+
+
+def test_wrong_matrices():
+    hidden, weight, targets, _ = head_case()
+    data = {"advantages_T": torch.ones(41), "token_weights_T": torch.ones(41)}
+
+    def message(hidden, weight, targets, **options):
+        with pytest.raises(ValueError) as error:
+            linear_policy_loss(hidden, weight, targets, **data, **options)
+        return str(error.value)
+
+    assert "hidden_TH is torch.float64 [1, 41, 16]" in message(hidden[None], weight, targets)
+    assert "hidden_TH is torch.float16" in message(hidden.half(), weight.half(), targets)
+    assert "not gathered" in message(hidden, weight[:0], targets)
+    assert "expected [vocabulary, 16]" in message(hidden, weight.t(), targets)
+    assert "weight_VH is torch.float32" in message(hidden, weight.float(), targets)
+    assert "use .long()" in message(hidden, weight, targets.int())
+    assert "expected torch.float64 [101]" in message(hidden, weight, targets, bias=weight[0])
+    assert "softcap is 0" in message(hidden, weight, targets, softcap=0)
+    assert "temperature is -1" in message(hidden, weight, targets, temperature=-1)
+    assert "temperature has an entry" in message(
+        hidden, weight, targets, temperature=torch.zeros(41)
+    )

@@ -1,0 +1,359 @@
+"""Recipes, overrides and rules: what is accepted, and what the refusals say."""
+
+import pydantic
+import pytest
+
+from ttrl.config import Section, Settings, load_settings
+from ttrl.types import UserError
+
+MINIMAL = 'model = {path = "m"}\ndata = {train = "q.json"}\n'
+
+
+def load(*overrides: str) -> Settings:
+    return load_settings("tiny-arithmetic", overrides=overrides)
+
+
+def refusal(*overrides: str) -> str:
+    """The message that these overrides are refused with: one line."""
+    with pytest.raises(UserError) as error:
+        load(*overrides)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Writes a recipe file and returns its path."""
+
+    def write(text: str, name: str = "mine.toml") -> str:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+# ---------------------------------------------------------------------------------------------
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "expected"),
+    [
+        ("seed=7", None, "seed", 7),
+        ("name=my-run", None, "name", "my-run"),
+        (" seed = 7 ", None, "seed", 7),
+        ("threads=2", None, "threads", 2),
+        ("model.path=Qwen/Qwen3-8B", "model", "path", "Qwen/Qwen3-8B"),
+        ('model.path="quoted"', "model", "path", "quoted"),
+        ("data.train=2024.json", "data", "train", "2024.json"),
+        ("data.train=a=b.json", "data", "train", "a=b.json"),
+        ("data.chat_template=false", "data", "chat_template", False),
+        (r'data.suffix="\nThink."', "data", "suffix", "\nThink."),
+        ("data.suffix=", "data", "suffix", ""),
+        ("data.held_out=none", "data", "held_out", None),
+        ("policy.learning_rate=1e-6", "policy", "learning_rate", 1e-6),
+        ("policy.learning_rate=1", "policy", "learning_rate", 1.0),
+        ("policy.dual_clip=3.0", "policy", "dual_clip", 3.0),
+        ("policy.betas=[0.8, 0.9]", "policy", "betas", (0.8, 0.9)),
+        (
+            "data.chat_template_kwargs.enable_thinking=false",
+            "data",
+            "chat_template_kwargs",
+            {"enable_thinking": False},
+        ),
+        ("data.chat_template_kwargs={a = 1}", "data", "chat_template_kwargs", {"a": 1}),
+    ],
+)
+def test_overrides(override, section, key, expected):
+    settings = load(override)
+    found = getattr(getattr(settings, section) if section else settings, key)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_none_takes_back_what_a_recipe_sets():
+    assert load_settings("amc", model="qwen3-8b").policy.dual_clip == 3.0
+    unset = load_settings("amc", model="qwen3-8b", overrides=["policy.dual_clip=none"])
+    assert unset.policy.dual_clip is None
+
+
+def test_the_last_override_wins_and_leaves_the_others_alone():
+    settings = load("rollout.votes=64", "rollout.votes=48", "rollout.batch_size=8")
+    assert (settings.rollout.votes, settings.rollout.batch_size) == (48, 8)
+    assert settings.rollout.temperature == 1.0
+
+
+def test_overrides_come_after_the_model_part():
+    settings = load_settings(
+        "aime24", model="qwen2.5-math-7b", overrides=["rollout.temperature=0.7"]
+    )
+    assert settings.rollout.temperature == 0.7
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", " = 3"])
+def test_an_override_needs_key_and_value(override):
+    assert "expected key=value" in refusal(override)
+
+
+# ---------------------------------------------------------------------------------------------
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("sed=1", "seed"),
+        ("rollout.vote=3", "rollout.votes"),
+        ("rolout.votes=3", "rollout.votes"),
+        ("learning_rate=3", "policy.learning_rate"),
+        ("data.chat_template_kwarg.x=1", "data.chat_template_kwargs"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(override, nearest):
+    key = override.partition("=")[0]
+    assert refusal(override) == f"unknown setting {key!r} (did you mean {nearest!r}?)"
+
+
+@pytest.mark.parametrize("key", ["rollout", "zzz", "seed.x", "policy.betas.x"])
+def test_an_unknown_key_without_a_near_one(key):
+    assert refusal(f"{key}=1").startswith(f"unknown setting {key!r}")
+
+
+def test_an_unknown_key_in_a_file_names_the_nearest(recipe):
+    path = recipe(MINIMAL + "[rollout]\nvote = 3\n")
+    with pytest.raises(UserError, match=r"'rollout\.vote' \(did you mean 'rollout\.votes'\?\)"):
+        load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=abc", "seed = 'abc': input should be a valid integer"),
+        ("seed='7'", "seed = '7': input should be a valid integer"),
+        ("seed=7.0", "seed = 7.0: input should be a valid integer"),
+        ("seed=true", "seed = True: input should be a valid integer"),
+        ("seed=-1", "seed = -1: input should be greater than or equal to 0"),
+        ("data.chat_template=1", "data.chat_template = 1: input should be a valid boolean"),
+        ("data.chat_template='yes'", "data.chat_template = 'yes': input should be a valid boolean"),
+        ("data.suffix=3", "data.suffix = 3: input should be a valid string"),
+        ("rollout.votes=1", "rollout.votes = 1: input should be greater than or equal to 2"),
+        ("rollout.votes=none", "rollout.votes = None: input should be a valid integer"),
+        ("rollout.temperature=0", "rollout.temperature = 0: input should be greater than 0"),
+        ("rollout.temperature=nan", "rollout.temperature = nan: input should be a finite number"),
+        ("policy.learning_rate=inf", "policy.learning_rate = inf: input should be a finite number"),
+        ("policy.learning_rate=-1e-6", "policy.learning_rate = -1e-06: input should be greater"),
+        ("policy.betas=[0.9, 1.0]", "policy.betas.1 = 1.0: input should be less than 1"),
+        ("policy.betas=[0.9]", "policy.betas.1 is missing"),
+        ("policy.betas=['0.9', 0.9]", "policy.betas.0 = '0.9': input should be a valid number"),
+        ("policy.aggregation=mean", "policy.aggregation = 'mean': input should be 'token_mean'"),
+        ("model.dtype=float16", "model.dtype = 'float16': input should be 'float32' or 'bfloat16'"),
+        ("data.chat_template_kwargs=x", "data.chat_template_kwargs = 'x': input should be a valid"),
+        ("data.max_rejected_share=1.5", "data.max_rejected_share = 1.5: input should be less"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_key_value_and_expectation(override, message):
+    assert refusal(override).startswith(message)
+
+
+def test_all_wrong_values_are_reported_together():
+    assert refusal("seed=x", "epochs=0") == (
+        "seed = 'x': input should be a valid integer; epochs = 0: input should be greater than 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout.votes=31"], "policy.trained_samples = 32 is more than rollout.votes = 31"),
+        (
+            ["policy.sequences_per_update=513"],
+            "policy.sequences_per_update = 513 is more than a step's 512 trained sequences",
+        ),
+        (
+            ["policy.tokens_per_batch=207"],
+            "policy.tokens_per_batch = 207 cannot hold one sequence of 208 tokens",
+        ),
+        (
+            ["data.system_prompt=x", "data.chat_template=false"],
+            "data.system_prompt needs data.chat_template = true",
+        ),
+        (
+            ["data.chat_template_kwargs.x=1", "data.chat_template=false"],
+            "data.chat_template_kwargs needs data.chat_template = true",
+        ),
+        ([r"data.suffix=\nThink."], "data.suffix starts with a backslash and an n"),
+        (["name=a/b"], "name = 'a/b' cannot name a folder"),
+        (["name=.."], "name = '..' cannot name a folder"),
+        (["name="], "name = '' cannot name a folder"),
+    ],
+)
+def test_each_rule_across_sections(overrides, message):
+    assert refusal(*overrides).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["rollout.votes=32", "policy.sequences_per_update=512", "policy.tokens_per_batch=208"],
+)
+def test_each_rule_allows_its_limit(override):
+    load(override)
+
+
+def test_all_broken_rules_are_reported_together():
+    message = refusal("rollout.votes=31", "policy.tokens_per_batch=1")
+    assert "policy.trained_samples = 32 is more" in message
+    assert "; policy.tokens_per_batch = 1 cannot hold" in message
+
+
+# ---------------------------------------------------------------------------------------------
+# Resolved settings
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "overrides"),
+    [
+        ("tiny-arithmetic", None, ["max_steps=3", "data.held_out=none", r'data.suffix="\n\"é\""']),
+        ("aime24", "qwen3-8b", ["policy.betas=[0.5, 0.25]", "policy.dual_clip=none"]),
+        ("math500", "r1-llama-8b", ["model.revision=abc", "threads=1"]),
+    ],
+)
+def test_resolved_settings_load_as_equal_settings(recipe, name, model, overrides):
+    settings = load_settings(name, model=model, overrides=overrides)
+    assert load_settings(recipe(settings.to_toml())) == settings
+
+
+def test_the_resolved_settings_name_every_key(recipe):
+    """A later default must not change what an old run's config.toml means."""
+    text = load_settings("aime24", model="qwen3-8b").to_toml()
+    for key in ("gradient_checkpointing", "max_rejected_share", "batch_size", "estimator", "every"):
+        assert f"\n{key} = " in text
+
+
+def test_only_none_is_left_out_of_the_resolved_settings_so_every_optional_default_is_none():
+    def sections(section: type[Section]):
+        yield section
+        for field in section.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                yield from sections(field.annotation)
+
+    def accepts_none(field: pydantic.fields.FieldInfo) -> bool:
+        return type(None) in getattr(field.annotation, "__args__", ())
+
+    optional = [f for s in sections(Settings) for f in s.model_fields.values() if accepts_none(f)]
+    assert len(optional) >= 5
+    assert all(field.default is None for field in optional)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        load().seed = 3
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        load().policy.learning_rate = 3.0
+
+
+def test_no_setting_holds_a_secret():
+    """Keys and tokens of services come from the environment, so that no file or log holds them."""
+    text = load_settings("aime24", model="qwen3-8b").to_toml()
+    keys = [line.partition(" = ")[0] for line in text.splitlines() if " = " in line]
+    assert len(keys) > 30
+    assert not [k for k in keys if k.endswith(("_key", "_token", "secret", "password"))]
+
+
+# ---------------------------------------------------------------------------------------------
+# Files, includes, models
+
+
+def test_a_file_of_the_users_own_is_named_after_itself(recipe):
+    settings = load_settings(recipe(MINIMAL))
+    assert (settings.name, settings.model.path, settings.data.train) == ("mine", "m", "q.json")
+
+
+def test_later_layers_win_table_by_table(recipe):
+    recipe("seed = 1\nepochs = 9\n[rollout]\nvotes = 40\ntemperature = 0.5\n", "first.toml")
+    recipe("epochs = 8\n[rollout]\nvotes = 50\n", "second.toml")
+    path = recipe(f'include = ["first", "second"]\n{MINIMAL}[policy]\nclip_low = 0.1\n')
+    settings = load_settings(path, overrides=["policy.clip_high=0.3"])
+    assert (settings.seed, settings.epochs) == (1, 8)
+    assert (settings.rollout.votes, settings.rollout.temperature) == (50, 0.5)
+    assert (settings.policy.clip_low, settings.policy.clip_high) == (0.1, 0.3)
+
+
+def test_a_file_may_include_a_shipped_recipe(recipe):
+    path = recipe('include = ["benchmarks/amc"]\nmodel = {path = "m"}\nseed = 5\n')
+    settings = load_settings(path)
+    assert (settings.seed, settings.epochs, settings.policy.dual_clip) == (5, 30, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("files", "chain"),
+    [
+        ({"mine.toml": 'include = ["mine"]'}, "mine.toml -> .*mine.toml"),
+        (
+            {"mine.toml": 'include = ["b"]', "b.toml": 'include = ["mine"]'},
+            "mine.toml -> .*b.toml -> .*mine.toml",
+        ),
+    ],
+)
+def test_an_include_cycle_is_refused(recipe, files, chain):
+    paths = [recipe(text, name) for name, text in files.items()]
+    with pytest.raises(UserError, match=f"a recipe includes itself: .*{chain}"):
+        load_settings(paths[0])
+
+
+def test_a_recipe_may_be_included_twice(recipe):
+    recipe("seed = 3", "base.toml")
+    recipe('include = ["base"]', "a.toml")
+    assert load_settings(recipe(f'include = ["a", "base"]\n{MINIMAL}')).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = \nepochs = 1", "mine.toml is not valid TOML: .*line 1"),
+        ('include = "paper"', "include = 'paper': expected a list"),
+        ('include = ["papr"]', r"include = \['papr'\]: no such recipe"),
+        (
+            'model = 3\ndata = {train = "q"}',
+            r"unknown setting 'model' \(did you mean 'model\.path'",
+        ),
+        ('model = {path = "m"}', "data is missing"),
+        ('model = {path = "m"}\ndata = {split = "x"}', r"data\.train is missing"),
+        ('data = {train = "q"}', r"names no model: add --model with one of .*qwen3-8b"),
+        ('model = {dtype = "float32"}\ndata = {train = "q"}', "names no model: add --model"),
+    ],
+)
+def test_a_file_that_is_no_recipe(recipe, text, message):
+    with pytest.raises(UserError, match=message):
+        load_settings(recipe(text))
+
+
+def test_a_recipe_in_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'name = "caf\xe9"')
+    with pytest.raises(UserError, match=r"mine\.toml is not valid TOML"):
+        load_settings(str(path))
+
+
+def test_unknown_recipes():
+    with pytest.raises(UserError, match=r"unknown recipe 'aime' \(did you mean 'aime24'\?\)"):
+        load_settings("aime", model="qwen3-8b")
+    with pytest.raises(UserError, match=r"no recipe file at nowhere/mine\.toml"):
+        load_settings("nowhere/mine.toml")
+    for part in ("paper", "qwen3-8b", "../config"):
+        with pytest.raises(UserError, match="unknown recipe"):
+            load_settings(part)
+
+
+def test_a_benchmark_needs_a_model():
+    with pytest.raises(UserError, match=r"'aime24' names no model: add --model with one of"):
+        load_settings("aime24")
+
+
+def test_a_model_by_part_name_path_or_folder():
+    by_name = load_settings("aime24", model="qwen2.5-math-7b")
+    assert load_settings("aime24", model="Qwen/Qwen2.5-Math-7B") == by_name
+    folder = load_settings("aime24", model="./models/My-Model/")
+    assert (folder.name, folder.model.path) == ("aime24-my-model", "./models/My-Model/")
+    assert folder.rollout.temperature == 0.6

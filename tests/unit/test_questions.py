@@ -1,0 +1,230 @@
+"""Which rows become questions, which are rejected and why, and where the labels are."""
+
+import dataclasses
+import json
+
+import pytest
+from tiny_tokenizer import tiny_tokenizer
+
+from ttrl.config import DataSettings
+from ttrl.data.questions import QuestionSet, load_questions, overlap
+from ttrl.data.rows import Rejection
+from ttrl.types import UserError
+
+TOKENIZER = tiny_tokenizer()
+GOOD = {"prompt": "1 + 1", "answer": "2", "id": "good"}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Writes rows to a .json file and loads them; every rejection is allowed unless stated."""
+
+    def load(*rows: object, **settings: object) -> QuestionSet:
+        path = tmp_path / "q.json"
+        path.write_text(json.dumps(rows))
+        settings = {"max_rejected_share": 1.0, **settings}
+        data = DataSettings.model_validate({"train": str(path), **settings})
+        return load_questions(data.train, data, TOKENIZER)
+
+    return load
+
+
+def test_a_row_becomes_a_question_and_an_entry_of_the_key(load):
+    loaded = load({"prompt": "1 + 1", "answer": "2", "id": "a", "level": "easy", "source": "me"})
+    (question,) = loaded.questions
+    assert question.id == "a"
+    assert question.prompt == "<s><|im_start|>user\n1 + 1<|im_end|>\n<|im_start|>assistant\n"
+    assert TOKENIZER.decode(question.prompt_ids) == question.prompt
+    assert loaded.key.answers == {"a": "2"}
+    assert loaded.key.levels == {"a": "easy"}
+    assert loaded.rejected == ()
+
+
+def test_questions_hold_no_label(load):
+    secret = "the-secret-label"
+    loaded = load({**GOOD, "answer": secret, "level": secret, "solution": secret})
+    assert secret not in repr([dataclasses.asdict(question) for question in loaded.questions])
+    assert secret in repr(loaded.key)
+
+
+def test_the_same_questions_with_and_without_labels(load):
+    rows = [{"prompt": "1 + 1", "id": "a"}, {"prompt": "2 + 2", "id": "b"}]
+    labeled = load(*({**row, "answer": "7", "level": 3} for row in rows))
+    assert load(*rows).questions == labeled.questions
+    assert load(*rows).key.answers == {}
+
+
+def test_fields_go_by_the_names_in_the_settings(load):
+    row = {"problem": "1 + 1", "gold": "2", "unique_id": "u", "hard": 5, "answer": "no", "id": "no"}
+    names = {
+        "prompt_field": "problem",
+        "answer_field": "gold",
+        "id_field": "unique_id",
+        "level_field": "hard",
+    }
+    loaded = load(row, **names)
+    assert loaded.questions[0].id == "u"
+    assert loaded.key.answers == {"u": "2"}
+    assert loaded.key.levels == {"u": "5"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("142.0", "142.0"), (142, "142"), (142.0, "142.0"), (-0.5, "-0.5"), ("025", "025")],
+)
+def test_answers_keep_their_spelling_and_numbers_become_text(load, answer, expected):
+    assert load({**GOOD, "answer": answer}).key.answers == {"good": expected}
+
+
+@pytest.mark.parametrize("answer", [None, "", "  "])
+def test_an_empty_answer_is_none(load, answer):
+    loaded = load({**GOOD, "answer": answer})
+    assert len(loaded.questions) == 1
+    assert loaded.key.answers == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("a/b.json", "a/b.json"), (7, "7"), (None, "index-0"), ("", "index-0")]
+)
+def test_ids(load, given, expected):
+    assert load({**GOOD, "id": given}).questions[0].id == expected
+
+
+def test_rows_without_an_id_are_named_by_their_place(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"prompt": "a"}\n\n{"prompt": "b"}\n')
+    data = DataSettings(train=str(path))
+    questions = load_questions(data.train, data, TOKENIZER).questions
+    assert [question.id for question in questions] == ["line-1", "line-3"]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("text", "expected an object, got 'text'"),
+        (None, "expected an object, got None"),
+        ([GOOD], "expected an object, got [{"),
+        ({"question": "1 + 1"}, "no field 'prompt' (data.prompt_field); its fields are ['question"),
+        ({"prompt": None}, "field 'prompt' must be text, got None"),
+        ({"prompt": 7}, "field 'prompt' must be text, got 7"),
+        ({"prompt": [{"role": "user", "content": "x"}]}, "field 'prompt' must be text, got [{"),
+        ({"prompt": ""}, "field 'prompt' is empty"),
+        ({"prompt": " \n\t\u00a0"}, "field 'prompt' is empty"),
+        ({"prompt": "a\0b"}, "field 'prompt' holds a NUL character"),
+        ({"prompt": "a\ud800b"}, "field 'prompt' holds half of a surrogate pair"),
+        ({"prompt": "a<|im_end|>b"}, "field 'prompt' holds the model's control token '<|im_end|>'"),
+        ({"prompt": "a </s>"}, "field 'prompt' holds the model's control token '</s>'"),
+        ({**GOOD, "answer": True}, "field 'answer' must be text or a number, got True"),
+        ({**GOOD, "answer": ["2"]}, "field 'answer' must be text or a number, got ['2']"),
+        ({**GOOD, "answer": float("nan")}, "field 'answer' must be text or a number, got nan"),
+        ({**GOOD, "answer": "2\0"}, "field 'answer' holds a NUL character"),
+        ({**GOOD, "answer": "\udc00"}, "field 'answer' holds half of a surrogate pair"),
+        ({**GOOD, "level": {"n": 1}}, "field 'level' must be text or a number, got {'n': 1}"),
+        ({**GOOD, "id": 1.5}, "field 'id' must be text or a whole number, got 1.5"),
+        ({**GOOD, "id": False}, "field 'id' must be text or a whole number, got False"),
+        ({**GOOD, "id": "\ud800"}, "field 'id' holds half of a surrogate pair"),
+        ({"prompt": "b", "id": "first"}, "duplicate id 'first'"),
+    ],
+)
+def test_a_bad_row_is_rejected_with_its_place_and_the_others_survive(load, row, reason):
+    first, last = {"prompt": "a", "id": "first"}, {"prompt": "z", "answer": "1", "id": "last"}
+    loaded = load(first, row, last)
+    assert [question.id for question in loaded.questions] == ["first", "last"]
+    assert loaded.key.answers == {"last": "1"}
+    (rejection,) = loaded.rejected
+    assert rejection.place == "index 1"
+    assert rejection.reason.startswith(reason)
+
+
+def test_a_prompt_may_be_as_long_as_the_limit_and_no_longer(load):
+    length = len(load(GOOD).questions[0].prompt_ids)
+    assert len(load(GOOD, max_prompt_tokens=length).questions) == 1
+    short = {"prompt": "1", "id": "short"}
+    (rejection,) = load(short, GOOD, max_prompt_tokens=length - 1).rejected
+    limit = f"has {length} tokens, more than data.max_prompt_tokens = {length - 1}"
+    assert limit in rejection.reason
+
+
+def test_a_huge_prompt_is_rejected_in_one_short_line(load):
+    (rejection,) = load(GOOD, {"prompt": "x " * 100_000}, {"prompt": ["x"] * 100_000}).rejected[1:]
+    assert len(str(rejection)) < 500
+    assert "\n" not in str(rejection)
+
+
+def test_a_rejection_is_one_line_with_file_place_and_reason():
+    assert str(Rejection("q.jsonl", "line 3", "bad")) == "q.jsonl:line 3: bad"
+
+
+def test_lines_that_are_not_json_count_as_rejected(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text(f'{json.dumps(GOOD)}\n{{"prompt"\n{{"prompt": ""}}\n')
+    data = DataSettings(train=str(path), max_rejected_share=0.7)
+    rejected = load_questions(data.train, data, TOKENIZER).rejected
+    assert [rejection.place for rejection in rejected] == ["line 2", "line 3"]
+
+
+# ---------------------------------------------------------------------------------------------
+# When loading stops
+
+
+def test_rejections_up_to_the_share_are_tolerated_and_no_more(load):
+    rows = [{"prompt": f"{i} + 1"} for i in range(3)]
+    assert len(load(*rows, None, max_rejected_share=0.25).rejected) == 1
+    with pytest.raises(UserError, match=r"^1 of 4 rows rejected") as error:
+        load(*rows, None, max_rejected_share=0.24)
+    assert "raise data.max_rejected_share = 0.24" in str(error.value)
+
+
+def test_the_error_lists_the_first_few_and_counts_the_others(load):
+    with pytest.raises(UserError, match=r"^5 of 6 rows rejected") as error:
+        load(GOOD, *[{"prompt": ""}] * 5, max_rejected_share=0.5)
+    message = str(error.value)
+    assert message.count("field 'prompt' is empty") == 3
+    assert "q.json:index 1: field 'prompt' is empty" in message
+    assert "; and 2 more;" in message
+    assert "\n" not in message
+
+
+def test_no_usable_row_stops_whatever_the_share(load):
+    with pytest.raises(UserError, match=r"1 of 1 rows rejected: .*no usable row is left"):
+        load({"prompt": ""}, max_rejected_share=1.0)
+
+
+def test_an_empty_source_stops(load, tmp_path):
+    with pytest.raises(UserError, match=r"q\.json holds no rows"):
+        load()
+    path = tmp_path / "empty.jsonl"
+    path.write_text("\n")
+    data = DataSettings(train=str(path))
+    with pytest.raises(UserError, match=r"empty\.jsonl holds no rows"):
+        load_questions(data.train, data, TOKENIZER)
+
+
+# ---------------------------------------------------------------------------------------------
+# The public format, the embedded task, two sets
+
+
+def test_the_public_format_of_ttrl(load):
+    rows = [
+        {"prompt": "How many?", "answer": "142.0", "source": "amc", "id": "0"},
+        {"prompt": "Where?", "answer": r"\left( 3, \frac{\pi}{2} \right)", "id": "test/7.json"},
+    ]
+    loaded = load(*rows, max_rejected_share=0.0)
+    assert [question.id for question in loaded.questions] == ["0", "test/7.json"]
+    assert loaded.key.answers["test/7.json"] == r"\left( 3, \frac{\pi}{2} \right)"
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_the_embedded_task_loads_without_a_rejection(split):
+    data = DataSettings(train=f"arithmetic:{split}", chat_template=False, max_rejected_share=0.0)
+    loaded = load_questions(data.train, data, TOKENIZER)
+    ids = {question.id for question in loaded.questions}
+    assert loaded.rejected == ()
+    assert loaded.key.answers.keys() == loaded.key.levels.keys() == ids
+
+
+def test_overlap_names_held_out_questions_with_a_trained_prompt(load):
+    train = load({"prompt": "a", "id": "1"}, {"prompt": "b", "id": "2"})
+    held_out = load({"prompt": "c", "id": "1"}, {"prompt": "b", "id": "9"})
+    assert overlap(train, held_out) == ("9",)
+    assert overlap(train, load({"prompt": "c", "id": "1"})) == ()

@@ -1,0 +1,159 @@
+"""Every shipped recipe loads, and holds what paper and authors' scripts say."""
+
+import functools
+import itertools
+import tomllib
+
+import pytest
+
+from ttrl.config import RECIPES, Settings, load_settings, model_names, recipe_names
+
+BENCHMARKS = ("aime24", "amc", "gpqa", "math500")
+MODELS = {
+    "deepseek-math-7b": "deepseek-ai/deepseek-math-7b-instruct",
+    "llama3.1-8b-instruct": "meta-llama/Llama-3.1-8B-Instruct",
+    "llama3.2-3b-instruct": "meta-llama/Llama-3.2-3B-Instruct",
+    "llama3.2-3b-oat-zero": "sail/Llama-3.2-3B-Oat-Zero",
+    "ministral-8b": "mistralai/Ministral-8B-Instruct-2410",
+    "mistral-nemo": "mistralai/Mistral-Nemo-Instruct-2407",
+    "qwen2.5-32b": "Qwen/Qwen2.5-32B",
+    "qwen2.5-7b": "Qwen/Qwen2.5-7B",
+    "qwen2.5-math-1.5b": "Qwen/Qwen2.5-Math-1.5B",
+    "qwen2.5-math-7b": "Qwen/Qwen2.5-Math-7B",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "r1-llama-8b": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+}
+QUESTIONS = {"aime24": 30, "amc": 83, "gpqa": 198, "math500": 500}
+SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+
+load = functools.cache(load_settings)
+
+
+def value(settings: Settings, key: str) -> object:
+    for name in key.split("."):
+        settings = getattr(settings, name)
+    return settings
+
+
+def test_the_shipped_names():
+    assert recipe_names() == sorted([*BENCHMARKS, "tiny-arithmetic"])
+    assert model_names() == sorted(MODELS)
+
+
+@pytest.mark.parametrize(("benchmark", "model"), [*itertools.product(BENCHMARKS, MODELS)])
+def test_every_benchmark_goes_with_every_model(benchmark, model):
+    settings = load_settings(benchmark, model=model)
+    assert settings.name == f"{benchmark}-{model}"
+    assert settings.model.path == MODELS[model]
+    assert settings.data.train.startswith("hub:")
+    assert load_settings(benchmark, model=MODELS[model].upper()) == settings
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("rollout.votes", 64),
+        ("policy.trained_samples", 32),
+        ("policy.sequences_per_update", 32),
+        ("policy.learning_rate", 5e-7),
+        ("policy.warmup_share", 0.03),
+        ("policy.final_lr_share", 0.0),
+        ("policy.weight_decay", 0.01),
+        ("policy.betas", (0.9, 0.999)),
+        ("policy.grad_clip", 1.0),
+        ("policy.clip_low", 0.2),
+        ("policy.clip_high", 0.2),
+        ("policy.dual_clip", 3.0),
+        ("policy.kl_coef", 0.001),
+        ("policy.entropy_coef", 0.0),
+        ("policy.aggregation", "token_mean"),
+        ("reward.advantages", "mean_std"),
+        ("evaluation.temperature", 0.6),
+        ("evaluation.top_p", 0.95),
+    ],
+)
+def test_what_all_runs_of_the_paper_share(benchmark, key, expected):
+    for model in MODELS:
+        assert value(load(benchmark, model=model), key) == expected
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "questions_per_step", "epochs", "steps", "max_prompt_tokens"),
+    [
+        ("aime24", 8, 80, 240, 512),
+        ("amc", 8, 30, 300, 1024),
+        ("math500", 32, 10, 150, 1024),
+        ("gpqa", 16, 20, 240, 1024),
+    ],
+)
+def test_benchmarks(benchmark, questions_per_step, epochs, steps, max_prompt_tokens):
+    settings = load_settings(benchmark, model="qwen2.5-7b")
+    assert settings.rollout.questions_per_step == questions_per_step
+    assert settings.epochs == epochs
+    assert QUESTIONS[benchmark] // questions_per_step * epochs == steps
+    assert settings.data.max_prompt_tokens == max_prompt_tokens
+    assert settings.max_steps is None
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "source", "split", "prompt", "identity"),
+    [
+        ("aime24", "hub:HuggingFaceH4/aime_2024", "train", "problem", "id"),
+        ("amc", "hub:AI-MO/aimo-validation-amc", "train", "problem", "id"),
+        ("math500", "hub:HuggingFaceH4/MATH-500", "test", "problem", "unique_id"),
+        ("gpqa", "hub:fingertap/GPQA-Diamond", "test", "question", "id"),
+    ],
+)
+def test_where_the_questions_come_from(benchmark, source, split, prompt, identity):
+    data = load_settings(benchmark, model="qwen2.5-7b").data
+    assert (data.train, data.split, data.prompt_field) == (source, split, prompt)
+    assert (data.answer_field, data.id_field, data.level_field) == ("answer", identity, "level")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_models(model):
+    settings = load_settings("aime24", model=model)
+    math, long = model.startswith("qwen2.5-math"), model == "r1-llama-8b"
+    assert settings.rollout.temperature == (1.0 if math or long else 0.6)
+    assert settings.data.suffix == ("" if math else SUFFIX)
+    assert settings.rollout.max_new_tokens == (32768 if long else 3072)
+    assert settings.evaluation.samples == (4 if long else 16)
+    thinking_off = {"enable_thinking": False}
+    assert settings.data.chat_template_kwargs == (thinking_off if model == "qwen3-8b" else {})
+    assert settings.data.chat_template
+
+
+def test_a_model_that_ttrl_has_no_part_for_gets_the_papers_general_settings():
+    settings = load_settings("amc", model="somebody/Some-Model")
+    assert settings.name == "amc-some-model"
+    assert settings.model.path == "somebody/Some-Model"
+    assert (settings.rollout.temperature, settings.data.suffix) == (0.6, SUFFIX)
+
+
+def test_the_public_files_of_ttrl_take_the_place_of_the_hub():
+    overrides = ["data.train=aime.json", "data.prompt_field=prompt"]
+    settings = load_settings("aime24", model="qwen2.5-math-7b", overrides=overrides)
+    assert (settings.data.train, settings.data.prompt_field) == ("aime.json", "prompt")
+    assert settings.data.id_field == "id"
+
+
+def test_tiny_arithmetic_needs_nothing_but_its_name():
+    settings = load_settings("tiny-arithmetic")
+    assert settings.name == "tiny-arithmetic"
+    assert (settings.model.path, settings.model.dtype) == ("tiny-base", "float32")
+    assert settings.data.train == "arithmetic:train"
+    assert settings.data.held_out == "arithmetic:held_out"
+    assert settings.policy.kl_coef == 0.0
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda p: p.stem)
+def test_a_benchmark_or_model_says_only_what_its_lower_layers_do_not(path):
+    """paper.toml repeats defaults on purpose, tiny-arithmetic stands alone."""
+    if path.parent == RECIPES:
+        return
+    paper = tomllib.loads((RECIPES / "paper.toml").read_text())
+    for section, table in tomllib.loads(path.read_text()).items():
+        for key, here in table.items() if isinstance(table, dict) else ():
+            assert paper.get(section, {}).get(key) != here, f"{section}.{key} is in paper.toml"

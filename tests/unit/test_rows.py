@@ -1,0 +1,232 @@
+"""Every kind of source, and what can be wrong with it."""
+
+import json
+import sys
+import types
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from ttrl.config import DataSettings
+from ttrl.data.rows import Rejection, Row, read_rows
+from ttrl.types import UserError
+
+ROWS = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "2 + 2", "answer": 4}]
+
+
+def read(source: object, **settings: object) -> list[Row | Rejection]:
+    return list(
+        read_rows(str(source), DataSettings.model_validate({"train": "unused", **settings}))
+    )
+
+
+def values(source: object) -> list[object]:
+    return [row.value for row in read(source)]
+
+
+# ---------------------------------------------------------------------------------------------
+# Files
+
+
+def test_json(tmp_path):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps(ROWS))
+    assert read(path) == [Row("index 0", ROWS[0]), Row("index 1", ROWS[1])]
+
+
+def test_jsonl_counts_lines_from_one_and_skips_blank_ones(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text(f"{json.dumps(ROWS[0])}\n\n  \r\n{json.dumps(ROWS[1])}\r\n")
+    assert read(path) == [Row("line 1", ROWS[0]), Row("line 4", ROWS[1])]
+
+
+def test_parquet(tmp_path):
+    path = tmp_path / "q.PARQUET"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a", None], "level": [1, 2]}), path)
+    assert read(path) == [
+        Row("index 0", {"prompt": "a", "level": 1}),
+        Row("index 1", {"prompt": None, "level": 2}),
+    ]
+
+
+def test_a_broken_line_is_rejected_and_the_others_survive(tmp_path):
+    path = tmp_path / "q.jsonl"
+    deep, long_number = "[" * 100_000, "1" * 5000
+    lines = [json.dumps(ROWS[0]), '{"prompt": ', deep, long_number, json.dumps(ROWS[1])]
+    path.write_text("\n".join(lines))
+    first, *broken, last = read(path)
+    assert (first, last) == (Row("line 1", ROWS[0]), Row("line 5", ROWS[1]))
+    assert [rejection.place for rejection in broken] == ["line 2", "line 3", "line 4"]
+    assert str(broken[0]) == f"{path}:line 2: not JSON: Expecting value at column 12"
+    assert all("\n" not in str(rejection) for rejection in broken)
+
+
+def test_a_line_in_another_encoding_is_rejected_and_the_others_survive(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b'{"prompt": "caf\xe9"}\n' + json.dumps(ROWS[0]).encode())
+    rejection, row = read(path)
+    assert rejection.place == "line 1"
+    assert "can't decode byte 0xe9" in rejection.reason
+    assert row.value == ROWS[0]
+
+
+def test_a_line_separator_inside_a_string_ends_no_line(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"prompt": "a\u2028b\x85c"}', encoding="utf-8")
+    assert values(path) == [{"prompt": "a\u2028b\x85c"}]
+
+
+@pytest.mark.parametrize("name", ["q.json", "q.jsonl"])
+def test_a_byte_order_mark_is_tolerated(tmp_path, name):
+    path = tmp_path / name
+    text = json.dumps(ROWS[:1] if name == "q.json" else ROWS[0])
+    path.write_text(text, encoding="utf-8-sig")
+    assert values(path) == ROWS[:1]
+
+
+@pytest.mark.parametrize("name", ["q.json", "q.jsonl"])
+def test_utf16_is_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(json.dumps(ROWS), encoding="utf-16")
+    with pytest.raises(UserError, match="is UTF-16 text, expected UTF-8"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"prompt": "a"},\n {"prompt"}]', "not valid JSON: .*line 2 column 11"),
+        (b'{"prompt": "a"}\n{"prompt": "b"}', "not valid JSON: Extra data.*name it .jsonl"),
+        (b"", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"data": []}', "holds a JSON dict, expected a list"),
+        (b"3", "holds a JSON int, expected a list"),
+        (b'["caf\xe9"]', "is not UTF-8 text .*position 5"),
+    ],
+)
+def test_a_json_file_that_cannot_be_read_as_a_whole(tmp_path, content, message):
+    path = tmp_path / "q.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read(path)
+
+
+def test_a_parquet_file_that_is_none(tmp_path):
+    path = tmp_path / "q.parquet"
+    path.write_text("not parquet")
+    with pytest.raises(UserError, match=r"q\.parquet is not a readable parquet file: Arrow"):
+        read(path)
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    (tmp_path / "train.jsonl").touch()
+    with pytest.raises(UserError, match=r"no file at .*trian.jsonl \(did you mean .*/train.jsonl"):
+        read(tmp_path / "trian.jsonl")
+    with pytest.raises(UserError, match=r"no file at nowhere/q.json$"):
+        read("nowhere/q.json")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(UserError, match="no file at"):
+        read(tmp_path / "folder.json")
+
+
+@pytest.mark.parametrize(
+    ("source", "suggestion"),
+    [("q.jsonlines", ".jsonl"), ("q.json5", ".json"), ("q.parqet", ".parquet")],
+)
+def test_an_unknown_suffix_names_the_nearest(source, suggestion):
+    with pytest.raises(UserError, match=f"unknown data source '{source}'.*mean '{suggestion}'"):
+        read(source)
+
+
+@pytest.mark.parametrize("source", ["", "OWNER/NAME", "q.txt", "s3:bucket/q"])
+def test_an_unknown_source_says_what_is_possible(source):
+    with pytest.raises(
+        UserError, match=r'expected a file that ends in \.jsonl.* or "arithmetic:tr'
+    ):
+        read(source)
+
+
+# ---------------------------------------------------------------------------------------------
+# The embedded task
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_arithmetic(split):
+    rows = read(f"arithmetic:{split}")
+    assert rows[0].place == "index 0"
+    assert {"prompt", "answer", "id", "level"} <= rows[0].value.keys()
+    assert len({row.value["id"] for row in rows}) == len(rows) > 0
+
+
+def test_an_unknown_split_of_the_embedded_task_names_the_nearest():
+    with pytest.raises(UserError, match=r"'arithmetic:heldout' \(did you mean 'held_out'\?\)"):
+        read("arithmetic:heldout")
+    with pytest.raises(UserError, match="expected one of arithmetic:train, arithmetic:held_out"):
+        read("arithmetic")
+
+
+# ---------------------------------------------------------------------------------------------
+# The hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for `datasets`; its ``calls`` are what `load_dataset` was given."""
+    module = types.ModuleType("datasets")
+    module.calls = []
+    module.outcome = ROWS
+
+    def load_dataset(*args, **kwargs):
+        module.calls.append((args, kwargs))
+        if isinstance(module.outcome, Exception):
+            raise module.outcome
+        return module.outcome
+
+    module.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return module
+
+
+def test_hub(hub):
+    rows = read("hub:OWNER/NAME", split="test", subset="main", revision="abc")
+    assert rows == [Row("index 0", ROWS[0]), Row("index 1", ROWS[1])]
+    assert hub.calls == [(("OWNER/NAME", "main"), {"split": "test", "revision": "abc"})]
+
+
+def test_hub_code_is_never_trusted(hub):
+    read("hub:OWNER/NAME")
+    ((_, options),) = hub.calls
+    assert "trust_remote_code" not in options
+
+
+def test_a_hub_failure_is_one_line_that_says_what_to_do(hub):
+    hub.outcome = ValueError("Unknown split 'x'.\nShould be one of ['test'].")
+    with pytest.raises(UserError) as error:
+        read("hub:OWNER/NAME", split="x")
+    message = str(error.value)
+    assert message.startswith("cannot load hub:OWNER/NAME (data.split = 'x'")
+    assert "ValueError: Unknown split 'x'." in message
+    assert "give its file" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("source", ["hub:", "hub:NAME", "hub:OWNER/", "hub:a/b/c"])
+def test_a_hub_name_needs_an_owner_and_a_name(hub, source):
+    with pytest.raises(UserError, match="expected hub:OWNER/NAME"):
+        read(source)
+    assert hub.calls == []
+
+
+def test_the_real_library_without_a_network(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(UserError, match=r"cannot load hub:nobody/nothing .*Error: .*give its file"):
+        read("hub:nobody/nothing")

@@ -1,0 +1,185 @@
+"""The command line: ``ttrl train``, ``ttrl eval``, ``ttrl doctor``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ttrl import __version__
+from ttrl.config import load_settings, model_names, recipe_names
+from ttrl.types import UserError
+
+# Heavy imports are inside the commands: help, dry runs and wrong settings answer at once.
+
+app = typer.Typer(
+    help="Test-time reinforcement learning: turn unlabeled questions into a better model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a setting, for example seed=1. Repeatable."
+    ),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help=f"The path of a .toml file, or one of: {', '.join(recipe_names())}.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Starting model: a folder, a hub name, or a model recipe, which also brings "
+            f"prompt and sampling settings: {', '.join(model_names())}.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and print all settings, and stop.")
+    ] = False,
+) -> None:
+    """Train on unlabeled questions; measure before and after if there is an answer key."""
+    settings = load_settings(recipe, model=model, overrides=overrides or [])
+    if dry_run:
+        print(settings.to_toml(), end="")
+        return
+    if resume:
+        raise UserError(
+            "--resume: this version cannot continue a run exactly, so it does not try; nothing "
+            "was changed. Start again with another --run-dir"
+        )
+    from rich.console import Console
+
+    from ttrl.tracking import Display, RunFolder, result_table
+    from ttrl.train import train as run
+
+    console = Console()
+    folder = RunFolder(run_dir or Path("runs") / settings.name)
+    summary = run(settings, folder, Display(console))
+    console.print()
+    console.print(result_table(summary))
+    console.print(
+        f"run folder: {folder.path} (settings, metrics, all sampled answers, trained model)\n"
+        f"measure it: {_command()} eval {folder.path / 'model'} DATA "
+        f"--recipe {folder.path / 'config.toml'}\n"
+        f"a real one: {_command()} train aime24 --model qwen2.5-math-1.5b   (on a GPU)",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model folder, hub name, or model recipe.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Questions with answers: a .jsonl, .json or .parquet file, hub:OWNER/NAME, "
+            "arithmetic:train or arithmetic:held_out."
+        ),
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Take prompt and sampling settings from a recipe or a config.toml."),
+    ] = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option("--k", help="Report pass@K and maj@K. Repeatable.", show_default="1, samples"),
+    ] = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Also write the scores to this file.")
+    ] = None,
+) -> None:
+    """Measure pass@1, pass@k and maj@k of any model on any questions with answers."""
+    settings = load_settings(recipe, model=model, data=data, overrides=overrides or [])
+    samples = settings.evaluation.samples
+    ks = sorted({1, *(k or [samples])})
+    if not 1 <= ks[0] <= ks[-1] <= samples:
+        raise UserError(
+            f"--k {ks}: expected from 1 to evaluation.samples = {samples}; raise it with "
+            f"--set evaluation.samples={max(ks)}"
+        )
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"--json {output}: there is no folder {output.parent}")
+    from rich.console import Console
+
+    from ttrl.data.questions import load_questions
+    from ttrl.evaluate import Exam
+    from ttrl.pretrained import load_tokenizer
+    from ttrl.rollout.pool import make_pool
+    from ttrl.tracking import Display, scores_table
+
+    display = Display(Console())
+    tokenizer = load_tokenizer(settings.model)
+    asked = load_questions(data, settings.data, tokenizer)
+    display.rejected(asked.rejected)
+    if not asked.key.answers:
+        raise UserError(
+            f"{data}: no row has an answer (data.answer_field = {settings.data.answer_field!r}): "
+            "there is nothing to measure against"
+        )
+    exam = Exam(settings, data, asked, tuple(ks))
+    scores = exam.take(make_pool(settings, tokenizer), 0, display)
+    title = f"{len(asked.key.answers)} questions of {data}, {samples} samples each"
+    display.console.print(scores_table(title, scores))
+    if output is not None:
+        output.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def doctor() -> None:
+    """Show what is installed, what each part can do on this machine, and why not."""
+    from rich.console import Console
+
+    from ttrl.doctor import report
+
+    healthy = report(Console())
+    raise typer.Exit(0 if healthy else 1)
+
+
+def _command() -> str:
+    """How this program was called, as the user could type it again."""
+    called = os.path.relpath(sys.argv[0])
+    return called if os.sep in called and len(called) < len(sys.argv[0]) else "ttrl"
+
+
+def main() -> None:
+    """The entry point: what the user can put right is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"ttrl: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

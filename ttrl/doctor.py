@@ -1,0 +1,95 @@
+"""``ttrl doctor``: what is installed, what each part can do on this machine, and why not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import ttrl_kernels
+from rich.console import Console
+from rich.table import Table
+
+from ttrl.config import load_settings
+from ttrl.policy.local import LocalPolicy
+from ttrl.policy.model import load_policy_model
+from ttrl.pretrained import load_tokenizer
+from ttrl.rollout.pool import make_pool
+from ttrl.rollout.sampling import SamplingParams
+from ttrl.types import Question, TrainSample
+
+PACKAGES = ("ttrl", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
+
+
+def report(console: Console) -> bool:
+    """Print the report; whether the self-tests passed."""
+    table = Table("part", "state", show_header=False, box=None)
+    table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
+    for name in PACKAGES:
+        table.add_row(name, _version(name))
+    table.add_row("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    table.add_row("gpu", _gpus())
+    for name, state in ttrl_kernels.backends().items():
+        table.add_row(f"kernels: {name}", state)
+    table.add_row("rollouts: transformers", "available")
+    checks: dict[str, Callable[[], str]] = {
+        "self-test: sample and train": _sample_and_train,
+        "self-test: write here": _write,
+    }
+    healthy = True
+    for name, check in checks.items():
+        try:
+            table.add_row(name, f"ok, {check()}")
+        except Exception as error:  # reported, whatever it is: that is what a doctor is for
+            healthy = False
+            table.add_row(name, f"FAILED: {type(error).__name__}: {error}")
+    console.print(table, highlight=False)
+    return healthy
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = (
+            f"torch is built for CUDA {built}, but finds no GPU"
+            if built
+            else "torch is a CPU build"
+        )
+        return f"none ({why}); training runs on the CPU"
+    names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{p.name} {p.total_memory / 2**30:.0f} GiB" for p in names)
+
+
+def _sample_and_train() -> str:
+    """The embedded model answers one question and learns from it."""
+    settings = load_settings("tiny-arithmetic")
+    tokenizer = load_tokenizer(settings.model)
+    policy = LocalPolicy(load_policy_model(settings.model), settings)
+    pool = make_pool(settings, tokenizer)
+    pool.refresh(policy)
+    prompt = "What is 12 + 34?"
+    question = Question("self-test", prompt, tuple(tokenizer.encode(prompt)))
+    params = SamplingParams(n=2, temperature=1.0, max_new_tokens=8, stream=(0,))
+    group = pool.sample([question], params)[0]
+    samples = [
+        TrainSample(question.id, question.prompt_ids, c.token_ids, c.logprobs, advantage)
+        for c, advantage in zip(group.completions, (1.0, -1.0), strict=True)
+    ]
+    (result,) = policy.update(samples, rate=1e-5)
+    return f"sampler and trainer agree on log-probs to {result.sampler_max_gap:.1e}"
+
+
+def _write() -> str:
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".ttrl-doctor-"):
+        return f"runs go to {Path('runs').resolve()}"

@@ -1,0 +1,206 @@
+"""What a step's votes say about training: without labels, and against an answer key.
+
+The names follow the paper's (arXiv 2504.16084, sections 3 and 4). All rates are fractions of 1
+and all figures are means over questions, unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+from ttrl.answers import canonical, equivalent
+from ttrl.rewards.selection import trained_indices
+from ttrl.rewards.vote import majority_vote, tie_order
+from ttrl.types import AnswerKey, CompletionGroup, Estimate, FinishReason, Vote
+
+Metrics = dict[str, float]
+
+
+# ---------------------------------------------------------------------------------------------
+# Without labels
+
+
+def vote_metrics(
+    groups: Sequence[CompletionGroup],
+    estimates: Sequence[Estimate],
+    previous_labels: Mapping[str, str | None],
+    *,
+    trained_samples: int,
+) -> Metrics:
+    """Figures of one step that need no reference answer.
+
+    Args:
+        groups: the step's groups.
+        estimates: one per group, in the same order.
+        previous_labels: question id -> label when it was last asked; ``vote/flip_rate`` is the
+            share of these questions whose label is not equivalent to it, and is absent if none
+            of the step's questions was asked before.
+        trained_samples: completions per question that are trained on, for ``trained/...``.
+    """
+    rows = []
+    for group, estimate in zip(groups, estimates, strict=True):
+        row = _vote_figures(estimate.vote)
+        row["reward/majority_reward"] = fmean(estimate.rewards_G)
+        trained = trained_indices(estimate, trained_samples)
+        if trained:
+            row["trained/majority_reward"] = fmean(estimate.rewards_G[i] for i in trained)
+        if group.question.id in previous_labels:
+            before = previous_labels[group.question.id]
+            row["vote/flip_rate"] = float(not _same_label(before, estimate.label))
+        completions = group.completions
+        row["rollout/response_tokens_mean"] = fmean(len(c.token_ids) for c in completions)
+        row["rollout/truncated_share"] = fmean(
+            c.finish_reason is FinishReason.LENGTH for c in completions
+        )
+        row |= {f"estimator/{name}": value for name, value in estimate.metrics.items()}
+        rows.append(row)
+    tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
+    return {**_means(rows), "rollout/tokens": float(tokens)}
+
+
+def _vote_figures(vote: Vote) -> Metrics:
+    voters = sum(vote.counts)
+    shares = [count / voters for count in vote.counts]
+    return {
+        "vote/majority_ratio": vote.share,
+        "vote/margin": vote.margin,
+        "vote/tie_share": float(vote.tied),
+        "vote/abstention_share": vote.abstained / len(vote.answers_G),
+        "vote/distinct_answers": float(len(vote.counts)),
+        "vote/entropy": sum(-share * math.log(share) for share in shares),  # nats; of the voters
+    }
+
+
+def _same_label(a: str | None, b: str | None) -> bool:
+    return a == b if a is None or b is None else equivalent(a, b)
+
+
+# ---------------------------------------------------------------------------------------------
+# Against an answer key
+
+
+def labelled_metrics(
+    groups: Sequence[CompletionGroup],
+    estimates: Sequence[Estimate],
+    key: AnswerKey,
+    *,
+    trained_samples: int,
+) -> Metrics:
+    """Figures of one step over its questions that have a reference answer; {} if none has.
+
+    ``label/label_accuracy``: the label is right. Over all votes as ``label/...``, and over the
+    trained completions alone as ``trained/...``:
+
+    - ``reward_accuracy``: completions that are paid if and only if they are right;
+    - ``ground_truth_reward``: completions that are right;
+    - ``pass@n``: one of the n completions is right.
+
+    Each appears again per difficulty level, as ``label/label_accuracy@level=3``.
+    """
+    rows = []
+    for group, estimate in zip(groups, estimates, strict=True):
+        reference = key.answers.get(group.question.id)
+        if reference is None:
+            continue
+        votes = range(len(estimate.rewards_G))
+        row = {
+            "label/label_accuracy": float(_is_right(estimate.label, reference)),
+            **_reward_figures("label", estimate, votes, reference),
+            **_reward_figures(
+                "trained", estimate, trained_indices(estimate, trained_samples), reference
+            ),
+        }
+        rows.append(row)
+        if level := key.levels.get(group.question.id):
+            rows.append({f"{name}@level={level}": value for name, value in row.items()})
+    return _means(rows)
+
+
+def _reward_figures(
+    prefix: str, estimate: Estimate, indices: Sequence[int], reference: str
+) -> Metrics:
+    if not indices:
+        return {}
+    right = [_is_right(estimate.vote.answers_G[i], reference) for i in indices]
+    paid = [estimate.rewards_G[i] > 0 for i in indices]
+    return {
+        f"{prefix}/reward_accuracy": fmean(r == p for r, p in zip(right, paid, strict=True)),
+        f"{prefix}/ground_truth_reward": fmean(right),
+        f"{prefix}/pass@{len(indices)}": pass_at_k(len(right), sum(right), len(right)),
+    }
+
+
+def _is_right(answer: str | None, reference: str) -> bool:
+    return answer is not None and equivalent(answer, reference)
+
+
+def _means(rows: Iterable[Metrics]) -> Metrics:
+    """Per name, the mean over the rows that have it."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            values[name].append(value)
+    return {name: fmean(column) for name, column in values.items()}
+
+
+# ---------------------------------------------------------------------------------------------
+# pass@k and maj@k
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Probability that k of n answers, drawn without replacement, hold one of the c right ones.
+
+    The unbiased estimator 1 - C(n - c, k) / C(n, k) of pass@k (arXiv 2107.03374), in exact
+    integers up to the last division.
+
+    Raises:
+        ValueError: unless 0 <= c <= n and 1 <= k <= n.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"pass@{k} of {n} answers, {c} right: expected 0 <= c <= n, 1 <= k <= n")
+    every = math.comb(n, k)
+    return (every - math.comb(n - c, k)) / every
+
+
+def maj_at_k(answers: Sequence[str | None], reference: str, k: int) -> float:
+    """Probability that k of the answers, drawn without replacement, elect the reference.
+
+    Exact, by counting the draws that `majority_vote` would decide so, with its rule for ties; so
+    it needs no random numbers, and is an unbiased estimate of maj@k. 0 or 1 if k is all of them.
+
+    Raises:
+        ValueError: unless 1 <= k <= number of answers.
+    """
+    if not 1 <= k <= len(answers):
+        raise ValueError(f"maj@{k} of {len(answers)} answers: expected 1 <= k <= that number")
+    vote = majority_vote(answers)
+    member = {  # class -> one of its answers
+        cluster: answer
+        for answer, cluster in zip(vote.answers_G, vote.clusters_G, strict=True)
+        if answer is not None and cluster is not None
+    }
+    target = next((c for c, answer in member.items() if equivalent(answer, reference)), None)
+    if target is None:
+        return 0.0
+    order = {cluster: tie_order(canonical(answer)) for cluster, answer in member.items()}
+    draws = 0
+    for won in range(1, min(vote.counts[target], k) + 1):  # draws where the reference gets `won`
+        ways = [1] + [0] * (k - won)
+        ways = _draw(ways, vote.abstained, vote.abstained)
+        for cluster, count in enumerate(vote.counts):
+            if cluster != target:
+                ways = _draw(ways, count, won if order[target] < order[cluster] else won - 1)
+        draws += math.comb(vote.counts[target], won) * ways[-1]
+    return draws / math.comb(len(answers), k)
+
+
+def _draw(ways: Sequence[int], available: int, at_most: int) -> list[int]:
+    """``ways[j]`` to draw j answers so far -> also drawing up to ``at_most`` of ``available``."""
+    choices = [math.comb(available, i) for i in range(min(available, at_most) + 1)]
+    return [
+        sum(ways[j - i] * choices[i] for i in range(min(j + 1, len(choices))))
+        for j in range(len(ways))
+    ]

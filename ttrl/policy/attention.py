@@ -1,0 +1,80 @@
+"""Causal attention inside each sequence of a packed batch, as a transformers attention function.
+
+Registered under the name `PACKED`; a model loaded with ``attn_implementation=PACKED`` runs on
+packed batches, and its forward needs ``cu_seqlens``. The sequences are laid out side by side,
+padded on the right; causality alone then keeps padding out of every real row, so no mask is
+built, and the result is what each sequence would give alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+PACKED = "ttrl_packed"
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query_1HTD: torch.Tensor,
+    key_1KTD: torch.Tensor,
+    value_1KTD: torch.Tensor,
+    attention_mask: None,
+    *,
+    cu_seqlens: torch.Tensor,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **other: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of T packed rows, H query and K key heads; returns [1, T, H, D] and no weights.
+
+    Raises:
+        NotImplementedError: for attention variants that this function does not compute.
+    """
+    lengths_S = cu_seqlens.diff()
+    longest = int(lengths_S.max())
+    if sliding_window is not None and longest > sliding_window:
+        raise NotImplementedError(
+            f"a sequence of {longest} tokens is longer than the model's sliding window "
+            f"({sliding_window}): packed training does not compute windows; lower "
+            "data.max_prompt_tokens or rollout.max_new_tokens"
+        )
+    unknown = {k for k, v in other.items() if v is not None and k in ("softcap", "s_aux")}
+    if unknown:
+        raise NotImplementedError(f"packed attention does not compute {sorted(unknown)}")
+
+    # place_T[t]: where row t goes in the padded [S * L] layout.
+    count = len(lengths_S)
+    starts_T = cu_seqlens[:-1].repeat_interleave(lengths_S)
+    sequence_T = torch.arange(count, device=starts_T.device).repeat_interleave(lengths_S)
+    row_T = torch.arange(len(starts_T), device=starts_T.device)
+    place_T = sequence_T * longest + row_T - starts_T
+
+    out_SHLD = scaled_dot_product_attention(
+        _side_by_side(query_1HTD, place_T, count, longest),
+        _side_by_side(key_1KTD, place_T, count, longest),
+        _side_by_side(value_1KTD, place_T, count, longest),
+        is_causal=True,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query_1HTD.shape[1] != key_1KTD.shape[1],
+    )
+    out_THD = out_SHLD.transpose(1, 2).flatten(0, 1).index_select(0, place_T)
+    return out_THD.unsqueeze(0), None
+
+
+def _side_by_side(
+    x_1HTD: torch.Tensor, place_T: torch.Tensor, count: int, longest: int
+) -> torch.Tensor:
+    """[1, H, T, D] -> [S, H, L, D], zeros in the padding."""
+    x_THD = x_1HTD[0].transpose(0, 1)
+    padded = x_THD.new_zeros(count * longest, *x_THD.shape[1:])
+    # index_copy has a plain gather as its gradient: deterministic, unlike that of indexing.
+    return padded.index_copy(0, place_T, x_THD).unflatten(0, (count, longest)).transpose(1, 2)
+
+
+AttentionInterface.register(PACKED, packed_attention)

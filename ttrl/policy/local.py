@@ -1,0 +1,198 @@
+"""The policy in one process: a transformers causal LM, its optimizer, and the update."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+import torch
+from transformers import PreTrainedModel
+from ttrl_kernels import PolicyLoss, linear_logprob, linear_policy_loss
+
+from ttrl.config import PolicySettings, Settings
+from ttrl.policy.model import output_layer, packed_hidden_states
+from ttrl.policy.packing import pack, sequence_weights
+from ttrl.types import PackedBatch, TrainSample, UpdateResult
+
+
+def learning_rate(step: int, total: int, policy: PolicySettings) -> float:
+    """The rate at ``step`` (from 1) of ``total``: linear warm-up, then a cosine."""
+    rising = math.ceil(policy.warmup_share * total)
+    if step <= rising:
+        return policy.learning_rate * step / rising
+    done = (step - 1 - rising) / max(1, total - rising)
+    cosine = 0.5 * (1 + math.cos(math.pi * done))
+    return policy.learning_rate * (policy.final_lr_share + (1 - policy.final_lr_share) * cosine)
+
+
+class LocalPolicy:
+    """Holds the float32 weights and changes them by GRPO updates."""
+
+    def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
+        """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`."""
+        self.model = model.train()
+        self.settings = settings
+        policy = settings.policy
+        self.reference = (
+            copy.deepcopy(model).eval().requires_grad_(False) if policy.kl_coef > 0 else None
+        )
+        if policy.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=policy.learning_rate,
+            betas=policy.betas,
+            weight_decay=policy.weight_decay,
+        )
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All parameters, by their transformers names; tied ones once."""
+        return self.model.named_parameters()
+
+    def update(self, samples: Sequence[TrainSample], rate: float) -> list[UpdateResult]:
+        """Train on ``samples``, in order, ``sequences_per_update`` of them per optimizer step.
+
+        Args:
+            samples: the chosen completions of one rollout.
+            rate: the learning rate of these steps.
+
+        Returns:
+            One result per optimizer step; steps without any gradient are not taken.
+
+        Raises:
+            FloatingPointError: if a loss or a gradient is not finite; the weights are then those
+                before the step.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        size = self.settings.policy.sequences_per_update
+        steps = [samples[i : i + size] for i in range(0, len(samples), size)]
+        results = [self._optimizer_step(step, rate) for step in steps]
+        return [r for r in results if r is not None]
+
+    def _optimizer_step(self, samples: Sequence[TrainSample], rate: float) -> UpdateResult | None:
+        started = time.perf_counter()
+        policy = self.settings.policy
+        weights = sequence_weights(
+            samples, policy.aggregation, self.settings.rollout.max_new_tokens
+        )
+        # Without a KL or entropy term a zero advantage means a zero gradient, exactly: such
+        # sequences count in the weights above, and cost nothing.
+        every = policy.kl_coef > 0 or policy.entropy_coef > 0
+        live = [i for i, s in enumerate(samples) if every or s.advantage * s.weight != 0]
+        if not live:
+            return None
+        batches = pack(
+            [samples[i] for i in live], [weights[i] for i in live], policy.tokens_per_batch
+        )
+        sums = _Sums()
+        self.optimizer.zero_grad()
+        for batch in batches:
+            sums.add(batch, self._backward(batch))
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), policy.grad_clip)
+        self._refuse_non_finite(sums.loss, grad_norm)
+        self.optimizer.step()
+        return UpdateResult(
+            loss=sums.loss,
+            grad_norm=grad_norm.item(),
+            learning_rate=rate,
+            clip_fraction=sums.clipped / sums.tokens,
+            kl=sums.kl / sums.tokens,
+            entropy=sums.entropy / sums.tokens,
+            sampler_kl=sums.sampler_kl / sums.tokens,
+            sampler_max_gap=sums.sampler_max_gap,
+            tokens=sums.tokens,
+            sequences=len(live),
+            skipped_sequences=len(samples) - len(live),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _backward(self, batch: PackedBatch) -> PolicyLoss:
+        """Forward and backward of one micro-batch; gradients add up in the parameters."""
+        settings, policy = self.settings, self.settings.policy
+        dtype = getattr(torch, settings.model.dtype)
+        batch = _to(batch, self.model.device)
+        hidden_TH = self._hidden(self.model, batch)
+        result = linear_policy_loss(
+            hidden_TH.to(dtype),
+            targets_T=batch.targets_T,
+            advantages_T=batch.advantages_T,
+            token_weights_T=batch.token_weights_T,
+            old_logp_T=batch.old_logp_T,
+            ref_logp_T=self._reference_logp(batch),
+            clip_low=policy.clip_low,
+            clip_high=policy.clip_high,
+            dual_clip=policy.dual_clip,
+            kl="k3",
+            kl_coef=policy.kl_coef,
+            entropy_coef=policy.entropy_coef,
+            temperature=settings.rollout.temperature,
+            **output_layer(self.model, dtype),
+        )
+        result.loss.backward()
+        return result
+
+    def _hidden(self, model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
+        """Hidden states, with the matrix products in ``model.dtype`` of the settings."""
+        dtype = getattr(torch, self.settings.model.dtype)
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            return packed_hidden_states(
+                model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens
+            )
+
+    @torch.no_grad()
+    def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
+        """The starting model's log-probs of the targets, for the KL term."""
+        if self.reference is None:
+            return None
+        dtype = getattr(torch, self.settings.model.dtype)
+        return linear_logprob(
+            self._hidden(self.reference, batch).to(dtype),
+            targets_T=batch.targets_T,
+            temperature=self.settings.rollout.temperature,
+            **output_layer(self.reference, dtype),
+        ).logp_T
+
+    def _refuse_non_finite(self, loss: float, grad_norm: torch.Tensor) -> None:
+        if math.isfinite(loss) and bool(torch.isfinite(grad_norm)):
+            return
+        bad = [
+            name
+            for name, p in self.model.named_parameters()
+            if p.grad is not None and not bool(torch.isfinite(p.grad).all())
+        ]
+        self.optimizer.zero_grad()
+        raise FloatingPointError(
+            f"the update is not finite (loss {loss}, gradient norm {grad_norm.item()}, "
+            f"gradients of {bad[:3] or 'no parameter'}); the weights are unchanged"
+        )
+
+
+def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
+    return PackedBatch(**{f.name: getattr(batch, f.name).to(device) for f in fields(batch)})
+
+
+class _Sums:
+    """Sums over the trained tokens of an optimizer step."""
+
+    def __init__(self) -> None:
+        self.loss = self.clipped = self.kl = self.entropy = 0.0
+        self.sampler_kl = self.sampler_max_gap = 0.0
+        self.tokens = 0
+
+    def add(self, batch: PackedBatch, result: PolicyLoss) -> None:
+        """Add one micro-batch."""
+        live_T = batch.token_weights_T != 0
+        # k3 of trainer against sampler: never negative, 0 only where both agree.
+        gap_T = (result.logp_T.cpu() - batch.old_logp_T)[live_T]
+        self.loss += result.loss.item()
+        self.clipped += result.clipped_T.cpu()[live_T].sum().item()
+        if result.kl_T is not None:
+            self.kl += result.kl_T.cpu()[live_T].sum().item()
+        self.entropy += result.entropy_T.cpu()[live_T].sum().item()
+        self.sampler_kl += (gap_T.exp() - 1 - gap_T).sum().item()
+        self.sampler_max_gap = max(self.sampler_max_gap, gap_T.abs().max().item())
+        self.tokens += int(live_T.sum())

@@ -1,0 +1,97 @@
+"""The forward pass of a transformers causal LM over packed sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from ttrl_kernels import linear_logprob
+
+from ttrl.config import ModelSettings
+from ttrl.policy.attention import PACKED
+from ttrl.pretrained import load_model
+from ttrl.types import UserError
+
+PROBE = ((1, 4, 2, 8, 5, 7), (3, 1, 4, 1))
+"""Token ids of two sequences; every vocabulary has them."""
+
+
+def load_policy_model(settings: ModelSettings) -> PreTrainedModel:
+    """The model in float32, for packed training only, without dropout.
+
+    Raises:
+        UserError: if the log-probs of sequences packed together differ from those of the model's
+            own logits for each sequence alone: then its attention or its output layer does
+            something that our packed forward leaves out, and training would be silently wrong.
+    """
+    model = load_model(settings, torch.float32)
+    # Dropout would make the trained policy another one than the sampled policy.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    own_T = _own_logprobs(model)
+    model.set_attn_implementation(PACKED)
+    gap = (own_T - _packed_logprobs(model)).abs().max().item()
+    if not gap < 1e-3:
+        raise UserError(
+            f"{type(model).__name__} ({settings.path}) cannot be trained here: packed log-probs "
+            f"differ from the model's own by up to {gap:.3g} (expected < 0.001)"
+        )
+    return model
+
+
+def packed_hidden_states(
+    model: PreTrainedModel,
+    token_ids_T: torch.Tensor,
+    positions_T: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+) -> torch.Tensor:
+    """The last hidden states [T, H] of packed sequences."""
+    out = model.base_model(
+        input_ids=token_ids_T.unsqueeze(0),
+        position_ids=positions_T.unsqueeze(0),
+        cu_seqlens=cu_seqlens,
+        use_cache=False,
+    )
+    hidden_TH: torch.Tensor = out.last_hidden_state[0]
+    return hidden_TH
+
+
+def output_layer(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """The arguments of `ttrl_kernels` that describe the model's output layer, in ``dtype``."""
+    head = model.get_output_embeddings()
+    bias = getattr(head, "bias", None)
+    return {
+        "weight_VH": head.weight.to(dtype),
+        "bias": None if bias is None else bias.to(dtype),
+        "softcap": getattr(model.config, "final_logit_softcapping", None),
+    }
+
+
+@torch.no_grad()
+def _own_logprobs(model: PreTrainedModel) -> torch.Tensor:
+    """Log-probs of the probe's tokens, from the second of each sequence on, one by one."""
+    logp = []
+    for sequence in PROBE:
+        ids_T = torch.tensor(sequence, device=model.device)
+        logits_TV = model(input_ids=ids_T.unsqueeze(0)).logits[0, :-1]
+        logp.append(logits_TV.log_softmax(-1).gather(1, ids_T[1:].unsqueeze(1)).squeeze(1))
+    return torch.cat(logp)
+
+
+@torch.no_grad()
+def _packed_logprobs(model: PreTrainedModel) -> torch.Tensor:
+    """The same, packed."""
+    ids_T = torch.tensor(sum(PROBE, ()), device=model.device)
+    lengths_S = torch.tensor([len(s) for s in PROBE], device=model.device)
+    ends_S = lengths_S.cumsum(0)
+    cu_seqlens = torch.nn.functional.pad(ends_S, (1, 0)).to(torch.int32)
+    positions_T = torch.cat([torch.arange(len(s), device=model.device) for s in PROBE])
+    hidden_TH = packed_hidden_states(model, ids_T, positions_T, cu_seqlens)
+    logp_T = linear_logprob(hidden_TH[:-1], targets_T=ids_T[1:], **output_layer(model)).logp_T
+    inside_T = torch.ones_like(logp_T, dtype=torch.bool)
+    inside_T[ends_S[:-1] - 1] = False  # a sequence's last token does not predict the next one's
+    return logp_T[inside_T]

@@ -1,0 +1,53 @@
+"""The majority vote, which stands in for the missing answer key (arXiv 2504.16084, section 2)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from ttrl.answers import canonical
+from ttrl.types import Vote
+
+
+def majority_vote(answers: Sequence[str | None]) -> Vote:
+    """Elect the most frequent answer, where equivalent answers count as one.
+
+    Every rule is independent of the order of the answers:
+
+    - None, or an answer without content, abstains. If everybody abstains, nothing is elected.
+    - Among classes with equally many votes, the one with the smallest `tie_order` wins; `tied`
+      says that it happened.
+    - The label is a voter's own answer: the winning class's most common spelling; among equally
+      common ones, the smallest by `tie_order`.
+
+    Args:
+        answers: one per completion, as `ttrl.answers.extract_answer` gives them.
+    """
+    forms = {answer: canonical(answer) for answer in set(answers) if answer is not None}
+    answers_G = tuple(a if a is not None and forms[a] else None for a in answers)
+    spellings: dict[str, Counter[str]] = defaultdict(Counter)  # by canonical form
+    for answer in answers_G:
+        if answer is not None:
+            spellings[forms[answer]][answer] += 1
+    classes = sorted(spellings, key=lambda form: (-spellings[form].total(), tie_order(form)))
+    cluster_of = {form: cluster for cluster, form in enumerate(classes)}
+    counts = tuple(spellings[form].total() for form in classes)
+    return Vote(
+        answers_G=answers_G,
+        clusters_G=tuple(None if a is None else cluster_of[forms[a]] for a in answers_G),
+        counts=counts,
+        majority=_most_common(spellings[classes[0]]) if classes else None,
+        share=counts[0] / len(answers) if counts else 0.0,
+        margin=(counts[0] - sum(counts[1:2])) / len(answers) if counts else 0.0,
+        abstained=answers_G.count(None),
+        tied=len(counts) > 1 and counts[0] == counts[1],
+    )
+
+
+def tie_order(form: str) -> tuple[int, str]:
+    """Sort key that breaks ties between canonical forms, or spellings: shorter, then by letters."""
+    return len(form), form
+
+
+def _most_common(spellings: Counter[str]) -> str:
+    return min(spellings, key=lambda spelling: (-spellings[spelling], tie_order(spelling)))

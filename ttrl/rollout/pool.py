@@ -1,0 +1,81 @@
+"""The rollout pool: questions in, groups of completions out, whatever engine generates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ttrl.config import Settings
+from ttrl.pretrained import load_model
+from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.transformers_engine import TransformersEngine
+from ttrl.types import Completion, CompletionGroup, Question
+
+
+class Engine(Protocol):
+    """What the pool needs of an inference engine."""
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Replace all weights; a set that is not complete is an error."""
+        ...
+
+    def sample(
+        self, questions: Sequence[Question], params: SamplingParams
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """Yield (index into ``questions``, its ``params.n`` completions) as they complete."""
+        ...
+
+
+class WeightSource(Protocol):
+    """What the pool needs of a policy."""
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All parameters, by the names that the engine knows them by."""
+        ...
+
+
+class RolloutPool:
+    """Keeps an engine at the policy's weights and samples from it."""
+
+    def __init__(self, engine: Engine) -> None:
+        """An engine, at the weights that it was loaded with."""
+        self._engine = engine
+        self.policy_version = 0
+        """How many weight pushes the engine has received."""
+
+    def refresh(self, policy: WeightSource) -> None:
+        """Bring the engine to the policy's present weights."""
+        self._engine.load_weights(policy.named_weights())
+        self.policy_version += 1
+
+    def sample(
+        self,
+        questions: Sequence[Question],
+        params: SamplingParams,
+        on_group: Callable[[CompletionGroup], None] = lambda group: None,
+    ) -> list[CompletionGroup]:
+        """Sample every question ``params.n`` times.
+
+        Args:
+            questions: what to ask.
+            params: how to sample.
+            on_group: called with each group as soon as it is complete, in any order.
+
+        Returns:
+            One group per question, in the order of ``questions``.
+        """
+        groups: dict[int, CompletionGroup] = {}
+        for index, completions in self._engine.sample(questions, params):
+            groups[index] = CompletionGroup(questions[index], completions, self.policy_version)
+            on_group(groups[index])
+        return [groups[i] for i in range(len(questions))]
+
+
+def make_pool(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> RolloutPool:
+    """The pool that the settings ask for; its engine starts from ``model.path``."""
+    dtype = getattr(torch, settings.model.dtype)
+    model = load_model(settings.model, dtype)
+    return RolloutPool(TransformersEngine(model, tokenizer, settings.rollout.batch_size))

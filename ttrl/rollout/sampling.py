@@ -1,0 +1,45 @@
+"""How tokens are drawn from logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample one batch of questions."""
+
+    n: int
+    """Completions per question."""
+    temperature: float
+    """The logits are divided by it."""
+    max_new_tokens: int
+    """A completion ends here at the latest."""
+    top_p: float = 1.0
+    """Only the most probable tokens that together reach this mass; 1 keeps all."""
+    stream: tuple[int | str, ...] = ()
+    """What the random numbers are derived from, before question id and sample index."""
+
+
+def sampling_logprobs(logits_BV: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """Log-probabilities [B, V], float32, of the distribution that is sampled from."""
+    logp_BV = torch.log_softmax(logits_BV.float() / temperature, dim=-1)
+    if top_p >= 1.0:
+        return logp_BV
+    sorted_BV, order_BV = logp_BV.sort(dim=-1, descending=True, stable=True)
+    probs_BV = sorted_BV.exp()
+    # A token stays while the mass before it is below top_p: the first one always does.
+    outside_BV = probs_BV.cumsum(dim=-1) - probs_BV >= top_p
+    dropped_BV = torch.zeros_like(outside_BV).scatter_(-1, order_BV, outside_BV)
+    return torch.log_softmax(logp_BV.masked_fill(dropped_BV, -torch.inf), dim=-1)
+
+
+def draw(logp_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
+    """One token id per row by inversion: the first whose cumulative probability exceeds u."""
+    cdf_BV = logp_BV.double().exp().cumsum(dim=-1)
+    # The sum is 1 only up to rounding: scaling u to it keeps u below the sum, so the token found
+    # is never past the end and never one of probability 0.
+    target_B1 = (uniform_B * cdf_BV[:, -1]).unsqueeze(1)
+    return torch.searchsorted(cdf_BV, target_B1, right=True).squeeze(1)

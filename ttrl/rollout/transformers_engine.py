@@ -1,0 +1,204 @@
+"""The embedded rollout engine: batched sampling with a transformers model and its KV cache.
+
+It holds its own copy of the model, as a separate inference engine would, and receives the
+policy's weights by name. For a CPU or one small GPU; its batches are decoded to the end before
+the next one starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from ttrl.rng import generator
+from ttrl.rollout.sampling import SamplingParams, draw, sampling_logprobs
+from ttrl.types import Completion, FinishReason, Question, UserError
+
+Row = tuple[int, int]
+"""(index of the question, index of the sample)"""
+
+# Finished rows are cut out of the KV cache when this share of the batch is finished: cutting
+# copies the cache, carrying dead rows computes them.
+COMPACT_SHARE = 0.25
+
+
+class TransformersEngine:
+    """Samples completions; see `ttrl.rollout.pool.Engine` for the protocol."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    ) -> None:
+        """Take over ``model``, which must not be the policy's own; ``batch_size`` in sequences."""
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.stop_ids = _stop_ids(model, tokenizer)
+
+    @torch.no_grad()
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Copy a complete set of named parameters into the engine.
+
+        Raises:
+            RuntimeError: if a parameter is missing or unknown; a partial set would leave the
+                engine sampling from a model that never existed.
+        """
+        own = dict(self.model.named_parameters())
+        received = set()
+        for name, tensor in weights:
+            if name not in own:
+                raise RuntimeError(f"weight push: unknown parameter {name!r}")
+            own[name].copy_(tensor)
+            received.add(name)
+        missing = sorted(own.keys() - received)
+        if missing:
+            raise RuntimeError(f"weight push: {len(missing)} parameters missing: {missing[:3]} ...")
+
+    def sample(
+        self, questions: Sequence[Question], params: SamplingParams
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """Yield (index of the question, its n completions), each as soon as it is complete.
+
+        Raises:
+            UserError: if a prompt leaves no room for ``max_new_tokens`` in the model's context.
+        """
+        self._check_room(questions, params)
+        rows = [(q, i) for q in range(len(questions)) for i in range(params.n)]
+        done: dict[int, list[Completion]] = {}
+        for start in range(0, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
+            for (q, _), completion in zip(
+                batch, self._decode(questions, batch, params), strict=True
+            ):
+                done.setdefault(q, []).append(completion)
+                if len(done[q]) == params.n:
+                    yield q, tuple(done.pop(q))
+
+    @torch.inference_mode()
+    def _decode(
+        self, questions: Sequence[Question], rows: Sequence[Row], params: SamplingParams
+    ) -> list[Completion]:
+        """One completion per row, in order."""
+        uniforms_BN = torch.from_numpy(
+            np.stack(
+                [
+                    generator(*params.stream, questions[q].id, i).random(params.max_new_tokens)
+                    for q, i in rows
+                ]
+            )
+        )
+        tokens: list[list[int]] = [[] for _ in rows]
+        logprobs: list[list[float]] = [[] for _ in rows]
+        state = self._prefill(questions, rows)
+        alive_B = torch.arange(len(rows))  # which row of `rows` each row of the batch is
+        finished_B = torch.zeros(len(rows), dtype=torch.bool)
+        for step in range(params.max_new_tokens):
+            logp_BV = sampling_logprobs(state.logits_BV, params.temperature, params.top_p)
+            token_B = draw(logp_BV, uniforms_BN[alive_B, step].to(logp_BV.device))
+            chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
+            ids, values = token_B.tolist(), chosen_B.tolist()
+            for b, row in enumerate(alive_B.tolist()):
+                if not finished_B[b]:
+                    tokens[row].append(ids[b])
+                    logprobs[row].append(values[b])
+            finished_B |= torch.tensor([i in self.stop_ids for i in ids])
+            if bool(finished_B.all()) or step + 1 == params.max_new_tokens:
+                break
+            if int(finished_B.sum()) >= COMPACT_SHARE * len(alive_B):
+                keep_B = (~finished_B).nonzero().squeeze(1)
+                state.select(keep_B)
+                token_B, alive_B = token_B[keep_B], alive_B[keep_B]
+                finished_B = finished_B[keep_B]
+            self._advance(state, token_B)
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [
+            Completion(tuple(t), tuple(lp), text, self._reason(t))
+            for t, lp, text in zip(tokens, logprobs, texts, strict=True)
+        ]
+
+    def _prefill(self, questions: Sequence[Question], rows: Sequence[Row]) -> _Decoding:
+        """Compute each prompt once, left-padded, and spread the result over its samples."""
+        asked = sorted({q for q, _ in rows})
+        prompts = [questions[q].prompt_ids for q in asked]
+        width = max(len(p) for p in prompts)
+        device = self.model.device
+        ids_QP = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+        mask_QP = torch.tensor(
+            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device
+        )
+        cache = DynamicCache(config=self.model.config)
+        out = self.model(
+            input_ids=ids_QP,
+            attention_mask=mask_QP,
+            position_ids=(mask_QP.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        state = _Decoding(out.logits[:, -1], mask_QP, mask_QP.sum(1), cache)
+        place = {q: k for k, q in enumerate(asked)}
+        state.select(torch.tensor([place[q] for q, _ in rows], device=device))
+        return state
+
+    def _advance(self, state: _Decoding, token_B: torch.Tensor) -> None:
+        """Feed one token per row."""
+        ones_B1 = state.mask_BT.new_ones(len(token_B), 1)
+        state.mask_BT = torch.cat([state.mask_BT, ones_B1], dim=1)
+        out = self.model(
+            input_ids=token_B.unsqueeze(1),
+            attention_mask=state.mask_BT,
+            position_ids=state.length_B.unsqueeze(1),
+            past_key_values=state.cache,
+            use_cache=True,
+        )
+        state.logits_BV = out.logits[:, -1]
+        state.length_B = state.length_B + 1
+
+    def _reason(self, tokens: Sequence[int]) -> FinishReason:
+        return FinishReason.STOP if tokens[-1] in self.stop_ids else FinishReason.LENGTH
+
+    def _check_room(self, questions: Sequence[Question], params: SamplingParams) -> None:
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        if room is None or not questions:
+            return
+        longest = max(questions, key=lambda q: len(q.prompt_ids))
+        needed = len(longest.prompt_ids) + params.max_new_tokens
+        if needed > room:
+            raise UserError(
+                f"question {longest.id!r} has {len(longest.prompt_ids)} tokens and "
+                f"max_new_tokens = {params.max_new_tokens}: {needed} in all, but the model's "
+                f"context is {room}; lower rollout.max_new_tokens or data.max_prompt_tokens"
+            )
+
+
+class _Decoding:
+    """What a batch carries from token to token."""
+
+    def __init__(
+        self,
+        logits_BV: torch.Tensor,
+        mask_BT: torch.Tensor,
+        length_B: torch.Tensor,
+        cache: DynamicCache,
+    ) -> None:
+        self.logits_BV = logits_BV
+        self.mask_BT = mask_BT
+        self.length_B = length_B
+        self.cache = cache
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order; a row may be named many times."""
+        self.logits_BV = self.logits_BV[rows]
+        self.mask_BT = self.mask_BT[rows]
+        self.length_B = self.length_B[rows]
+        self.cache.batch_select_indices(rows)
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The model's end-of-sequence ids and the tokenizer's."""
+    generation = getattr(model, "generation_config", None)
+    named = getattr(generation, "eos_token_id", None)
+    ids = named if isinstance(named, list) else [named]
+    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)

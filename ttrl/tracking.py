@@ -1,0 +1,240 @@
+"""What a run leaves on disk, and what it shows while it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ttrl.config import Settings
+from ttrl.types import CompletionGroup, Estimate, UserError
+
+Summary = dict[str, Any]
+
+STEP_LINE = (
+    ("vote/majority_ratio", "majority ratio", ".3f"),
+    ("label/label_accuracy", "label accuracy", ".3f"),
+    ("vote/abstention_share", "abstained", ".1%"),
+    ("policy/entropy", "entropy", ".3f"),
+    ("policy/grad_norm", "grad norm", ".2f"),
+    ("time/rollout_s", "rollout", ".1f"),
+    ("time/update_s", "update", ".1f"),
+)
+"""Which metrics a step's line on the screen shows, under what name, in what format."""
+
+
+class RunFolder:
+    """``config.toml``, ``metrics.jsonl``, ``rollouts/``, ``model/`` and ``summary.json``.
+
+    A folder that exists is never written to: an interrupted or finished run stays as it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; `create` makes it."""
+        self.path = path
+
+    def refuse_existing(self) -> None:
+        """Raise a UserError that says what is there and what to do, if the folder exists."""
+        if not self.path.exists():
+            return
+        finished = (self.path / "summary.json").exists()
+        steps = _line_count(self.path / "metrics.jsonl")
+        state = "finished" if finished else "unfinished"
+        raise UserError(
+            f"run folder {self.path} exists ({state}, {steps} steps); nothing was overwritten. "
+            f"Choose another name with --run-dir {_free_name(self.path)}, continue it with "
+            "--resume, or remove the folder"
+        )
+
+    def create(self, settings: Settings) -> None:
+        """Make the folder and write the resolved settings."""
+        self.refuse_existing()
+        (self.path / "rollouts").mkdir(parents=True)
+        (self.path / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
+
+    def add_step(
+        self,
+        step: int,
+        groups: Sequence[CompletionGroup],
+        estimates: Sequence[Estimate],
+        metrics: Mapping[str, Any],
+    ) -> None:
+        """Keep a step's sampled answers, one line per question, and its line of metrics.
+
+        Both are on disk when this returns; a step is in ``metrics.jsonl`` only with its answers.
+        """
+        records = [_record(g, e) for g, e in zip(groups, estimates, strict=True)]
+        _append(self.path / "rollouts" / f"step_{step:05d}.jsonl", records)
+        _append(self.path / "metrics.jsonl", [metrics])
+
+    def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """The trained model in the Hugging Face format, in ``model/``."""
+        model.save_pretrained(self.path / "model")
+        tokenizer.save_pretrained(self.path / "model")
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write ``summary.json``, whole or not at all; its presence says that the run finished."""
+        temporary = self.path / "summary.json.tmp"
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        temporary.rename(self.path / "summary.json")
+
+
+def _record(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
+    """A question's sampled answers as JSON."""
+    rows = zip(group.completions, estimate.vote.answers_G, estimate.rewards_G, strict=True)
+    return {
+        "question": group.question.id,
+        "prompt": group.question.prompt,
+        "policy_version": group.policy_version,
+        "label": estimate.label,
+        "majority_ratio": estimate.vote.share,
+        "completions": [
+            {
+                "text": completion.text,
+                "answer": answer,
+                "reward": reward,
+                "tokens": len(completion.token_ids),
+                "finish_reason": completion.finish_reason,
+            }
+            for completion, answer, reward in rows
+        ],
+    }
+
+
+def _append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    # JSON escapes what UTF-8 cannot hold (sampled text may contain lone surrogates).
+    text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _line_count(path: Path) -> int:
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def _free_name(path: Path) -> Path:
+    return next(
+        p for i in range(2, 10**6) if not (p := path.with_name(f"{path.name}-{i}")).exists()
+    )
+
+
+class Display:
+    """Progress on a terminal: a bar over the steps and one under it for the step's questions.
+
+    Every step also leaves one line, so that a log file without bars tells the same story.
+    """
+
+    def __init__(self, console: Console) -> None:
+        """Show on ``console``."""
+        self.console = console
+        self._steps: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    @contextmanager
+    def training(self, total: int) -> Iterator[None]:
+        """Show bars inside this context: one over ``total`` steps, others under it."""
+        with self._progress:
+            self._steps = self._progress.add_task("training", total=total, note="")
+            yield
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        """One bar, gone at the end of this context."""
+        task = self._progress.add_task(title, total=total, note="")
+        try:
+            yield Bar(self._progress, task)
+        finally:
+            self._progress.remove_task(task)
+
+    def step(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        """One line about a finished step, and the bar of steps one further."""
+        parts = [f"step {step:>{len(str(total))}}/{total}"]
+        parts += [f"{label} {metrics[k]:{form}}" for k, label, form in STEP_LINE if k in metrics]
+        self.note("  ".join(parts))
+        if self._steps is not None:
+            self._progress.advance(self._steps)
+
+    def rejected(self, rows: Sequence[object]) -> None:
+        """One line for each row that was left out of a data set."""
+        for row in rows:
+            self.note(f"rejected {row}")
+
+    def note(self, text: str) -> None:
+        """One line above the bars."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class Bar:
+    """One progress bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        """Made by `Display.bar`."""
+        self._progress = progress
+        self._task = task
+
+    def advance(self, note: str = "") -> None:
+        """One unit further; ``note`` stands behind the bar."""
+        self._progress.update(self._task, advance=1, note=note)
+
+
+def result_table(summary: Summary) -> Table:
+    """Before and after, as in the paper's Table 1, in percent; levels where the data has them."""
+    rows = {"training (unlabeled)": summary, "held out": summary["held_out"]}
+    measured = {name: row for name, row in rows.items() if row["before"]}
+    names = list(dict.fromkeys(n for row in measured.values() for n in row["before"] if "@" in n))
+    levels = list(dict.fromkeys(n.partition("/")[2] for n in names))
+    scores = list(dict.fromkeys(n.partition("/")[0] for n in names))
+    table = Table("questions", title="accuracy in %, before → after")
+    for score in scores:
+        table.add_column(score, justify="right")
+    for title, row in measured.items():
+        for level in levels:
+            keys = [f"{score}/{level}".rstrip("/") for score in scores]
+            cells = [f"{100 * row['before'][k]:.1f} → {100 * row['after'][k]:.1f}" for k in keys]
+            table.add_row(f"  {level}" if level else title, *cells, style="dim" if level else "")
+    return table
+
+
+def scores_table(title: str, scores: Mapping[str, float]) -> Table:
+    """The scores of one exam: rates in percent, one row per level."""
+    table = Table("", title=title)
+    names = [n for n in scores if "/" not in n]
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    levels = dict.fromkeys(n.partition("/")[2] for n in scores)
+    for level in levels:
+        values = {name: scores[f"{name}/{level}".rstrip("/")] for name in names}
+        cells = [
+            f"{v:.1f}" if name == "response_tokens" else f"{100 * v:.1f}%"
+            for name, v in values.items()
+        ]
+        table.add_row(level or "all", *cells)
+    return table
