@@ -2,10 +2,10 @@
 
     python scripts/build_tiny_base.py OUTPUT_FOLDER
 
-The model learns worked additions in which every column is wrong with probability `SLIP`
-(`ttrl.data.arithmetic`), so that it answers as a base language model does: with the right
-method and with mistakes. The hardest level is rare in its corpus, so there even a majority of
-its answers is often wrong. The questions that ttrl trains and measures on are left out.
+The model learns worked additions in which columns are wrong with the probabilities `SLIPS`
+(`ttrl.data.arithmetic`), so that it answers as a base language model does: with the right method
+and with mistakes. On the hardest level it slips so often that even its majority is often wrong.
+The questions that ttrl trains and measures on are left out of its corpus.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from ttrl.data import arithmetic
 
-SLIP = 0.18
-LEVEL_SHARES = (0.32, 0.32, 0.3, 0.06)
-STEPS = 700
+SLIPS = {1: 0.12, 2: 0.16, 3: 0.2, 4: 0.42}  # level -> probability of a slip in each column
+STEPS = 600
 BATCH = 128
 LEARNING_RATE = 3e-3
 SEED = 0
@@ -72,7 +71,7 @@ def corpus_batch(
     """(token ids, labels) of one batch; only answers are learned."""
     sequences = []
     while len(sequences) < BATCH:
-        level = rng.choices(arithmetic.LEVELS, LEVEL_SHARES)[0]
+        level = rng.choice(arithmetic.LEVELS)
         a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
         if (a, b) in reserved:
             continue
@@ -80,7 +79,7 @@ def corpus_batch(
         prompt = tokenizer.apply_chat_template(
             [message], tokenize=False, add_generation_prompt=True
         )
-        answer = arithmetic.worked_answer(a, b, rng, SLIP) + EOS
+        answer = arithmetic.worked_answer(a, b, rng, SLIPS[level]) + EOS
         sequences.append((tokenizer.encode(prompt), tokenizer.encode(answer)))
     width = max(len(p) + len(a) for p, a in sequences)
     pad = tokenizer.pad_token_id

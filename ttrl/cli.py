@@ -12,6 +12,7 @@ import typer
 
 from ttrl import __version__
 from ttrl.config import load_settings, model_names, recipe_names
+from ttrl.rewards import make_estimator
 from ttrl.types import UserError
 
 # Heavy imports are inside the commands: help, dry runs and wrong settings answer at once.
@@ -68,6 +69,7 @@ def train(
 ) -> None:
     """Train on unlabeled questions; measure before and after if there is an answer key."""
     settings = load_settings(recipe, model=model, overrides=overrides or [])
+    make_estimator(settings.reward.estimator)  # refuses an unknown one
     if dry_run:
         print(settings.to_toml(), end="")
         return

@@ -98,7 +98,7 @@ def labelled_metrics(
     - ``ground_truth_reward``: completions that are right;
     - ``pass@n``: one of the n completions is right.
 
-    Each appears again per difficulty level, as ``label/label_accuracy@level=3``.
+    Each appears again per difficulty level, as ``label/label_accuracy/level=3``.
     """
     rows = []
     for group, estimate in zip(groups, estimates, strict=True):
@@ -115,7 +115,7 @@ def labelled_metrics(
         }
         rows.append(row)
         if level := key.levels.get(group.question.id):
-            rows.append({f"{name}@level={level}": value for name, value in row.items()})
+            rows.append({f"{name}/level={level}": value for name, value in row.items()})
     return _means(rows)
 
 

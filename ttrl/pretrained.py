@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from ttrl.config import ModelSettings
 from ttrl.types import UserError
 
 TINY_BASE = Path(__file__).parent / "data" / "tiny_base"
+
+if not sys.stderr.isatty():  # its bars fill a log file with control characters
+    transformers_logging.disable_progress_bar()
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
@@ -32,14 +37,15 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
 
     Only safetensors files are read: code or pickles in a repository are never run.
     """
-    model: PreTrainedModel = _load(
-        AutoModelForCausalLM,
-        settings,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        use_safetensors=True,
-    )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model: PreTrainedModel = _load(
+            AutoModelForCausalLM,
+            settings,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+        )
+    return model
 
 
 def _load(auto_class: Any, settings: ModelSettings, **options: Any) -> Any:

@@ -160,7 +160,8 @@ def linear_policy_loss(
             for x in (hidden_TH, weight_VH, bias)
         )
     )
-    stats, losses, gradients = chunks.policy_loss(head, rows_backend, tokens_L, options, needs)
+    with torch.no_grad():
+        stats, losses, gradients = chunks.policy_loss(head, rows_backend, tokens_L, options, needs)
     loss = losses.loss.sum()
     if gradients is not None:
         loss = AttachGradients.apply(  # type: ignore[no-untyped-call]

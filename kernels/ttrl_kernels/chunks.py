@@ -15,13 +15,13 @@ all the rest, so there the operands are widened to float32, the weight once per 
 
 Shapes by suffix: ``_T`` packed tokens, ``_L`` live rows, ``_C`` rows of a chunk, ``_K`` those of
 them that are kept, ``_H`` hidden size, ``_V`` vocabulary. ``at_C`` are positions among the live
-rows.
+rows. Nothing here records a graph: call it without gradients (`torch.no_grad`, or from within a
+`torch.autograd.Function`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -42,7 +42,8 @@ from ttrl_kernels.rows import RowBackend, RowGrads, RowStats
 LOGITS_BYTES = 1 << 30
 """Size of the one logits buffer. Each chunk also reads and writes all of dW once, which equals
 its matmul time near 700 rows on an A100 or H200, so a chunk wants to be well above that; 1 GiB is
-1766 rows of a 152k vocabulary in float32, and still fits beside a 7B model on 40 GB."""
+1766 rows of a 152k vocabulary in float32, and still fits beside a 7B model on 40 GB. The PyTorch
+rows take two to three times as much again while they work."""
 
 
 class Needs(NamedTuple):
@@ -94,7 +95,8 @@ class Head:
         buffer_CV = torch.empty(
             rows, self.weight_VH.shape[0], dtype=self.dtype, device=self.hidden_TH.device
         )
-        for at_C in torch.split(at_L, rows):
+        for start in range(0, len(at_L), rows):
+            at_C = at_L[start : start + rows]
             logits_CV = buffer_CV[: len(at_C)]
             _matmul(self.inputs(at_C), self.matmul_weight_VH.t(), out=logits_CV)
             if self.bias_V is not None:
@@ -167,22 +169,20 @@ class PolicyLossParts(NamedTuple):
 
 def logprob(head: Head, backend: RowBackend) -> RowStats:
     """Statistics of every live row."""
-    with _plain(head):
-        out = _empty_stats(head)
-        for at_C, logits_CV in head.logits(head.all_rows()):
-            _write(out, at_C, head.row_stats(backend, at_C, logits_CV))
-        return out
+    out = _empty_stats(head)
+    for at_C, logits_CV in head.logits(head.all_rows()):
+        _write(out, at_C, head.row_stats(backend, at_C, logits_CV))
+    return out
 
 
 def logprob_gradients(
     head: Head, backend: RowBackend, stats_L: RowStats, grads_L: RowGrads, needs: Needs
 ) -> Gradients:
     """The gradients of a head from those of its log-probs and entropies: logits are recomputed."""
-    with _plain(head):
-        out = Gradients(head, needs)
-        for at_C, logits_CV in head.logits(nonzero_rows(grads_L)):
-            out.add(backend, at_C, logits_CV, stats_L.at(at_C), grads_L.at(at_C))
-        return out
+    out = Gradients(head, needs)
+    for at_C, logits_CV in head.logits(nonzero_rows(grads_L)):
+        out.add(backend, at_C, logits_CV, stats_L.at(at_C), grads_L.at(at_C))
+    return out
 
 
 def policy_loss(
@@ -195,16 +195,15 @@ def policy_loss(
     logits are computed twice.
     """
     gradients: Gradients | None = None
-    with _plain(head):
-        if not any(needs):
-            stats_L = logprob(head, backend)
-        elif options.ratio_level == "sequence":
-            stats_L = logprob(head, backend)
-            grads_L = RowGrads(*token_gradients(stats_L.logp, stats_L.entropy, tokens_L, options))
-            gradients = logprob_gradients(head, backend, stats_L, grads_L, needs)
-        else:
-            stats_L, gradients = _one_pass(head, backend, tokens_L, options, needs)
-        losses_L = token_losses(stats_L.logp, stats_L.entropy, tokens_L, options)
+    if not any(needs):
+        stats_L = logprob(head, backend)
+    elif options.ratio_level == "sequence":
+        stats_L = logprob(head, backend)
+        grads_L = RowGrads(*token_gradients(stats_L.logp, stats_L.entropy, tokens_L, options))
+        gradients = logprob_gradients(head, backend, stats_L, grads_L, needs)
+    else:
+        stats_L, gradients = _one_pass(head, backend, tokens_L, options, needs)
+    losses_L = token_losses(stats_L.logp, stats_L.entropy, tokens_L, options)
     return PolicyLossParts(stats_L, losses_L, gradients)
 
 
@@ -229,13 +228,6 @@ def nonzero_rows(grads: RowGrads) -> Tensor:
     return nonzero.nonzero().squeeze(1)
 
 
-@contextmanager
-def _plain(head: Head) -> Iterator[None]:
-    """No graph, and no autocast behind our back: the precision is decided in this file."""
-    with torch.no_grad(), torch.autocast(head.hidden_TH.device.type, enabled=False):
-        yield
-
-
 def _empty_stats(head: Head) -> RowStats:
     shape, device = head.rows_L.shape, head.rows_L.device
     return RowStats(*(torch.empty(shape, dtype=head.dtype, device=device) for _ in range(4)))
@@ -247,7 +239,7 @@ def _write(out: RowStats, at_C: Tensor, stats: RowStats) -> None:
 
 
 def _matmul(a: Tensor, b: Tensor, *, out: Tensor) -> None:
-    """out = a @ b, accumulated and returned in the dtype of ``out``."""
+    """out = a @ b, accumulated in the dtype of ``out``; autocast leaves calls with out= alone."""
     if a.dtype == out.dtype:
         torch.mm(a, b, out=out)
     else:

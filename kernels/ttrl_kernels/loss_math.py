@@ -194,9 +194,14 @@ def dense_logprob(
     return logp_T, entropy_T
 
 
-def bounded_exp(log_ratio: Tensor) -> Tensor:
-    """exp(clamp(d, −20, 20)): the gradient is exp(d) inside the limits and 0 outside."""
-    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+def clamp_log_ratio(d: Tensor) -> Tensor:
+    """clamp(d, −20, 20): gradient 1 inside the limits, 0 outside, and NaN for NaN.
+
+    `Tensor.clamp` gives NaN a gradient of 0: the loss would be NaN while the optimizer, which only
+    sees gradients, stepped on as if nothing had happened.
+    """
+    clamped = d.detach().clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return torch.where(d.abs() > LOG_RATIO_LIMIT, clamped, d)
 
 
 class _SequenceMean(torch.autograd.Function):
@@ -211,7 +216,7 @@ class _SequenceMean(torch.autograd.Function):
         ctx.save_for_backward(ids_L)
         order_L = ids_L.argsort(stable=True)
         _, lengths_S = torch.unique_consecutive(ids_L[order_L], return_counts=True)
-        mean_S = torch.segment_reduce(values_L[order_L], "mean", lengths=lengths_S)
+        mean_S = torch.segment_reduce(values_L[order_L], "mean", lengths=lengths_S, unsafe=True)
         out_L = torch.empty_like(values_L)
         out_L[order_L] = mean_S.repeat_interleave(lengths_S)
         return out_L
@@ -240,7 +245,7 @@ def policy_ratio(logp_L: Tensor, tokens: TokenData, level: str) -> Tensor:
     if level == "sequence":
         assert tokens.sequence_ids is not None
         log_ratio_L = sequence_mean(log_ratio_L, tokens.sequence_ids)
-    return bounded_exp(log_ratio_L)
+    return clamp_log_ratio(log_ratio_L).exp()
 
 
 def ppo_clip_term(
@@ -298,7 +303,7 @@ def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str) -> Tensor:
         return logp - ref_logp
     if kind == "k2":
         return 0.5 * (logp - ref_logp).square()
-    d = (ref_logp - logp).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    d = clamp_log_ratio(ref_logp - logp)
     return d.expm1() - d
 
 

@@ -1,7 +1,7 @@
 """Random inputs with everything a packed batch has, and one way to run any implementation."""
 
 import torch
-from ttrl_kernels.loss_math import dense_logprob
+from ttrl_kernels.loss_math import dense_logprob, policy_loss_reference
 
 T, H, V = 41, 16, 101
 
@@ -121,3 +121,12 @@ def run_loss(function, case, scale=1.0):
     grads = torch.autograd.grad(scale * result.loss, list(inputs.values()))
     outputs = {k: getattr(result, k) for k in ("loss", "logp_T", "entropy_T", "kl_T")}
     return {k: x.detach() for k, x in outputs.items()} | dict(zip(inputs, grads, strict=True))
+
+
+def loss_magnitude(case):
+    """Sum of the magnitudes of all token losses, whose signed sum the loss is."""
+    hidden, weight, targets, keywords = as_float64(*case)
+    weights = keywords["token_weights_T"].requires_grad_()
+    loss = policy_loss_reference(hidden, weight, targets, **keywords).loss
+    (per_weight,) = torch.autograd.grad(loss, weights)  # the loss is linear in the weights
+    return (per_weight * weights).abs().sum().item()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ttrl_kernels import rows
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +16,28 @@ def poisoned_empty(monkeypatch):
             return out.fill_(float("nan")) if out.is_floating_point() else out
 
         monkeypatch.setattr(torch, name, poisoned)
+
+
+class Recorder:
+    """A row backend that notes what it is asked to do."""
+
+    def __init__(self, backend):
+        self.backend = backend
+        self.stats_rows, self.grad_rows, self.grads = [], [], []
+
+    def row_stats(self, logits_CV, *args):
+        self.stats_rows.append(len(logits_CV))
+        return self.backend.row_stats(logits_CV, *args)
+
+    def row_grad_(self, logits_CV, targets_C, temperature_C, softcap, stats, grads):
+        self.grad_rows.append(len(logits_CV))
+        self.grads.append(grads)
+        self.backend.row_grad_(logits_CV, targets_C, temperature_C, softcap, stats, grads)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """Records the row operations of the default backend."""
+    recorder = Recorder(rows.resolve_backend("auto"))
+    monkeypatch.setattr(rows, "_BACKENDS", {"torch": recorder})
+    return recorder

@@ -118,3 +118,7 @@ def test_an_unknown_character_is_no_control_token_unless_its_token_ends_the_sequ
     assert foreign("<|im_start|>", tokenizer) is None
     tokenizer.unk_token = tokenizer.eos_token
     assert foreign("</s>", tokenizer) == "</s>"
+
+
+def test_blanks_are_no_control_token_even_where_the_template_writes_them():
+    assert foreign("x   y", tiny_tokenizer(CHATML + "   ")) is None

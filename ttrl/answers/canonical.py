@@ -7,8 +7,8 @@ A spelling is rewritten by rules that each keep its meaning, until no rule appli
 - a number becomes an exact fraction in lowest terms: ``0.50``, ``\frac12``, ``2/4`` are ``1/2``;
 - so does a number that stands alone between brackets and commas: ``(0.5, 3)`` is ``(1/2, 3)``.
 
-Everything else is compared as text. Nothing is evaluated: no power, product or root is computed,
-so no answer can cost more than its own length.
+Everything else is compared as text. Nothing is evaluated, and no power, product or root computed:
+what an answer costs depends on its length alone.
 
 Decisions where mathematics has none, the same for everybody since there is one grader:
 
@@ -74,7 +74,7 @@ _COMMAND = re.compile(
     | (?P<text>     \\(?:text(?:bf|it|rm|sf|tt|normal)|math(?:bf|it|rm|sf)|mbox|hbox)(?![A-Za-z]) )
     | (?P<fraction> \\[cdt]frac(?![A-Za-z]) )
     | (?P<layout>   \\[!,;:>\ ] | ~ | \\(?:left|right|quad|qquad|displaystyle)(?![A-Za-z])
-                  | \\?\$ | \\[()\[\]] )
+                  | \\?\$ | \\[()\[\]] | \\\Z )             # the last one was `\ `, trimmed
     """,
     re.VERBOSE,
 )
@@ -108,7 +108,7 @@ _UNIT = (
     rf"(?:(?:square|sq\.?|cubic) ?)?(?:{_UNIT_NAME}|{_UNIT_ABBREVIATION}\.?)"
     rf"(?:(?: ?per ?|/)(?:{_UNIT_NAME}|{_UNIT_ABBREVIATION}))?(?: squared| cubed|\^[23])?"
 )
-_TEXT_UNIT = re.compile(rf"(.*[0-9A-Za-z)\]}}])\\text\{{{_UNIT}\}}(?:\^[23])?")
+_TEXT_UNIT = re.compile(rf"((?:(?!\\text).)*[0-9A-Za-z)\]}}])\\text\{{{_UNIT}\}}(?:\^[23])?")
 # Degrees and percents are dropped from whole numbers only: `\cos60^\circ` is not `\cos60`.
 _NUMBER_UNIT = re.compile(
     rf"(.*[0-9}}])(?:\\?%|°|\\degree|\^\\circ|\^\{{\\circ\}}|(?:(?:square|cubic) )?{_UNIT_NAME})"
@@ -126,8 +126,10 @@ def _unwrap(text: str) -> str:
         return match[1]
     if (match := _ASSIGNMENT.fullmatch(text)) and not _VARIABLE.search(match[1]):
         return match[1]
-    start = len(r"\text{") if text.startswith(r"\text{") else len("{")
-    return text[start:-1] if text[:start].endswith("{") and _closes_at_end(text) else text
+    for opening in ("{", r"\text{"):
+        if text.startswith(opening) and _closes_at_end(text):
+            return text[len(opening) : -1]
+    return text
 
 
 def _closes_at_end(text: str) -> bool:

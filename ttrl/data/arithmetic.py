@@ -59,14 +59,15 @@ def operand(rng: random.Random, level: int) -> int:
 def worked_answer(a: int, b: int, rng: random.Random, slip: float) -> str:
     """The answer to ``a + b``, column by column; each column slips with probability ``slip``.
 
-    Both numbers have the same number of digits. A slip is one too many or one too few.
+    Both numbers have the same number of digits. A slip forgets the carry that came in; without
+    one, it is one too many or one too few.
     """
     lines, digits, carry = [], "", 0
     for x, y in zip(reversed(str(a)), reversed(str(b)), strict=True):
         written = int(x) + int(y) + carry
         terms = f"{x}+{y}" + ("+1" if carry else "")
         if rng.random() < slip:
-            written = rng.choice([w for w in (written - 1, written + 1) if 0 <= w <= 19])
+            written += -1 if carry else rng.choice((-1, 1) if written else (1,))
         lines.append(f"{terms}={written}")
         digits = str(written % 10) + digits
         carry = written // 10

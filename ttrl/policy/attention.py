@@ -14,6 +14,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from ttrl.types import UserError
+
 PACKED = "ttrl_packed"
 
 
@@ -26,19 +28,21 @@ def packed_attention(
     *,
     cu_seqlens: torch.Tensor,
     scaling: float | None = None,
-    dropout: float = 0.0,
     sliding_window: int | None = None,
     **other: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of T packed rows, H query and K key heads; returns [1, T, H, D] and no weights.
 
+    Dropout is never applied: it would make the trained policy another one than the sampled one.
+
     Raises:
         NotImplementedError: for attention variants that this function does not compute.
+        UserError: for a sequence longer than a sliding window.
     """
     lengths_S = cu_seqlens.diff()
     longest = int(lengths_S.max())
     if sliding_window is not None and longest > sliding_window:
-        raise NotImplementedError(
+        raise UserError(
             f"a sequence of {longest} tokens is longer than the model's sliding window "
             f"({sliding_window}): packed training does not compute windows; lower "
             "data.max_prompt_tokens or rollout.max_new_tokens"
@@ -59,7 +63,6 @@ def packed_attention(
         _side_by_side(key_1KTD, place_T, count, longest),
         _side_by_side(value_1KTD, place_T, count, longest),
         is_causal=True,
-        dropout_p=dropout,
         scale=scaling,
         enable_gqa=query_1HTD.shape[1] != key_1KTD.shape[1],
     )
@@ -74,7 +77,8 @@ def _side_by_side(
     x_THD = x_1HTD[0].transpose(0, 1)
     padded = x_THD.new_zeros(count * longest, *x_THD.shape[1:])
     # index_copy has a plain gather as its gradient: deterministic, unlike that of indexing.
-    return padded.index_copy(0, place_T, x_THD).unflatten(0, (count, longest)).transpose(1, 2)
+    x_SLHD = padded.index_copy(0, place_T, x_THD).view(count, longest, *x_THD.shape[1:])
+    return x_SLHD.transpose(1, 2)
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -50,7 +50,7 @@ class LocalPolicy:
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All parameters, by their transformers names; tied ones once."""
-        return self.model.named_parameters()
+        yield from self.model.named_parameters()
 
     def update(self, samples: Sequence[TrainSample], rate: float) -> list[UpdateResult]:
         """Train on ``samples``, in order, ``sequences_per_update`` of them per optimizer step.

@@ -26,19 +26,21 @@ def load_policy_model(settings: ModelSettings) -> PreTrainedModel:
             something that our packed forward leaves out, and training would be silently wrong.
     """
     model = load_model(settings, torch.float32)
-    # Dropout would make the trained policy another one than the sampled policy.
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.Dropout):  # attention's own is left out by packed_attention
             module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
     own_T = _own_logprobs(model)
     model.set_attn_implementation(PACKED)
-    gap = (own_T - _packed_logprobs(model)).abs().max().item()
+    refused = f"{type(model).__name__} ({settings.path}) cannot be trained here: "
+    try:
+        # In training mode, so that dropout which is not a module of its own shows as well.
+        gap = (own_T - _packed_logprobs(model.train())).abs().max().item()
+    except (NotImplementedError, TypeError) as error:  # TypeError: it passes no cu_seqlens on
+        raise UserError(f"{refused}{error}") from error
     if not gap < 1e-3:
         raise UserError(
-            f"{type(model).__name__} ({settings.path}) cannot be trained here: packed log-probs "
-            f"differ from the model's own by up to {gap:.3g} (expected < 0.001)"
+            f"{refused}packed log-probs differ from the model's own by up to {gap:.3g} "
+            "(expected < 0.001)"
         )
     return model
 

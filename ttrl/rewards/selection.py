@@ -16,8 +16,8 @@ def select(
 
     Advantages are the estimator's own or, failing that, those of `group_advantages` over all
     votes. Of each group the first ``policy.trained_samples`` completions that the estimator keeps
-    are trained on. A group whose advantages are all zero has nothing to teach (everybody agreed,
-    or nobody answered) and is left out before any forward pass; nothing else is.
+    are trained on. Samples without an advantage (everybody agreed, or nobody answered) stay: they
+    count in the means of the loss, and the policy knows when they need no forward pass.
 
     Args:
         groups: the step's groups.
@@ -29,8 +29,6 @@ def select(
         advantages_G = estimate.advantages_G
         if advantages_G is None:
             advantages_G = group_advantages(estimate.rewards_G, settings.reward.advantages)
-        if not any(advantages_G):
-            continue
         for i in trained_indices(estimate, settings.policy.trained_samples):
             completion = group.completions[i]
             samples.append(

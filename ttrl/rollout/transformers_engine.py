@@ -42,14 +42,19 @@ class TransformersEngine:
         """Copy a complete set of named parameters into the engine.
 
         Raises:
-            RuntimeError: if a parameter is missing or unknown; a partial set would leave the
-                engine sampling from a model that never existed.
+            RuntimeError: if a parameter is missing, unknown or of another shape; a partial set
+                would leave the engine sampling from a model that never existed.
         """
         own = dict(self.model.named_parameters())
         received = set()
         for name, tensor in weights:
             if name not in own:
                 raise RuntimeError(f"weight push: unknown parameter {name!r}")
+            if tensor.shape != own[name].shape:  # copy_ would broadcast
+                raise RuntimeError(
+                    f"weight push: {name!r} has the shape {list(tensor.shape)}, expected "
+                    f"{list(own[name].shape)}"
+                )
             own[name].copy_(tensor)
             received.add(name)
         missing = sorted(own.keys() - received)

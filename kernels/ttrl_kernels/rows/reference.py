@@ -19,7 +19,7 @@ def row_stats(
 
     log_sum = log Σ exp s,  logp = s_y − log_sum,  H = log_sum − Σ p s
 
-    Every term of H is non-negative in s, so nothing cancels however large the logits are.
+    Both parts of H are non-negative, so nothing cancels however large the logits are.
     """
     shifted_CV = _scaled(logits_CV, temperature_C, softcap)
     row_max_C = shifted_CV.amax(-1)

@@ -1,0 +1,19 @@
+"""The settings of a run that is small enough to be made many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+SMALL = (
+    "max_steps=2",
+    "rollout.questions_per_step=4",
+    "rollout.votes=8",
+    "rollout.max_new_tokens=48",
+    "policy.trained_samples=6",
+    "policy.sequences_per_update=12",  # so that a step has two updates
+    "evaluation.samples=2",
+    "threads=1",
+)
+
+Run = Callable[..., Path]

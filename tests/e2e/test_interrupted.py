@@ -1,0 +1,62 @@
+"""A killed run is left as it is, and said to be there."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from small_run import SMALL
+
+TTRL = [sys.executable, "-m", "ttrl.cli", "train", "tiny-arithmetic"]
+OPTIONS = [
+    option for setting in (*SMALL, "max_steps=500", "epochs=100") for option in ("--set", setting)
+]
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
+
+
+def _start_again(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*TTRL, *OPTIONS, "--run-dir", str(folder), *more],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_sigkill_and_start_again(tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    with subprocess.Popen([*TTRL, *OPTIONS, "--run-dir", str(folder)]) as process:
+        deadline = time.monotonic() + 120
+        metrics = folder / "metrics.jsonl"
+        while not (metrics.exists() and len(metrics.read_bytes().splitlines()) >= 2):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    left = _hashes(folder)
+    assert "summary.json" not in left
+
+    again = _start_again(folder)
+    assert again.returncode == 2
+    assert f"run folder {folder} exists (unfinished" in again.stderr
+    assert "--resume" in again.stderr
+    assert f"--run-dir {folder}-2" in again.stderr
+    assert "Traceback" not in again.stderr
+
+    resumed = _start_again(folder, "--resume")
+    assert resumed.returncode == 2
+    assert "cannot continue a run" in resumed.stderr
+
+    assert _hashes(folder) == left

@@ -1,0 +1,39 @@
+"""The same settings give the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from small_run import Run
+
+
+def _metrics(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
+    ]
+
+
+def test_two_runs_are_identical(run: Run) -> None:
+    first, second = run("first"), run("second")
+    assert _metrics(first) == _metrics(second)
+    assert len(_metrics(first)) == 2
+    for path in sorted((first / "rollouts").iterdir()):
+        assert path.read_bytes() == (second / "rollouts" / path.name).read_bytes()
+    weights = [(f / "model" / "model.safetensors").read_bytes() for f in (first, second)]
+    assert weights[0] == weights[1]
+
+
+def test_resolved_settings_repeat_the_run(run: Run, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from ttrl.config import load_settings
+    from ttrl.tracking import Display, RunFolder
+    from ttrl.train import train
+
+    first = run("first", ["seed=3"])
+    settings = load_settings(str(first / "config.toml"))
+    assert settings.seed == 3
+    train(settings, RunFolder(tmp_path / "again"), Display(Console(quiet=True)))
+    assert _metrics(tmp_path / "again") == _metrics(first)

@@ -1,0 +1,126 @@
+"""Runs from end to end, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from small_run import Run
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ttrl.config import load_settings
+from ttrl.tracking import Display, RunFolder
+from ttrl.train import train
+from ttrl.types import UserError
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    """A short version of the default run; the real one is measured by bench/tiny_seeds.py."""
+    overrides = [
+        "max_steps=8",
+        "rollout.votes=32",
+        "policy.trained_samples=16",
+        "policy.sequences_per_update=256",
+        "evaluation.samples=8",
+    ]
+    settings = load_settings("tiny-arithmetic", overrides=overrides)
+    summary = train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+    assert summary["after"]["pass@1"] >= summary["before"]["pass@1"] + 0.05
+    held_out = summary["held_out"]
+    assert held_out["after"]["pass@1"] >= held_out["before"]["pass@1"] + 0.05
+
+
+def test_run_folder(run: Run) -> None:
+    folder = run("run")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.toml",
+        "metrics.jsonl",
+        "model",
+        "rollouts",
+        "summary.json",
+    ]
+    assert load_settings(str(folder / "config.toml")).max_steps == 2
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert summary["wall_s"] > 0
+    for scores in (summary["before"], summary["held_out"]["after"]):
+        assert 0 < scores["pass@1"] < 1
+        assert scores["maj@2"] == scores["maj@2"]
+    rollouts = [json.loads(x) for x in (folder / "rollouts" / "step_00002.jsonl").open()]
+    assert len(rollouts) == 4
+    assert [len(r["completions"]) for r in rollouts] == [8] * 4
+    assert all(r["policy_version"] == 2 for r in rollouts)
+    step = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    votes = [[c["answer"] for c in r["completions"]] for r in rollouts]
+    assert step["vote/abstention_share"] == pytest.approx(
+        sum(a is None for v in votes for a in v) / 32
+    )
+    assert step["vote/majority_ratio"] == pytest.approx(
+        sum(r["majority_ratio"] for r in rollouts) / 4
+    )
+    assert step["policy/updates"] == 2
+
+
+def test_saved_model_is_an_ordinary_one(run: Run) -> None:
+    folder = run("run") / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 12 + 34?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    out = model.generate(**ids, do_sample=False, max_new_tokens=40)
+    assert r"\boxed{" in tokenizer.decode(out[0])
+    assert model.config.architectures == ["Qwen2ForCausalLM"]
+
+
+def test_real_text_runs_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Long LaTeX questions, which the tiny model cannot answer, take the same path."""
+    rows = [
+        {
+            "prompt": rf"Let $x_{i} \in \mathbb{{R}}$ satisfy \[\sum_{{k=1}}^{{{i}}} "
+            + r"\frac{x^k}{k!} = \sqrt{2}.\] " * 12
+            + "Find the number of distinct values — é, ∑, 数.",
+            "answer": f"0{i}",
+            "source": "made up",
+            "id": str(i),
+        }
+        for i in range(5)
+    ]
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    settings = load_settings(
+        "aime24",
+        model="tiny-base",
+        data=str(path),
+        overrides=[
+            "max_steps=2",
+            "model.dtype=float32",
+            "data.prompt_field=prompt",
+            "data.max_prompt_tokens=2000",
+            "rollout.questions_per_step=2",
+            "rollout.votes=4",
+            "rollout.max_new_tokens=32",
+            "policy.trained_samples=4",
+            "policy.sequences_per_update=8",
+            "evaluation.samples=2",
+        ],
+    )
+    display = Display(Console())
+    summary = train(settings, RunFolder(tmp_path / "run"), display)
+    assert summary["steps"] == 2
+    assert summary["after"]["pass@1"] == 0
+    metrics = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert metrics[0]["vote/abstention_share"] > 0.5
+    assert "abstained" in capsys.readouterr().out
+
+
+def test_nothing_is_left_behind_by_a_bad_start(tmp_path: Path) -> None:
+    settings = load_settings("tiny-arithmetic", overrides=["model.path=/nowhere/at/all"])
+    with pytest.raises(UserError, match=r"cannot load model\.path = '/nowhere/at/all'"):
+        train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,188 @@
+"""Packed sequences against each sequence alone: in the attention function, and in whole models."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import all_logprobs, make_settings, saved, tiny_model, train_samples
+from ttrl_kernels import linear_logprob
+
+from ttrl.policy.attention import packed_attention
+from ttrl.policy.local import LocalPolicy
+from ttrl.policy.model import load_policy_model, output_layer, packed_hidden_states
+from ttrl.policy.packing import pack
+from ttrl.types import UserError
+
+LENGTHS = (5, 1, 9, 3)
+CU_SEQLENS = torch.tensor([0, 5, 6, 15, 18], dtype=torch.int32)
+HEADS = [(4, 4), (4, 2), (4, 1)]  # query and key heads: MHA, GQA, MQA
+
+
+def inputs(query_heads: int, key_heads: int) -> list[torch.Tensor]:
+    """Query, key and value in float64, where only a wrong formula is far off."""
+    rng = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(1, heads, sum(LENGTHS), 8, dtype=torch.float64, generator=rng)
+        for heads in (query_heads, key_heads, key_heads)
+    ]
+
+
+def packed(qkv: list[torch.Tensor], **options: Any) -> torch.Tensor:
+    out, weights = packed_attention(
+        torch.nn.Module(), *qkv, None, cu_seqlens=CU_SEQLENS, **{"dropout": 0.0, **options}
+    )
+    assert weights is None
+    return out
+
+
+def alone(qkv: list[torch.Tensor], scale: float) -> torch.Tensor:
+    """Every sequence, head and position by itself: softmax(scale q k) v over what came before."""
+    query, key, value = (x[0] for x in qkv)
+    out = torch.zeros(1, query.shape[1], *query.shape[::2], dtype=query.dtype)
+    for start, end in pairwise(CU_SEQLENS.tolist()):
+        for head in range(query.shape[0]):
+            shared = head // (query.shape[0] // key.shape[0])
+            for t in range(start, end):
+                past = slice(start, t + 1)
+                scores = scale * key[shared, past] @ query[head, t]
+                out[0, t, head] = scores.softmax(0) @ value[shared, past]
+    return out
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("scaling", [None, 0.7])
+def test_outputs_and_gradients_are_those_of_each_sequence_alone(heads, scaling):
+    qkv = [x.requires_grad_() for x in inputs(*heads)]
+    ours = packed(qkv, scaling=scaling)
+    theirs = alone(qkv, 1 / math.sqrt(8) if scaling is None else scaling)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    downstream = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator())
+    our_grads = torch.autograd.grad(ours, qkv, downstream)
+    their_grads = torch.autograd.grad(theirs, qkv, downstream)
+    torch.testing.assert_close(our_grads, their_grads, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("which", range(len(LENGTHS)))
+@pytest.mark.parametrize("value", [3.0, math.nan])
+def test_changing_one_sequence_changes_no_other_by_one_bit(heads, which, value):
+    qkv = inputs(*heads)
+    before = packed(qkv)
+    start, end = CU_SEQLENS[which], CU_SEQLENS[which + 1]
+    for x in qkv:
+        x[:, :, start:end] *= value
+    after = packed(qkv)
+    same = (after == before).flatten(2).all(-1)[0]
+    expected = torch.ones(sum(LENGTHS), dtype=torch.bool)
+    expected[start:end] = False
+    assert same.tolist() == expected.tolist()
+
+
+def test_no_row_sees_a_later_one():
+    qkv = inputs(4, 2)
+    before = packed(qkv)
+    for x in qkv:
+        x[:, :, 10] += 1  # the fifth of nine rows in the third sequence
+    changed = (packed(qkv) != before).flatten(2).any(-1)[0].nonzero().flatten()
+    assert changed.tolist() == [10, 11, 12, 13, 14]
+
+
+def test_a_sliding_window_is_refused_where_it_would_cut():
+    qkv = inputs(4, 4)
+    assert torch.equal(packed(qkv, sliding_window=9), packed(qkv))
+    with pytest.raises(UserError, match=r"sequence of 9 tokens .* sliding window \(8\).* lower"):
+        packed(qkv, sliding_window=8)
+
+
+@pytest.mark.parametrize("variant", ["softcap", "s_aux"])
+def test_an_attention_variant_that_is_not_computed_is_refused(variant):
+    qkv = inputs(4, 4)
+    assert torch.equal(packed(qkv, **{variant: None}), packed(qkv))
+    with pytest.raises(NotImplementedError, match=variant):
+        packed(qkv, **{variant: torch.ones(4)})
+
+
+# ---------------------------------------------------------------------------------------------
+# Whole models
+
+RIGHT = {
+    "qwen2": {},
+    "qwen2-tied": {"tie_word_embeddings": True},
+    "llama": {},
+    "llama-attention-dropout": {"attention_dropout": 0.5},
+    "qwen3": {"head_dim": 8},
+    "gpt2": {},  # dropout everywhere, by default
+    "phi": {"resid_pdrop": 0.3},  # a bias in the output layer
+    "mistral": {"sliding_window": 64},
+    "gemma3_text": {"head_dim": 8},
+    "gemma2-final-softcap": {
+        "head_dim": 8,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": 3.0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_packed_log_probs_are_the_models_own(name, tmp_path):
+    """In float32, in training mode, with sequences longer than those of the check at loading.
+
+    Packing only changes the order of float32 sums: of logits around 10, in two layers.
+    """
+    plain = tiny_model(name.partition("-")[0], **RIGHT[name])
+    model = load_policy_model(saved(plain, tmp_path)).train()
+    samples = train_samples([(20, 13), (1, 1), (7, 30), (3, 2)])
+    (batch,) = pack(samples, [1.0] * 4, 1024)
+    with torch.no_grad():
+        hidden_TH = packed_hidden_states(
+            model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens
+        )
+        ours = linear_logprob(
+            hidden_TH, targets_T=batch.targets_T, temperature=0.6, **output_layer(model)
+        ).logp_T
+        for sample in samples:
+            logp_nV = all_logprobs(plain, sample.prompt_ids, sample.completion_ids, 0.6)
+            theirs = logp_nV.gather(1, torch.tensor(sample.completion_ids).unsqueeze(1)).flatten()
+            found = [i for i in range(len(ours)) if _is_at(batch, i, sample)]
+            assert len(found) == 1
+            ours_n = ours[found[0] : found[0] + len(theirs)]
+            torch.testing.assert_close(ours_n, theirs, rtol=0, atol=1e-4)
+
+
+def _is_at(batch, i, sample) -> bool:
+    """Whether the completion of ``sample`` is predicted from row ``i`` on."""
+    ids = list(sample.completion_ids)
+    return batch.targets_T[i : i + len(ids)].tolist() == ids
+
+
+REFUSED = {
+    "gemma2-attention-softcap": ({"head_dim": 8}, "softcap"),
+    "granite": ({"logits_scaling": 4.0}, "differ from the model's own"),
+    "cohere": ({"logit_scale": 0.25}, "differ from the model's own"),
+    "stablelm": ({}, "cu_seqlens"),  # does not hand on what its attention would need
+    "opt": (
+        {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.1},  # dropout without a module
+        "differ from the model's own",
+    ),
+    "mistral": ({"sliding_window": 4}, r"sliding window \(4\)"),
+    "falcon": ({"num_kv_heads": 2}, "differ from the model's own"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_packing_would_get_wrong_is_refused(name, tmp_path: Path):
+    changes, reason = REFUSED[name]
+    settings = saved(tiny_model(name.partition("-")[0], **changes), tmp_path)
+    with pytest.raises(UserError, match=reason):
+        load_policy_model(settings)
+
+
+def test_a_sequence_beyond_the_sliding_window_is_refused_in_training_too(tmp_path):
+    model = load_policy_model(saved(tiny_model("mistral", sliding_window=16), tmp_path))
+    policy = LocalPolicy(model, make_settings())
+    policy.update(train_samples([(8, 9)]), 1e-3)
+    with pytest.raises(UserError, match=r"17 tokens .* sliding window \(16\)"):
+        policy.update(train_samples([(8, 10)]), 1e-3)

@@ -1,0 +1,105 @@
+r"""The answer is what the last complete \boxed{} holds."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttrl.answers import extract_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{5}", "5"),
+        (r"The answer is $\boxed{5}$. I am sure.", "5"),
+        (r"\fbox{5}", "5"),
+        (r"\boxed {5}", "5"),
+        ("\\boxed \n {5}", "5"),
+        (r"\boxed{  5 }", "5"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\text{(A)}}", r"\text{(A)}"),
+        (r"\boxed{025}", "025"),
+        ("\\boxed{1 +\n 2}", "1 +\n 2"),
+    ],
+)
+def test_content_of_the_box_as_written(text, answer):
+    assert extract_answer(text) == answer
+
+
+def test_last_box_counts():
+    assert extract_answer(r"First \boxed{1}, no: \boxed{2}. Or was it 3?") == "2"
+
+
+def test_escaped_braces_are_not_braces():
+    assert extract_answer(r"\boxed{\{1, 2\}}") == r"\{1, 2\}"
+    assert extract_answer(r"\boxed{\left\{ x \right.} and so }") == r"\left\{ x \right."
+    assert extract_answer(r"\boxed{a \\{b}}") == r"a \\{b}"  # `\\` is a line break, `{` a brace
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{x = \boxed{5} \text{ cm}}", "5"),
+        (r"\boxed{\fbox{1} or \boxed{2}}", "2"),
+        (r"\boxed{\boxed{\boxed{5}}}", "5"),
+        (r"\boxed{\boxed{1}} then \boxed{2}", "2"),
+    ],
+)
+def test_innermost_of_nested_boxes_counts(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{7} but wait, \boxed{\frac{1}{", "7"),
+        (r"\boxed{7} but wait, \boxed{", "7"),
+        (r"\boxed{7} but wait, \boxed", "7"),
+        (r"\boxed{3 + \boxed{7}", "7"),
+        (r"{ { \boxed{7}", "7"),
+        (r"} } \boxed{7} }", "7"),
+    ],
+)
+def test_truncated_box_leaves_the_word_to_a_complete_one(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "The answer is 5.",
+        "boxed{5}",
+        r"\boxed5",
+        r"\boxedup{5}",
+        r"\boxed{5",
+        r"\boxed{}",
+        "\\boxed{ \n\t}",
+        r"\boxed{\boxed{}}",
+        r"\boxed{1} \boxed{}",  # the last one is complete, and says nothing
+        r"\boxed{\,}",
+        r"\boxed{\ }",
+        r"\boxed{$$}",
+        r"\boxed{\text{ }}",
+        "\\boxed{\0}",
+        "\\boxed{\u200b}",
+    ],
+)
+def test_no_answer_is_none(text):
+    assert extract_answer(text) is None
+
+
+pieces = st.sampled_from(
+    [r"\boxed{", r"\fbox {", r"\boxed", "{", "}", r"\{", r"\}", "\\", "\\\\", "5", " ", "\n", "\0"]
+)
+
+
+@given(st.lists(pieces, max_size=30).map("".join))
+def test_never_empty_and_always_balanced(text):
+    answer = extract_answer(text)
+    if answer is not None:
+        assert answer.strip()
+        assert answer in text
+        # The space is for an answer that ends in a backslash.
+        assert extract_answer(f"\\boxed{{{answer} }}") == answer

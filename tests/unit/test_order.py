@@ -1,0 +1,52 @@
+"""Which questions a step asks."""
+
+import pytest
+
+from ttrl.data.order import QuestionOrder
+from ttrl.types import Question, UserError
+
+
+def order(count: int, per_step: int, seed: int = 0) -> QuestionOrder:
+    return QuestionOrder([Question(str(i), "", ()) for i in range(count)], per_step, seed)
+
+
+def ids(order: QuestionOrder, steps: range) -> list[str]:
+    return [q.id for step in steps for q in order.take(step)]
+
+
+@pytest.mark.parametrize(
+    ("count", "per_step", "steps"), [(12, 4, 3), (14, 4, 3), (15, 4, 3), (4, 4, 1), (5, 1, 5)]
+)
+def test_an_epoch_asks_no_question_twice_and_drops_an_incomplete_step(count, per_step, steps):
+    questions = order(count, per_step)
+    assert questions.steps_per_epoch == steps
+    for epoch in range(5):
+        asked = ids(questions, range(epoch * steps + 1, (epoch + 1) * steps + 1))
+        assert len(asked) == len(set(asked)) == steps * per_step
+        assert set(asked) <= {str(i) for i in range(count)}
+
+
+def test_all_questions_have_their_turn_although_some_are_dropped_in_each_epoch():
+    assert len(set(ids(order(14, 4), range(1, 31)))) == 14
+
+
+def test_epochs_are_shuffled_differently():
+    questions = order(30, 10)
+    epochs = [tuple(ids(questions, range(3 * e + 1, 3 * e + 4))) for e in range(4)]
+    assert len({*epochs, tuple(str(i) for i in range(30))}) == 5
+
+
+def test_a_step_is_a_pure_function_of_seed_and_step():
+    forward, backward = order(20, 5), order(20, 5)
+    steps = range(1, 13)
+    asked = {step: ids(forward, range(step, step + 1)) for step in steps}
+    assert asked == {step: ids(backward, range(step, step + 1)) for step in reversed(steps)}
+
+
+def test_seeds_give_different_orders():
+    assert len({tuple(ids(order(20, 5, seed), range(1, 5))) for seed in range(10)}) == 10
+
+
+def test_too_few_questions_for_one_step_are_refused():
+    with pytest.raises(UserError, match=r"rollout\.questions_per_step = 4, but only 3 training"):
+        order(3, 4)

@@ -1,0 +1,169 @@
+"""Drawing a token from logits: temperature, top-p, inversion."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttrl.rng import generator
+from ttrl.rollout.sampling import draw, sampling_logprobs
+
+LARGEST_U = 1 - 2**-53  # the largest number that numpy's Generator.random returns
+NEVER = -math.inf
+
+# ---------------------------------------------------------------------------------------------
+# draw. Where all log-probs are 0 or -inf, the cumulative sums are whole numbers, free of rounding;
+# `draw` scales u to their sum, so that they need not be normalized.
+
+
+@pytest.mark.parametrize(
+    ("u", "token"),
+    [
+        (0.0, 0),
+        (math.nextafter(0.25, 0), 0),
+        (0.25, 1),  # the first token whose cumulative probability exceeds u
+        (0.5, 2),
+        (math.nextafter(0.75, 0), 2),
+        (0.75, 3),
+        (LARGEST_U, 3),
+    ],
+)
+def test_draw_inverts_the_cumulative_distribution(u, token):
+    assert draw(torch.zeros(1, 4), torch.tensor([u], dtype=torch.float64)).tolist() == [token]
+
+
+@pytest.mark.parametrize(
+    ("u", "token"), [(0.0, 1), (math.nextafter(0.5, 0), 1), (0.5, 4), (LARGEST_U, 4)]
+)
+def test_draw_passes_over_tokens_of_probability_zero(u, token):
+    logp = torch.tensor([[NEVER, 0.0, NEVER, NEVER, 0.0, NEVER]])
+    assert draw(logp, torch.tensor([u], dtype=torch.float64)).tolist() == [token]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_draw_finds_a_possible_token_wherever_u_falls(seed):
+    """Every boundary between two tokens, its neighbours, and both ends, where the sum of rounded
+    probabilities is not exactly 1 and most tokens are impossible."""
+    rng = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(500, generator=rng)
+    logits[torch.rand(500, generator=rng) < 0.7] = NEVER
+    logits[-3:] = NEVER
+    logp = torch.log_softmax(logits, dim=0)
+    cdf = logp.double().exp().cumsum(0)
+    assert cdf[-1] != 1
+    edges = (cdf / cdf[-1]).numpy()
+    u = np.concatenate([[0, LARGEST_U], edges, np.nextafter(edges, 0), np.nextafter(edges, 1)])
+    u = torch.from_numpy(u.clip(0, LARGEST_U))
+    tokens = draw(logp.expand(len(u), -1), u)
+    assert bool((logp[tokens] > NEVER).all())
+    order = u.argsort()
+    assert bool((tokens[order].diff() >= 0).all())
+    assert set(tokens.tolist()) == set((logp > NEVER).nonzero().flatten().tolist())
+
+
+def test_rows_are_drawn_independently():
+    logp = torch.tensor([[0.0, NEVER], [NEVER, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    u = torch.tensor([0.9, 0.1, 0.1, 0.9], dtype=torch.float64)
+    assert draw(logp, u).tolist() == [0, 1, 0, 1]
+
+
+def test_frequencies_match_the_probabilities():
+    probs = torch.tensor([0.5, 0.3, 0.0, 0.15, 0.05])
+    draws = 20_000
+    u = torch.from_numpy(generator(0, "frequencies").random(draws))
+    counts = draw(probs.log().expand(draws, -1), u).bincount(minlength=5)
+    expected = draws * probs
+    possible = probs > 0
+    chi_square = ((counts - expected).square()[possible] / expected[possible]).sum().item()
+    assert chi_square < 16.27  # 3 degrees of freedom: a right `draw` exceeds it for 1 seed in 1000
+    assert counts[2] == 0
+
+
+# ---------------------------------------------------------------------------------------------
+# sampling_logprobs
+
+
+@pytest.mark.parametrize(
+    ("temperature", "expected"),
+    [(1.0, [0.25, 0.75]), (0.5, [0.1, 0.9]), (2.0, [1 / (1 + 3**0.5), 3**0.5 / (1 + 3**0.5)])],
+)
+def test_temperature_divides_the_logits(temperature, expected):
+    logp = sampling_logprobs(torch.tensor([[0.0, math.log(3)]]), temperature, top_p=1.0)
+    assert logp.exp()[0].tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def readable_top_p(logits: list[float], temperature: float, top_p: float) -> list[float]:
+    """Probabilities after top-p: take the best tokens, lower ids first among equals, until they
+    hold ``top_p`` of the mass, and share the whole among them."""
+    weights = [math.exp((x - max(logits)) / temperature) for x in logits]
+    probs = [w / math.fsum(weights) for w in weights]
+    kept: list[int] = []
+    for token in sorted(range(len(probs)), key=lambda i: (-probs[i], i)):
+        if math.fsum(probs[i] for i in kept) >= top_p:
+            break
+        kept.append(token)
+    mass = math.fsum(probs[i] for i in kept)
+    return [probs[i] / mass if i in kept else 0.0 for i in range(len(probs))]
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.integers(1, 40),
+    temperature=st.sampled_from([0.3, 1.0, 1.7]),
+    top_p=st.sampled_from([1e-6, 0.1, 0.5, 0.95, 0.999]),
+)
+def test_top_p_is_that_of_a_readable_twin(seed, size, temperature, top_p):
+    logits = 2 * torch.randn(2, size, generator=torch.Generator().manual_seed(seed))
+    probs = sampling_logprobs(logits, temperature, top_p).exp()
+    for row, ours in zip(logits.tolist(), probs.tolist(), strict=True):
+        assert ours == pytest.approx(readable_top_p(row, temperature, top_p), rel=1e-5)
+        assert math.fsum(ours) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("logits", "top_p", "kept"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], 0.4, [0, 1]),
+        ([0.0, 0.0, 0.0, 0.0], 0.8, [0, 1, 2, 3]),
+        ([-9.0, 0.0, -9.0, 0.0], 0.3, [1]),
+        ([-9.0, 0.0, -9.0, 0.0], 0.9, [1, 3]),
+    ],
+)
+def test_among_equally_probable_tokens_the_lower_ids_are_kept(logits, top_p, kept):
+    logp = sampling_logprobs(torch.tensor([logits]), 1.0, top_p)[0]
+    assert (logp > NEVER).nonzero().flatten().tolist() == kept
+    assert logp[kept].exp().tolist() == pytest.approx([1 / len(kept)] * len(kept), rel=1e-6)
+
+
+@pytest.mark.parametrize("logits", [[1.0, 3.0, 2.0], [3.0, 3.0, 3.0], [0.0, 1e-6, 0.0]])
+def test_a_tiny_top_p_keeps_exactly_the_best_token(logits):
+    logp = sampling_logprobs(torch.tensor([logits]), 1.0, top_p=1e-9)[0]
+    expected = [NEVER] * 3
+    expected[logits.index(max(logits))] = 0.0
+    assert logp.tolist() == expected
+
+
+def test_top_p_of_one_keeps_even_the_least_probable_token():
+    logp = sampling_logprobs(torch.tensor([[0.0, -80.0]]), 1.0, top_p=1.0)[0]
+    assert logp.tolist() == pytest.approx([0.0, -80.0])
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_log_probs_of_bfloat16_logits_are_float32(top_p):
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]], dtype=torch.bfloat16)
+    logp = sampling_logprobs(logits, 0.7, top_p)
+    assert logp.dtype == torch.float32
+    assert logp.tolist() == sampling_logprobs(logits.float(), 0.7, top_p).tolist()
+
+
+# ---------------------------------------------------------------------------------------------
+# Random numbers
+
+
+def test_streams_are_told_apart_by_every_part_and_its_type():
+    streams = [(0, "q", 1), (0, "q", 11), (0, "q1", 1), ("0", "q", 1), (0, "q"), (0, "q", 1, 1)]
+    assert len({generator(*stream).random() for stream in streams}) == len(streams)
+    assert generator(0, "q", 1).random(3).tolist() == generator(0, "q", 1).random(3).tolist()

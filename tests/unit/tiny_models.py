@@ -1,0 +1,98 @@
+"""Tiny models with random weights, and the settings and samples that go with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tiny_tokenizer import tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from ttrl.config import ModelSettings, Settings
+from ttrl.types import TrainSample
+
+TOKENIZER = tiny_tokenizer()
+VOCABULARY = len(TOKENIZER)
+
+
+def tiny_model(kind: str = "qwen2", seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A causal LM with float32 weights drawn from ``seed``, large enough that its next-token
+    distributions are far from uniform; ``changes`` go into its configuration."""
+    config = AutoConfig.for_model(
+        kind,
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 128,
+            "initializer_range": 0.4,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
+            **changes,
+        },
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):  # zero in a new model: a forgotten bias would not show
+                torch.nn.init.normal_(parameter, std=0.4)
+    return model.eval()
+
+
+def saved(model: PreTrainedModel, folder: Path) -> ModelSettings:
+    """Settings that load ``model``, from ``folder``."""
+    model.save_pretrained(folder)
+    return ModelSettings(path=str(folder), dtype="float32")
+
+
+def make_settings(**sections: dict[str, Any]) -> Settings:
+    """Settings of a tiny run with these changes, section by section."""
+    tables: dict[str, Any] = {
+        "name": "test",
+        "model": {"path": "unused", "dtype": "float32"},
+        "data": {"train": "unused.jsonl", "max_prompt_tokens": 24},
+        "rollout": {"questions_per_step": 4, "votes": 4, "temperature": 1.3, "max_new_tokens": 16},
+        "policy": {
+            "trained_samples": 4,
+            "sequences_per_update": 16,
+            "tokens_per_batch": 1024,
+            "learning_rate": 1e-3,
+        },
+    }
+    for name, changes in sections.items():
+        tables[name] = {**tables.get(name, {}), **changes}
+    return Settings.model_validate(tables)
+
+
+def train_samples(
+    lengths: list[tuple[int, int]], seed: int = 0, advantage: float | None = None
+) -> list[TrainSample]:
+    """Random samples with these (prompt, completion) lengths; the sampler's log-probs are random
+    too, so that the ratios lie far apart."""
+    rng = np.random.default_rng(seed)
+    return [
+        TrainSample(
+            question_id=f"q{i}",
+            prompt_ids=tuple(rng.integers(VOCABULARY, size=prompt).tolist()),
+            completion_ids=tuple(rng.integers(VOCABULARY, size=completion).tolist()),
+            logprobs=tuple((-5 + rng.normal(size=completion)).tolist()),
+            advantage=float(rng.normal()) if advantage is None else advantage,
+        )
+        for i, (prompt, completion) in enumerate(lengths)
+    ]
+
+
+def all_logprobs(
+    model: PreTrainedModel, prompt: tuple[int, ...], completion: tuple[int, ...], temperature: float
+) -> torch.Tensor:
+    """[n, V]: log softmax(logits / T) at each of the n completion tokens, by one plain forward."""
+    ids_1T = torch.tensor([[*prompt, *completion]])
+    logits_TV = model(input_ids=ids_1T).logits[0]
+    return torch.log_softmax(logits_TV[len(prompt) - 1 : -1] / temperature, dim=-1)
