@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.config import Settings
@@ -91,7 +92,7 @@ class RunFolder:
     def write_summary(self, summary: Summary) -> None:
         """Write ``summary.json``, whole or not at all; its presence says that the run finished."""
         temporary = self.path / "summary.json.tmp"
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        _write(temporary, json.dumps(summary, indent=2, allow_nan=False) + "\n", mode="w")
         temporary.rename(self.path / "summary.json")
 
 
@@ -120,7 +121,12 @@ def _record(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
 def _append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     # JSON escapes what UTF-8 cannot hold (sampled text may contain lone surrogates).
     text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
-    with path.open("a", encoding="utf-8") as file:
+    _write(path, text, mode="a")
+
+
+def _write(path: Path, text: str, mode: Literal["a", "w"]) -> None:
+    """On disk, not only on its way there, when this returns."""
+    with path.open(mode, encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -131,9 +137,8 @@ def _line_count(path: Path) -> int:
 
 
 def _free_name(path: Path) -> Path:
-    return next(
-        p for i in range(2, 10**6) if not (p := path.with_name(f"{path.name}-{i}")).exists()
-    )
+    name = path.name or "run"  # "." has none
+    return next(p for i in range(2, 10**6) if not (p := path.parent / f"{name}-{i}").exists())
 
 
 class Display:
@@ -209,32 +214,40 @@ def result_table(summary: Summary) -> Table:
     """Before and after, as in the paper's Table 1, in percent; levels where the data has them."""
     rows = {"training (unlabeled)": summary, "held out": summary["held_out"]}
     measured = {name: row for name, row in rows.items() if row["before"]}
-    names = list(dict.fromkeys(n for row in measured.values() for n in row["before"] if "@" in n))
-    levels = list(dict.fromkeys(n.partition("/")[2] for n in names))
-    scores = list(dict.fromkeys(n.partition("/")[0] for n in names))
+    scores = list(dict.fromkeys(n for row in measured.values() for n in row["before"]))
+    scores = [n for n in scores if "@" in n and "/" not in n]
     table = Table("questions", title="accuracy in %, before → after")
     for score in scores:
         table.add_column(score, justify="right")
     for title, row in measured.items():
-        for level in levels:
-            keys = [f"{score}/{level}".rstrip("/") for score in scores]
+        for level in _levels(row["before"]):
+            keys = [_at_level(score, level) for score in scores]
             cells = [f"{100 * row['before'][k]:.1f} → {100 * row['after'][k]:.1f}" for k in keys]
-            table.add_row(f"  {level}" if level else title, *cells, style="dim" if level else "")
+            name = Text(f"  {level}" if level else title)
+            table.add_row(name, *cells, style="dim" if level else "")
     return table
 
 
 def scores_table(title: str, scores: Mapping[str, float]) -> Table:
     """The scores of one exam: rates in percent, one row per level."""
-    table = Table("", title=title)
+    table = Table("", title=Text(title, style="table.title"))
     names = [n for n in scores if "/" not in n]
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
-    levels = dict.fromkeys(n.partition("/")[2] for n in scores)
-    for level in levels:
-        values = {name: scores[f"{name}/{level}".rstrip("/")] for name in names}
+    for level in _levels(scores):
+        values = {name: scores[_at_level(name, level)] for name in names}
         cells = [
             f"{v:.1f}" if name == "response_tokens" else f"{100 * v:.1f}%"
             for name, v in values.items()
         ]
-        table.add_row(level or "all", *cells)
+        table.add_row(Text(level or "all"), *cells)
     return table
+
+
+def _levels(scores: Mapping[str, float]) -> list[str]:
+    """The levels of an exam's scores, as data set text; first "", which is all questions."""
+    return list(dict.fromkeys(name.partition("/")[2] for name in scores))
+
+
+def _at_level(name: str, level: str) -> str:
+    return f"{name}/{level}" if level else name

@@ -200,7 +200,7 @@ class UpdateResult:
     sequences: int
     """Trained sequences."""
     skipped_sequences: int
-    """Sequences with no gradient (advantage 0, no KL, no entropy bonus): counted in the means of
-    the loss, but not computed."""
+    """Sequences with no gradient (weight 0, or advantage 0 without KL and entropy terms): counted
+    in the means of the loss, but not computed."""
     seconds: float
     """Wall-clock time."""

@@ -1,6 +1,7 @@
 """From chosen completions to packed micro-batches."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_every_sample_is_in_exactly_one_batch_of_at_most_the_budget(lengths, bud
         assert len(batch.token_ids_T) <= budget
         assert batch.cu_seqlens[-1] == len(batch.token_ids_T)
         ends = batch.cu_seqlens.tolist()
-        for start, end in zip(ends, ends[1:], strict=False):
+        for start, end in pairwise(ends):
             rows = slice(start, end)
             i = int(batch.token_weights_T[rows].max()) - 1
             found.append(i)

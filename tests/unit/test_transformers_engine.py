@@ -234,7 +234,9 @@ def test_text_is_the_decoded_tokens_without_special_ones():
 
 
 def test_a_prompt_without_room_for_the_answer_is_refused():
-    with pytest.raises(UserError, match=r"'q1' has 40 tokens .* 41 in all, .* context is 40; lower"):
+    with pytest.raises(
+        UserError, match=r"'q1' has 40 tokens .* 41 in all, .* context is 40; lower"
+    ):
         sample(engine(max_position_embeddings=40), params=SamplingParams(1, 1.0, 1))
 
 

@@ -79,10 +79,10 @@ class LocalPolicy:
         weights = sequence_weights(
             samples, policy.aggregation, self.settings.rollout.max_new_tokens
         )
-        # Without a KL or entropy term a zero advantage means a zero gradient, exactly: such
-        # sequences count in the weights above, and cost nothing.
+        # A zero weight or, without a KL or entropy term, a zero advantage means a zero gradient,
+        # exactly: such sequences count in the weights above, and cost nothing.
         every = policy.kl_coef > 0 or policy.entropy_coef > 0
-        live = [i for i, s in enumerate(samples) if every or s.advantage * s.weight != 0]
+        live = [i for i, s in enumerate(samples) if s.weight != 0 and (every or s.advantage != 0)]
         if not live:
             return None
         batches = pack(
@@ -92,8 +92,10 @@ class LocalPolicy:
         self.optimizer.zero_grad()
         for batch in batches:
             sums.add(batch, self._backward(batch))
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), policy.grad_clip)
-        self._refuse_non_finite(sums.loss, grad_norm)
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        self._refuse_non_finite(sums.loss, grad_norm)  # clipping would spread a NaN to all
+        torch.nn.utils.clip_grads_with_norm_(parameters, policy.grad_clip, grad_norm)
         self.optimizer.step()
         return UpdateResult(
             loss=sums.loss,

@@ -1,0 +1,283 @@
+"""What a run leaves on disk, and the tables that it shows."""
+
+import io
+import json
+import math
+
+import pytest
+from groups import group
+from rich.console import Console
+from tiny_models import make_settings
+
+from ttrl.config import load_settings
+from ttrl.rewards import make_estimator
+from ttrl.tracking import Display, RunFolder, result_table, scores_table
+from ttrl.types import UserError
+
+ESTIMATE = make_estimator("majority").estimate
+
+
+def add_step(folder: RunFolder, step: int, *answers: str | None, **metrics: float) -> None:
+    sampled = group(*answers, id=f"q{step}")
+    folder.add_step(step, [sampled], [ESTIMATE(sampled)], {"step": step, **metrics})
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    made = RunFolder(tmp_path / "run")
+    made.create(make_settings())
+    return made
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# ---------------------------------------------------------------------------------------------
+# The folder
+
+
+def test_the_settings_are_written_so_that_they_can_be_read_again(folder):
+    settings = make_settings()
+    assert load_settings(str(folder.path / "config.toml")) == settings
+    assert sorted(p.name for p in folder.path.iterdir()) == ["config.toml", "rollouts"]
+
+
+def test_an_unfinished_run_is_not_written_to(folder):
+    add_step(folder, 1, "1", "2")
+    add_step(folder, 2, "1", "2")
+    before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError) as error:
+        RunFolder(folder.path).create(make_settings(rollout={"votes": 8}))
+    assert f"{folder.path} exists (unfinished, 2 steps)" in str(error.value)
+    assert f"--run-dir {folder.path}-2," in str(error.value)
+    assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
+
+
+def test_a_finished_run_is_called_finished(folder):
+    add_step(folder, 1, "1", "2")
+    folder.write_summary({"steps": 1})
+    with pytest.raises(UserError, match=r"exists \(finished, 1 steps\); nothing was overwritten"):
+        folder.refuse_existing()
+
+
+def test_the_name_that_is_offered_is_free(folder):
+    for i in (2, 3, 5):
+        folder.path.with_name(f"run-{i}").mkdir()
+    with pytest.raises(UserError, match=rf"--run-dir {folder.path}-4,"):
+        folder.refuse_existing()
+
+
+def test_an_empty_folder_or_a_file_is_refused_too(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "empty").mkdir()
+    for name in ("file", "empty"):
+        with pytest.raises(UserError, match=rf"{name} exists \(unfinished, 0 steps\)"):
+            RunFolder(tmp_path / name).refuse_existing()
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_the_folder_that_the_program_runs_in_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"folder \. exists"):
+        RunFolder(tmp_path.relative_to(tmp_path)).refuse_existing()
+
+
+# ---------------------------------------------------------------------------------------------
+# Steps
+
+
+def test_a_step_is_its_answers_and_a_line_of_metrics(folder):
+    first, second = group("7", "8", "7.0", id="a"), group(None, "9", "9", id="b")
+    groups = [first, second]
+    folder.add_step(3, groups, [ESTIMATE(g) for g in groups], {"step": 3, "vote/margin": 0.25})
+    folder.add_step(4, [first], [ESTIMATE(first)], {"step": 4})
+    assert lines(folder.path / "metrics.jsonl") == [{"step": 3, "vote/margin": 0.25}, {"step": 4}]
+    names = sorted(p.name for p in (folder.path / "rollouts").iterdir())
+    assert names == ["step_00003.jsonl", "step_00004.jsonl"]
+    a, b = lines(folder.path / "rollouts" / names[0])
+    assert a == {
+        "question": "a",
+        "prompt": "What is 3 + 4?",
+        "policy_version": 0,
+        "label": "7",
+        "majority_ratio": pytest.approx(2 / 3),
+        "completions": [
+            {
+                "text": f"So it is $\\boxed{{{answer}}}$.",
+                "answer": answer,
+                "reward": reward,
+                "tokens": tokens,
+                "finish_reason": "stop",
+            }
+            for answer, reward, tokens in (("7", 1.0, 1), ("8", 0.0, 2), ("7.0", 1.0, 3))
+        ],
+    }
+    assert [c["answer"] for c in b["completions"]] == [None, "9", "9"]
+    assert (b["label"], b["majority_ratio"]) == ("9", pytest.approx(2 / 3))
+
+
+@pytest.mark.parametrize("answer", ["\ud800", "\u2028", "\x1b[31m", "\n", "\x00", '"}', "☃"])
+def test_any_sampled_text_survives(folder, answer):
+    """Lone surrogates, which UTF-8 cannot hold, and whatever some reader takes for a new line."""
+    add_step(folder, 1, answer, "2")
+    raw = (folder.path / "rollouts" / "step_00001.jsonl").read_bytes()
+    assert raw.isascii()
+    assert raw.count(b"\n") == 1
+    text = json.loads(raw)["completions"][0]["text"]
+    assert text == f"So it is $\\boxed{{{answer}}}$."
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_metric_that_json_cannot_hold_is_an_error_and_not_written(folder, value):
+    add_step(folder, 1, "1", "2")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        add_step(folder, 2, "1", "2", loss=value)
+    assert lines(folder.path / "metrics.jsonl") == [{"step": 1}]
+
+
+def test_a_step_s_metrics_are_written_after_its_answers(folder):
+    """So that a step that is counted has its answers, wherever the run was interrupted."""
+    (folder.path / "rollouts" / "step_00001.jsonl").mkdir()  # cannot be written
+    with pytest.raises(OSError):
+        add_step(folder, 1, "1", "2")
+    assert not (folder.path / "metrics.jsonl").exists()
+
+
+def test_groups_without_their_estimates_are_an_error(folder):
+    sampled = group("1", "2")
+    with pytest.raises(ValueError):
+        folder.add_step(1, [sampled], [], {"step": 1})
+    assert list((folder.path / "rollouts").iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------
+# The summary
+
+
+def test_a_summary_is_whole_or_absent(folder, monkeypatch):
+    summary = {"before": {"pass@1": 0.25}, "steps": 2, "wall_s": 1.5}
+    with pytest.raises(TypeError):
+        folder.write_summary({**summary, "bad": object()})
+    assert not (folder.path / "summary.json").exists()
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power cut"):
+        patch.setattr("pathlib.Path.rename", _power_cut)
+        folder.write_summary(summary)
+    assert not (folder.path / "summary.json").exists()
+
+    folder.write_summary(summary)
+    assert json.loads((folder.path / "summary.json").read_text()) == summary
+    assert not (folder.path / "summary.json.tmp").exists()
+
+
+def _power_cut(*_: object) -> None:
+    raise OSError("power cut")
+
+
+def test_a_summary_is_strict_json(folder):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_summary({"before": {"pass@1": math.nan}})
+    assert not (folder.path / "summary.json").exists()
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+
+
+def shown(table) -> list[list[str]]:
+    """The rows of a table, cells stripped, as a user would see them."""
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(table)
+    rows = [line for line in console.file.getvalue().splitlines() if {"│", "┃"} & set(line)]
+    return [[cell.strip() for cell in row.replace("┃", "│").strip("│").split("│")] for row in rows]
+
+
+def summary(before: dict, after: dict, held_out: tuple[dict, dict] = ({}, {})) -> dict:
+    return {
+        "before": before,
+        "after": after,
+        "held_out": {"before": held_out[0], "after": held_out[1]},
+    }
+
+
+def test_results_are_percents_before_and_after():
+    before = {"pass@1": 0.125, "maj@4": 0.5, "abstention_share": 0.3, "response_tokens": 12.0}
+    after = {"pass@1": 0.8756, "maj@4": 1.0, "abstention_share": 0.1, "response_tokens": 14.0}
+    held_out = ({"pass@1": 0.0, "maj@4": 0.25}, {"pass@1": 0.5, "maj@4": 0.75})
+    assert shown(result_table(summary(before, after, held_out))) == [
+        ["questions", "pass@1", "maj@4"],
+        ["training (unlabeled)", "12.5 → 87.6", "50.0 → 100.0"],
+        ["held out", "0.0 → 50.0", "25.0 → 75.0"],
+    ]
+
+
+def test_results_by_level():
+    before = {"pass@1": 0.5, "pass@1/level=1": 0.75, "pass@1/level=2": 0.25}
+    after = {"pass@1": 1.0, "pass@1/level=1": 1.0, "pass@1/level=2": 1.0}
+    assert shown(result_table(summary(before, after))) == [
+        ["questions", "pass@1"],
+        ["training (unlabeled)", "50.0 → 100.0"],
+        ["level=1", "75.0 → 100.0"],
+        ["level=2", "25.0 → 100.0"],
+    ]
+
+
+def test_results_of_two_sets_with_different_levels():
+    train = {"pass@1": 0.5, "pass@1/level=1": 0.5}
+    held_out = {"pass@1": 0.25, "pass@1/level=9": 0.25}
+    assert shown(result_table(summary(train, train, (held_out, held_out)))) == [
+        ["questions", "pass@1"],
+        ["training (unlabeled)", "50.0 → 50.0"],
+        ["level=1", "50.0 → 50.0"],
+        ["held out", "25.0 → 25.0"],
+        ["level=9", "25.0 → 25.0"],
+    ]
+
+
+@pytest.mark.parametrize("level", ["[/]", "[red]", "a/b", "a/", "a@b", "[link=x]y"])
+def test_a_level_is_shown_as_it_is_written(level):
+    """It comes from the data set, and may look like markup or like our own names."""
+    scores = {"pass@1": 0.5, "response_tokens": 7.0}
+    scores |= {f"{name}/level={level}": value for name, value in scores.items()}
+    assert shown(result_table(summary(scores, scores))) == [
+        ["questions", "pass@1"],
+        ["training (unlabeled)", "50.0 → 50.0"],
+        [f"level={level}", "50.0 → 50.0"],
+    ]
+    assert shown(scores_table("[/] of [red]", scores)) == [
+        ["", "pass@1", "response tokens"],
+        ["all", "50.0%", "7.0"],
+        [f"level={level}", "50.0%", "7.0"],
+    ]
+
+
+def test_results_without_an_answer_key():
+    assert shown(result_table(summary({}, {}))) == [["questions"]]
+
+
+def test_scores_of_one_exam():
+    scores = {"pass@1": 0.3333, "truncated_share": 0.5, "response_tokens": 12.25}
+    scores |= {"pass@1/level=1": 1.0, "truncated_share/level=1": 0.0, "response_tokens/level=1": 3}
+    assert shown(scores_table("t", scores)) == [
+        ["", "pass@1", "truncated share", "response tokens"],
+        ["all", "33.3%", "50.0%", "12.2"],
+        ["level=1", "100.0%", "0.0%", "3.0"],
+    ]
+
+
+# ---------------------------------------------------------------------------------------------
+# The screen
+
+
+def test_a_log_without_a_terminal_holds_one_line_per_step():
+    file = io.StringIO()
+    display = Display(Console(file=file, width=40))
+    with display.training(12), display.bar("sampling", 3) as bar:
+        bar.advance("half way")
+        display.step(3, 12, {"vote/majority_ratio": 0.5, "policy/grad_norm": 1.234, "other": 1})
+        display.rejected(["data.jsonl:line 3: [/red] is empty"])
+    assert file.getvalue().splitlines() == [
+        "step  3/12  majority ratio 0.500  grad norm 1.23",
+        "rejected data.jsonl:line 3: [/red] is empty",
+    ]
