@@ -94,6 +94,7 @@ def train(
         f"--recipe {folder.path / 'config.toml'}\n"
         f"a real one: {_command()} train aime24 --model qwen2.5-math-1.5b   (on a GPU)",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

@@ -13,6 +13,7 @@ import torch
 import ttrl_kernels
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ttrl.config import load_settings
 from ttrl.policy.local import LocalPolicy
@@ -43,10 +44,11 @@ def report(console: Console) -> bool:
     healthy = True
     for name, check in checks.items():
         try:
-            table.add_row(name, f"ok, {check()}")
+            state = f"ok, {check()}"
         except Exception as error:  # reported, whatever it is: that is what a doctor is for
             healthy = False
-            table.add_row(name, f"FAILED: {type(error).__name__}: {error}")
+            state = f"FAILED: {type(error).__name__}: {error}"
+        table.add_row(name, Text(state))  # no markup: an error may hold anything
     console.print(table, highlight=False)
     return healthy
 

@@ -13,7 +13,7 @@ shuffled gives the same weights, bit for bit (tests/e2e/test_labels.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from statistics import fmean
 
@@ -166,13 +166,21 @@ def sample_and_vote(
 
 
 def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
-    """The step's optimizer steps as ``policy/...``: sums of what counts, means of the rest."""
+    """The step's optimizer steps as ``policy/...``: means, but sums of counts and the largest gap.
+
+    None were taken where unanimous votes left nothing to learn: then only the count 0 is there.
+    """
     metrics: dict[str, float] = {"policy/updates": len(updates)}
-    for field in fields(UpdateResult):
-        values = [getattr(update, field.name) for update in updates]
-        counts = field.name in ("tokens", "sequences", "skipped_sequences")
-        if field.name != "seconds" and values:  # none: unanimous votes left nothing to learn
-            metrics[f"policy/{field.name}"] = sum(values) if counts else fmean(values)
+    if updates:
+        combine: dict[str, Callable[[list[float]], float]] = {
+            "tokens": sum,
+            "sequences": sum,
+            "skipped_sequences": sum,
+            "sampler_max_gap": max,
+        }
+        for name in (f.name for f in fields(UpdateResult) if f.name != "seconds"):
+            values = [getattr(update, name) for update in updates]
+            metrics[f"policy/{name}"] = combine.get(name, fmean)(values)
     return metrics
 
 
