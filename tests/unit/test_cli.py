@@ -1,0 +1,143 @@
+"""What a user types, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ttrl import cli
+from ttrl.config import model_names
+
+
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of ``ttrl ...``, in this process."""
+    monkeypatch.setattr(sys, "argv", ["ttrl", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+        raise SystemExit(0)
+    out = capsys.readouterr()
+    return int(stop.value.code or 0), out.out, out.err
+
+
+@pytest.mark.parametrize("benchmark", ["aime24", "amc", "math500", "gpqa"])
+@pytest.mark.parametrize("model", model_names())
+def test_every_model_and_benchmark_of_the_paper(
+    benchmark: str,
+    model: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code, out, _ = call(capsys, monkeypatch, "train", benchmark, "--model", model, "--dry-run")
+    assert code == 0
+    settings = tomllib.loads(out)
+    assert settings["name"] == f"{benchmark}-{model}"
+    assert settings["rollout"]["votes"] == 64
+    assert settings["policy"]["trained_samples"] == 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "tiny-aritmetic"], "did you mean 'tiny-arithmetic'?"),
+        (
+            ["train", "tiny-arithmetic", "--set", "policy.train_samples=3"],
+            "'policy.trained_samples'?",
+        ),
+        (["train", "tiny-arithmetic", "--set", "policy.trained_samples=65"], "rollout.votes = 64"),
+        (["train", "tiny-arithmetic", "--set", "reward.estimator=majorty"], "'majority'?"),
+        (["train", "tiny-arithmetic", "--resume"], "cannot continue a run"),
+        (["train", "aime24"], "names no model: add --model"),
+        (["eval", "tiny-base", "nowhere.jsonl"], "no file at nowhere.jsonl"),
+        (["eval", "tiny-base", "arithmetic:train", "--k", "17"], "evaluation.samples=17"),
+        (
+            ["eval", "tiny-base", "arithmetic:train", "--json", "no/such/x.json"],
+            "no folder no/such",
+        ),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert err.startswith("ttrl: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "What is 12 + 34?", "answer": "46"}, {"prompt": "What is 1?"}, {"x": 1}]
+    data = tmp_path / "q.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    output = tmp_path / "scores.json"
+    code, out, _ = call(
+        capsys, monkeypatch, "eval", "tiny-base", str(data), "--recipe", "tiny-arithmetic",
+        "--set", "evaluation.samples=4", "--set", "data.max_rejected_share=0.5",
+        "--k", "2", "--json", str(output),
+    )  # fmt: skip
+    assert code == 0
+    assert f"rejected {data}:line 3: no field 'prompt'" in out.replace("\n", "")
+    assert "1 questions of" in out.replace("\n", "")
+    scores = json.loads(output.read_text())
+    assert 0 <= scores["pass@1"] <= scores["pass@2"] <= 1
+    assert set(scores) >= {"maj@2", "abstention_share"}
+
+
+def test_eval_without_answers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = tmp_path / "q.jsonl"
+    data.write_text('{"prompt": "What is 12 + 34?"}')
+    code, _, err = call(capsys, monkeypatch, "eval", "tiny-base", str(data))
+    assert code == 2
+    assert "no row has an answer (data.answer_field = 'answer')" in err
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = call(capsys, monkeypatch, "doctor")
+    assert code == 0
+    assert "kernels: torch" in out
+    assert "self-test: sample and train" in out
+    assert "FAILED" not in out
+
+
+def test_doctor_reports_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ttrl.doctor
+
+    def broken() -> str:
+        raise RuntimeError("[/y] broken")
+
+    monkeypatch.setattr(ttrl.doctor, "_sample_and_train", broken)
+    code, out, _ = call(capsys, monkeypatch, "doctor")
+    assert code == 1
+    assert "FAILED: RuntimeError: [/y] broken" in out
+
+
+def test_help_names_recipes_and_models() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ttrl.cli", "train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200", "PATH": ""},
+    )
+    assert "tiny-arithmetic" in done.stdout
+    assert "qwen2.5-math-7b" in done.stdout

@@ -1,0 +1,32 @@
+"""What a wheel carries."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_wheel_carries_recipes_and_the_tiny_base(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+         "--no-index", "--wheel-dir", str(tmp_path), str(ROOT)],
+        check=True,
+        timeout=300,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("ttrl-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    recipes = {str(p.relative_to(ROOT)) for p in (ROOT / "ttrl" / "recipes").rglob("*.toml")}
+    base = {str(p.relative_to(ROOT)) for p in (ROOT / "ttrl" / "data" / "tiny_base").iterdir()}
+    assert len(recipes) == 18
+    assert {Path(name).name for name in base} >= {"model.safetensors", "tokenizer.json"}
+    assert set(names) >= recipes | base | {"ttrl/py.typed", "ttrl_kernels/py.typed"}
+    assert not [n for n in names if n.startswith(("tests", "kernels", "bench"))]
+
+
+def test_the_tiny_base_is_small() -> None:
+    files = (ROOT / "ttrl" / "data" / "tiny_base").iterdir()
+    assert sum(f.stat().st_size for f in files) < 3_000_000
