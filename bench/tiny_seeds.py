@@ -35,6 +35,9 @@ COLUMNS = {
     ),
 }
 
+CURVES = ("vote/majority_ratio", "label/label_accuracy", "vote/distinct_answers", "vote/flip_rate")
+"""Kept step by step; the flip rate begins with the second epoch."""
+
 
 def main() -> None:
     """Run, print, write."""
@@ -56,8 +59,7 @@ def main() -> None:
             lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
         curve = [json.loads(line) for line in lines]
         summary["curve"] = {
-            name: [round(step[name], 4) for step in curve]
-            for name in ("vote/majority_ratio", "label/label_accuracy", "vote/distinct_answers")
+            name: [round(step[name], 4) for step in curve if name in step] for name in CURVES
         }
         results[seed] = summary
         pairs = [

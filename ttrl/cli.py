@@ -85,7 +85,11 @@ def train(
 
     console = Console()
     folder = RunFolder(run_dir or Path("runs") / settings.name)
-    summary = run(settings, folder, Display(console))
+    try:
+        summary = run(settings, folder, Display(console))
+    except KeyboardInterrupt:
+        print(f"ttrl: interrupted; {folder.path} holds the steps so far", file=sys.stderr)
+        raise typer.Exit(130) from None
     console.print()
     console.print(result_table(summary))
     console.print(
