@@ -115,8 +115,9 @@ def test_real_text_runs_through(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert summary["steps"] == 2
     assert summary["after"]["pass@1"] == 0
     metrics = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
-    assert metrics[0]["vote/abstention_share"] > 0.5
-    assert "abstained" in capsys.readouterr().out
+    share = metrics[0]["vote/abstention_share"]
+    assert 0.2 < share < 1  # most of what it writes about such text has no box
+    assert f"abstained {share:.1%}" in capsys.readouterr().out
 
 
 def test_nothing_is_left_behind_by_a_bad_start(tmp_path: Path) -> None:
