@@ -26,18 +26,18 @@ def call(
     return int(stop.value.code or 0), out.out, out.err
 
 
-@pytest.mark.parametrize("benchmark", ["aime24", "amc", "math500", "gpqa"])
+@pytest.mark.parametrize("recipe", ["aime24", "amc", "math500", "gpqa"])
 @pytest.mark.parametrize("model", model_names())
 def test_every_model_and_benchmark_of_the_paper(
-    benchmark: str,
+    recipe: str,
     model: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    code, out, _ = call(capsys, monkeypatch, "train", benchmark, "--model", model, "--dry-run")
+    code, out, _ = call(capsys, monkeypatch, "train", recipe, "--model", model, "--dry-run")
     assert code == 0
     settings = tomllib.loads(out)
-    assert settings["name"] == f"{benchmark}-{model}"
+    assert settings["name"] == f"{recipe}-{model}"
     assert settings["rollout"]["votes"] == 64
     assert settings["policy"]["trained_samples"] == 32
 

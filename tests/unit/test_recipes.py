@@ -41,16 +41,16 @@ def test_the_shipped_names():
     assert model_names() == sorted(MODELS)
 
 
-@pytest.mark.parametrize(("benchmark", "model"), [*itertools.product(BENCHMARKS, MODELS)])
-def test_every_benchmark_goes_with_every_model(benchmark, model):
-    settings = load_settings(benchmark, model=model)
-    assert settings.name == f"{benchmark}-{model}"
+@pytest.mark.parametrize(("recipe", "model"), [*itertools.product(BENCHMARKS, MODELS)])
+def test_every_benchmark_goes_with_every_model(recipe, model):
+    settings = load_settings(recipe, model=model)
+    assert settings.name == f"{recipe}-{model}"
     assert settings.model.path == MODELS[model]
     assert settings.data.train.startswith("hub:")
-    assert load_settings(benchmark, model=MODELS[model].upper()) == settings
+    assert load_settings(recipe, model=MODELS[model].upper()) == settings
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS)
+@pytest.mark.parametrize("recipe", BENCHMARKS)
 @pytest.mark.parametrize(
     ("key", "expected"),
     [
@@ -74,13 +74,13 @@ def test_every_benchmark_goes_with_every_model(benchmark, model):
         ("evaluation.top_p", 0.95),
     ],
 )
-def test_what_all_runs_of_the_paper_share(benchmark, key, expected):
+def test_what_all_runs_of_the_paper_share(recipe, key, expected):
     for model in MODELS:
-        assert value(load(benchmark, model=model), key) == expected
+        assert value(load(recipe, model=model), key) == expected
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "questions_per_step", "epochs", "steps", "max_prompt_tokens"),
+    ("recipe", "questions_per_step", "epochs", "steps", "max_prompt_tokens"),
     [
         ("aime24", 8, 80, 240, 512),
         ("amc", 8, 30, 300, 1024),
@@ -88,17 +88,17 @@ def test_what_all_runs_of_the_paper_share(benchmark, key, expected):
         ("gpqa", 16, 20, 240, 1024),
     ],
 )
-def test_benchmarks(benchmark, questions_per_step, epochs, steps, max_prompt_tokens):
-    settings = load_settings(benchmark, model="qwen2.5-7b")
+def test_benchmarks(recipe, questions_per_step, epochs, steps, max_prompt_tokens):
+    settings = load_settings(recipe, model="qwen2.5-7b")
     assert settings.rollout.questions_per_step == questions_per_step
     assert settings.epochs == epochs
-    assert QUESTIONS[benchmark] // questions_per_step * epochs == steps
+    assert QUESTIONS[recipe] // questions_per_step * epochs == steps
     assert settings.data.max_prompt_tokens == max_prompt_tokens
     assert settings.max_steps is None
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "source", "split", "prompt", "identity"),
+    ("recipe", "source", "split", "prompt", "identity"),
     [
         ("aime24", "hub:HuggingFaceH4/aime_2024", "train", "problem", "id"),
         ("amc", "hub:AI-MO/aimo-validation-amc", "train", "problem", "id"),
@@ -106,8 +106,8 @@ def test_benchmarks(benchmark, questions_per_step, epochs, steps, max_prompt_tok
         ("gpqa", "hub:fingertap/GPQA-Diamond", "test", "question", "id"),
     ],
 )
-def test_where_the_questions_come_from(benchmark, source, split, prompt, identity):
-    data = load_settings(benchmark, model="qwen2.5-7b").data
+def test_where_the_questions_come_from(recipe, source, split, prompt, identity):
+    data = load_settings(recipe, model="qwen2.5-7b").data
     assert (data.train, data.split, data.prompt_field) == (source, split, prompt)
     assert (data.answer_field, data.id_field, data.level_field) == ("answer", identity, "level")
 
