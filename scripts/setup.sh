@@ -6,7 +6,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extra=${1:-}
 
-wanted=$(cat pyproject.toml requirements.lock | sha256sum | cut -d' ' -f1)
+built_from=(pyproject.toml requirements.lock setup.py CMakeLists.txt kernels/csrc/*)
+wanted=$( (cat "${built_from[@]}" && echo "${TTRL_BUILD_EXT:-auto}") | sha256sum | cut -d' ' -f1)
 done_for() { [ "$(cat ".venv/.ttrl-$1" 2>/dev/null)" = "$wanted" ]; }
 if done_for test || { [ -z "$extra" ] && done_for base; }; then exit 0; fi
 
@@ -24,7 +25,13 @@ if [ ! -x .venv/bin/python ]; then
 fi
 echo "setup: installing the locked versions into .venv (once; torch is large)"
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-pip install --quiet --constraint requirements.lock setuptools
+# torch comes first, since the C++ rows are built against it; cmake only where the system has none.
+first=(setuptools torch ninja)
+if ! command -v cmake >/dev/null; then first+=(cmake); fi
+pip install --constraint requirements.lock "${first[@]}"
 pip install --constraint requirements.lock --no-build-isolation --editable ".${extra:+[$extra]}"
+if [ -e kernels/ttrl_kernels/_rows.txt ]; then
+    echo "setup: C++ rows $(cat kernels/ttrl_kernels/_rows.txt)"
+fi
 echo "$wanted" >.venv/.ttrl-base
 if [ "$extra" = test ]; then echo "$wanted" >.venv/.ttrl-test; fi

@@ -34,8 +34,9 @@ def report(console: Console) -> bool:
         table.add_row(name, _version(name))
     table.add_row("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
     table.add_row("gpu", _gpus())
+    chosen = ttrl_kernels.chosen_backend("cuda" if torch.cuda.is_available() else "cpu")
     for name, state in ttrl_kernels.backends().items():
-        table.add_row(f"kernels: {name}", state)
+        table.add_row(f"kernels: {name}", Text(state + (", chosen" if name == chosen else "")))
     table.add_row("rollouts: transformers", "available")
     checks: dict[str, Callable[[], str]] = {
         "self-test: sample and train": _sample_and_train,

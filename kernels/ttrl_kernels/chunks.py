@@ -7,11 +7,12 @@ zero is never started:
 - live rows whose gradient is exactly zero (the clipped side of PPO, an advantage of 0 without KL
   or entropy term) are compacted away before the row gradient and both gradient matmuls.
 
-Precision: logits, row statistics and weight gradients are float32 (float64 for float64 inputs),
-rounded to the dtype of the inputs once, by the caller. On a GPU the matmuls read bfloat16 and
-accumulate and return float32, with the gradient of the logits rounded to bfloat16 in between. CPU
-matmuls cannot return float32 from bfloat16, and rounding the logits would cost more accuracy than
-all the rest, so there the operands are widened to float32, the weight once per call.
+Precision: row arithmetic and statistics are float32 (float64 for float64 inputs). With bfloat16
+inputs the gradient of the logits is rounded to bfloat16 before the two matmuls that read it, as in
+plain PyTorch. On a GPU all matmuls return float32 and dW is accumulated in it, to be rounded once,
+by the caller. CPU matmuls cannot return float32 from bfloat16, and widening their operands would
+halve their speed: there logits and dX are rounded to bfloat16 as plain PyTorch rounds them, and dW
+once per chunk (see `weight_gradient_dtype`).
 
 Shapes by suffix: ``_T`` packed tokens, ``_L`` live rows, ``_C`` rows of a chunk, ``_K`` those of
 them that are kept, ``_H`` hidden size, ``_V`` vocabulary. ``at_C`` are positions among the live
@@ -23,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -44,6 +44,15 @@ LOGITS_BYTES = 1 << 30
 its matmul time near 700 rows on an A100 or H200, so a chunk wants to be well above that; 1 GiB is
 1766 rows of a 152k vocabulary in float32, and still fits beside a 7B model on 40 GB. The PyTorch
 rows take two to three times as much again while they work."""
+
+CPU_COLUMN_BYTES = 1024
+"""The same for a CPU, per entry of the vocabulary: 256 rows of float32 or 512 of bfloat16. At 65k
+entries the matmuls run within a few percent of their full speed from there on, and lose a third of
+it at half as many rows."""
+
+
+SLAB_ROWS = 4096
+"""Rows of dW that a CPU adds to at a time."""
 
 
 class Needs(NamedTuple):
@@ -69,38 +78,27 @@ class Head:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of logits, statistics and accumulated gradients."""
+        """Of statistics and gradients."""
         return accumulation_dtype(self.hidden_TH.dtype)
 
     @property
-    def matmul_dtype(self) -> torch.dtype:
-        """What the matmuls read: see "Precision" above."""
-        return self.hidden_TH.dtype if self.hidden_TH.is_cuda else self.dtype
-
-    @cached_property
-    def matmul_weight_VH(self) -> Tensor:
-        return self.weight_VH.to(self.matmul_dtype)
-
-    def chunk_rows(self, count: int) -> int:
-        """Rows per chunk when ``count`` are to be done."""
-        row_bytes = self.weight_VH.shape[0] * self.dtype.itemsize
-        return max(1, min(count, LOGITS_BYTES // row_bytes))
+    def product_dtype(self) -> torch.dtype:
+        """What the matmuls return, so that of the logits."""
+        return product_dtype(self.hidden_TH)
 
     def inputs(self, at_C: Tensor) -> Tensor:
-        return self.hidden_TH[self.rows_L[at_C]].to(self.matmul_dtype)
+        return self.hidden_TH[self.rows_L[at_C]]
 
     def logits(self, at_L: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Chunk by chunk, positions and logits u; the next chunk overwrites the logits."""
-        rows = self.chunk_rows(len(at_L))
+        rows = max(1, min(len(at_L), chunk_rows(self.hidden_TH, self.weight_VH)))
         buffer_CV = torch.empty(
-            rows, self.weight_VH.shape[0], dtype=self.dtype, device=self.hidden_TH.device
+            rows, self.weight_VH.shape[0], dtype=self.product_dtype, device=self.hidden_TH.device
         )
         for start in range(0, len(at_L), rows):
             at_C = at_L[start : start + rows]
             logits_CV = buffer_CV[: len(at_C)]
-            _matmul(self.inputs(at_C), self.matmul_weight_VH.t(), out=logits_CV)
-            if self.bias_V is not None:
-                logits_CV += self.bias_V
+            _matmul(self.inputs(at_C), self.weight_VH.t(), out=logits_CV, bias=self.bias_V)
             yield at_C, logits_CV
 
     def all_rows(self) -> Tensor:
@@ -115,13 +113,15 @@ class Gradients:
     """dX, dW and db of a head, accumulated over chunks; None where not needed."""
 
     def __init__(self, head: Head, needs: Needs):
-        def zeros(like: Tensor | None, needed: bool) -> Tensor | None:
-            return torch.zeros_like(like, dtype=head.dtype) if like is not None and needed else None
+        def zeros(like: Tensor | None, needed: bool, dtype: torch.dtype) -> Tensor | None:
+            return torch.zeros_like(like, dtype=dtype) if like is not None and needed else None
 
         self.head = head
-        self.hidden_TH = zeros(head.hidden_TH, needs.hidden)
-        self.weight_VH = zeros(head.weight_VH, needs.weight)
-        self.bias_V = zeros(head.bias_V, needs.bias)
+        self.hidden_TH = zeros(head.hidden_TH, needs.hidden, head.dtype)
+        self.weight_VH = zeros(
+            head.weight_VH, needs.weight, weight_gradient_dtype(head.hidden_TH, head.weight_VH)
+        )
+        self.bias_V = zeros(head.bias_V, needs.bias, head.dtype)
         self.rows = 0
         """Rows that cost the gradient matmuls."""
 
@@ -135,27 +135,34 @@ class Gradients:
     ) -> None:
         """Add the rows whose gradient is not exactly zero; overwrites the logits."""
         head = self.head
-        kept_K = nonzero_rows(grads)
-        if len(kept_K) == 0:
+        rows_K = compaction(nonzero_rows(grads), len(at_C))
+        if len(rows_K) == 0:
             return
-        if len(kept_K) < len(at_C):
-            at_C, logits_CV = at_C[kept_K], logits_CV[kept_K]
-            stats, grads = stats.at(kept_K), grads.at(kept_K)
-        backend.row_grad_(
-            logits_CV, head.targets_L[at_C], head.temperature_L[at_C], head.softcap, stats, grads
+        at_K = at_C[rows_K]
+        dlogits_KV = backend.row_grad_(
+            logits_CV,
+            rows_K,
+            head.targets_L[at_K],
+            head.temperature_L[at_K],
+            head.softcap,
+            stats.at(rows_K),
+            grads.at(rows_K),
+            head.hidden_TH.dtype,
         )
-        self.rows += len(at_C)
+        self.rows += len(at_K)
         if self.bias_V is not None:
-            self.bias_V += logits_CV.sum(0)
-        dlogits_KV = logits_CV.to(head.matmul_dtype)
+            self.bias_V += dlogits_KV.sum(0, dtype=head.dtype)
         if self.hidden_TH is not None:
             dhidden_KH = torch.empty(
-                len(at_C), self.hidden_TH.shape[1], dtype=head.dtype, device=dlogits_KV.device
+                len(at_K),
+                self.hidden_TH.shape[1],
+                dtype=head.product_dtype,
+                device=dlogits_KV.device,
             )
-            _matmul(dlogits_KV, head.matmul_weight_VH, out=dhidden_KH)
-            self.hidden_TH[head.rows_L[at_C]] = dhidden_KH
+            _matmul(dlogits_KV, head.weight_VH, out=dhidden_KH)
+            self.hidden_TH[head.rows_L[at_K]] = dhidden_KH.to(head.dtype)
         if self.weight_VH is not None:
-            _add_matmul(dlogits_KV.t(), head.inputs(at_C), out=self.weight_VH)
+            _add_matmul(dlogits_KV.t(), head.inputs(at_K), out=self.weight_VH)
 
 
 class PolicyLossParts(NamedTuple):
@@ -228,6 +235,46 @@ def nonzero_rows(grads: RowGrads) -> Tensor:
     return nonzero.nonzero().squeeze(1)
 
 
+def compaction(kept_K: Tensor, total: int) -> Tensor:
+    """The kept rows in the order in which their gradients are written, from the top.
+
+    Those of the first K rows that are not kept are holes; the kept rows from further down fill
+    them, and all others stay. Nothing has to be copied, and no row is written that another one
+    still reads. No size here depends on the data, so a GPU's queue keeps running.
+    """
+    count = len(kept_K)
+    hole_C = torch.ones(total, dtype=torch.bool, device=kept_K.device)
+    hole_C[kept_K] = False
+    hole_K = hole_C[:count]
+    filler_K = kept_K[hole_K.cumsum(0) - 1 + count - hole_K.sum()]
+    return torch.where(hole_K, filler_K, torch.arange(count, device=kept_K.device))
+
+
+def product_dtype(hidden_TH: Tensor) -> torch.dtype:
+    """What the matmuls return: see "Precision" above."""
+    return accumulation_dtype(hidden_TH.dtype) if hidden_TH.is_cuda else hidden_TH.dtype
+
+
+def chunk_rows(hidden_TH: Tensor, weight_VH: Tensor) -> int:
+    """Rows of logits that exist at a time."""
+    itemsize = product_dtype(hidden_TH).itemsize
+    rows = LOGITS_BYTES // (weight_VH.shape[0] * itemsize)
+    return max(1, rows if hidden_TH.is_cuda else min(rows, CPU_COLUMN_BYTES // itemsize))
+
+
+def weight_gradient_dtype(hidden_TH: Tensor, weight_VH: Tensor) -> torch.dtype:
+    """Of dW until it is handed to autograd. Depends on shapes only, as a compiler must know it.
+
+    float32, but for up to two chunks of bfloat16 on a CPU: the matmul adds the second to the first
+    and rounds, which is one rounding less than a float32 sum of two rounded products, and half the
+    memory.
+    """
+    product, wide = product_dtype(hidden_TH), accumulation_dtype(hidden_TH.dtype)
+    if product != wide and hidden_TH.shape[0] <= 2 * chunk_rows(hidden_TH, weight_VH):
+        return product
+    return wide
+
+
 def _empty_stats(head: Head) -> RowStats:
     shape, device = head.rows_L.shape, head.rows_L.device
     return RowStats(*(torch.empty(shape, dtype=head.dtype, device=device) for _ in range(4)))
@@ -238,17 +285,26 @@ def _write(out: RowStats, at_C: Tensor, stats: RowStats) -> None:
         out_L[at_C] = values_C
 
 
-def _matmul(a: Tensor, b: Tensor, *, out: Tensor) -> None:
-    """out = a @ b, accumulated in the dtype of ``out``; autocast leaves calls with out= alone."""
-    if a.dtype == out.dtype:
-        torch.mm(a, b, out=out)
-    else:
+def _matmul(a: Tensor, b: Tensor, *, out: Tensor, bias: Tensor | None = None) -> None:
+    """out = a @ b + bias in the dtype of ``out``; autocast leaves calls with out= alone."""
+    if a.dtype != out.dtype:
         torch.mm(a, b, out_dtype=out.dtype, out=out)
+        if bias is not None:
+            out += bias
+    elif bias is not None:
+        torch.addmm(bias, a, b, out=out)
+    else:
+        torch.mm(a, b, out=out)
 
 
 def _add_matmul(a: Tensor, b: Tensor, *, out: Tensor) -> None:
-    """out += a @ b, accumulated in the dtype of ``out``."""
+    """out += a @ b in the dtype of ``out``."""
     if a.dtype == out.dtype:
         out.addmm_(a, b)
-    else:
+    elif out.is_cuda:
         torch.addmm(out, a, b, out_dtype=out.dtype, out=out)
+    else:
+        # In slabs, so that the product is added while it is in the cache, and never exists whole.
+        for start in range(0, len(out), SLAB_ROWS):
+            slab = slice(start, start + SLAB_ROWS)
+            out[slab] += torch.mm(a[slab], b)

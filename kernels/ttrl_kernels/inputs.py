@@ -1,4 +1,8 @@
-"""Checks on what the caller passes, before any work: what is wrong, what came, what to do."""
+"""Checks on what the caller passes, before any work: what is wrong, what came, what to do.
+
+Those that only look at shapes and dtypes are made where the caller calls, while a compiler traces
+as well; those that look at values are made inside the operators, at run time.
+"""
 
 from __future__ import annotations
 
@@ -10,54 +14,21 @@ from torch import Tensor
 from ttrl_kernels.chunks import Head
 from ttrl_kernels.loss_math import TokenData, accumulation_dtype
 
+IGNORED_TARGET = -100
+"""The target that `linear_logprob` skips."""
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 """float16 is absent on purpose: gradients scaled by 1/tokens underflow in it."""
 
 
-def make_head(
+def check_inputs(
     hidden_TH: Tensor,
     weight_VH: Tensor,
     targets_T: Tensor,
-    rows_L: Tensor,
-    *,
-    bias: Tensor | None,
+    bias_V: Tensor | None,
     temperature: float | Tensor,
-    softcap: float | None,
-) -> Head:
-    """The head over the live rows. Raises ValueError if a shape, dtype or number is off.
-
-    Targets and per-token temperatures are only checked, and only read, on live rows.
-    """
-    vocabulary = weight_VH.shape[0]
-    if bias is not None and (bias.shape != (vocabulary,) or bias.dtype != weight_VH.dtype):
-        raise ValueError(
-            f"bias is {_describe(bias)}, expected {weight_VH.dtype} [{vocabulary}], one per row "
-            "of the weight"
-        )
-    if softcap is not None and not (math.isfinite(softcap) and softcap > 0):
-        raise ValueError(f"softcap is {softcap}, expected a positive number, or None for no cap")
-    targets_L = targets_T[rows_L]
-    wrong = ((targets_L < 0) | (targets_L >= vocabulary)).nonzero()
-    if len(wrong):
-        first = int(wrong[0])
-        raise ValueError(
-            f"targets_T[{int(rows_L[first])}] is {int(targets_L[first])}, expected 0 to "
-            f"{vocabulary - 1} on a live token ({len(wrong)} such tokens): give tokens without a "
-            "loss weight 0 (linear_policy_loss) or target -100 (linear_logprob)"
-        )
-    return Head(
-        hidden_TH,
-        weight_VH,
-        bias,
-        rows_L,
-        targets_L,
-        _live_temperature(temperature, hidden_TH, rows_L),
-        softcap,
-    )
-
-
-def check_matrices(hidden_TH: Tensor, weight_VH: Tensor, targets_T: Tensor) -> None:
-    """Raise ValueError if hidden, weight and targets do not belong together."""
+) -> None:
+    """Raise ValueError if the head's tensors do not belong together; looks at no value."""
     if hidden_TH.dim() != 2:
         raise ValueError(
             f"hidden_TH is {_describe(hidden_TH)}, expected [tokens, hidden size]: flatten batch "
@@ -82,49 +53,88 @@ def check_matrices(hidden_TH: Tensor, weight_VH: Tensor, targets_T: Tensor) -> N
     check_vector("targets_T", targets_T, hidden_TH, integer=True)
     if targets_T.dtype != torch.int64:
         raise ValueError(f"targets_T is {targets_T.dtype}, expected torch.int64: use .long()")
+    vocabulary = weight_VH.shape[0]
+    if bias_V is not None and (
+        bias_V.shape != (vocabulary,)
+        or bias_V.dtype != weight_VH.dtype
+        or bias_V.device != weight_VH.device
+    ):
+        raise ValueError(
+            f"bias is {_describe(bias_V)}, expected {weight_VH.dtype} [{vocabulary}] on "
+            f"{weight_VH.device}, one per row of the weight"
+        )
+    if isinstance(temperature, Tensor):
+        check_vector("temperature", temperature, hidden_TH)
+
+
+def check_token_vectors(tokens: TokenData, hidden_TH: Tensor) -> None:
+    """Raise ValueError unless every vector of the loss has one entry of its kind per token."""
+    for name, vector in zip(TokenData._fields, tokens, strict=True):
+        if vector is not None:
+            argument = "token_weights_T" if name == "weights" else f"{name}_T"
+            check_vector(argument, vector, hidden_TH, integer=name == "sequence_ids")
 
 
 def check_vector(name: str, vector: Tensor, hidden_TH: Tensor, *, integer: bool = False) -> None:
-    """Raise ValueError unless the vector has one floating (or integer) entry per token."""
-    tokens = hidden_TH.shape[0]
-    right_kind = (
-        not (vector.is_floating_point() or vector.is_complex() or vector.dtype == torch.bool)
-        if integer
-        else vector.is_floating_point()
-    )
-    if vector.shape != (tokens,) or not right_kind or vector.device != hidden_TH.device:
-        kind = "an integer" if integer else "a floating"
+    """Raise ValueError unless the vector has one float32, float64 (or integer) entry per token.
+
+    No bfloat16: it moves a log-prob of -10 by up to 0.03. Mixed precision that casts everything
+    a module receives (FSDP2's cast_forward_inputs, for one) must leave these vectors alone.
+    """
+    if integer:
+        kind = "an integer"
+        right = not (
+            vector.is_floating_point() or vector.is_complex() or vector.dtype == torch.bool
+        )
+    else:
+        kind = "a float32 or float64"
+        right = vector.dtype in (torch.float32, torch.float64)
+    if not right or vector.shape != hidden_TH.shape[:1] or vector.device != hidden_TH.device:
         raise ValueError(
-            f"{name} is {_describe(vector)}, expected {kind} vector [{tokens}] on "
+            f"{name} is {_describe(vector)}, expected {kind} vector [{hidden_TH.shape[0]}] on "
             f"{hidden_TH.device}, one entry per row of hidden_TH"
         )
 
 
-def live_tokens(tokens: TokenData, hidden_TH: Tensor, rows_L: Tensor) -> TokenData:
-    """The live tokens' data in the dtype of the loss. Raises ValueError on a wrong vector."""
-    for name, vector in zip(TokenData._fields, tokens, strict=True):
-        if vector is not None:
-            check_vector(_ARGUMENTS[name], vector, hidden_TH, integer=name == "sequence_ids")
-    return tokens.at(rows_L).to(accumulation_dtype(hidden_TH.dtype))
+def live_head(
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    targets_T: Tensor,
+    temperature: float,
+    temperature_T: Tensor | None,
+    softcap: float | None,
+    rows_L: Tensor,
+) -> Head:
+    """The head over the live rows. Raises ValueError if a target or a number is out of range.
+
+    Targets and per-token temperatures are only checked, and only read, on live rows.
+    """
+    vocabulary = weight_VH.shape[0]
+    if softcap is not None and not (math.isfinite(softcap) and softcap > 0):
+        raise ValueError(f"softcap is {softcap}, expected a positive number, or None for no cap")
+    targets_L = targets_T[rows_L]
+    wrong = ((targets_L < 0) | (targets_L >= vocabulary)).nonzero()
+    if len(wrong):
+        first = int(wrong[0])
+        raise ValueError(
+            f"targets_T[{int(rows_L[first])}] is {int(targets_L[first])}, expected 0 to "
+            f"{vocabulary - 1} on a live token ({len(wrong)} such tokens): give tokens without a "
+            "loss weight 0 (linear_policy_loss) or target -100 (linear_logprob)"
+        )
+    temperature_L = _live_temperature(temperature, temperature_T, hidden_TH, rows_L)
+    return Head(hidden_TH, weight_VH, bias_V, rows_L, targets_L, temperature_L, softcap)
 
 
-_ARGUMENTS = {
-    "advantages": "advantages_T",
-    "weights": "token_weights_T",
-    "old_logp": "old_logp_T",
-    "ref_logp": "ref_logp_T",
-    "sequence_ids": "sequence_ids_T",
-}
-
-
-def _live_temperature(temperature: float | Tensor, hidden_TH: Tensor, rows_L: Tensor) -> Tensor:
+def _live_temperature(
+    temperature: float, temperature_T: Tensor | None, hidden_TH: Tensor, rows_L: Tensor
+) -> Tensor:
     dtype = accumulation_dtype(hidden_TH.dtype)
-    if not isinstance(temperature, Tensor):
+    if temperature_T is None:
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature is {temperature}, expected a positive number")
         return torch.full(rows_L.shape, temperature, dtype=dtype, device=hidden_TH.device)
-    check_vector("temperature", temperature, hidden_TH)
-    temperature_L = temperature[rows_L].to(dtype)
+    temperature_L = temperature_T[rows_L].to(dtype)
     if not bool(((temperature_L > 0) & temperature_L.isfinite()).all()):
         raise ValueError(
             "temperature has an entry that is not a positive number on a live token, expected "

@@ -132,11 +132,11 @@ class TokenLosses(NamedTuple):
     """KL estimate against the reference, unweighted; None without a reference."""
 
 
-@dataclass(frozen=True)
-class PolicyLoss:
+class PolicyLoss(NamedTuple):
     """The loss of a packed batch, and what happened in it. Only ``loss`` carries a gradient.
 
-    The per-token vectors are fp32 (float64 for float64 inputs) and 0 on dead tokens.
+    The per-token vectors are fp32 (float64 for float64 inputs) and 0 on dead tokens. A tuple, for
+    the hooks of FSDP and ZeRO-3 find the tensors of a module's output in tuples only.
     """
 
     loss: Tensor
@@ -149,9 +149,10 @@ class PolicyLoss:
     """bool: where the clip decided the policy term (its gradient is zero, or capped in CISPO)."""
     kl_T: Tensor | None
     """KL estimate per token, before β; None when no ``ref_logp_T`` was given."""
-    live_rows: int
-    """Tokens with a weight other than 0: those that cost the forward matmul."""
-    gradient_rows: int
+    live_rows: Tensor
+    """Tokens with a weight other than 0: those that cost the forward matmul. An integer scalar on
+    the CPU, as the next."""
+    gradient_rows: Tensor
     """Tokens with a gradient other than exactly 0: those that cost the two backward matmuls."""
 
 
@@ -327,8 +328,13 @@ def token_losses(
 def token_gradients(
     logp_L: Tensor, entropy_L: Tensor, tokens: TokenData, options: PolicyOptions
 ) -> tuple[Tensor, Tensor | None]:
-    """dL/dlogp and dL/dentropy of each live token; the second is None without an entropy term."""
-    with torch.enable_grad():
+    """dL/dlogp and dL/dentropy of each live token; the second is None without an entropy term.
+
+    Within an operator, PyTorch has taken autograd out of its dispatcher, and `enable_grad` alone
+    does not put it back.
+    """
+    autograd = torch._C.DispatchKey.AutogradFunctionality
+    with torch.enable_grad(), torch._C._SetExcludeDispatchKeyGuard(autograd, False):
         logp_L, entropy_L = logp_L.detach().requires_grad_(), entropy_L.detach().requires_grad_()
         loss = token_losses(logp_L, entropy_L, tokens, options).loss.sum()
         grads = torch.autograd.grad(loss, (logp_L, entropy_L), allow_unused=True)
@@ -376,7 +382,7 @@ def policy_loss_reference(
     tokens = TokenData(advantages_T, token_weights_T, old_logp_T, ref_logp_T, sequence_ids_T)
     check_tokens(tokens, options)
     losses = token_losses(logp_L, entropy_L, tokens.at(rows_L).to(logp_L.dtype), options)
-    total, live = len(targets_T), len(rows_L)
+    total, live = len(targets_T), torch.tensor(len(rows_L))
     return PolicyLoss(
         loss=losses.loss.sum(),
         logp_T=scatter_rows(logp_L.detach(), rows_L, total),

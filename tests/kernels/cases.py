@@ -1,9 +1,24 @@
 """Random inputs with everything a packed batch has, and one way to run any implementation."""
 
+import pytest
 import torch
+from ttrl_kernels import backends
 from ttrl_kernels.loss_math import dense_logprob, policy_loss_reference
 
 T, H, V = 41, 16, 101
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+_NATIVE = backends()["native"]
+# Every row backend of this machine in every dtype it works in; Triton's has files of its own.
+BACKENDS = [pytest.param("torch", dtype, id=f"torch-{dtype}") for dtype in DTYPES] + [
+    pytest.param(
+        "native",
+        dtype,
+        id=f"native-{dtype}",
+        marks=pytest.mark.skipif(_NATIVE != "available", reason=_NATIVE),
+    )
+    for dtype in DTYPES[1:]
+]
 
 # Far from the clip borders log 0.8, log 1.2 and log 3: which side a token is on must not depend
 # on the dtype, or the comparison would be about luck.

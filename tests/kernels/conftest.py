@@ -18,6 +18,13 @@ def poisoned_empty(monkeypatch):
         monkeypatch.setattr(torch, name, poisoned)
 
 
+@pytest.fixture(autouse=True)
+def triton_where_interpreted(monkeypatch):
+    """With TRITON_INTERPRET=1, "auto" means the Triton rows on the CPU."""
+    if "interpreter" in rows.backends()["triton"]:
+        monkeypatch.setitem(rows._PREFERENCES, "cpu", ("triton",))
+
+
 class Recorder:
     """A row backend that notes what it is asked to do."""
 
@@ -29,15 +36,15 @@ class Recorder:
         self.stats_rows.append(len(logits_CV))
         return self.backend.row_stats(logits_CV, *args)
 
-    def row_grad_(self, logits_CV, targets_C, temperature_C, softcap, stats, grads):
-        self.grad_rows.append(len(logits_CV))
-        self.grads.append(grads)
-        self.backend.row_grad_(logits_CV, targets_C, temperature_C, softcap, stats, grads)
+    def row_grad_(self, logits_CV, rows_K, *args):
+        self.grad_rows.append(len(rows_K))
+        self.grads.append(args[-2])
+        return self.backend.row_grad_(logits_CV, rows_K, *args)
 
 
 @pytest.fixture
 def recorder(monkeypatch):
     """Records the row operations of the default backend."""
-    recorder = Recorder(rows.resolve_backend("auto"))
-    monkeypatch.setattr(rows, "_BACKENDS", {"torch": recorder})
+    recorder = Recorder(rows._load("torch"))
+    monkeypatch.setattr(rows, "_load", lambda name: recorder)
     return recorder

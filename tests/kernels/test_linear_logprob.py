@@ -1,13 +1,14 @@
 """`linear_logprob` against the float64 oracle: values, and gradients of both outputs."""
 
+from functools import partial
+
 import pytest
 import torch
-from cases import HEADS, V, as_float64, head_case, leaves
+from cases import BACKENDS, HEADS, V, as_float64, head_case, leaves
 from tolerances import assert_no_worse
-from ttrl_kernels import backends, chunks, linear_logprob
+from ttrl_kernels import chunks, linear_logprob
 from ttrl_kernels.loss_math import dense_logprob
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 READS = {"logp": (1.0, 0.0), "entropy": (0.0, 1.0), "both": (0.7, -1.3)}
 
 
@@ -25,20 +26,20 @@ def run(function, case, reads="both"):
     return outputs | dict(zip(inputs, grads, strict=True))
 
 
-def compare(case, dtype, reads="both"):
-    ours = run(linear_logprob, case, reads)
+def compare(case, dtype, reads="both", backend="auto"):
+    ours = run(partial(linear_logprob, backend=backend), case, reads)
     truth, plain = run(dense_logprob, as_float64(*case), reads), run(dense_logprob, case, reads)
     for name in truth:
         assert_no_worse(name, dtype, ours[name], truth[name], plain[name])
     return ours
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("reads", READS)
 @pytest.mark.parametrize("head", HEADS)
-def test_against_the_oracle(head, reads, dtype, monkeypatch):
+def test_against_the_oracle(head, reads, backend, dtype, monkeypatch):
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 7 * V * 4)
-    ours = compare(head_case(dtype, head), dtype, reads)
+    ours = compare(head_case(dtype, head), dtype, reads, backend)
     assert ours["logp_T"].dtype == torch.promote_types(dtype, torch.float32)
     assert ours["hidden"].dtype == dtype
 
@@ -173,12 +174,3 @@ def test_wrong_target():
     targets[5] = -1
     with pytest.raises(ValueError, match=r"targets_T\[5\] is -1, expected 0 to 100"):
         linear_logprob(hidden, weight, targets)
-
-
-def test_backends():
-    assert backends() == {"torch": "available"}
-    hidden, weight, targets, _ = head_case()
-    auto, named = (linear_logprob(hidden, weight, targets, backend=b) for b in ("auto", "torch"))
-    assert torch.equal(auto.logp_T, named.logp_T)
-    with pytest.raises(ValueError, match="backend is 'triton', expected auto or one of torch"):
-        linear_logprob(hidden, weight, targets, backend="triton")

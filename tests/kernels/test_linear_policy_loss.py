@@ -1,15 +1,25 @@
 """`linear_policy_loss` against the float64 oracle, and what it promises besides the numbers."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from cases import HEADS, OPTIONS, V, as_float64, head_case, loss_case, loss_magnitude, run_loss
-from tolerances import assert_no_worse
+from cases import (
+    BACKENDS,
+    DTYPES,
+    HEADS,
+    OPTIONS,
+    V,
+    as_float64,
+    head_case,
+    loss_case,
+    loss_magnitude,
+    run_loss,
+)
+from tolerances import assert_no_worse, error_ratio
 from ttrl_kernels import chunks, linear_policy_loss
 from ttrl_kernels.loss_math import policy_loss_reference
-
-DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 
 
 @pytest.fixture
@@ -18,8 +28,8 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 7 * V * 4)
 
 
-def compare(case, dtype, scale=1.0):
-    ours = run_loss(linear_policy_loss, case, scale)
+def compare(case, dtype, scale=1.0, backend="auto"):
+    ours = run_loss(partial(linear_policy_loss, backend=backend), case, scale)
     truth = run_loss(policy_loss_reference, as_float64(*case), scale)
     plain = run_loss(policy_loss_reference, case, scale)
     scales = {"loss": loss_magnitude(case)}
@@ -28,18 +38,18 @@ def compare(case, dtype, scale=1.0):
     return ours
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_every_option_against_the_oracle(options, dtype, small_chunks):
-    ours = compare(loss_case(dtype, "all", options), dtype)
+def test_every_option_against_the_oracle(options, backend, dtype, small_chunks):
+    ours = compare(loss_case(dtype, "all", options), dtype, backend=backend)
     assert ours["hidden"].dtype == ours["weight"].dtype == ours["bias"].dtype == dtype
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("options", ["clip", "entropy", "sequence_all"])
-def test_every_head_against_the_oracle(head, options, dtype, small_chunks):
-    compare(loss_case(dtype, head, options, seed=1), dtype)
+def test_every_head_against_the_oracle(head, options, backend, dtype, small_chunks):
+    compare(loss_case(dtype, head, options, seed=1), dtype, backend=backend)
 
 
 @pytest.mark.parametrize("options", ["clip", "dual_clip", "cispo", "sequence_all"])
@@ -63,6 +73,18 @@ def test_a_vocabulary_of_one_has_no_gradient():
     result.loss.backward()
     assert result.logp_T.tolist() == [0] * 6 and result.entropy_T.tolist() == [0] * 6
     assert (hidden.grad == 0).all() and (weight.grad == 0).all()
+
+
+@pytest.mark.parametrize("rows", [30, 100, 300])
+@pytest.mark.parametrize("options", ["clip", "entropy", "kl_k3"])
+def test_mean_error_in_bfloat16_is_that_of_plain_pytorch(options, rows, monkeypatch):
+    """In ten, three or one chunks: with two or less dW is accumulated in bfloat16 on the CPU."""
+    monkeypatch.setattr(chunks, "LOGITS_BYTES", rows * 1000 * 2)
+    case = loss_case(torch.bfloat16, "bias", options, seed=5, shape=(300, 64, 1000))
+    ours, plain = (run_loss(f, case) for f in (linear_policy_loss, policy_loss_reference))
+    truth = run_loss(policy_loss_reference, as_float64(*case))
+    for name in truth:
+        assert error_ratio(ours[name], truth[name], plain[name]) < 1.1, name
 
 
 # --- work that is skipped
@@ -94,14 +116,14 @@ def test_rows_without_gradient_skip_the_gradient_work(options, recorder, small_c
 
 @pytest.mark.parametrize("options", ["clip", "sequence_clip"])
 def test_compaction_changes_no_bit(options, monkeypatch, small_chunks):
-    # BLAS sums in an order that depends on how many rows there are; these two do not.
-    def matmul_by_rows(a, b, *, out):
+    # How BLAS sums depends on how many rows there are. These two do not: the first goes row by
+    # row, the second sums multiples of 2^-30, which float64 does exactly in any order.
+    def matmul_by_rows(a, b, *, out, bias=None):
         for i, row in enumerate(a):
             out[i] = row @ b
 
     def add_matmul_by_rows(a, b, *, out):
-        for column, row in zip(a.t(), b, strict=True):
-            out += column[:, None] * row
+        out += (a.t()[:, :, None] * b[:, None, :] * 2**30).round().sum(0) / 2**30
 
     monkeypatch.setattr(chunks, "_matmul", matmul_by_rows)
     monkeypatch.setattr(chunks, "_add_matmul", add_matmul_by_rows)
@@ -113,6 +135,16 @@ def test_compaction_changes_no_bit(options, monkeypatch, small_chunks):
     assert skipped["weight"].abs().max() > 0
     for name in skipped:
         assert torch.equal(skipped[name], computed[name]), name
+
+
+@pytest.mark.parametrize("kept", ["", "0", "1", "01", "10", "0101", "111000", "000111", "0110100"])
+def test_compaction_keeps_the_rows_and_overwrites_none(kept):
+    kept = torch.tensor([int(k) for k in kept], dtype=torch.bool)
+    kept_K = kept.nonzero().squeeze(1)
+    rows_K = chunks.compaction(kept_K, len(kept))
+    assert torch.equal(rows_K.sort().values, kept_K)
+    stays = rows_K == torch.arange(len(rows_K))
+    assert (stays | (rows_K >= len(rows_K))).all()
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_clip"])
@@ -342,7 +374,7 @@ def test_target_out_of_range_on_a_live_token():
             {"ratio_level": "sequence", "sequence_ids_T": None},
             "ratio_level is 'sequence' but sequence_ids_T is None",
         ),
-        ({"backend": "cuda"}, "backend is 'cuda', expected auto or one of torch"),
+        ({"backend": "cuda"}, "backend is 'cuda', expected auto or one of triton, native, torch"),
         ({"policy": "trpo"}, "policy is 'trpo'"),
     ],
 )

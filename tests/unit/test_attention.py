@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import all_logprobs, make_settings, saved, tiny_model, train_samples
-from ttrl_kernels import linear_logprob
 
 from ttrl.policy.attention import packed_attention
 from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model, output_layer, packed_hidden_states
+from ttrl.policy.model import load_policy_model, packed_hidden_states
 from ttrl.policy.packing import pack
 from ttrl.types import UserError
 
@@ -140,9 +139,8 @@ def test_packed_log_probs_are_the_models_own(name, tmp_path):
         hidden_TH = packed_hidden_states(
             model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens
         )
-        ours = linear_logprob(
-            hidden_TH, targets_T=batch.targets_T, temperature=0.6, **output_layer(model)
-        ).logp_T
+        head = model.get_output_embeddings()
+        ours = head(hidden_TH, batch.targets_T, temperature=0.6).logp_T
         for sample in samples:
             logp_nV = all_logprobs(plain, sample.prompt_ids, sample.completion_ids, 0.6)
             theirs = logp_nV.gather(1, torch.tensor(sample.completion_ids).unsqueeze(1)).flatten()

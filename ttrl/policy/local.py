@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from ttrl_kernels import PolicyLoss, linear_logprob, linear_policy_loss
+from ttrl_kernels import PolicyLoss
 
 from ttrl.config import PolicySettings, Settings
-from ttrl.policy.model import output_layer, packed_hidden_states
+from ttrl.policy.model import packed_hidden_states
 from ttrl.policy.packing import pack, sequence_weights
 from ttrl.types import PackedBatch, TrainSample, UpdateResult
 
@@ -114,13 +115,11 @@ class LocalPolicy:
 
     def _backward(self, batch: PackedBatch) -> PolicyLoss:
         """Forward and backward of one micro-batch; gradients add up in the parameters."""
-        settings, policy = self.settings, self.settings.policy
-        dtype = getattr(torch, settings.model.dtype)
+        policy = self.settings.policy
         batch = _to(batch, self.model.device)
-        hidden_TH = self._hidden(self.model, batch)
-        result = linear_policy_loss(
-            hidden_TH.to(dtype),
-            targets_T=batch.targets_T,
+        result: PolicyLoss = self._output(
+            self.model,
+            batch,
             advantages_T=batch.advantages_T,
             token_weights_T=batch.token_weights_T,
             old_logp_T=batch.old_logp_T,
@@ -131,32 +130,31 @@ class LocalPolicy:
             kl="k3",
             kl_coef=policy.kl_coef,
             entropy_coef=policy.entropy_coef,
-            temperature=settings.rollout.temperature,
-            **output_layer(self.model, dtype),
         )
         result.loss.backward()
         return result
-
-    def _hidden(self, model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
-        """Hidden states, with the matrix products in ``model.dtype`` of the settings."""
-        dtype = getattr(torch, self.settings.model.dtype)
-        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-            return packed_hidden_states(
-                model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens
-            )
 
     @torch.no_grad()
     def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
         """The starting model's log-probs of the targets, for the KL term."""
         if self.reference is None:
             return None
+        logp_T: torch.Tensor = self._output(self.reference, batch).logp_T
+        return logp_T
+
+    def _output(self, model: PreTrainedModel, batch: PackedBatch, **options: Any) -> Any:
+        """What the model's `FusedLMHead` gives; matrix products in the settings' model.dtype."""
         dtype = getattr(torch, self.settings.model.dtype)
-        return linear_logprob(
-            self._hidden(self.reference, batch).to(dtype),
-            targets_T=batch.targets_T,
-            temperature=self.settings.rollout.temperature,
-            **output_layer(self.reference, dtype),
-        ).logp_T
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            hidden_TH = packed_hidden_states(
+                model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens
+            )
+            return model.get_output_embeddings()(
+                hidden_TH,
+                batch.targets_T,
+                temperature=self.settings.rollout.temperature,
+                **options,
+            )
 
     def _refuse_non_finite(self, loss: float, grad_norm: torch.Tensor) -> None:
         if math.isfinite(loss) and bool(torch.isfinite(grad_norm)):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from transformers import PreTrainedModel
-from ttrl_kernels import linear_logprob
+from ttrl_kernels import FusedLMHead
 
 from ttrl.config import ModelSettings
 from ttrl.policy.attention import PACKED
@@ -18,7 +16,7 @@ PROBE = ((1, 4, 2, 8, 5, 7), (3, 1, 4, 1))
 
 
 def load_policy_model(settings: ModelSettings) -> PreTrainedModel:
-    """The model in float32, for packed training only, without dropout.
+    """The model in float32, for packed training only, without dropout, with a `FusedLMHead`.
 
     Raises:
         UserError: if the log-probs of sequences packed together differ from those of the model's
@@ -33,9 +31,10 @@ def load_policy_model(settings: ModelSettings) -> PreTrainedModel:
     model.set_attn_implementation(PACKED)
     refused = f"{type(model).__name__} ({settings.path}) cannot be trained here: "
     try:
+        FusedLMHead.replace(model)
         # In training mode, so that dropout which is not a module of its own shows as well.
         gap = (own_T - _packed_logprobs(model.train())).abs().max().item()
-    except (NotImplementedError, TypeError) as error:  # TypeError: it passes no cu_seqlens on
+    except (NotImplementedError, TypeError) as error:  # TypeError: cu_seqlens or head unknown
         raise UserError(f"{refused}{error}") from error
     if not gap < 1e-3:
         raise UserError(
@@ -62,17 +61,6 @@ def packed_hidden_states(
     return hidden_TH
 
 
-def output_layer(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """The arguments of `ttrl_kernels` that describe the model's output layer, in ``dtype``."""
-    head = model.get_output_embeddings()
-    bias = getattr(head, "bias", None)
-    return {
-        "weight_VH": head.weight.to(dtype),
-        "bias": None if bias is None else bias.to(dtype),
-        "softcap": getattr(model.config, "final_logit_softcapping", None),
-    }
-
-
 @torch.no_grad()
 def _own_logprobs(model: PreTrainedModel) -> torch.Tensor:
     """Log-probs of the probe's tokens, from the second of each sequence on, one by one."""
@@ -93,7 +81,7 @@ def _packed_logprobs(model: PreTrainedModel) -> torch.Tensor:
     cu_seqlens = torch.nn.functional.pad(ends_S, (1, 0)).to(torch.int32)
     positions_T = torch.cat([torch.arange(len(s), device=model.device) for s in PROBE])
     hidden_TH = packed_hidden_states(model, ids_T, positions_T, cu_seqlens)
-    logp_T = linear_logprob(hidden_TH[:-1], targets_T=ids_T[1:], **output_layer(model)).logp_T
+    logp_T: torch.Tensor = model.get_output_embeddings()(hidden_TH[:-1], ids_T[1:]).logp_T
     inside_T = torch.ones_like(logp_T, dtype=torch.bool)
     inside_T[ends_S[:-1] - 1] = False  # a sequence's last token does not predict the next one's
     return logp_T[inside_T]

@@ -4,18 +4,22 @@ A row is the raw logits u = W x + b of one token. The operations own the rest of
 z = softcap(u) / τ with softcap(u) = s·tanh(u/s), and know nothing of any loss: what a loss wants
 of a row arrives as two numbers, dL/dlogp and dL/dentropy.
 
-Shapes by suffix: ``_C`` rows of a chunk, ``_V`` vocabulary.
+Shapes by suffix: ``_C`` rows of a chunk, ``_K`` those of them that are kept, ``_V`` vocabulary.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
 class RowStats(NamedTuple):
-    """Four numbers per row, in the dtype of the logits.
+    """Four numbers per row, float32, or float64 for float64 logits.
+
+    A row with a NaN, a +inf or nothing but −inf has no distribution: its log_sum, logp and entropy
+    are NaN, and its row_max means nothing.
 
     lse = row_max + log_sum. The two stay apart because at large logits their sum would round
     log_sum away: at 1e4, fp32 steps are 1e-3 wide.
@@ -60,11 +64,18 @@ class RowBackend(Protocol):
     def row_grad_(
         self,
         logits_CV: Tensor,
-        targets_C: Tensor,
-        temperature_C: Tensor,
+        rows_K: Tensor,
+        targets_K: Tensor,
+        temperature_K: Tensor,
         softcap: float | None,
-        stats: RowStats,
-        grads: RowGrads,
-    ) -> None:
-        """Overwrite the logits u with dL/du."""
+        stats_K: RowStats,
+        grads_K: RowGrads,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """dL/du of some rows, [K, V] in a dtype no wider than the logits, which it overwrites.
+
+        Row k of the result is the gradient of logits row rows_K[k], which is either k or at least
+        K, and never twice the same. So a backend that works on all rows at once may write the
+        result where the first K rows of logits are, and no row is lost before it was read.
+        """
         ...

@@ -1,0 +1,152 @@
+"""The two functions that most callers want; see the package's docstring for the notation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ttrl_kernels import ops
+from ttrl_kernels.inputs import check_inputs, check_token_vectors
+from ttrl_kernels.loss_math import PolicyLoss, TokenData
+
+
+class LogProbs(NamedTuple):
+    """Per token, differentiable in hidden states, weight and bias; 0 on ignored tokens."""
+
+    logp_T: Tensor
+    """Log-prob of each target, in nats."""
+    entropy_T: Tensor
+    """Entropy of each next-token distribution, in nats."""
+
+
+def linear_logprob(
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    targets_T: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    softcap: float | None = None,
+    backend: str = "auto",
+) -> LogProbs:
+    """Log-prob of each target and entropy of each row, one matmul forward and three backward.
+
+    Args:
+        hidden_TH: hidden states, [tokens, hidden size].
+        weight_VH: the head's weight, [vocabulary, hidden size].
+        targets_T: int64 token ids; −100 marks a token to skip, which costs nothing.
+        bias: [vocabulary], added before the softcap.
+        temperature: τ > 0, one number or a [T] vector.
+        softcap: s > 0 in softcap(u) = s·tanh(u/s), applied before the temperature.
+        backend: one of `backends()`, or "auto".
+
+    Raises:
+        ValueError: a shape, dtype, device, number, target or backend that does not fit.
+    """
+    check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature)
+    _, _, logp_T, entropy_T = ops.logprob(
+        hidden_TH, weight_VH, bias, targets_T, *_temperature(temperature), softcap, backend
+    )
+    return LogProbs(logp_T, entropy_T)
+
+
+def linear_policy_loss(
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    targets_T: Tensor,
+    *,
+    advantages_T: Tensor,
+    token_weights_T: Tensor,
+    old_logp_T: Tensor | None = None,
+    ref_logp_T: Tensor | None = None,
+    policy: str = "ppo_clip",
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    ratio_level: str = "token",
+    sequence_ids_T: Tensor | None = None,
+    kl: str = "k3",
+    kl_coef: float = 0.0,
+    entropy_coef: float = 0.0,
+    bias: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    softcap: float | None = None,
+    backend: str = "auto",
+) -> PolicyLoss:
+    """The policy-gradient loss of a packed batch, with its gradients computed on the way.
+
+        L = Σ_t w_t · ( policy_t + β·KL_t − γ·H_t ),    r_t = exp(logp_t − old_t)
+
+    Three matmuls per token with a gradient, one per token whose gradient is exactly zero, none
+    per dead token (weight 0); a sequence ratio costs one more. `loss_math` holds every equation.
+    The gradient flows to ``hidden_TH``, ``weight_VH`` and ``bias``; all else is constant.
+
+    Args:
+        hidden_TH: hidden states, [tokens, hidden size].
+        weight_VH: the head's weight, [vocabulary, hidden size].
+        targets_T: int64 token ids; anything, −100 too, on dead tokens.
+        advantages_T: A_t; a correction for the sampler's mismatch multiplies it.
+        token_weights_T: w_t: mask and aggregation (GRPO 2402.03300, DAPO 2503.14476, Dr. GRPO
+            2503.20783 differ only here). A token with weight 0 is dead and touches nothing.
+        old_logp_T: log-probs under the sampling policy; None means on-policy, r = 1.
+        ref_logp_T: log-probs under the KL's reference policy.
+        policy: "ppo_clip": −min(r·A, clip(r, 1−clip_low, 1+clip_high)·A), PPO 1707.06347;
+            "cispo": −stop_gradient(clip(r, …))·A·logp, 2506.13585; "none": −r·A.
+        clip_low, clip_high: distance of the clip from ratio 1; DAPO raises the upper one.
+        dual_clip: c > 1, for A < 0: −max(min(…), c·A), 1912.09729.
+        ratio_level: "token", or "sequence" for r = exp(mean over the sequence's live tokens of
+            logp − old), GSPO 2507.18071.
+        sequence_ids_T: integers, equal within a sequence; needed for the sequence ratio.
+        kl: estimator "k1" logp − ref, "k2" ½(logp − ref)², "k3" exp(d) − d − 1, d = ref − logp.
+        kl_coef: β ≥ 0; other than 0 it needs ``ref_logp_T``.
+        entropy_coef: γ; positive rewards entropy.
+        bias: [vocabulary], added before the softcap.
+        temperature: τ > 0, one number or a [T] vector; that of the sampler.
+        softcap: s > 0 in softcap(u) = s·tanh(u/s), applied before the temperature.
+        backend: one of `backends()`, or "auto".
+
+    Raises:
+        ValueError: an option, shape, dtype, device, number, target or backend that does not fit.
+    """
+    check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature)
+    tokens = TokenData(advantages_T, token_weights_T, old_logp_T, ref_logp_T, sequence_ids_T)
+    check_token_vectors(tokens, hidden_TH)
+    needs = (
+        torch.is_grad_enabled() and x is not None and x.requires_grad
+        for x in (hidden_TH, weight_VH, bias)
+    )
+    loss, logp_T, entropy_T, clipped_T, kl_T, live_rows, gradient_rows, *_ = ops.policy_loss(
+        hidden_TH,
+        weight_VH,
+        bias,
+        targets_T,
+        *_temperature(temperature),
+        softcap,
+        backend,
+        *tokens,
+        policy,
+        clip_low,
+        clip_high,
+        dual_clip,
+        ratio_level,
+        kl,
+        kl_coef,
+        entropy_coef,
+        *needs,
+    )
+    return PolicyLoss(
+        loss=loss,
+        logp_T=logp_T,
+        entropy_T=entropy_T,
+        clipped_T=clipped_T,
+        kl_T=None if ref_logp_T is None else kl_T,
+        live_rows=live_rows,
+        gradient_rows=gradient_rows,
+    )
+
+
+def _temperature(temperature: float | Tensor) -> tuple[float, Tensor | None]:
+    """As operators take it: one number, or the vector that replaces it."""
+    return (1.0, temperature) if isinstance(temperature, Tensor) else (temperature, None)

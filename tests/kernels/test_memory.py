@@ -1,0 +1,59 @@
+"""What a call allocates, by the allocator's own record."""
+
+import pytest
+import torch
+from cases import head_case, loss_case
+from torch.profiler import ProfilerActivity, profile
+from ttrl_kernels import chunks, linear_logprob, linear_policy_loss
+
+H, CHUNK = 16, 1 << 16
+SIZES = [(128, 512), (256, 1024), (512, 2048), (1024, 4096)]
+"""(tokens, vocabulary), their product four times as large each time."""
+
+
+def policy_loss_backward(tokens, vocabulary):
+    hidden, weight, targets, keywords = loss_case(
+        torch.float32, options="sequence_all", shape=(tokens, H, vocabulary)
+    )
+    return lambda: linear_policy_loss(hidden, weight, targets, **keywords).loss.backward()
+
+
+def logprob_backward(tokens, vocabulary):
+    hidden, weight, targets, _ = head_case(torch.float32, shape=(tokens, H, vocabulary))
+    return lambda: sum(x.sum() for x in linear_logprob(hidden, weight, targets)).backward()
+
+
+def dense_backward(tokens, vocabulary):
+    hidden, weight, targets, _ = head_case(torch.float32, shape=(tokens, H, vocabulary))
+    return lambda: torch.nn.functional.cross_entropy(hidden @ weight.t(), targets).backward()
+
+
+def allocations(call):
+    """(most bytes in use at once, bytes of the largest tensor) of what the call allocates."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    used = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        used += event.nbytes()
+        most = max(most, used)
+    return most, max(e.nbytes() for e in events)
+
+
+@pytest.mark.parametrize("call", [policy_loss_backward, logprob_backward])
+def test_memory_does_not_grow_with_tokens_times_vocabulary(call, monkeypatch):
+    """At most a few chunks, a few matrices like the weight or the hidden states, and vectors."""
+    monkeypatch.setattr(chunks, "LOGITS_BYTES", CHUNK)
+    call(*SIZES[0])()  # what is allocated once, on first use
+    for tokens, vocabulary in SIZES:
+        linear = 4 * H * (tokens + vocabulary)
+        vectors = 4 * 40 * tokens
+        most, largest = allocations(call(tokens, vocabulary))
+        assert largest <= max(CHUNK, linear)
+        assert most <= 4 * CHUNK + 4 * linear + vectors
+
+
+def test_the_measurement_sees_full_logits():
+    tokens, vocabulary = SIZES[-1]
+    _, largest = allocations(dense_backward(tokens, vocabulary))
+    assert largest >= 4 * tokens * vocabulary > 8 * CHUNK
