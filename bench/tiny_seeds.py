@@ -1,7 +1,7 @@
 """The embedded task over several seeds: does the default setting hold, and does the other fall?
 
     .venv/bin/python bench/tiny_seeds.py                     seeds 0-4 of the default
-    .venv/bin/python bench/tiny_seeds.py --name collapse --set policy.learning_rate=2e-4 ...
+    .venv/bin/python bench/tiny_seeds.py --name collapse --set policy.learning_rate=1e-3
 
 Runs one after the other, prints a table, and writes ``bench/results/tiny_seeds_NAME.json``.
 """

@@ -88,12 +88,16 @@ def train(
     try:
         summary = run(settings, folder, Display(console))
     except KeyboardInterrupt:
-        print(f"ttrl: interrupted; {folder.path} holds the steps so far", file=sys.stderr)
+        kept = f"; {folder.path} holds the steps so far" if folder.path.exists() else ""
+        print(f"ttrl: interrupted{kept}", file=sys.stderr)
         raise typer.Exit(130) from None
     console.print()
-    console.print(result_table(summary))
+    if summary["before"] or summary["held_out"]["before"]:
+        console.print(result_table(summary))
+    else:
+        console.print("no reference answers: nothing was measured but the votes, in metrics.jsonl")
     console.print(
-        f"run folder: {folder.path} (settings, metrics, all sampled answers, trained model)\n"
+        f"run folder: {folder.path} (settings, metrics, all voting answers, trained model)\n"
         f"measure it: {_command()} eval {folder.path / 'model'} DATA "
         f"--recipe {folder.path / 'config.toml'}\n"
         f"a real one: {_command()} train aime24 --model qwen2.5-math-1.5b   (on a GPU)",
@@ -137,6 +141,8 @@ def evaluate(
         )
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--json {output}: there is no folder {output.parent}")
+    if output is not None and output.exists():
+        raise UserError(f"--json {output} exists; name a new file")
     from rich.console import Console
 
     from ttrl.data.questions import load_questions
@@ -183,7 +189,7 @@ def main() -> None:
     """The entry point: what the user can put right is one line and exit code 2."""
     try:
         app()
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: a full disk, no permission
         print(f"ttrl: error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -337,7 +337,7 @@ def _read_recipe(path: Path, included_by: tuple[Path, ...] = ()) -> dict[str, An
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
@@ -372,8 +372,8 @@ def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:
     if key not in _known_keys() and not key.startswith(f"{_OPEN_TABLE}."):
         raise _unknown_key(key)
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        (value,) = tomllib.loads(f"value = {text}").values()
+    except ValueError:  # not TOML, or more than one value: text
         value = text.strip()
     *sections, last = key.split(".")
     nested: dict[str, Any] = {last: None if value == "none" else value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,25 +38,53 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
 
     Only safetensors files are read: code or pickles in a repository are never run.
     """
+    _refuse_hub_attention(settings)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model: PreTrainedModel = _load(
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = _load(
             AutoModelForCausalLM,
             settings,
             dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,
+            output_loading_info=True,
+        )
+    model, info = loaded
+    if absent := sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])]):
+        # transformers would go on with random weights in their place.
+        raise UserError(
+            f"model.path = {settings.path!r} lacks {len(absent)} weights of a "
+            f"{type(model).__name__}, for example {absent[0]}; expected a complete causal LM"
         )
     return model
 
 
+def _refuse_hub_attention(settings: ModelSettings) -> None:
+    """A config.json may name attention code on the hub, which transformers would fetch and run."""
+    config = Path(_path(settings)) / "config.json"
+    if not config.is_file():
+        return  # on the hub: transformers reads it, and our attn_implementation goes first
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{config} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{config} holds no settings: expected a JSON object")
+    for key, value in values.items():
+        if "attn_implementation" in key and isinstance(value, str) and "/" in value:
+            raise UserError(f"{config}: {key} = {value!r} names code on the hub; remove it")
+
+
+def _path(settings: ModelSettings) -> str:
+    return str(TINY_BASE) if settings.path == "tiny-base" else settings.path
+
+
 def _load(auto_class: Any, settings: ModelSettings, **options: Any) -> Any:
-    path = str(TINY_BASE) if settings.path == "tiny-base" else settings.path
     try:
         return auto_class.from_pretrained(
-            path, revision=settings.revision, trust_remote_code=False, **options
+            _path(settings), revision=settings.revision, trust_remote_code=False, **options
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a broken folder fails in many ways, all of them mean the same
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"cannot load model.path = {settings.path!r}: {reason} "
             "(expected a folder in the Hugging Face format, a hub name, or tiny-base)"

@@ -14,6 +14,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -52,7 +54,10 @@ class RunFolder:
 
     def refuse_existing(self) -> None:
         """Raise a UserError that says what is there and what to do, if the folder exists."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
+            parent = next(p for p in self.path.absolute().parents if p.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK):
+                raise UserError(f"run folder {self.path}: cannot make a folder in {parent}")
             return
         finished = (self.path / "summary.json").exists()
         steps = _line_count(self.path / "metrics.jsonl")
@@ -141,6 +146,14 @@ def _free_name(path: Path) -> Path:
     return next(p for i in range(2, 10**6) if not (p := path.parent / f"{name}-{i}").exists())
 
 
+class RateColumn(ProgressColumn):
+    """How many per second."""
+
+    def render(self, task: Task) -> Text:
+        """Blank until there is a rate."""
+        return Text(f"{task.speed:.2g}/s" if task.speed else "")
+
+
 class Display:
     """Progress on a terminal: a bar over the steps and one under it for the step's questions.
 
@@ -155,6 +168,7 @@ class Display:
             TextColumn("{task.description:<9}"),
             BarColumn(),
             MofNCompleteColumn(),
+            RateColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),

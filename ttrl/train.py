@@ -33,7 +33,7 @@ from ttrl.rewards.selection import select
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.tracking import Display, RunFolder, Summary
-from ttrl.types import AnswerKey, CompletionGroup, Estimate, Question, UpdateResult
+from ttrl.types import AnswerKey, CompletionGroup, Estimate, Question, UpdateResult, UserError
 
 
 def train(settings: Settings, folder: RunFolder, display: Display) -> Summary:
@@ -54,6 +54,7 @@ def train(settings: Settings, folder: RunFolder, display: Display) -> Summary:
     policy = LocalPolicy(load_policy_model(settings.model), settings)
     pool = make_pool(settings, tokenizer)
     folder.create(settings)
+    display.note(f"kernels: {policy.kernels}")
 
     trained = settings.policy.trained_samples
     labels: dict[str, str | None] = {}  # question id -> its label when it was last asked
@@ -66,7 +67,10 @@ def train(settings: Settings, folder: RunFolder, display: Display) -> Summary:
             groups, estimates = sample_and_vote(pool, questions, settings, step, estimator, display)
             sampled = time.perf_counter()
             samples = select(groups, estimates, settings)
-            updates = policy.update(samples, learning_rate(step, total, settings.policy))
+            try:
+                updates = policy.update(samples, learning_rate(step, total, settings.policy))
+            except FloatingPointError as error:
+                raise UserError(f"step {step}: {error}; lower policy.learning_rate") from error
             pool.refresh(policy)
             updated = time.perf_counter()
 
@@ -92,6 +96,7 @@ def train(settings: Settings, folder: RunFolder, display: Display) -> Summary:
         "after": after[0],
         "held_out": {"before": before[1], "after": after[1]},
         "steps": total,
+        "kernels": policy.kernels,
         "wall_s": time.perf_counter() - started,
     }
     folder.write_summary(summary)

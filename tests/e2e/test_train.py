@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from small_run import Run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttrl.config import load_settings
+from ttrl.pretrained import TINY_BASE
 from ttrl.tracking import Display, RunFolder
 from ttrl.train import train
 from ttrl.types import UserError
@@ -47,7 +49,7 @@ def test_run_folder(run: Run) -> None:
     assert summary["wall_s"] > 0
     for scores in (summary["before"], summary["held_out"]["after"]):
         assert 0 < scores["pass@1"] < 1
-        assert scores["maj@2"] == scores["maj@2"]
+        assert 0 < scores["maj@2"] <= scores["pass@2"] < 1
     rollouts = [json.loads(x) for x in (folder / "rollouts" / "step_00002.jsonl").open()]
     assert len(rollouts) == 4
     assert [len(r["completions"]) for r in rollouts] == [8] * 4
@@ -125,3 +127,32 @@ def test_nothing_is_left_behind_by_a_bad_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot load model\.path = '/nowhere/at/all'"):
         train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_with_missing_weights_is_refused(tmp_path: Path) -> None:
+    """transformers would put random weights in their place and go on."""
+    model = AutoModelForCausalLM.from_pretrained(TINY_BASE)
+    weights = {k: v.clone() for k, v in model.state_dict().items() if "layers.1.mlp" not in k}
+    model.save_pretrained(tmp_path / "broken", state_dict=weights)
+    AutoTokenizer.from_pretrained(TINY_BASE).save_pretrained(tmp_path / "broken")
+    settings = load_settings("tiny-arithmetic", overrides=[f"model.path={tmp_path / 'broken'}"])
+    with pytest.raises(UserError, match=r"lacks 3 weights of a Qwen2ForCausalLM"):
+        train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_attention_code_from_the_hub_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(TINY_BASE, tmp_path / "hostile")
+    config = tmp_path / "hostile" / "config.json"
+    values = json.loads(config.read_text()) | {"_attn_implementation": "somebody/kernel"}
+    config.write_text(json.dumps(values))
+    settings = load_settings("tiny-arithmetic", overrides=[f"model.path={tmp_path / 'hostile'}"])
+    with pytest.raises(UserError, match="names code on the hub"):
+        train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    settings = load_settings("tiny-arithmetic", overrides=["model.path=/nowhere"])
+    with pytest.raises(UserError, match="cannot make a folder in"):
+        train(settings, RunFolder(tmp_path / "file" / "run"), Display(Console(quiet=True)))

@@ -101,6 +101,28 @@ def test_rows_without_an_id_are_named_by_their_place(tmp_path):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
+        ({**GOOD, "answer": True}, "field 'answer' must be text or a number, got True"),
+        ({**GOOD, "answer": ["2"]}, "field 'answer' must be text or a number, got ['2']"),
+        ({**GOOD, "answer": float("nan")}, "field 'answer' must be text or a number, got nan"),
+        ({**GOOD, "answer": "2\0"}, "field 'answer' holds a NUL character"),
+        ({**GOOD, "answer": "\udc00"}, "field 'answer' holds half of a surrogate pair"),
+        ({**GOOD, "level": {"n": 1}}, "field 'level' must be text or a number, got {'n': 1}"),
+    ],
+)
+def test_a_bad_label_does_not_decide_what_is_trained_on(load, row, reason):
+    first, last = {"prompt": "a", "id": "first"}, {"prompt": "z", "answer": "1", "id": "last"}
+    loaded = load(first, row, last)
+    assert [question.id for question in loaded.questions] == ["first", "good", "last"]
+    (ignored,) = loaded.rejected
+    assert ignored.reason.startswith(reason)
+    assert ignored.reason.endswith("; question kept without it")
+    name = "answer" if "answer" in reason else "level"
+    assert "good" not in (loaded.key.answers if name == "answer" else loaded.key.levels)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
         ("text", "expected an object, got 'text'"),
         (None, "expected an object, got None"),
         ([GOOD], "expected an object, got [{"),
@@ -114,12 +136,6 @@ def test_rows_without_an_id_are_named_by_their_place(tmp_path):
         ({"prompt": "a\ud800b"}, "field 'prompt' holds half of a surrogate pair"),
         ({"prompt": "a<|im_end|>b"}, "field 'prompt' holds the model's control token '<|im_end|>'"),
         ({"prompt": "a </s>"}, "field 'prompt' holds the model's control token '</s>'"),
-        ({**GOOD, "answer": True}, "field 'answer' must be text or a number, got True"),
-        ({**GOOD, "answer": ["2"]}, "field 'answer' must be text or a number, got ['2']"),
-        ({**GOOD, "answer": float("nan")}, "field 'answer' must be text or a number, got nan"),
-        ({**GOOD, "answer": "2\0"}, "field 'answer' holds a NUL character"),
-        ({**GOOD, "answer": "\udc00"}, "field 'answer' holds half of a surrogate pair"),
-        ({**GOOD, "level": {"n": 1}}, "field 'level' must be text or a number, got {'n': 1}"),
         ({**GOOD, "id": 1.5}, "field 'id' must be text or a whole number, got 1.5"),
         ({**GOOD, "id": False}, "field 'id' must be text or a whole number, got False"),
         ({**GOOD, "id": "\ud800"}, "field 'id' holds half of a surrogate pair"),

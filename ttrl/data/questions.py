@@ -31,7 +31,7 @@ class QuestionSet:
     key: AnswerKey
     """For evaluation and metrics only."""
     rejected: tuple[Rejection, ...]
-    """Rows that were left out, in the order of the source."""
+    """Rows that were left out, then answers and levels that were, in the order of the source."""
 
 
 def load_questions(
@@ -53,6 +53,7 @@ def load_questions(
     answers: dict[str, str] = {}
     levels: dict[str, str] = {}
     rejected: list[Rejection] = []
+    ignored: list[Rejection] = []
     for row in read_rows(source, settings):
         if isinstance(row, Rejection):
             rejected.append(row)
@@ -62,18 +63,21 @@ def load_questions(
             question = _question(row, fields, settings, tokenizer, control)
             if question.id in questions:
                 raise _BadRow(f"duplicate id {question.id!r}")
-            answer = _optional_text(fields, settings.answer_field)
-            level = _optional_text(fields, settings.level_field)
         except _BadRow as error:
             rejected.append(Rejection(source, row.place, str(error)))
             continue
         questions[question.id] = question
-        if answer is not None:
-            answers[question.id] = answer
-        if level is not None:
-            levels[question.id] = level
+        # What is wrong with a label must not decide what is trained on: the question stays.
+        for name, key in ((settings.answer_field, answers), (settings.level_field, levels)):
+            try:
+                value = _optional_text(fields, name)
+            except _BadRow as error:
+                ignored.append(Rejection(source, row.place, f"{error}; question kept without it"))
+                continue
+            if value is not None:
+                key[question.id] = value
     _check_share(source, len(questions), rejected, settings.max_rejected_share)
-    return QuestionSet(tuple(questions.values()), AnswerKey(answers, levels), tuple(rejected))
+    return QuestionSet(tuple(questions.values()), AnswerKey(answers, levels), (*rejected, *ignored))
 
 
 def overlap(train: QuestionSet, held_out: QuestionSet) -> tuple[str, ...]:
@@ -116,6 +120,8 @@ def _question(
     _check_characters(name, text)
     prompt = build_prompt(text, settings, tokenizer)
     prompt_ids = encode_prompt(prompt, settings, tokenizer)
+    if not prompt_ids:
+        raise _BadRow("the tokenizer makes no tokens of it")
     if len(prompt_ids) > settings.max_prompt_tokens:
         raise _BadRow(
             f"the prompt has {len(prompt_ids)} tokens, more than data.max_prompt_tokens = "
@@ -141,7 +147,8 @@ def _optional_text(fields: dict[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is None:
         return None
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = number and not (isinstance(value, float) and not math.isfinite(value))
     if not number and not isinstance(value, str):
         raise _BadRow(f"field {name!r} must be text or a number, got {_short(value)}")
     _check_characters(name, str(value))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from ttrl_kernels import PolicyLoss
+from ttrl_kernels import PolicyLoss, chosen_backend
 
 from ttrl.config import PolicySettings, Settings
 from ttrl.policy.model import packed_hidden_states
@@ -35,6 +35,8 @@ class LocalPolicy:
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
         """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`."""
         self.model = model.train()
+        self.kernels = chosen_backend(model.device.type)
+        """Which row backend computes the loss; they agree up to rounding."""
         self.settings = settings
         policy = settings.policy
         self.reference = (
