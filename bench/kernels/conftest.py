@@ -15,7 +15,7 @@ RECORDS: list[dict[str, Any]] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--profile", choices=("tiny", "cpu", "cuda"), default="tiny")
+    parser.addoption("--profile", choices=("tiny", "criterion", "cpu", "cuda"), default="tiny")
     parser.addoption("--output", default=None, help="folder for the JSON and the table")
 
 

@@ -131,6 +131,18 @@ def plain_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None]).squeeze(1)
 
 
+def plain_with_entropy(case: Case) -> Tensor:
+    """The same results as ours, entropy included: the oracle run in the inputs' own dtype."""
+    return policy_loss_reference(
+        case.hidden,
+        case.weight,
+        case.targets,
+        advantages_T=case.advantages,
+        token_weights_T=case.token_weights,
+        old_logp_T=case.old_logp,
+    ).loss
+
+
 def ours_loss(case: Case) -> Tensor:
     return linear_policy_loss(
         case.hidden,
@@ -216,6 +228,9 @@ def _on_tensors(function: Callable[..., Tensor]) -> Callable[[Case], Tensor]:
 CONTENDERS = {
     "ttrl_kernels": Contender(_on_tensors(lambda *t: linear_logprob(*t).logp_T), ours_loss),
     "plain PyTorch": _of_logp(_on_tensors(plain_logp)),
+    "plain PyTorch, with entropy": Contender(
+        _on_tensors(lambda *t: dense_logprob(*t)[0]), plain_with_entropy
+    ),
     "torch.compile": _of_logp(_on_tensors(torch.compile(plain_logp))),
     "F.linear_cross_entropy": _of_logp(torch_chunked),
     "Liger GRPO": Contender(None, liger_loss),

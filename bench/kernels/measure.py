@@ -30,6 +30,7 @@ def measure(
     no speed. Calling the function several times interleaves them, so that whatever else the
     machine does hits all of them alike. `finish` turns the times into medians.
     """
+    gc.freeze()  # a collection then only looks at what came since, and takes no time
     case = make_case(shape, device)
     truth = solve(case)
     rows: dict[str, dict[str, Any]] = {}
@@ -42,31 +43,40 @@ def measure(
             error = _error(call, truth, backward)
             if not error <= LIMIT[shape.dtype]:
                 raise Failed(f"wrong: error {error:.1e} against float64")
-            rows[name] = {"error": error, "extra_mb": _extra(call, device) / 1e6, "seconds": []}
+            rows[name] = {"error": error, "extra_mb": _extra(call, device) / 1e6, **_no_times()}
             calls[name] = call
         except Failed as reason:
             rows[name] = {"failed": str(reason)}
         _free(device)
     del truth
-    rows[FLOOR] = {"seconds": []}
+    rows[FLOOR] = {**_no_times()}
     calls[FLOOR] = floor(case, backward)
     calls[FLOOR]()
 
     def once() -> None:
         for name, call in calls.items():
-            rows[name]["seconds"].append(_time(call, device))
+            wall, processor = _time(call, device)
+            rows[name]["seconds"].append(wall)
+            rows[name]["cpu_seconds"].append(processor)
 
     return once, rows
 
 
 def finish(rows: dict[str, dict[str, Any]]) -> None:
-    """Medians in milliseconds, and the ratio to the bare matmuls."""
+    """Medians in milliseconds, and the ratio to the bare matmuls, also in processor time.
+
+    On a CPU that is shared, processor time says what a call costs and wall time also whom the
+    system let run; processor time alone would hide a part that runs on one thread only.
+    """
+    gc.unfreeze()
     for row in rows.values():
         if "seconds" in row:
-            row["ms"] = 1e3 * statistics.median(row.pop("seconds"))
+            row["ms"] = 1e3 * statistics.median(row["seconds"])
     for row in rows.values():
         if "ms" in row:
             row["ratio"] = row["ms"] / rows[FLOOR]["ms"]
+            cpu, floor_cpu = (statistics.median(r["cpu_seconds"]) for r in (row, rows[FLOOR]))
+            row["cpu_ratio"] = cpu / floor_cpu
 
 
 def _call(
@@ -127,13 +137,18 @@ def _extra(call: Callable[[], tuple[torch.Tensor, ...]], device: str) -> int:
     return most - sum(x.nbytes for x in out)
 
 
-def _time(call: Callable[[], object], device: str) -> float:
+def _no_times() -> dict[str, Any]:
+    return {"seconds": [], "cpu_seconds": []}
+
+
+def _time(call: Callable[[], object], device: str) -> tuple[float, float]:
+    """Wall seconds, and processor seconds of all threads."""
     _free(device)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     out = call()
     if device == "cuda":
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start, time.process_time() - start_cpu
     del out
     return seconds
 

@@ -9,6 +9,7 @@ from contenders import CONTENDERS, Shape
 
 EVERY = tuple(CONTENDERS)
 PAIR = ("ttrl_kernels", "plain PyTorch")
+CRITERION = (*PAIR, "plain PyTorch, with entropy")
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,14 @@ class Run:
 
 
 def profile(name: str) -> list[Run]:
-    """``tiny`` checks that everything runs, ``cpu`` and ``cuda`` measure."""
+    """``tiny`` checks that everything runs; ``cpu``, ``cuda`` and ``criterion`` measure."""
     bf16, fp32 = torch.bfloat16, torch.float32
     if name == "tiny":
         shapes = [Shape(64, 32, 515, fp32), Shape(63, 20, 301, bf16, sequences=3)]
         return _runs(shapes, rounds=1, sizes=[(16, 100)], sweep=shapes[0])
+    if name == "criterion":  # the loss alone, with more rounds
+        shapes = [Shape(1024, 896, 65536, dtype) for dtype in (fp32, bf16)]
+        return [Run(shape, True, CRITERION, rounds=11) for shape in shapes]
     if name == "cpu":
         shapes = [Shape(1024, 896, 65536, dtype) for dtype in (fp32, bf16)]
         ugly = Shape(519, 333, 50021, bf16, sequences=3)

@@ -42,14 +42,19 @@ def markdown(records: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> str:
-    lines = ["| | ms | ratio to floor | extra MB | error |", "|---|---|---|---|---|"]
+    lines = [
+        "| | ms (range) | ratio to floor | in CPU time | extra MB | error |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, row in sorted(rows.items(), key=lambda item: item[1].get("ms", float("inf"))):
         if "failed" in row:
-            lines.append(f"| {name} | {row['failed']} | | | |")
+            lines.append(f"| {name} | {row['failed']} | | | | |")
             continue
         extra = f"{row['extra_mb']:.0f}" if "extra_mb" in row else ""
         error = f"{row['error']:.1e}" if "error" in row else ""
-        lines.append(f"| {name} | {row['ms']:.1f} | {row['ratio']:.2f} | {extra} | {error} |")
+        ms = f"{row['ms']:.1f} ({1e3 * min(row['seconds']):.1f}-{1e3 * max(row['seconds']):.1f})"
+        ratios = f"{row['ratio']:.2f} | {row['cpu_ratio']:.2f}"
+        lines.append(f"| {name} | {ms} | {ratios} | {extra} | {error} |")
     return "\n".join(lines)
 
 
