@@ -8,8 +8,8 @@ Operators take and return tensors, numbers and names only, and autograd cannot t
 gradients are wanted: ``need_*`` says so, and what is not wanted comes back with size 0. No output
 shares memory with an input, and no saved tensor is changed, so ``retain_graph`` works.
 
-Gradients wait in float32 until backward and are rounded to the inputs' dtype once, after the
-incoming gradient was multiplied in: rounded first, a factor like 1/3 would cost a second rounding.
+On a GPU gradients wait in float32 until backward and are rounded to the inputs' dtype once, after
+the incoming gradient was multiplied in: rounded first, a factor like 1/3 costs a second rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ttrl_kernels import chunks
-from ttrl_kernels.chunks import Gradients, Needs, weight_gradient_dtype
+from ttrl_kernels.chunks import Gradients, Needs, product_dtype, weight_gradient_dtype
 from ttrl_kernels.inputs import IGNORED_TARGET, live_head
 from ttrl_kernels.loss_math import (
     PolicyOptions,
@@ -232,7 +232,11 @@ def _(
 ) -> tuple[Tensor, ...]:
     logp_T, entropy_T, kl_T = _fake_vectors(hidden_TH, 3)
     ref_logp_T = rest[8]
-    dtypes = (logp_T.dtype, weight_gradient_dtype(hidden_TH, weight_VH), logp_T.dtype)
+    dtypes = (
+        product_dtype(hidden_TH),
+        weight_gradient_dtype(hidden_TH, weight_VH),
+        logp_T.dtype,
+    )
     return (
         logp_T.new_empty(()),
         logp_T,

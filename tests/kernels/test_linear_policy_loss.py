@@ -75,14 +75,18 @@ def test_a_vocabulary_of_one_has_no_gradient():
     assert (hidden.grad == 0).all() and (weight.grad == 0).all()
 
 
+@pytest.mark.parametrize("incoming", [1.0, 1 / 3])
 @pytest.mark.parametrize("rows", [30, 100, 300])
 @pytest.mark.parametrize("options", ["clip", "entropy", "kl_k3"])
-def test_mean_error_in_bfloat16_is_that_of_plain_pytorch(options, rows, monkeypatch):
-    """In ten, three or one chunks: with two or less dW is accumulated in bfloat16 on the CPU."""
+def test_mean_error_in_bfloat16_is_that_of_plain_pytorch(options, rows, incoming, monkeypatch):
+    """In ten, three or one chunks: with three or fewer dW is accumulated in bfloat16 on the CPU.
+
+    An incoming gradient other than 1 multiplies what the CPU has rounded before.
+    """
     monkeypatch.setattr(chunks, "LOGITS_BYTES", rows * 1000 * 2)
     case = loss_case(torch.bfloat16, "bias", options, seed=5, shape=(300, 64, 1000))
-    ours, plain = (run_loss(f, case) for f in (linear_policy_loss, policy_loss_reference))
-    truth = run_loss(policy_loss_reference, as_float64(*case))
+    ours, plain = (run_loss(f, case, incoming) for f in (linear_policy_loss, policy_loss_reference))
+    truth = run_loss(policy_loss_reference, as_float64(*case), incoming)
     for name in truth:
         assert error_ratio(ours[name], truth[name], plain[name]) < 1.1, name
 
