@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ttrl import __version__
+from ttrl.answers import make_extractor
 from ttrl.config import load_settings, model_names, recipe_names
 from ttrl.rewards import make_estimator
 from ttrl.types import UserError
@@ -69,7 +70,8 @@ def train(
 ) -> None:
     """Train on unlabeled questions; measure before and after if there is an answer key."""
     settings = load_settings(recipe, model=model, overrides=overrides or [])
-    make_estimator(settings.reward.estimator)  # refuses an unknown one
+    make_estimator(settings.reward.estimator, settings.reward.options)  # refuses an unknown one
+    make_extractor(settings.answers.extract)
     if dry_run:
         print(settings.to_toml(), end="")
         return
@@ -145,6 +147,7 @@ def evaluate(
         raise UserError(f"--json {output} exists; name a new file")
     from rich.console import Console
 
+    from ttrl.answers import Grader
     from ttrl.data.questions import load_questions
     from ttrl.evaluate import Exam
     from ttrl.pretrained import load_tokenizer
@@ -160,8 +163,9 @@ def evaluate(
             f"{data}: no row has an answer (data.answer_field = {settings.data.answer_field!r}): "
             "there is nothing to measure against"
         )
-    exam = Exam(settings, data, asked, tuple(ks))
-    scores = exam.take(make_pool(settings, tokenizer), 0, display)
+    with Grader(settings.answers) as grader:
+        exam = Exam(settings, grader, data, asked, tuple(ks))
+        scores = exam.take(make_pool(settings, tokenizer), 0, display)
     title = f"{len(asked.key.answers)} questions of {data}, {samples} samples each"
     display.console.print(scores_table(title, scores))
     if output is not None:

@@ -101,16 +101,69 @@ class RolloutSettings(Section):
     """An answer is cut off after this many tokens."""
     batch_size: Positive = 512
     """Sequences that are decoded together."""
+    stop_when_decided: bool = False
+    """Sample a question's votes in four rounds, and stop after a round in which the winner leads
+    by more than the votes still to come: the label is that of all votes, its share is not."""
+
+
+class AnswerSettings(Section):
+    """From completions to answers, and when two answers are the same."""
+
+    extract: str = "boxed"
+    """boxed: the last complete \\boxed{...}. choice: that, else the last letter A-Z that stands
+    alone as a choice. boxed_or_number: the box, else the last number. Or FILE.py:FUNCTION, a
+    function from the completion's text to the answer or None."""
+    symbolic: bool = True
+    """Compare by computer algebra what spelling rules leave open, in worker processes."""
+    deadline_s: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds for one symbolic question; what takes longer is compared by its spelling."""
+    memory_mb: Annotated[int, Field(ge=256)] = 1024
+    """Address space of one worker process."""
+    workers: Positive | None = None
+    """Worker processes at most; None: one per CPU core. They start when first needed."""
 
 
 class RewardSettings(Section):
     """From answers to advantages."""
 
     estimator: str = "majority"
-    """How votes become rewards: a name that `ttrl.rewards.estimators` registers."""
-    advantages: Literal["mean_std", "mean"] = "mean_std"
-    """Reward minus the group's mean, divided by the group's standard deviation (GRPO) or not
-    (Dr. GRPO)."""
+    """How votes become rewards: a name that `ttrl.rewards.estimators` registers, or
+    FILE.py:CLASS for your own."""
+    options: dict[str, bool | int | float | str] = {}
+    """The estimator's own settings, by name."""
+    labels: Literal["votes", "teacher", "ground_truth"] = "votes"
+    """Whom an answer must agree with: the voters' majority; the majority of a teacher's answers
+    (see ``teacher_decay``); or the reference answers, the upper bound of the paper."""
+    teacher_decay: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The teacher's weights are decay x its own + (1 - decay) x the policy's after every step; 1
+    keeps the starting model, whose labels are then sampled once per question."""
+    allow_ground_truth: bool = False
+    """Must be true for ``labels = "ground_truth"``: training then reads reference answers."""
+    advantages: Literal["mean_std", "mean", "rloo", "none"] = "mean_std"
+    """mean_std: reward minus the group's mean, by the group's standard deviation (GRPO). mean:
+    without the division (Dr. GRPO). rloo: reward minus the mean of the others. none: the reward
+    itself, for estimators whose rewards already have signs."""
+    selection: Literal["first", "random", "balanced"] = "first"
+    """Which answers of a group are trained on, where there are more than
+    ``policy.trained_samples``: the first ones (the paper), random ones, or as many with a positive
+    advantage as without, as far as there are."""
+
+
+class GuardSettings(Section):
+    """Watches label-free signs of a collapse."""
+
+    on_collapse: Literal["warn", "stop", "ignore"] = "warn"
+    """stop: end the run, with the weights from before the signs began."""
+    flip_rate: Share = 0.5
+    """A sign: over a pass, more labels than this share differ from those of the pass before."""
+    rise: Share = 0.1
+    """The majority ratio must have risen by this much over the first pass for one of the next:"""
+    distinct_fall: Share = 0.1
+    """A sign: distinct answers per question fell to this share of the first pass."""
+    length_fall: Share = 0.4
+    """A sign: response tokens fell to this share of the first pass."""
+    entropy_fall: Share = 0.05
+    """A sign: the policy's entropy fell to this share of the first pass."""
 
 
 class PolicySettings(Section):
@@ -180,7 +233,9 @@ class Settings(Section):
     threads: Positive | None = None
     """CPU threads; part of the settings because the last bit of a CPU sum depends on it."""
     rollout: RolloutSettings = RolloutSettings()
+    answers: AnswerSettings = AnswerSettings()
     reward: RewardSettings = RewardSettings()
+    guard: GuardSettings = GuardSettings()
     policy: PolicySettings = PolicySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
@@ -209,6 +264,11 @@ class Settings(Section):
                     f"policy.tokens_per_batch = {policy.tokens_per_batch} cannot hold one "
                     f"sequence of {longest} tokens (data.max_prompt_tokens + "
                     "rollout.max_new_tokens): raise it, or lower one of those",
+                ),
+                (
+                    self.reward.labels != "ground_truth" or self.reward.allow_ground_truth,
+                    'reward.labels = "ground_truth" trains on the reference answers: if that is '
+                    "meant, set reward.allow_ground_truth = true",
                 ),
                 (
                     self.data.system_prompt is None or self.data.chat_template,
@@ -242,7 +302,7 @@ class Settings(Section):
 # ---------------------------------------------------------------------------------------------
 # From recipes and the command line to Settings
 
-_OPEN_TABLE = "data.chat_template_kwargs"  # the one setting whose keys are not known beforehand
+_OPEN_TABLES = ("data.chat_template_kwargs", "reward.options")  # keys not known beforehand
 
 
 def load_settings(
@@ -369,7 +429,7 @@ def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:
     key = key.strip()
     if not equals or not key:
         raise UserError(f"--set {override!r}: expected key=value, for example seed=1")
-    if key not in _known_keys() and not key.startswith(f"{_OPEN_TABLE}."):
+    if key not in _known_keys() and not key.startswith(tuple(f"{t}." for t in _OPEN_TABLES)):
         raise _unknown_key(key)
     try:
         (value,) = tomllib.loads(f"value = {text}").values()
@@ -389,7 +449,12 @@ def _checked(tables: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(tables)
     except pydantic.ValidationError as error:
-        raise UserError("; ".join(_readable(e) for e in error.errors())) from error
+        raise UserError(readable_errors(error)) from error
+
+
+def readable_errors(error: pydantic.ValidationError) -> str:
+    """What is wrong with settings, by their names, in one line."""
+    return "; ".join(_readable(e) for e in error.errors())
 
 
 def _readable(error: Any) -> str:
@@ -399,12 +464,14 @@ def _readable(error: Any) -> str:
         return str(message)
     if error["type"] == "missing":
         return f"{where} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"{where} is unknown"
     return f"{where} = {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def _keys(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in tables.items():
-        if isinstance(value, dict) and value and f"{prefix}{key}" != _OPEN_TABLE:
+        if isinstance(value, dict) and value and f"{prefix}{key}" not in _OPEN_TABLES:
             yield from _keys(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

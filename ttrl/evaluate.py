@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ttrl.answers import equivalent, extract_answer
+from ttrl.answers import Extractor, Grader, make_extractor
 from ttrl.config import Settings
 from ttrl.data.questions import QuestionSet
-from ttrl.metrics import maj_at_k, pass_at_k
+from ttrl.metrics import are_right, maj_at_k, pass_at_k
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.tracking import Display
-from ttrl.types import AnswerKey, CompletionGroup, FinishReason, Question
+from ttrl.types import AnswerKey, Completion, CompletionGroup, FinishReason, Question
 
 Scores = dict[str, float]
 
@@ -24,6 +24,8 @@ def evaluate(
     key: AnswerKey,
     params: SamplingParams,
     ks: Iterable[int],
+    extract: Extractor,
+    grader: Grader,
     on_group: Callable[[CompletionGroup], None] = lambda group: None,
 ) -> Scores:
     """Sample every question that the key has an answer to, and score the samples.
@@ -34,6 +36,8 @@ def evaluate(
         key: the reference answers.
         params: how to sample; ``params.n`` answers per question.
         ks: report pass@k and maj@k for these, each at most ``params.n``.
+        extract: from a completion's text to its answer.
+        grader: says which answers are equivalent.
         on_group: called with each group as it completes.
 
     Returns:
@@ -44,7 +48,16 @@ def evaluate(
     """
     asked = [q for q in questions if q.id in key.answers]
     groups = pool.sample(asked, params, on_group)
-    scores = {g.question.id: _score(g, key.answers[g.question.id], sorted(set(ks))) for g in groups}
+    scores = {
+        g.question.id: _score(
+            [extract(c.text) for c in g.completions],
+            g.completions,
+            key.answers[g.question.id],
+            sorted(set(ks)),
+            grader,
+        )
+        for g in groups
+    }
     levels: dict[str, list[Scores]] = {}
     for question_id, score in scores.items():
         if question_id in key.levels:
@@ -61,6 +74,8 @@ class Exam:
 
     settings: Settings
     """Its ``evaluation`` section says how to sample."""
+    grader: Grader
+    """Says which answers are equivalent."""
     name: str
     """For the progress bar, and part of what the random numbers are derived from."""
     asked: QuestionSet
@@ -86,22 +101,28 @@ class Exam:
                 self.asked.key,
                 params,
                 self.ks,
+                make_extractor(self.settings.answers.extract),
+                self.grader,
                 on_group=lambda group: bar.advance(),
             )
 
 
-def _score(group: CompletionGroup, reference: str, ks: Sequence[int]) -> Scores:
+def _score(
+    answers: Sequence[str | None],
+    completions: Sequence[Completion],
+    reference: str,
+    ks: Sequence[int],
+    grader: Grader,
+) -> Scores:
     """The scores of one question."""
-    answers = [extract_answer(c.text) for c in group.completions]
-    correct = sum(a is not None and equivalent(a, reference) for a in answers)
-    n = len(answers)
-    truncated = [c.finish_reason is FinishReason.LENGTH for c in group.completions]
+    n, correct = len(answers), sum(are_right(answers, reference, grader))
+    truncated = [c.finish_reason is FinishReason.LENGTH for c in completions]
     return {
         **{f"pass@{k}": pass_at_k(n, correct, k) for k in ks},
-        **{f"maj@{k}": maj_at_k(answers, reference, k) for k in ks if k > 1},
+        **{f"maj@{k}": maj_at_k(answers, reference, k, grader) for k in ks if k > 1},
         "abstention_share": answers.count(None) / n,
         "truncated_share": fmean(truncated),
-        "response_tokens": fmean(len(c.token_ids) for c in group.completions),
+        "response_tokens": fmean(len(c.token_ids) for c in completions),
     }
 
 

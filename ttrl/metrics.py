@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from ttrl.answers import canonical, equivalent
+from ttrl.answers import Grader
 from ttrl.rewards.selection import trained_indices
 from ttrl.rewards.vote import majority_vote, tie_order
-from ttrl.types import AnswerKey, CompletionGroup, Estimate, FinishReason, Vote
+from ttrl.types import AnswerKey, CompletionGroup, Estimate, FinishReason, Visit, Vote
 
 Metrics = dict[str, float]
 
@@ -26,7 +26,8 @@ Metrics = dict[str, float]
 def vote_metrics(
     groups: Sequence[CompletionGroup],
     estimates: Sequence[Estimate],
-    previous_labels: Mapping[str, str | None],
+    history: Mapping[str, Sequence[Visit]],
+    grader: Grader,
     *,
     trained_samples: int,
 ) -> Metrics:
@@ -35,9 +36,10 @@ def vote_metrics(
     Args:
         groups: the step's groups.
         estimates: one per group, in the same order.
-        previous_labels: question id -> label when it was last asked; ``vote/flip_rate`` is the
-            share of these questions whose label is not equivalent to it, and is absent if none
-            of the step's questions was asked before.
+        history: question id -> its earlier visits; ``vote/flip_rate`` is the share of questions
+            whose label is not equivalent to that of the visit before, and is absent if none of the
+            step's questions was asked before.
+        grader: says which labels are equivalent.
         trained_samples: completions per question that are trained on, for ``trained/...``.
     """
     rows = []
@@ -47,9 +49,9 @@ def vote_metrics(
         trained = trained_indices(estimate, trained_samples)
         if trained:
             row["trained/majority_reward"] = fmean(estimate.rewards_G[i] for i in trained)
-        if group.question.id in previous_labels:
-            before = previous_labels[group.question.id]
-            row["vote/flip_rate"] = float(not _same_label(before, estimate.label))
+        if visits := history.get(group.question.id):
+            same = _same_label(visits[-1].label, estimate.label, grader)
+            row["vote/flip_rate"] = float(not same)
         completions = group.completions
         row["rollout/response_tokens_mean"] = fmean(len(c.token_ids) for c in completions)
         row["rollout/truncated_share"] = fmean(
@@ -69,13 +71,14 @@ def _vote_figures(vote: Vote) -> Metrics:
         "vote/margin": vote.margin,
         "vote/tie_share": float(vote.tied),
         "vote/abstention_share": vote.abstained / len(vote.answers_G),
+        "vote/undecided_share": vote.undecided / len(vote.answers_G),
         "vote/distinct_answers": float(len(vote.counts)),
         "vote/entropy": sum(-share * math.log(share) for share in shares),  # nats; of the voters
     }
 
 
-def _same_label(a: str | None, b: str | None) -> bool:
-    return a == b if a is None or b is None else equivalent(a, b)
+def _same_label(a: str | None, b: str | None, grader: Grader) -> bool:
+    return a == b if a is None or b is None else grader.equivalent(a, b)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -86,6 +89,7 @@ def labelled_metrics(
     groups: Sequence[CompletionGroup],
     estimates: Sequence[Estimate],
     key: AnswerKey,
+    grader: Grader,
     *,
     trained_samples: int,
 ) -> Metrics:
@@ -105,13 +109,14 @@ def labelled_metrics(
         reference = key.answers.get(group.question.id)
         if reference is None:
             continue
-        votes = range(len(estimate.rewards_G))
+        *right_G, label_is_right = are_right(
+            (*estimate.vote.answers_G, estimate.label), reference, grader
+        )
+        trained = trained_indices(estimate, trained_samples)
         row = {
-            "label/label_accuracy": float(_is_right(estimate.label, reference)),
-            **_reward_figures("label", estimate, votes, reference),
-            **_reward_figures(
-                "trained", estimate, trained_indices(estimate, trained_samples), reference
-            ),
+            "label/label_accuracy": float(label_is_right),
+            **_reward_figures("label", estimate, range(len(right_G)), right_G),
+            **_reward_figures("trained", estimate, trained, right_G),
         }
         rows.append(row)
         if level := key.levels.get(group.question.id):
@@ -120,11 +125,11 @@ def labelled_metrics(
 
 
 def _reward_figures(
-    prefix: str, estimate: Estimate, indices: Sequence[int], reference: str
+    prefix: str, estimate: Estimate, indices: Sequence[int], right_G: Sequence[bool]
 ) -> Metrics:
     if not indices:
         return {}
-    right = [_is_right(estimate.vote.answers_G[i], reference) for i in indices]
+    right = [right_G[i] for i in indices]
     paid = [estimate.rewards_G[i] > 0 for i in indices]
     return {
         f"{prefix}/reward_accuracy": fmean(r == p for r, p in zip(right, paid, strict=True)),
@@ -133,8 +138,11 @@ def _reward_figures(
     }
 
 
-def _is_right(answer: str | None, reference: str) -> bool:
-    return answer is not None and equivalent(answer, reference)
+def are_right(answers: Sequence[str | None], reference: str, grader: Grader) -> list[bool]:
+    """Which answers are equivalent to the reference; an abstention never is."""
+    name_of = grader.classes({a for a in (*answers, reference) if a is not None}).name_of
+    right = name_of[reference]
+    return [a is not None and name_of[a] == right != "" for a in answers]
 
 
 def _means(rows: Iterable[Metrics]) -> Metrics:
@@ -165,7 +173,9 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return (every - math.comb(n - c, k)) / every
 
 
-def maj_at_k(answers: Sequence[str | None], reference: str, k: int) -> float:
+def maj_at_k(
+    answers: Sequence[str | None], reference: str, k: int, grader: Grader | None = None
+) -> float:
     """Probability that k of the answers, drawn without replacement, elect the reference.
 
     Exact, by counting the draws that `majority_vote` would decide so, with its rule for ties; so
@@ -176,16 +186,13 @@ def maj_at_k(answers: Sequence[str | None], reference: str, k: int) -> float:
     """
     if not 1 <= k <= len(answers):
         raise ValueError(f"maj@{k} of {len(answers)} answers: expected 1 <= k <= that number")
-    vote = majority_vote(answers)
-    member = {  # class -> one of its answers
-        cluster: answer
-        for answer, cluster in zip(vote.answers_G, vote.clusters_G, strict=True)
-        if answer is not None and cluster is not None
-    }
-    target = next((c for c, answer in member.items() if equivalent(answer, reference)), None)
+    grader = grader or Grader()
+    vote = majority_vote(answers, grader)
+    right_G = are_right(vote.answers_G, reference, grader)
+    target = next((c for c, right in zip(vote.clusters_G, right_G, strict=True) if right), None)
     if target is None:
         return 0.0
-    order = {cluster: tie_order(canonical(answer)) for cluster, answer in member.items()}
+    order = [tie_order(name) for name in vote.names]
     draws = 0
     for won in range(1, min(vote.counts[target], k) + 1):  # draws where the reference gets `won`
         ways = [1] + [0] * (k - won)

@@ -1,6 +1,6 @@
 """The data that flows through a run, in the order in which it appears.
 
-    Question -> CompletionGroup -> Vote -> Estimate -> TrainSample -> PackedBatch -> UpdateResult
+    Question -> CompletionGroup -> Ballot -> Estimate -> TrainSample -> PackedBatch -> UpdateResult
 
 Shapes are named by suffix: ``_G`` one entry per completion of a group, ``_S`` one per sequence,
 ``_T`` one per packed token. A `Question` has no field for an answer, so nothing that trains on
@@ -88,7 +88,7 @@ class Vote:
     """The outcome of a majority vote over one group.
 
     Example: the answers ``("7", "7.0", None, "8")`` give ``clusters_G=(0, 0, None, 1)``,
-    ``counts=(2, 1)``, ``majority="7"``, ``share=0.5``, ``margin=0.25``, ``abstained=1``.
+    ``counts=(2, 1)``, ``names=("7", "8")``, ``majority="7"``, ``share=0.5``, ``margin=0.25``, ``abstained=1``.
     """
 
     answers_G: tuple[str | None, ...]
@@ -97,6 +97,8 @@ class Vote:
     """Per answer, its equivalence class: an index into ``counts``; None for an abstention."""
     counts: tuple[int, ...]
     """Votes per equivalence class, largest first."""
+    names: tuple[str, ...]
+    """Per equivalence class, the canonical form that names it."""
     majority: str | None
     """The winning class's most common spelling; None if everybody abstained."""
     share: float
@@ -107,6 +109,42 @@ class Vote:
     """How many gave no answer."""
     tied: bool
     """Whether another class had as many votes as the winner."""
+    undecided: int = 0
+    """Voters whose answer the symbolic stage could not read in time: compared by spelling only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """How a question was voted on in an earlier step."""
+
+    step: int
+    """When."""
+    label: str | None
+    """The label of that step."""
+    share: float
+    """`Vote.share` of that step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """All that a reward estimator learns about one question; a reference answer is not part of it.
+
+    (Unless the user asked for labels = "ground_truth": then ``label`` is one.)
+    """
+
+    group: CompletionGroup
+    """The sampled answers."""
+    vote: Vote
+    """Their vote."""
+    label: str | None
+    """What agreement is measured against: the voters' majority, or what another label source
+    (``reward.labels``) says; None if there is none."""
+    agrees_G: tuple[bool, ...]
+    """Which answers are equivalent to ``label``; an abstention never is."""
+    history: tuple[Visit, ...] = ()
+    """Earlier visits to this question, oldest first."""
+    stream: tuple[int | str, ...] = ()
+    """For estimators that draw random numbers: pass it to `ttrl.rng.generator`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +152,7 @@ class Estimate:
     """What a reward estimator makes of one group."""
 
     vote: Vote
-    """The vote that it is based on."""
+    """The vote that it is based on; its answers and classes are also what metrics look at."""
     rewards_G: tuple[float, ...]
     """Reward per completion."""
     label: str | None

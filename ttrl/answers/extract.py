@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from ttrl.answers.canonical import canonical
+from ttrl.plugins import is_plugin, load_plugin
+from ttrl.types import UserError
+
+Extractor = Callable[[str], str | None]
+"""From a completion's text to its answer; None abstains."""
+
+
+def make_extractor(name: str) -> Extractor:
+    """The extractor that ``answers.extract`` names.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if is_plugin(name):
+        user: Extractor = load_plugin(name, "answers.extract")
+        return user
+    if name == "boxed":
+        return extract_answer
+    raise UserError(f"answers.extract = {name!r} is unknown: expected FILE.py:FUNCTION or boxed")
+
 
 # An escaped character is consumed whole, so that neither brace of `\{ \}` counts, while the brace
 # of `\\{` (a line break, then a group) does.

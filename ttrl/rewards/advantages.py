@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
-AdvantageKind = Literal["mean_std", "mean"]
+AdvantageKind = Literal["mean_std", "mean", "rloo", "none"]
 
 
 def group_advantages(rewards_G: Sequence[float], kind: AdvantageKind) -> tuple[float, ...]:

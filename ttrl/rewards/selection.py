@@ -10,7 +10,10 @@ from ttrl.types import CompletionGroup, Estimate, TrainSample
 
 
 def select(
-    groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], settings: Settings
+    groups: Sequence[CompletionGroup],
+    estimates: Sequence[Estimate],
+    settings: Settings,
+    step: int,
 ) -> list[TrainSample]:
     """The samples of one update phase, group by group, in sample order.
 
@@ -23,6 +26,7 @@ def select(
         groups: the step's groups.
         estimates: one per group, in the same order.
         settings: ``reward.advantages`` and ``policy.trained_samples`` count.
+        step: the training step.
     """
     samples = []
     for group, estimate in zip(groups, estimates, strict=True):

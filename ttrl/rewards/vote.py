@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from ttrl.answers import canonical
+from ttrl.answers import Grader
 from ttrl.types import Vote
 
 
-def majority_vote(answers: Sequence[str | None]) -> Vote:
+def majority_vote(answers: Sequence[str | None], grader: Grader | None = None) -> Vote:
     """Elect the most frequent answer, where equivalent answers count as one.
 
     Every rule is independent of the order of the answers:
@@ -22,8 +22,10 @@ def majority_vote(answers: Sequence[str | None]) -> Vote:
 
     Args:
         answers: one per completion, as `ttrl.answers.extract_answer` gives them.
+        grader: says which answers are equivalent; None: one with the default settings.
     """
-    forms = {answer: canonical(answer) for answer in set(answers) if answer is not None}
+    found = (grader or Grader()).classes({answer for answer in answers if answer is not None})
+    forms = found.name_of
     answers_G = tuple(a if a is not None and forms[a] else None for a in answers)
     spellings: dict[str, Counter[str]] = defaultdict(Counter)  # by canonical form
     for answer in answers_G:
@@ -36,11 +38,13 @@ def majority_vote(answers: Sequence[str | None]) -> Vote:
         answers_G=answers_G,
         clusters_G=tuple(None if a is None else cluster_of[forms[a]] for a in answers_G),
         counts=counts,
+        names=tuple(classes),
         majority=_most_common(spellings[classes[0]]) if classes else None,
         share=counts[0] / len(answers) if counts else 0.0,
         margin=(counts[0] - sum(counts[1:2])) / len(answers) if counts else 0.0,
         abstained=answers_G.count(None),
         tied=len(counts) > 1 and counts[0] == counts[1],
+        undecided=sum(a in found.undecided for a in answers_G if a is not None),
     )
 
 

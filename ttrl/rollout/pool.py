@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -13,6 +14,9 @@ from ttrl.pretrained import load_model
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.types import Completion, CompletionGroup, Question
+
+ROUNDS = 4
+"""How often sampling may stop early: each round waits for its longest answer."""
 
 
 class Engine(Protocol):
@@ -56,6 +60,7 @@ class RolloutPool:
         questions: Sequence[Question],
         params: SamplingParams,
         on_group: Callable[[CompletionGroup], None] = lambda group: None,
+        decided: Callable[[Sequence[Completion], int], bool] | None = None,
     ) -> list[CompletionGroup]:
         """Sample every question ``params.n`` times.
 
@@ -63,14 +68,25 @@ class RolloutPool:
             questions: what to ask.
             params: how to sample.
             on_group: called with each group as soon as it is complete, in any order.
+            decided: says of a question's completions so far and the number still to come whether
+                the rest need not be sampled; asked after each of `ROUNDS` rounds.
 
         Returns:
             One group per question, in the order of ``questions``.
         """
         groups: dict[int, CompletionGroup] = {}
-        for index, completions in self._engine.sample(questions, params):
-            groups[index] = CompletionGroup(questions[index], completions, self.policy_version)
-            on_group(groups[index])
+        sampled: dict[int, tuple[Completion, ...]] = {i: () for i in range(len(questions))}
+        size = params.n if decided is None else -(-params.n // ROUNDS)
+        for first in range(0, params.n, size):
+            part = replace(params, n=min(size, params.n - first), first=params.first + first)
+            asked = [i for i in sampled if i not in groups]
+            for place, completions in self._engine.sample([questions[i] for i in asked], part):
+                i = asked[place]
+                sampled[i] += completions
+                rest = params.n - len(sampled[i])
+                if rest == 0 or (decided is not None and decided(sampled[i], rest)):
+                    groups[i] = CompletionGroup(questions[i], sampled[i], self.policy_version)
+                    on_group(groups[i])
         return [groups[i] for i in range(len(questions))]
 
 

@@ -21,6 +21,8 @@ class SamplingParams:
     """Only the most probable tokens that together reach this mass; 1 keeps all."""
     stream: tuple[int | str, ...] = ()
     """What the random numbers are derived from, before question id and sample index."""
+    first: int = 0
+    """Index of the first sample: the samples from 16 on are the same whoever samples the others."""
 
 
 def sampling_logprobs(logits_BV: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:

@@ -1,0 +1,71 @@
+"""Watches a run for signs of a collapse, without labels."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from statistics import fmean
+
+from ttrl.config import GuardSettings
+
+SIGNS = {
+    "vote/distinct_answers": ("distinct answers per question", "distinct_fall"),
+    "rollout/response_tokens_mean": ("response tokens", "length_fall"),
+    "policy/entropy": ("entropy", "entropy_fall"),
+}
+"""Metric -> what to call it, and the setting that says how far it may fall."""
+
+
+class CollapseGuard:
+    """Compares the last pass over the questions with the first one.
+
+    When a policy learns from its own votes, agreement goes up whether it gets better or worse.
+    Worse looks like this (docs/experiments.md): labels that were settled flip; or the majority
+    ratio rises while answers, their length or the policy's entropy nearly vanish. The flip rate is
+    that of TTRL-Guard (arXiv 2605.19444).
+    """
+
+    def __init__(self, settings: GuardSettings, steps_per_pass: int) -> None:
+        """Look at means over ``steps_per_pass`` steps."""
+        self.settings = settings
+        self.size = steps_per_pass
+        self.first: dict[str, float] = {}
+        self.window: deque[Mapping[str, float]] = deque(maxlen=steps_per_pass)
+
+    def sign(self, metrics: Mapping[str, float]) -> str | None:
+        """What is wrong after a step with these metrics; None if nothing is."""
+        self.window.append(metrics)
+        if len(self.window) < self.size:
+            return None
+        if not self.first:
+            names = ("vote/majority_ratio", *SIGNS)
+            self.first = {name: self._mean(name) for name in names if self._has(name)}
+        flips = self._mean("vote/flip_rate") if self._all_have("vote/flip_rate") else 0.0
+        if flips > self.settings.flip_rate:
+            return (
+                f"over the last pass {flips:.0%} of the labels changed "
+                f"(guard.flip_rate = {self.settings.flip_rate:g})"
+            )
+        if self._mean("vote/majority_ratio") < self.first["vote/majority_ratio"] + (
+            self.settings.rise
+        ):
+            return None
+        for name, (title, setting) in SIGNS.items():
+            limit = getattr(self.settings, setting)
+            if name in self.first and self._has(name):
+                before, now = self.first[name], self._mean(name)
+                if now < limit * before:
+                    return (
+                        f"the majority ratio rose while {title} fell from {before:.3g} to "
+                        f"{now:.3g} (guard.{setting} = {limit:g})"
+                    )
+        return None
+
+    def _has(self, name: str) -> bool:
+        return any(name in metrics for metrics in self.window)
+
+    def _all_have(self, name: str) -> bool:
+        return all(name in metrics for metrics in self.window)
+
+    def _mean(self, name: str) -> float:
+        return fmean(metrics[name] for metrics in self.window if name in metrics)

@@ -1,0 +1,44 @@
+"""A user's own Python object, named in the settings as FILE.py:NAME.
+
+The file is the user's program and runs with all rights, like any script that is started by hand.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from ttrl.types import UserError
+
+
+def is_plugin(name: str) -> bool:
+    """Whether a setting names an object in a file."""
+    return ".py:" in name
+
+
+def load_plugin(name: str, setting: str) -> Any:
+    """The object that FILE.py:NAME names.
+
+    Args:
+        name: FILE.py:NAME; a relative path starts at the working directory.
+        setting: for the error message.
+
+    Raises:
+        UserError: if there is no such file or name in it, or the file fails to run.
+    """
+    path, _, attribute = name.rpartition(":")
+    if not Path(path).is_file():
+        raise UserError(f"{setting} = {name!r}: no file at {path}")
+    spec = importlib.util.spec_from_file_location(f"ttrl_user_{Path(path).stem}", path)
+    assert spec is not None and spec.loader is not None  # for a path that ends with .py
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(
+            f"{setting} = {name!r}: {path} failed with {type(error).__name__}: {error}"
+        ) from error
+    if not callable(getattr(module, attribute, None)):
+        raise UserError(f"{setting} = {name!r}: {path} defines no {attribute} that can be called")
+    return getattr(module, attribute)

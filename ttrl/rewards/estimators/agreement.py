@@ -1,0 +1,24 @@
+"""Agreement with the label: the paper's own reward."""
+
+from __future__ import annotations
+
+from ttrl.rewards.estimators.base import Estimator, register
+from ttrl.types import Ballot, Estimate
+
+
+@register("majority")
+class Majority(Estimator):
+    """TTRL (arXiv 2504.16084): 1 for agreeing with the label, else 0.
+
+    The vote's own equivalence classes are what is paid, so vote and reward cannot disagree about
+    which answers are the same. An abstention earns nothing, even where everybody abstains.
+    """
+
+    def estimate(self, ballot: Ballot) -> Estimate:
+        """r_i = 1[answer_i ≡ label]."""
+        return Estimate(
+            vote=ballot.vote,
+            rewards_G=tuple(float(agrees) for agrees in ballot.agrees_G),
+            label=ballot.label,
+            confidence=ballot.vote.share,
+        )

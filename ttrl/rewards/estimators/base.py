@@ -1,0 +1,85 @@
+"""What a reward estimator is, and how settings name one.
+
+A shipped one subclasses `Estimator`: its fields are its options, checked like all other settings.
+A user's own can be any class with `estimate`; its options are its constructor's arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import pydantic
+
+from ttrl.config import Section, readable_errors
+from ttrl.plugins import is_plugin, load_plugin
+from ttrl.types import Ballot, Estimate, UserError
+
+
+class RewardEstimator(Protocol):
+    """Turns a ballot into rewards; called by several threads at once."""
+
+    def estimate(self, ballot: Ballot) -> Estimate:
+        """One entry per completion, in the group's order, in every ``_G`` field.
+
+        A function of the ballot alone: the same ballot gives the same estimate, in whatever order
+        ballots come.
+        """
+        ...
+
+
+class Estimator(Section):
+    """Base of the shipped estimators: a frozen record of options."""
+
+    def estimate(self, ballot: Ballot) -> Estimate:
+        """See `RewardEstimator`."""
+        raise NotImplementedError
+
+
+_REGISTERED: dict[str, type[RewardEstimator]] = {}
+_Class = TypeVar("_Class", bound=type[RewardEstimator])
+
+
+def register(name: str) -> Callable[[_Class], _Class]:
+    """Class decorator: makes an estimator known under ``name``, which must be free."""
+
+    def add(estimator: _Class) -> _Class:
+        if name in _REGISTERED:
+            raise ValueError(f"two reward estimators are named {name!r}: rename one")
+        _REGISTERED[name] = estimator
+        return estimator
+
+    return add
+
+
+def estimator_names() -> list[str]:
+    """All registered names."""
+    return sorted(_REGISTERED)
+
+
+def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> RewardEstimator:
+    """The estimator that is registered under a name, or FILE.py:CLASS, with its options.
+
+    Raises:
+        UserError: for an unknown name, or options that it does not take.
+    """
+    if is_plugin(name):
+        estimator: type[RewardEstimator] = load_plugin(name, "reward.estimator")
+    elif name in _REGISTERED:
+        estimator = _REGISTERED[name]
+    else:
+        near = difflib.get_close_matches(name, _REGISTERED, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UserError(
+            f"reward.estimator = {name!r} is unknown{hint}: expected FILE.py:CLASS or one of "
+            f"{', '.join(estimator_names())}"
+        )
+    try:
+        return estimator(**(options or {}))
+    except pydantic.ValidationError as error:
+        raise UserError(
+            f"options of reward.estimator = {name!r}: {readable_errors(error)}"
+        ) from error
+    except TypeError as error:
+        raise UserError(f"options of reward.estimator = {name!r}: {error}") from error

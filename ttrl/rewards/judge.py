@@ -1,0 +1,100 @@
+"""From a group of completions to its estimate: extract, vote, compare with the label, estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+from ttrl.answers import Grader, make_extractor
+from ttrl.config import Settings
+from ttrl.rewards.estimators import make_estimator
+from ttrl.rewards.labels import Labels
+from ttrl.rewards.vote import majority_vote
+from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, Visit, Vote
+
+GRADING_THREADS = 4
+"""They wait for worker processes most of the time."""
+
+
+class Judge:
+    """Holds what judging needs; used by several threads at once."""
+
+    def __init__(self, settings: Settings, grader: Grader) -> None:
+        """Read the estimator and the extractor that the settings name.
+
+        Raises:
+            UserError: if there is no such estimator or extractor.
+        """
+        self.grader = grader
+        self.extract = make_extractor(settings.answers.extract)
+        self.estimator = make_estimator(settings.reward.estimator, settings.reward.options)
+        self.seed = settings.seed
+        self.history: dict[str, tuple[Visit, ...]] = {}
+        """Question id -> its earlier visits, oldest first."""
+
+    def vote(self, group: CompletionGroup) -> Vote:
+        """The group's majority vote."""
+        return majority_vote([self.extract(c.text) for c in group.completions], self.grader)
+
+    def estimate(self, group: CompletionGroup, labels: Labels, step: int) -> Estimate:
+        """What the estimator makes of a group.
+
+        Args:
+            group: one question's completions.
+            labels: labels that do not come from the voters; None where they do.
+            step: the training step, for random numbers.
+        """
+        vote = self.vote(group)
+        if labels is None:
+            label, agrees_G = vote.majority, tuple(cluster == 0 for cluster in vote.clusters_G)
+        else:
+            label = labels.get(group.question.id)
+            agrees_G = self._agreement(vote, label)
+        return self.estimator.estimate(
+            Ballot(
+                group=group,
+                vote=vote,
+                label=label,
+                agrees_G=agrees_G,
+                history=self.history.get(group.question.id, ()),
+                stream=(self.seed, "reward", step, group.question.id),
+            )
+        )
+
+    def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
+        """Whether so many further votes cannot change who wins, not even by a tie."""
+        vote = majority_vote([self.extract(c.text) for c in completions], self.grader)
+        first, second = (*vote.counts, 0, 0)[:2]
+        return first - second > remaining
+
+    def remember(self, step: int, groups: list[CompletionGroup], estimates: list[Estimate]) -> None:
+        """Make a finished step part of the history."""
+        for group, estimate in zip(groups, estimates, strict=True):
+            visit = Visit(step, estimate.label, estimate.vote.share)
+            earlier = self.history.get(group.question.id, ())
+            self.history[group.question.id] = (*earlier, visit)
+
+    def _agreement(self, vote: Vote, label: str | None) -> tuple[bool, ...]:
+        if label is None:
+            return (False,) * len(vote.answers_G)
+        answers = {a for a in vote.answers_G if a is not None}
+        name_of = self.grader.classes({*answers, label}).name_of
+        return tuple(a is not None and name_of[a] == name_of[label] for a in vote.answers_G)
+
+
+@contextmanager
+def in_background(
+    judge: Callable[[CompletionGroup], Estimate],
+) -> Iterator[tuple[Callable[[CompletionGroup], None], dict[str, Future[Estimate]]]]:
+    """Judge groups while others are still being sampled.
+
+    Yields a function that hands a group over and returns at once, and the futures by question id.
+    """
+    futures: dict[str, Future[Estimate]] = {}
+    with ThreadPoolExecutor(GRADING_THREADS, thread_name_prefix="judge") as threads:
+
+        def submit(group: CompletionGroup) -> None:
+            futures[group.question.id] = threads.submit(judge, group)
+
+        yield submit, futures
