@@ -329,7 +329,8 @@ def load_settings(
     name = Path(recipe).stem if recipe is not None else "settings"
     if model is not None:
         part_name, part = _model_part(model)
-        tables = _merge(tables, part)
+        revision = {"model": {"revision": None}}  # the recipe's is one of its own model
+        tables = _merge(_merge(tables, revision), part)
         name = f"{name}-{part_name}"
     if data is not None:
         tables = _merge(tables, {"data": {"train": data}})
@@ -471,7 +472,7 @@ def _readable(error: Any) -> str:
 
 def _keys(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in tables.items():
-        if isinstance(value, dict) and value and f"{prefix}{key}" not in _OPEN_TABLES:
+        if isinstance(value, dict) and f"{prefix}{key}" not in _OPEN_TABLES:
             yield from _keys(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

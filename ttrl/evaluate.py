@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ttrl.answers import Extractor, Grader, make_extractor
+from ttrl.answers import Extractor, Grader, extract_answer, make_extractor
 from ttrl.config import Settings
 from ttrl.data.questions import QuestionSet
 from ttrl.metrics import are_right, maj_at_k, pass_at_k
@@ -24,9 +24,9 @@ def evaluate(
     key: AnswerKey,
     params: SamplingParams,
     ks: Iterable[int],
-    extract: Extractor,
-    grader: Grader,
     on_group: Callable[[CompletionGroup], None] = lambda group: None,
+    extract: Extractor = extract_answer,
+    grader: Grader | None = None,
 ) -> Scores:
     """Sample every question that the key has an answer to, and score the samples.
 
@@ -36,9 +36,9 @@ def evaluate(
         key: the reference answers.
         params: how to sample; ``params.n`` answers per question.
         ks: report pass@k and maj@k for these, each at most ``params.n``.
-        extract: from a completion's text to its answer.
-        grader: says which answers are equivalent.
         on_group: called with each group as it completes.
+        extract: from a completion's text to its answer.
+        grader: says which answers are equivalent; None: one with the default settings.
 
     Returns:
         Means over questions, fractions of 1: "pass@k" (Chen et al., arXiv 2107.03374; pass@1 is
@@ -46,6 +46,7 @@ def evaluate(
         number of "response_tokens"; and the same again per level as "pass@1/level=3" ... Empty
         if the key answers none of the questions.
     """
+    grader = grader or Grader()
     asked = [q for q in questions if q.id in key.answers]
     groups = pool.sample(asked, params, on_group)
     scores = {
@@ -101,9 +102,9 @@ class Exam:
                 self.asked.key,
                 params,
                 self.ks,
-                make_extractor(self.settings.answers.extract),
-                self.grader,
                 on_group=lambda group: bar.advance(),
+                extract=make_extractor(self.settings.answers.extract),
+                grader=self.grader,
             )
 
 

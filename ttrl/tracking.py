@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.config import Settings
@@ -90,9 +91,18 @@ class RunFolder:
         _append(self.path / "metrics.jsonl", [metrics])
 
     def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """The trained model in the Hugging Face format, in ``model/``."""
-        model.save_pretrained(self.path / "model")
-        tokenizer.save_pretrained(self.path / "model")
+        """The trained model in the Hugging Face format, in ``model/``: whole, or not there.
+
+        Raises:
+            OSError: if it cannot be written, for instance because the disk is full.
+        """
+        temporary = self.path / "model.tmp"
+        try:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        except SafetensorError as error:  # what a full disk becomes
+            raise OSError(f"cannot write the model to {temporary}: {error}") from error
+        temporary.rename(self.path / "model")
 
     def write_summary(self, summary: Summary) -> None:
         """Write ``summary.json``, whole or not at all; its presence says that the run finished."""

@@ -7,7 +7,8 @@ with the majority, and moves the policy towards them:
 
 Reference answers, where a data set has them, go to `Exam` and `labelled_metrics` only. Both
 return numbers to be written down and nothing else, so training with the answers removed or
-shuffled gives the same weights, bit for bit (tests/e2e/test_labels.py).
+shuffled gives the same weights, bit for bit (tests/e2e/test_labels.py). The one exception must be
+asked for twice: ``reward.labels = "ground_truth"`` with ``reward.allow_ground_truth``.
 """
 
 from __future__ import annotations
@@ -25,13 +26,20 @@ from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.evaluate import Exam, Scores
-from ttrl.guard import CollapseGuard
+from ttrl.guard import CollapseGuard, Keeper
 from ttrl.metrics import labelled_metrics, vote_metrics
 from ttrl.policy.local import LocalPolicy, learning_rate
 from ttrl.policy.model import load_policy_model
 from ttrl.pretrained import load_tokenizer
 from ttrl.rewards.judge import Judge, in_background
-from ttrl.rewards.labels import Labels, Teacher
+from ttrl.rewards.labels import (
+    Labels,
+    LabelSource,
+    OwnVotes,
+    ReferenceAnswers,
+    Teacher,
+    Weights,
+)
 from ttrl.rewards.selection import select
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams
@@ -60,63 +68,55 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
     total = total_steps(settings, order)
     policy = LocalPolicy(load_policy_model(settings.model), settings)
     pool = make_pool(settings, tokenizer)
-    labels = LabelSource(settings, policy, pool, judge, train_set.key)
+    labels = make_labels(settings, policy, pool, judge, train_set.key, display)
     guard = CollapseGuard(settings.guard, order.steps_per_epoch)
     keeper = Keeper(policy, order.steps_per_epoch) if settings.guard.on_collapse == "stop" else None
     folder.create(settings)
     display.note(f"kernels: {policy.kernels}")
 
-    trained = settings.policy.trained_samples
-    collapsed: str | None = None
+    stopped: str | None = None
     with display.training(total):
         pool.refresh(policy)
         before = after = [exam.take(pool, 0, display) for exam in exams]
         for step in range(1, total + 1):
             begun = time.perf_counter()
             questions = order.take(step)
-            elected = labels.take(questions, step, display)
-            groups, estimates = sample_and_judge(
-                pool, questions, settings, step, judge, elected, display
-            )
+            elected = labels.take(questions, step)
+            groups, estimates = sample_and_judge(pool, questions, step, judge, elected, display)
             sampled = time.perf_counter()
-            samples = select(groups, estimates, settings, step)
+            chosen = select(groups, estimates, settings, step)
             try:
-                updates = policy.update(samples, learning_rate(step, total, settings.policy))
+                updates = policy.update(chosen, learning_rate(step, total, settings.policy))
             except FloatingPointError as error:
                 raise UserError(f"step {step}: {error}; lower policy.learning_rate") from error
-            labels.follow()
+            labels.follow(policy)
             updated = time.perf_counter()
 
             metrics = {
                 "step": step,
-                **vote_metrics(
-                    groups, estimates, judge.history, judge.grader, trained_samples=trained
-                ),
-                **labelled_metrics(
-                    groups, estimates, train_set.key, judge.grader, trained_samples=trained
-                ),
+                **step_metrics(groups, estimates, judge, train_set.key),
                 **update_metrics(updates),
                 "time/rollout_s": sampled - begun,
                 "time/update_s": updated - sampled,
             }
             judge.remember(step, groups, estimates)
-            collapsed = None if guard.settings.on_collapse == "ignore" else guard.sign(metrics)
-            if collapsed is not None:
-                display.note(f"step {step}: warning: the run seems to collapse: {collapsed}")
-            stop = collapsed is not None and keeper is not None
-            if keeper is not None and stop:
-                kept = keeper.restore(policy)
-                display.note(f"stopped; the model is that of step {kept}")
+            sign = guard.sign(metrics)
+            metrics["guard/collapse"] = float(sign is not None)
+            if sign is not None and guard.is_new:
+                display.note(f"step {step}: warning: looks like a collapse: {sign}")
+            if keeper is not None and sign is not None:
+                stopped = f"step {step}: {sign}; the model is that of step {keeper.restore(policy)}"
+                display.note(f"stopped at {stopped}")
             elif keeper is not None:
                 keeper.after_step(policy, step)
             pool.refresh(policy)
             every = settings.evaluation.every
-            if stop or step == total or (every and step % every == 0):
+            if stopped or step == total or (every and step % every == 0):
                 after = [exam.take(pool, step, display) for exam in exams]
                 metrics |= exam_metrics(exams, after)
             folder.add_step(step, groups, estimates, metrics)
             display.step(step, total, metrics)
-            if stop:
+            if stopped:
                 break
 
     folder.save_model(policy.model, tokenizer)
@@ -125,7 +125,7 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
         "after": after[0],
         "held_out": {"before": before[1], "after": after[1]},
         "steps": step,
-        **({"stopped": collapsed} if stop else {}),
+        "stopped": stopped,
         "kernels": policy.kernels,
         "wall_s": time.perf_counter() - started,
     }
@@ -173,7 +173,7 @@ def total_steps(settings: Settings, order: QuestionOrder) -> int:
 
 
 def voting(settings: Settings, *stream: int | str) -> SamplingParams:
-    """How votes are sampled."""
+    """How votes are sampled, with random numbers of their own for each ``stream``."""
     rollout = settings.rollout
     return SamplingParams(
         n=rollout.votes,
@@ -183,16 +183,44 @@ def voting(settings: Settings, *stream: int | str) -> SamplingParams:
     )
 
 
+def make_labels(
+    settings: Settings,
+    policy: LocalPolicy,
+    pool: RolloutPool,
+    judge: Judge,
+    key: AnswerKey,
+    display: Display,
+) -> LabelSource:
+    """What ``reward.labels`` asks for; a teacher starts from the policy's present weights."""
+
+    def elect(teacher: Weights, questions: Sequence[Question], step: int) -> dict[str, str | None]:
+        pool.refresh(teacher)
+        with display.bar(f"step {step}: teacher", len(questions)) as bar:
+            groups = pool.sample(
+                questions, voting(settings, "teacher", step), lambda group: bar.advance()
+            )
+        pool.refresh(policy)
+        return {group.question.id: judge.vote(group).majority for group in groups}
+
+    match settings.reward.labels:
+        case "votes":
+            return OwnVotes()
+        case "teacher":
+            return Teacher(policy, settings.reward.teacher_decay, elect)
+        case "ground_truth":
+            return ReferenceAnswers(key)
+
+
 def sample_and_judge(
     pool: RolloutPool,
     questions: Sequence[Question],
-    settings: Settings,
     step: int,
     judge: Judge,
     labels: Labels,
     display: Display,
 ) -> tuple[list[CompletionGroup], list[Estimate]]:
     """The step's groups and their estimates, judged while others are still being sampled."""
+    rollout = judge.settings.rollout
     with (
         display.bar(f"step {step}: sampling", len(questions)) as bar,
         in_background(lambda group: judge.estimate(group, labels, step)) as (submit, judged),
@@ -203,82 +231,21 @@ def sample_and_judge(
             shares = [f.result().vote.share for f in list(judged.values()) if f.done()]
             bar.advance(f"majority ratio {fmean(shares):.2f}" if shares else "")
 
-        decided = judge.decided if settings.rollout.stop_when_decided else None
-        groups = pool.sample(questions, voting(settings, "rollout", step), done, decided)
+        decided = judge.decided if rollout.stop_when_decided else None
+        params = voting(judge.settings, "rollout", step)
+        groups = pool.sample(questions, params, done, decided)
         return groups, [judged[g.question.id].result() for g in groups]
 
 
-class LabelSource:
-    """``reward.labels``: the voters, a teacher, or the answer key."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        policy: LocalPolicy,
-        pool: RolloutPool,
-        judge: Judge,
-        key: AnswerKey,
-    ) -> None:
-        """A teacher starts from the policy's present weights."""
-        self.settings, self.policy, self.pool, self.judge = settings, policy, pool, judge
-        wanted = settings.reward.labels
-        self.teacher = (
-            Teacher(policy, settings.reward.teacher_decay) if wanted == "teacher" else None
-        )
-        self.key = key if wanted == "ground_truth" else None  # the settings allow it explicitly
-
-    def take(self, questions: Sequence[Question], step: int, display: Display) -> Labels:
-        """The labels of a step's questions; the pool is at the policy's weights again after it."""
-        if self.key is not None:
-            return {q.id: self.key.answers.get(q.id) for q in questions}
-        if self.teacher is None:
-            return None
-
-        def sample(asked: Sequence[Question]) -> list[CompletionGroup]:
-            assert self.teacher is not None
-            self.pool.refresh(self.teacher)
-            with display.bar(f"step {step}: teacher", len(asked)) as bar:
-                groups = self.pool.sample(
-                    asked, voting(self.settings, "teacher", step), lambda group: bar.advance()
-                )
-            self.pool.refresh(self.policy)
-            return groups
-
-        return self.teacher.labels(questions, sample, self.judge.vote)
-
-    def follow(self) -> None:
-        """After a step."""
-        if self.teacher is not None:
-            self.teacher.follow(self.policy)
-
-
-class Keeper:
-    """Keeps weights to go back to: those at the start of this pass, and of the one before.
-
-    Labels that differ between two passes were spoiled during the earlier one.
-    """
-
-    def __init__(self, policy: LocalPolicy, steps_per_pass: int) -> None:
-        """Keep the weights of step 0."""
-        self.steps_per_pass = steps_per_pass
-        self.kept = [(0, _copy(policy))]
-
-    def after_step(self, policy: LocalPolicy, step: int) -> None:
-        """Keep the weights at the end of a pass; forget those older than two passes."""
-        if step % self.steps_per_pass == 0:
-            self.kept = [*self.kept[-1:], (step, _copy(policy))]
-
-    def restore(self, policy: LocalPolicy) -> int:
-        """Go back to the older of the two; returns its step."""
-        step, weights = self.kept[0]
-        with torch.no_grad():
-            for name, tensor in policy.named_weights():
-                tensor.copy_(weights[name])
-        return step
-
-
-def _copy(policy: LocalPolicy) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in policy.named_weights()}
+def step_metrics(
+    groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], judge: Judge, key: AnswerKey
+) -> dict[str, float]:
+    """What a step's votes say: without labels, and against an answer key."""
+    trained = judge.settings.policy.trained_samples
+    return {
+        **vote_metrics(groups, estimates, judge.history, judge.grader, trained_samples=trained),
+        **labelled_metrics(groups, estimates, key, judge.grader, trained_samples=trained),
+    }
 
 
 def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:

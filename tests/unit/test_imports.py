@@ -14,8 +14,9 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     {"cli"},
     {"train", "evaluate", "doctor"},
-    {"rollout", "rewards", "metrics", "policy", "tracking"},
+    {"rollout", "rewards", "metrics", "policy", "tracking", "guard"},
     {"answers", "data", "pretrained", "rng"},
+    {"plugins"},
     {"types", "config"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -26,10 +26,10 @@ class Judge:
         Raises:
             UserError: if there is no such estimator or extractor.
         """
+        self.settings = settings
         self.grader = grader
         self.extract = make_extractor(settings.answers.extract)
         self.estimator = make_estimator(settings.reward.estimator, settings.reward.options)
-        self.seed = settings.seed
         self.history: dict[str, tuple[Visit, ...]] = {}
         """Question id -> its earlier visits, oldest first."""
 
@@ -58,7 +58,7 @@ class Judge:
                 label=label,
                 agrees_G=agrees_G,
                 history=self.history.get(group.question.id, ()),
-                stream=(self.seed, "reward", step, group.question.id),
+                stream=(self.settings.seed, "reward", step, group.question.id),
             )
         )
 

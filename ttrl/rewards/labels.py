@@ -1,69 +1,107 @@
-"""Where labels come from when not from the voters themselves (``reward.labels``)."""
+"""Where labels come from: ``reward.labels``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from ttrl.types import CompletionGroup, Question, Vote
+from ttrl.types import AnswerKey, Question
 
 Labels = Mapping[str, str | None] | None
-"""Question id -> label; None as a whole: the voters' majority is the label."""
+"""Question id -> label; None as a whole: each question's own voters elect it."""
 
 
-class Policy(Protocol):
-    """What a teacher needs of a policy."""
+class Weights(Protocol):
+    """A policy, as a teacher sees it and as a rollout pool takes it."""
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All parameters by name."""
         ...
 
 
+class LabelSource(Protocol):
+    """Says what the answers of a step must agree with."""
+
+    def take(self, questions: Sequence[Question], step: int) -> Labels:
+        """The labels of a step's questions."""
+        ...
+
+    def follow(self, policy: Weights) -> None:
+        """Called after every update of the policy."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OwnVotes:
+    """The majority of the very answers that are trained on: TTRL (arXiv 2504.16084)."""
+
+    def take(self, questions: Sequence[Question], step: int) -> Labels:
+        """Nothing that is known before they have voted."""
+        return None
+
+    def follow(self, policy: Weights) -> None:
+        """Nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceAnswers:
+    """The answer key: not test-time training, but the upper bound that the paper compares with."""
+
+    key: AnswerKey
+
+    def take(self, questions: Sequence[Question], step: int) -> Labels:
+        """The reference answers; None for questions without one, whose answers earn nothing."""
+        return {q.id: self.key.answers.get(q.id) for q in questions}
+
+    def follow(self, policy: Weights) -> None:
+        """Nothing to do."""
+
+
 class Teacher:
-    """Labels by the majority of a slower model's answers.
+    """The majority of another model's answers, which moves more slowly than the policy.
 
     Co-rewarding-II (arXiv 2508.00410): the teacher's weights are an exponential moving average of
-    the policy's, θ' ← decay·θ' + (1 - decay)·θ after every step, so that the labels cannot follow
-    the policy into a corner as fast as it goes there. The paper's decay rises from 0.99 to 0.9999;
-    here it is constant, and with 1 the teacher remains the starting model.
+    the policy's, θ' ← decay·θ' + (1 - decay)·θ after every step, so that labels cannot follow the
+    policy into a corner as fast as it goes there. The paper's decay rises during the run; here it
+    is constant, and with 1 the teacher remains the starting model.
     """
 
-    def __init__(self, policy: Policy, decay: float) -> None:
-        """Start from a copy of the policy's weights."""
+    def __init__(
+        self,
+        policy: Weights,
+        decay: float,
+        elect: Callable[[Weights, Sequence[Question], int], Mapping[str, str | None]],
+    ) -> None:
+        """Start from a copy of the policy's weights.
+
+        Args:
+            policy: what to follow.
+            decay: from 0, which is the policy itself, to 1.
+            elect: samples answers to questions with the given weights, in a step, and returns
+                their majorities.
+        """
         self.decay = decay
+        self.elect = elect
         self.weights = {name: tensor.detach().clone() for name, tensor in policy.named_weights()}
         self._known: dict[str, str | None] = {}
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The teacher's parameters, as a rollout pool takes them."""
+        """The teacher's parameters."""
         yield from self.weights.items()
 
+    def take(self, questions: Sequence[Question], step: int) -> Labels:
+        """The labels; a teacher that never moves is asked about each question once."""
+        asked = [q for q in questions if self.decay < 1 or q.id not in self._known]
+        if asked:
+            self._known |= self.elect(self, asked, step)
+        return {q.id: self._known[q.id] for q in questions}
+
     @torch.no_grad()
-    def follow(self, policy: Policy) -> None:
-        """Move towards the policy, after a step."""
+    def follow(self, policy: Weights) -> None:
+        """Move a little towards the policy."""
         if self.decay < 1:
             for name, tensor in policy.named_weights():
                 self.weights[name].lerp_(tensor, 1 - self.decay)
-
-    def labels(
-        self,
-        questions: Sequence[Question],
-        sample: Callable[[Sequence[Question]], Sequence[CompletionGroup]],
-        vote: Callable[[CompletionGroup], Vote],
-    ) -> Labels:
-        """The labels of some questions, by the teacher's weights.
-
-        Args:
-            questions: those of the step.
-            sample: samples answers with the teacher's weights.
-            vote: elects a group's majority.
-
-        A teacher that never moves is asked about each question once.
-        """
-        fixed = self.decay == 1
-        asked = [q for q in questions if not (fixed and q.id in self._known)]
-        for group in sample(asked) if asked else ():
-            self._known[group.question.id] = vote(group).majority
-        return {q.id: self._known[q.id] for q in questions}

@@ -1,0 +1,95 @@
+"""Signs of a collapse, from made-up curves, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from ttrl.config import GuardSettings
+from ttrl.guard import CollapseGuard, Keeper
+
+HEALTHY = {
+    "vote/majority_ratio": 0.4,
+    "vote/distinct_answers": 20.0,
+    "rollout/response_tokens_mean": 50.0,
+    "policy/entropy": 0.5,
+}
+
+
+def guard(**settings: object) -> CollapseGuard:
+    return CollapseGuard(GuardSettings.model_validate(settings), steps_per_pass=2)
+
+
+def signs(watch: CollapseGuard, *steps: dict[str, float]) -> list[str | None]:
+    return [watch.sign({**HEALTHY, **step}) for step in steps]
+
+
+def test_learning_is_no_collapse() -> None:
+    better = {
+        "vote/majority_ratio": 0.9,
+        "vote/distinct_answers": 5.0,
+        "policy/entropy": 0.1,
+        "vote/flip_rate": 0.1,
+    }
+    assert signs(guard(), {}, {}, better, better, better) == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("vote/distinct_answers", 1.9, "distinct answers per question fell from 20 to 1.9"),
+        ("rollout/response_tokens_mean", 19.0, "response tokens fell from 50 to 19"),
+        ("policy/entropy", 0.02, "entropy fell from 0.5 to 0.02"),
+    ],
+)
+def test_agreement_up_and_something_gone(name: str, value: float, words: str) -> None:
+    step = {"vote/majority_ratio": 0.9, name: value}
+    *before, last = signs(guard(), {}, {}, step, step)
+    assert before == [None, None, None]  # the mean over a pass is not there yet after one step
+    assert last is not None and words in last
+    lower = {"vote/majority_ratio": 0.45, name: value}  # without a rise in agreement: no sign
+    assert signs(guard(), {}, {}, lower, lower) == [None] * 4
+
+
+def test_flipping_labels() -> None:
+    flips = [{"vote/flip_rate": rate} for rate in (0.4, 0.8)]
+    *before, last = signs(guard(), {}, {}, *flips)
+    assert before == [None] * 3  # the third step's pass holds a step without a flip rate
+    assert last is not None and last.startswith("over the last pass 60% of the labels changed")
+    assert signs(guard(flip_rate=0.7), {}, {}, *flips)[-1] is None
+
+
+def test_each_alarm_is_new_once() -> None:
+    watch, new = guard(), []
+    for rate in (0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0):
+        watch.sign({**HEALTHY, "vote/flip_rate": rate})
+        new.append(watch.is_new)
+    # Means over two steps: 0, 0.5, 1, 1, 0.5, 0, 0.5, 1; a mean of 0.5 is not above the limit.
+    assert new == [False, False, False, True, False, False, False, False, True]
+
+
+def test_ignored_if_asked_to() -> None:
+    flips = {"vote/flip_rate": 1.0}
+    assert signs(guard(on_collapse="ignore"), flips, flips, flips) == [None] * 3
+
+
+class OneWeight:
+    def __init__(self) -> None:
+        self.weight = torch.zeros(1)
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield "w", self.weight
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 2), (5, 2)])
+def test_restored_weights_are_those_before_the_last_whole_pass(steps: int, kept: int) -> None:
+    policy = OneWeight()
+    keeper = Keeper(policy, steps_per_pass=2)
+    for step in range(1, steps + 1):
+        policy.weight.fill_(step)
+        keeper.after_step(policy, step)
+    policy.weight.fill_(99)
+    assert keeper.restore(policy) == kept
+    assert policy.weight.item() == kept

@@ -1,0 +1,123 @@
+"""From completions to estimates: labels, history, threads, and when a vote is decided."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from groups import boxed, completion, group
+
+from ttrl.answers import Grader
+from ttrl.config import load_settings
+from ttrl.rewards.judge import Judge, in_background
+from ttrl.types import CompletionGroup, Estimate, UserError, Visit
+
+
+def judge(*overrides: str) -> Judge:
+    settings = load_settings("tiny-arithmetic", overrides=list(overrides))
+    return Judge(settings, Grader(settings.answers))
+
+
+def test_the_voters_elect_the_label() -> None:
+    estimate = judge().estimate(group("1/2", "3", "0.5", None), None, 1)
+    assert estimate.label == "0.5"  # as often as 1/2, and earlier by tie_order
+    assert estimate.rewards_G == (1.0, 0.0, 1.0, 0.0)
+
+
+def test_a_label_from_elsewhere_is_what_counts() -> None:
+    estimate = judge().estimate(group("1/2", "3", "0.5", None), {"q1": "3.0"}, 1)
+    assert estimate.label == "3.0"
+    assert estimate.rewards_G == (0.0, 1.0, 0.0, 0.0)
+    assert estimate.vote.majority == "0.5"
+
+
+@pytest.mark.parametrize("labels", [{"q1": None}, {}, {"q1": "7"}])
+def test_nobody_agrees_with_no_label_or_an_answer_that_nobody_gave(labels: Any) -> None:
+    assert judge().estimate(group("1", "1", None), labels, 1).rewards_G == (0.0, 0.0, 0.0)
+
+
+def test_everybody_abstains() -> None:
+    for labels in (None, {"q1": "7"}, {"q1": None}):
+        assert judge().estimate(group(None, None), labels, 1).rewards_G == (0.0, 0.0)
+
+
+def test_history_is_what_was_remembered(tmp_path: Any) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Spy:\n"
+        "    seen = []\n"
+        "    def estimate(self, ballot):\n"
+        "        from ttrl.types import Estimate\n"
+        "        self.seen.append((ballot.history, ballot.stream))\n"
+        "        return Estimate(ballot.vote, (0.0,) * len(ballot.agrees_G), ballot.label)\n"
+    )
+    spy = judge(f"reward.estimator={tmp_path / 'mine.py'}:Spy", "seed=3")
+    for step, answers in enumerate((("1", "1", "2"), ("2", "2")), start=1):
+        groups = [group(*answers)]
+        spy.remember(step, groups, [spy.estimate(g, None, step) for g in groups])
+    spy.estimate(group("5"), None, 9)
+    first, second = Visit(1, "1", 2 / 3), Visit(2, "2", 1.0)
+    assert spy.estimator.seen == [  # type: ignore[attr-defined]
+        ((), (3, "reward", 1, "q1")),
+        ((first,), (3, "reward", 2, "q1")),
+        ((first, second), (3, "reward", 9, "q1")),
+    ]
+
+
+def test_the_settings_name_the_extractor(tmp_path: Any) -> None:
+    (tmp_path / "mine.py").write_text("def first_word(text):\n    return text.split()[0]\n")
+    own = judge(f"answers.extract={tmp_path / 'mine.py'}:first_word")
+    assert own.vote(group("1", "2")).answers_G == ("So", "So")
+    with pytest.raises(UserError, match=r"answers\.extract = 'boxd'"):
+        judge("answers.extract=boxd")
+
+
+@pytest.mark.parametrize(
+    ("answers", "remaining", "decided"),
+    [
+        ("1112", 1, True),  # 3 : 1 with one to come
+        ("1112", 2, False),  # 3 : 3 would be a tie
+        ("1111", 3, True),
+        ("1111", 4, False),
+        ("12", 0, False),  # a tie has no lead
+        ("", 1, False),
+    ],
+)
+def test_a_vote_is_decided_when_the_rest_cannot_even_tie(
+    answers: str, remaining: int, decided: bool
+) -> None:
+    completions = [completion(boxed(answer)) for answer in answers]
+    assert judge().decided(completions, remaining) is decided
+
+
+def test_abstentions_are_no_lead() -> None:
+    completions = [completion(boxed(answer)) for answer in ("1", None, None, None)]
+    assert not judge().decided(completions, 1)
+    assert judge().decided(completions, 0)
+
+
+def test_judging_goes_on_beside_sampling() -> None:
+    released = threading.Event()
+    threads = set()
+
+    def slow(of: CompletionGroup) -> Estimate:
+        assert released.wait(10), "handing a group over waited for its judgement"
+        threads.add(threading.current_thread())
+        return judge().estimate(of, None, 1)
+
+    with in_background(slow) as (submit, judged):
+        submit(group("1", id="a"))
+        submit(group("2", id="b"))
+        released.set()
+        assert {id: future.result().label for id, future in judged.items()} == {"a": "1", "b": "2"}
+    assert threading.main_thread() not in threads
+
+
+def test_an_error_while_judging_is_not_lost() -> None:
+    def broken(of: CompletionGroup) -> Estimate:
+        raise UserError("the estimator is broken")
+
+    with in_background(broken) as (submit, judged):
+        submit(group("1", id="a"))
+        with pytest.raises(UserError, match="the estimator is broken"):
+            judged["a"].result()

@@ -1,0 +1,76 @@
+"""Where labels come from, with a policy of one number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+
+from ttrl.rewards.labels import OwnVotes, ReferenceAnswers, Teacher, Weights
+from ttrl.types import AnswerKey, Question
+
+A, B = Question("a", "", (1,)), Question("b", "", (1,))
+
+
+class OneWeight:
+    """A policy whose only weight is a number."""
+
+    def __init__(self, value: float) -> None:
+        self.weight = torch.tensor([value])
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield "w", self.weight
+
+
+class Electorate:
+    """Elects the teacher's weight, and keeps count of whom it was asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, list[str]]] = []
+
+    def __call__(
+        self, teacher: Weights, questions: Sequence[Question], step: int
+    ) -> dict[str, str | None]:
+        self.asked.append((step, [q.id for q in questions]))
+        (value,) = (tensor.item() for _, tensor in teacher.named_weights())
+        return {q.id: f"{value:g}" for q in questions}
+
+
+def test_own_votes_say_nothing_beforehand() -> None:
+    assert OwnVotes().take([A, B], 1) is None
+
+
+def test_reference_answers() -> None:
+    assert ReferenceAnswers(AnswerKey({"a": "7"})).take([A, B], 1) == {"a": "7", "b": None}
+
+
+def test_a_fixed_teacher_keeps_the_first_weights_and_is_asked_once() -> None:
+    policy, elect = OneWeight(2.0), Electorate()
+    teacher = Teacher(policy, 1.0, elect)
+    assert teacher.take([A], 1) == {"a": "2"}
+    policy.weight.fill_(5)
+    teacher.follow(policy)
+    assert teacher.take([A, B], 2) == {"a": "2", "b": "2"}
+    assert teacher.take([B, A], 3) == {"a": "2", "b": "2"}
+    assert elect.asked == [(1, ["a"]), (2, ["b"])]
+
+
+def test_a_moving_teacher_is_an_exponential_moving_average() -> None:
+    policy, elect = OneWeight(0.0), Electorate()
+    teacher = Teacher(policy, 0.75, elect)
+    policy.weight.fill_(4)
+    teacher.follow(policy)  # 0.75 * 0 + 0.25 * 4 = 1
+    assert teacher.take([A], 1) == {"a": "1"}
+    teacher.follow(policy)  # 0.75 * 1 + 0.25 * 4 = 1.75
+    assert teacher.take([A], 2) == {"a": "1.75"}
+    assert elect.asked == [(1, ["a"]), (2, ["a"])]
+
+
+def test_a_teacher_without_memory_is_the_policy() -> None:
+    policy = OneWeight(0.0)
+    teacher = Teacher(policy, 0.0, Electorate())
+    policy.weight.fill_(3)
+    teacher.follow(policy)
+    assert teacher.take([A], 1) == {"a": "3"}
+    assert policy.weight.item() == pytest.approx(3)
