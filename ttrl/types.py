@@ -88,7 +88,8 @@ class Vote:
     """The outcome of a majority vote over one group.
 
     Example: the answers ``("7", "7.0", None, "8")`` give ``clusters_G=(0, 0, None, 1)``,
-    ``counts=(2, 1)``, ``names=("7", "8")``, ``majority="7"``, ``share=0.5``, ``margin=0.25``, ``abstained=1``.
+    ``counts=(2, 1)``, ``names=("7", "8")``, ``majority="7"``, ``share=0.5``, ``margin=0.25``,
+    ``abstained=1``.
     """
 
     answers_G: tuple[str | None, ...]

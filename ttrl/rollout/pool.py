@@ -75,7 +75,7 @@ class RolloutPool:
             One group per question, in the order of ``questions``.
         """
         groups: dict[int, CompletionGroup] = {}
-        sampled: dict[int, tuple[Completion, ...]] = {i: () for i in range(len(questions))}
+        sampled: dict[int, tuple[Completion, ...]] = dict.fromkeys(range(len(questions)), ())
         size = params.n if decided is None else -(-params.n // ROUNDS)
         for first in range(0, params.n, size):
             part = replace(params, n=min(size, params.n - first), first=params.first + first)

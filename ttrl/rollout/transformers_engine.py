@@ -86,6 +86,7 @@ class TransformersEngine:
         self, questions: Sequence[Question], rows: Sequence[Row], params: SamplingParams
     ) -> list[Completion]:
         """One completion per row, in order."""
+        length = params.max_new_tokens
         uniforms_BN = torch.from_numpy(
             np.stack(
                 [
@@ -101,7 +102,7 @@ class TransformersEngine:
         state = self._prefill(questions, rows)
         alive_B = torch.arange(len(rows))  # which row of `rows` each row of the batch is
         finished_B = torch.zeros(len(rows), dtype=torch.bool)
-        for step in range(params.max_new_tokens):
+        for step in range(length):
             logp_BV = sampling_logprobs(state.logits_BV, params.temperature, params.top_p)
             token_B = draw(logp_BV, uniforms_BN[alive_B, step].to(logp_BV.device))
             chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
@@ -111,7 +112,7 @@ class TransformersEngine:
                     tokens[row].append(ids[b])
                     logprobs[row].append(values[b])
             finished_B |= torch.tensor([i in self.stop_ids for i in ids])
-            if bool(finished_B.all()) or step + 1 == params.max_new_tokens:
+            if bool(finished_B.all()) or step + 1 == length:
                 break
             if int(finished_B.sum()) >= COMPACT_SHARE * len(alive_B):
                 keep_B = (~finished_B).nonzero().squeeze(1)
