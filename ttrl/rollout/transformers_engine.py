@@ -90,9 +90,7 @@ class TransformersEngine:
         uniforms_BN = torch.from_numpy(
             np.stack(
                 [
-                    generator(*params.stream, questions[q].id, params.first + i).random(
-                        params.max_new_tokens
-                    )
+                    generator(*params.stream, questions[q].id, params.first + i).random(length)
                     for q, i in rows
                 ]
             )
