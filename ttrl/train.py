@@ -66,7 +66,6 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
     folder.create(settings)
     display.note(f"kernels: {policy.kernels}")
 
-    trained = settings.policy.trained_samples
     collapsed: str | None = None
     with display.training(total):
         pool.refresh(policy)
@@ -79,7 +78,7 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
                 pool, questions, settings, step, judge, elected, display
             )
             sampled = time.perf_counter()
-            samples = select(groups, estimates, settings, step)
+            samples, trained = select(groups, estimates, settings, step)
             try:
                 updates = policy.update(samples, learning_rate(step, total, settings.policy))
             except FloatingPointError as error:
@@ -89,12 +88,8 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
 
             metrics = {
                 "step": step,
-                **vote_metrics(
-                    groups, estimates, judge.history, judge.grader, trained_samples=trained
-                ),
-                **labelled_metrics(
-                    groups, estimates, train_set.key, judge.grader, trained_samples=trained
-                ),
+                **vote_metrics(groups, estimates, judge.history, judge.grader, trained),
+                **labelled_metrics(groups, estimates, train_set.key, judge.grader, trained),
                 **update_metrics(updates),
                 "time/rollout_s": sampled - begun,
                 "time/update_s": updated - sampled,
