@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from ttrl.answers import Grader
-from ttrl.rewards.selection import trained_indices
 from ttrl.rewards.vote import majority_vote, tie_order
 from ttrl.types import AnswerKey, CompletionGroup, Estimate, FinishReason, Visit, Vote
 
@@ -28,8 +27,7 @@ def vote_metrics(
     estimates: Sequence[Estimate],
     history: Mapping[str, Sequence[Visit]],
     grader: Grader,
-    *,
-    trained_samples: int,
+    trained: Sequence[Sequence[int]],
 ) -> Metrics:
     """Figures of one step that need no reference answer.
 
@@ -40,15 +38,14 @@ def vote_metrics(
             whose label is not equivalent to that of the visit before, and is absent if none of the
             step's questions was asked before.
         grader: says which labels are equivalent.
-        trained_samples: completions per question that are trained on, for ``trained/...``.
+        trained: per group, the indices of the completions that are trained on (`select`).
     """
     rows = []
-    for group, estimate in zip(groups, estimates, strict=True):
+    for group, estimate, indices in zip(groups, estimates, trained, strict=True):
         row = _vote_figures(estimate.vote)
         row["reward/majority_reward"] = fmean(estimate.rewards_G)
-        trained = trained_indices(estimate, trained_samples)
-        if trained:
-            row["trained/majority_reward"] = fmean(estimate.rewards_G[i] for i in trained)
+        if indices:
+            row["trained/majority_reward"] = fmean(estimate.rewards_G[i] for i in indices)
         if visits := history.get(group.question.id):
             same = _same_label(visits[-1].label, estimate.label, grader)
             row["vote/flip_rate"] = float(not same)
@@ -90,8 +87,7 @@ def labelled_metrics(
     estimates: Sequence[Estimate],
     key: AnswerKey,
     grader: Grader,
-    *,
-    trained_samples: int,
+    trained: Sequence[Sequence[int]],
 ) -> Metrics:
     """Figures of one step over its questions that have a reference answer; {} if none has.
 
@@ -105,18 +101,17 @@ def labelled_metrics(
     Each appears again per difficulty level, as ``label/label_accuracy/level=3``.
     """
     rows = []
-    for group, estimate in zip(groups, estimates, strict=True):
+    for group, estimate, indices in zip(groups, estimates, trained, strict=True):
         reference = key.answers.get(group.question.id)
         if reference is None:
             continue
         *right_G, label_is_right = are_right(
             (*estimate.vote.answers_G, estimate.label), reference, grader
         )
-        trained = trained_indices(estimate, trained_samples)
         row = {
             "label/label_accuracy": float(label_is_right),
             **_reward_figures("label", estimate, range(len(right_G)), right_G),
-            **_reward_figures("trained", estimate, trained, right_G),
+            **_reward_figures("trained", estimate, indices, right_G),
         }
         rows.append(row)
         if level := key.levels.get(group.question.id):

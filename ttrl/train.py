@@ -84,9 +84,9 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
             elected = labels.take(questions, step)
             groups, estimates = sample_and_judge(pool, questions, step, judge, elected, display)
             sampled = time.perf_counter()
-            chosen = select(groups, estimates, settings, step)
+            samples, trained = select(groups, estimates, settings, step)
             try:
-                updates = policy.update(chosen, learning_rate(step, total, settings.policy))
+                updates = policy.update(samples, learning_rate(step, total, settings.policy))
             except FloatingPointError as error:
                 raise UserError(f"step {step}: {error}; lower policy.learning_rate") from error
             labels.follow(policy)
@@ -94,7 +94,8 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
 
             metrics = {
                 "step": step,
-                **step_metrics(groups, estimates, judge, train_set.key),
+                **vote_metrics(groups, estimates, judge.history, judge.grader, trained),
+                **labelled_metrics(groups, estimates, train_set.key, judge.grader, trained),
                 **update_metrics(updates),
                 "time/rollout_s": sampled - begun,
                 "time/update_s": updated - sampled,
@@ -235,17 +236,6 @@ def sample_and_judge(
         params = voting(judge.settings, "rollout", step)
         groups = pool.sample(questions, params, done, decided)
         return groups, [judged[g.question.id].result() for g in groups]
-
-
-def step_metrics(
-    groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], judge: Judge, key: AnswerKey
-) -> dict[str, float]:
-    """What a step's votes say: without labels, and against an answer key."""
-    trained = judge.settings.policy.trained_samples
-    return {
-        **vote_metrics(groups, estimates, judge.history, judge.grader, trained_samples=trained),
-        **labelled_metrics(groups, estimates, key, judge.grader, trained_samples=trained),
-    }
 
 
 def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:

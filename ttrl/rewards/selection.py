@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ttrl.config import Settings
 from ttrl.rewards.advantages import group_advantages
+from ttrl.rng import generator
 from ttrl.types import CompletionGroup, Estimate, TrainSample
 
 
@@ -14,26 +15,33 @@ def select(
     estimates: Sequence[Estimate],
     settings: Settings,
     step: int,
-) -> list[TrainSample]:
+) -> tuple[list[TrainSample], list[list[int]]]:
     """The samples of one update phase, group by group, in sample order.
 
     Advantages are the estimator's own or, failing that, those of `group_advantages` over all
-    votes. Of each group the first ``policy.trained_samples`` completions that the estimator keeps
-    are trained on. Samples without an advantage (everybody agreed, or nobody answered) stay: they
-    count in the means of the loss, and the policy knows when they need no forward pass.
+    votes; `choose` says which completions are trained on. Samples without an advantage (everybody
+    agreed, or nobody answered) stay: they count in the means of the loss, and the policy knows
+    when they need no forward pass.
 
     Args:
         groups: the step's groups.
         estimates: one per group, in the same order.
-        settings: ``reward.advantages`` and ``policy.trained_samples`` count.
+        settings: ``reward.advantages``, ``reward.selection``, ``policy.trained_samples`` and
+            ``seed`` count.
         step: the training step.
+
+    Returns:
+        The samples; and per group, the indices of the completions that they are, which the
+        ``trained/...`` metrics want to know.
     """
-    samples = []
+    samples: list[TrainSample] = []
+    chosen: list[list[int]] = []
     for group, estimate in zip(groups, estimates, strict=True):
         advantages_G = estimate.advantages_G
         if advantages_G is None:
             advantages_G = group_advantages(estimate.rewards_G, settings.reward.advantages)
-        for i in trained_indices(estimate, settings.policy.trained_samples):
+        chosen.append(choose(group, estimate, advantages_G, settings, step))
+        for i in chosen[-1]:
             completion = group.completions[i]
             samples.append(
                 TrainSample(
@@ -45,10 +53,38 @@ def select(
                     weight=estimate.weight,
                 )
             )
-    return samples
+    return samples, chosen
 
 
-def trained_indices(estimate: Estimate, trained_samples: int) -> list[int]:
-    """Which of a group's completions are trained on: the first ones that the estimator keeps."""
+def choose(
+    group: CompletionGroup,
+    estimate: Estimate,
+    advantages_G: Sequence[float],
+    settings: Settings,
+    step: int,
+) -> list[int]:
+    """Indices of a group's completions that are trained on, in sample order.
+
+    ``policy.trained_samples`` of those that the estimator keeps, or all if they are fewer, by
+    ``reward.selection``:
+
+    - ``first``: the first ones, as in the paper.
+    - ``random``: drawn anew in each step, from a stream of their own.
+    - ``balanced``: the first with a positive advantage, and the first without; half of each (of an
+      odd number, one less with), unless there are too few of one kind.
+    """
     keep_G = estimate.keep_G or (True,) * len(estimate.rewards_G)
-    return [i for i, keep in enumerate(keep_G) if keep][:trained_samples]
+    kept = [i for i, keep in enumerate(keep_G) if keep]
+    wanted = min(settings.policy.trained_samples, len(kept))
+    match settings.reward.selection:
+        case "first":
+            return kept[:wanted]
+        case "random":
+            rng = generator(settings.seed, "selection", step, group.question.id)
+            return sorted(rng.choice(kept, wanted, replace=False).tolist()) if kept else []
+        case "balanced":
+            positive = [i for i in kept if advantages_G[i] > 0]
+            others = [i for i in kept if advantages_G[i] <= 0]
+            quota = max(wanted // 2, wanted - len(others))
+            positive = positive[:quota]
+            return sorted(positive + others[: wanted - len(positive)])

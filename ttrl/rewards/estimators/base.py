@@ -76,10 +76,13 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Rewar
             f"{', '.join(estimator_names())}"
         )
     try:
-        return estimator(**(options or {}))
+        made = estimator(**(options or {}))
     except pydantic.ValidationError as error:
         raise UserError(
             f"options of reward.estimator = {name!r}: {readable_errors(error)}"
         ) from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"options of reward.estimator = {name!r}: {error}") from error
+    if not callable(getattr(made, "estimate", None)):
+        raise UserError(f"reward.estimator = {name!r}: expected a class with a method estimate")
+    return made

@@ -1,0 +1,32 @@
+"""Rewards that know nothing: what a gain must be measured against."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ttrl.rewards.estimators.base import Estimator, register
+from ttrl.rng import generator
+from ttrl.types import Ballot, Estimate
+
+
+@register("random")
+class Random(Estimator):
+    """Spurious Rewards (arXiv 2506.10947): a coin per completion, whatever it says.
+
+    Abstentions are paid like all others, even where everybody abstains: a coin that looked at them
+    would reward the format of answers. The label is reported for the metrics alone.
+    """
+
+    p: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability of the reward 1."""
+
+    def estimate(self, ballot: Ballot) -> Estimate:
+        """r_i ~ Bernoulli(p), from the ballot's stream."""
+        draws = generator(*ballot.stream).random(len(ballot.vote.answers_G))
+        return Estimate(
+            vote=ballot.vote,
+            rewards_G=tuple((draws < self.p).astype(float).tolist()),
+            label=ballot.label,
+        )

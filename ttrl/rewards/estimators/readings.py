@@ -1,0 +1,36 @@
+"""What several estimators read off a ballot."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from ttrl.rewards.vote import tie_order
+from ttrl.types import Completion, Vote
+
+
+def surprisal(completion: Completion) -> float:
+    """Mean negative log-probability of a completion's tokens, in nats.
+
+    Its expectation is the mean entropy of the next-token distributions, which the papers use and
+    which a rollout engine does not report.
+    """
+    logprobs = completion.logprobs
+    return -math.fsum(logprobs) / len(logprobs) if logprobs else 0.0
+
+
+def class_means(vote: Vote, values_G: Sequence[float]) -> list[float]:
+    """Per equivalence class of a vote, the mean of its voters' values."""
+    members: list[list[float]] = [[] for _ in vote.counts]
+    for cluster, value in zip(vote.clusters_G, values_G, strict=True):
+        if cluster is not None:
+            members[cluster].append(value)
+    return [math.fsum(values) / len(values) for values in members]
+
+
+def spelling(vote: Vote, cluster: int) -> str:
+    """A class's most common answer, as `Vote.majority` is that of the largest class."""
+    votes = zip(vote.answers_G, vote.clusters_G, strict=True)
+    spellings = Counter(answer for answer, c in votes if answer is not None and c == cluster)
+    return min(spellings, key=lambda answer: (-spellings[answer], tie_order(answer)))
