@@ -28,7 +28,7 @@ from rich.table import Table
 RESULTS = ROOT / "bench" / "results" / "estimators.json"
 COMMON = ["epochs=3", "threads=1", "data.held_out=none"]
 HIGH_RATE = "policy.learning_rate=1e-3"
-VERIFIER = "bench/verifiers/casting_out_nines.py:verify"
+VERIFIER = "bench/verifiers/casting_out_nines.py:check"
 
 VARIANTS: dict[str, list[str]] = {
     "majority": [],
