@@ -26,7 +26,15 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = ROOT / "bench" / "results" / "estimators.json"
-COMMON = ["epochs=3", "threads=1", "data.held_out=none"]
+COMMON = [
+    "epochs=3",
+    "threads=1",
+    "data.held_out=none",
+    "rollout.votes=32",
+    "policy.trained_samples=16",
+    "policy.sequences_per_update=256",
+]
+"""Half the votes and less than half the steps of the recipe: 75 runs have to be paid for."""
 HIGH_RATE = "policy.learning_rate=1e-3"
 VERIFIER = "bench/verifiers/casting_out_nines.py:check"
 
@@ -35,7 +43,7 @@ VARIANTS: dict[str, list[str]] = {
     "soft": ["reward.estimator=soft"],
     "scrl": ["reward.estimator=scrl"],
     "restrain": ["reward.estimator=restrain"],
-    "ddrl": ["reward.estimator=ddrl"],
+    "ddrl": ["reward.estimator=ddrl", "reward.options.k=16"],
     "evol": ["reward.estimator=evol"],
     "confidence": ["reward.estimator=confidence"],
     "verified": ["reward.estimator=verified", f"reward.options.verifier={VERIFIER}"],
