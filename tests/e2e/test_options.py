@@ -1,0 +1,83 @@
+"""Runs with other label sources, with a guard that stops, and with votes that end early."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from small_run import Run
+
+from ttrl.data.arithmetic import question_rows
+from ttrl.pretrained import TINY_BASE
+
+
+def _steps(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
+    lines = (folder / "rollouts" / f"step_{step:05d}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _questions(path: Path, count: int, answer: str | None = None) -> str:
+    rows = [{**row, "answer": answer or row["answer"]} for row in question_rows("train")[:count]]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return f"data.train={path}"
+
+
+def _weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_reference_answers_train_only_if_asked_for_twice(run: Run, tmp_path: Path) -> None:
+    allowed = ["reward.labels=ground_truth", "reward.allow_ground_truth=true"]
+    right = run("right", [_questions(tmp_path / "right.jsonl", 8), *allowed])
+    assert [step["label/label_accuracy"] for step in _steps(right)] == [1.0, 1.0]
+    # Nobody answers 123456, so nobody is paid, and nothing is learned.
+    wrong = run("wrong", [_questions(tmp_path / "wrong.jsonl", 8, "123456"), *allowed])
+    assert [step["reward/majority_reward"] for step in _steps(wrong)] == [0.0, 0.0]
+    assert [step["policy/updates"] for step in _steps(wrong)] == [0, 0]
+    assert _weights(right) != _weights(wrong)
+
+
+def test_a_fixed_teacher_gives_the_same_labels_in_every_pass(run: Run, tmp_path: Path) -> None:
+    options = [_questions(tmp_path / "few.jsonl", 4), "reward.labels=teacher"]
+    folder = run("teacher", [*options, "policy.learning_rate=1e-2"])
+    labels = [{r["question"]: r["label"] for r in _rollouts(folder, step)} for step in (1, 2)]
+    assert labels[0] == labels[1] and len(labels[0]) == 4
+    assert _steps(folder)[1]["vote/flip_rate"] == 0.0
+
+
+def test_the_guard_stops_and_goes_back(run: Run, tmp_path: Path) -> None:
+    options = [
+        _questions(tmp_path / "few.jsonl", 4),
+        "max_steps=4",
+        "policy.learning_rate=3e-2",
+        "guard.on_collapse=stop",
+    ]
+    folder = run("guarded", options)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["stopped"].startswith("step 2: over the last pass")
+    assert summary["stopped"].endswith("the model is that of step 0")
+    assert summary["steps"] == 2
+    before, after = (
+        load_file(TINY_BASE / "model.safetensors"),
+        load_file(folder / "model" / "model.safetensors"),
+    )
+    assert all(before[name].equal(after[name]) for name in after)
+
+
+def test_votes_end_when_they_are_decided_with_the_same_label(run: Run) -> None:
+    options = ["rollout.votes=16", "policy.learning_rate=1e-9"]
+    every = run("every", options)
+    fewer = run("fewer", [*options, "rollout.stop_when_decided=true"])
+    for step in (1, 2):
+        pairs = zip(_rollouts(every, step), _rollouts(fewer, step), strict=True)
+        for all_votes, some in pairs:
+            assert some["label"] == all_votes["label"]
+            assert all_votes["completions"][: len(some["completions"])] == some["completions"]
+    sampled = [len(r["completions"]) for step in (1, 2) for r in _rollouts(fewer, step)]
+    assert min(sampled) < 16
