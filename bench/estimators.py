@@ -107,7 +107,7 @@ def main() -> None:
 
 def run(name: str, seed: int) -> dict[str, Any]:
     """One run's figures."""
-    from ttrl.config import load_settings
+    from ttrl.recipe import load_settings
     from ttrl.tracking import Display, RunFolder
     from ttrl.train import train
 

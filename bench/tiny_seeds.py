@@ -18,7 +18,7 @@ from machine import ROOT, describe
 from rich.console import Console
 from rich.table import Table
 
-from ttrl.config import load_settings
+from ttrl.recipe import load_settings
 from ttrl.tracking import Display, RunFolder
 from ttrl.train import train
 

@@ -21,11 +21,11 @@ from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from ttrl.config import load_settings
 from ttrl.data import arithmetic
 from ttrl.data.questions import load_questions
 from ttrl.evaluate import Exam
 from ttrl.pretrained import load_tokenizer
+from ttrl.recipe import load_settings
 from ttrl.rollout.pool import make_pool
 from ttrl.tracking import Display
 

@@ -11,9 +11,7 @@ from typing import Annotated
 import typer
 
 from ttrl import __version__
-from ttrl.answers import make_extractor
-from ttrl.config import load_settings, model_names, recipe_names
-from ttrl.rewards import make_estimator
+from ttrl.recipe import load_settings, model_names, recipe_names
 from ttrl.types import UserError
 
 # Heavy imports are inside the commands: help, dry runs and wrong settings answer at once.
@@ -69,6 +67,9 @@ def train(
     ] = False,
 ) -> None:
     """Train on unlabeled questions; measure before and after if there is an answer key."""
+    from ttrl.answers import make_extractor
+    from ttrl.rewards import make_estimator
+
     settings = load_settings(recipe, model=model, overrides=overrides or [])
     make_estimator(settings.reward.estimator, settings.reward.options)  # refuses an unknown one
     make_extractor(settings.answers.extract)

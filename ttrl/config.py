@@ -1,25 +1,15 @@
-"""A whole run as typed settings: TOML in, checked before anything is loaded, resolved TOML out.
+"""A whole run as typed settings. Defaults are in this file, nowhere else.
 
-A recipe is a TOML file whose tables are the sections below. ``include = ["paper"]`` lays other
-recipes under it; a model's own settings (``recipes/models/``) go on top of a benchmark's; the
-command line's ``--set section.key=value`` goes last. Defaults are in this file, nowhere else.
+`ttrl.recipe` reads them from TOML and the command line.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import tomli_w
 from pydantic import Field
-
-from ttrl.types import UserError
-
-RECIPES = Path(__file__).parent / "recipes"
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -299,160 +289,6 @@ class Settings(Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-# ---------------------------------------------------------------------------------------------
-# From recipes and the command line to Settings
-
-_OPEN_TABLES = ("data.chat_template_kwargs", "reward.options")  # keys not known beforehand
-
-
-def load_settings(
-    recipe: str | None,
-    *,
-    model: str | None = None,
-    data: str | None = None,
-    overrides: Iterable[str] = (),
-) -> Settings:
-    """Compose and check a run's settings.
-
-    Args:
-        recipe: a shipped recipe's name (`recipe_names`), or the path of a .toml file; None
-            starts from the defaults, with ``model`` and ``data``.
-        model: a shipped model part's name (`model_names`), the model path that one of them
-            holds, or any other folder or hub name.
-        data: takes the place of the recipe's ``data.train``.
-        overrides: "section.key=value" with a TOML value; a bare word is a string, "none" unsets.
-
-    Raises:
-        UserError: for an unknown recipe, key or value, or a broken rule.
-    """
-    tables = _read_recipe(_recipe_path(recipe)) if recipe is not None else {}
-    name = Path(recipe).stem if recipe is not None else "settings"
-    if model is not None:
-        part_name, part = _model_part(model)
-        revision = {"model": {"revision": None}}  # the recipe's is one of its own model
-        tables = _merge(_merge(tables, revision), part)
-        name = f"{name}-{part_name}"
-    if data is not None:
-        tables = _merge(tables, {"data": {"train": data}})
-    tables.setdefault("name", name)
-    for override in overrides:
-        tables = _apply_override(tables, override)
-    model_table = tables.get("model", {})
-    if isinstance(model_table, dict) and not model_table.get("path"):
-        raise UserError(
-            f"recipe {recipe!r} names no model: add --model with one of {', '.join(model_names())},"
-            " a folder, or a hub name"
-        )
-    return _checked(tables)
-
-
-def recipe_names() -> list[str]:
-    """Shipped recipes: complete ones and benchmarks, which need a model."""
-    return sorted(
-        p.stem
-        for folder in ("", "benchmarks")
-        for p in (RECIPES / folder).glob("*.toml")
-        if p.stem != "paper"
-    )
-
-
-def model_names() -> list[str]:
-    """Shipped model parts."""
-    return sorted(p.stem for p in (RECIPES / "models").glob("*.toml"))
-
-
-def _recipe_path(recipe: str) -> Path:
-    if recipe.endswith(".toml"):
-        if not Path(recipe).is_file():
-            raise UserError(f"no recipe file at {recipe}")
-        return Path(recipe)
-    for folder in (RECIPES, RECIPES / "benchmarks"):
-        if recipe in recipe_names() and (folder / f"{recipe}.toml").is_file():
-            return folder / f"{recipe}.toml"
-    raise UserError(
-        f"unknown recipe {recipe!r}{_did_you_mean(recipe, recipe_names())}: expected one of "
-        f"{', '.join(recipe_names())}, or the path of a .toml file"
-    )
-
-
-def _read_recipe(path: Path, included_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The recipe's tables, over those of the recipes that it includes."""
-    chain = (*included_by, path.resolve())
-    if path.resolve() in included_by:
-        raise UserError(f"a recipe includes itself: {' -> '.join(map(str, chain))}")
-    tables = _read_toml(path)
-    names = tables.pop("include", [])
-    if not isinstance(names, list):
-        raise UserError(f"{path}: include = {names!r}: expected a list, for example ['paper']")
-    merged: dict[str, Any] = {}
-    for name in names:
-        beside = [
-            p for p in (path.parent / f"{name}.toml", RECIPES / f"{name}.toml") if p.is_file()
-        ]
-        if not beside:
-            raise UserError(f"{path}: include = [{name!r}]: no such recipe beside it or in ttrl")
-        merged = _merge(merged, _read_recipe(beside[0], chain))
-    return _merge(merged, tables)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _model_part(model: str) -> tuple[str, dict[str, Any]]:
-    """(short name, settings) of a model given by part name, by path, or unknown to us."""
-    for name in model_names():
-        part = _read_recipe(RECIPES / "models" / f"{name}.toml")
-        if model.lower() in (name, part["model"]["path"].lower()):
-            return name, part
-    short = Path(model).name.lower()
-    return short, {"model": {"path": model}}
-
-
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` on top of ``under``, table by table."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(below, dict) and isinstance(value, dict):
-            value = _merge(below, value)
-        merged[key] = value
-    return merged
-
-
-def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals or not key:
-        raise UserError(f"--set {override!r}: expected key=value, for example seed=1")
-    if key not in _known_keys() and not key.startswith(tuple(f"{t}." for t in _OPEN_TABLES)):
-        raise _unknown_key(key)
-    try:
-        (value,) = tomllib.loads(f"value = {text}").values()
-    except ValueError:  # not TOML, or more than one value: text
-        value = text.strip()
-    *sections, last = key.split(".")
-    nested: dict[str, Any] = {last: None if value == "none" else value}
-    for section in reversed(sections):
-        nested = {section: nested}
-    return _merge(tables, nested)
-
-
-def _checked(tables: Mapping[str, Any]) -> Settings:
-    for key in _keys(tables):
-        if key not in _known_keys():
-            raise _unknown_key(key)
-    try:
-        return Settings.model_validate(tables)
-    except pydantic.ValidationError as error:
-        raise UserError(readable_errors(error)) from error
-
-
 def readable_errors(error: pydantic.ValidationError) -> str:
     """What is wrong with settings, by their names, in one line."""
     return "; ".join(_readable(e) for e in error.errors())
@@ -468,36 +304,3 @@ def _readable(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{where} is unknown"
     return f"{where} = {error['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _keys(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in tables.items():
-        if isinstance(value, dict) and f"{prefix}{key}" not in _OPEN_TABLES:
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def _known_keys() -> list[str]:
-    keys = []
-    for name, field in Settings.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            keys += [f"{name}.{key}" for key in section.model_fields]
-        else:
-            keys.append(name)
-    return keys
-
-
-def _unknown_key(key: str) -> UserError:
-    return UserError(f"unknown setting {key!r}{_did_you_mean(key, _known_keys())}")
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word; for a dotted key also by its last part, in whatever section."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    if not near:
-        tails = {key.rpartition(".")[2]: key for key in known}
-        near = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1)]
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ttrl.config import load_settings
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model
 from ttrl.pretrained import load_tokenizer
+from ttrl.recipe import load_settings
 from ttrl.rollout.pool import make_pool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.types import Question, TrainSample

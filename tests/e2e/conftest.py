@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from small_run import SMALL, Run
 
-from ttrl.config import load_settings
+from ttrl.recipe import load_settings
 from ttrl.tracking import Display, RunFolder
 from ttrl.train import train
 

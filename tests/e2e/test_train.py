@@ -11,8 +11,8 @@ from rich.console import Console
 from small_run import Run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttrl.config import load_settings
 from ttrl.pretrained import TINY_BASE
+from ttrl.recipe import load_settings
 from ttrl.tracking import Display, RunFolder
 from ttrl.train import train
 from ttrl.types import UserError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ttrl import cli
-from ttrl.config import model_names
+from ttrl.recipe import model_names
 
 
 def call(

@@ -3,7 +3,8 @@
 import pydantic
 import pytest
 
-from ttrl.config import Section, Settings, load_settings
+from ttrl.config import Section, Settings
+from ttrl.recipe import load_settings
 from ttrl.types import UserError
 
 MINIMAL = 'model = {path = "m"}\ndata = {train = "q.json"}\n'

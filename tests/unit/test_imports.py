@@ -17,6 +17,7 @@ LAYERS = (
     {"rollout", "rewards", "metrics", "policy", "tracking", "guard"},
     {"answers", "data", "pretrained", "rng"},
     {"plugins"},
+    {"recipe"},
     {"types", "config"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -152,7 +153,7 @@ def test_the_command_line_starts_without_the_heavy_packages():
     loaded = run(
         "import sys\n"
         "import ttrl.cli\n"
-        "from ttrl.config import load_settings\n"
+        "from ttrl.recipe import load_settings\n"
         "load_settings('tiny-arithmetic').to_toml()\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'pandas', 'sympy'}\n"
         "print(sorted(heavy & set(sys.modules)))"

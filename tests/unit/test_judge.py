@@ -9,7 +9,7 @@ import pytest
 from groups import boxed, completion, group
 
 from ttrl.answers import Grader
-from ttrl.config import load_settings
+from ttrl.recipe import load_settings
 from ttrl.rewards.judge import Judge, in_background
 from ttrl.types import CompletionGroup, Estimate, UserError, Visit
 

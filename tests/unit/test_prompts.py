@@ -3,8 +3,9 @@
 import pytest
 from tiny_tokenizer import CHATML, tiny_tokenizer
 
-from ttrl.config import DataSettings, load_settings
+from ttrl.config import DataSettings
 from ttrl.data.prompts import ControlTokens, build_prompt, encode_prompt
+from ttrl.recipe import load_settings
 from ttrl.types import UserError
 
 

@@ -6,7 +6,8 @@ import tomllib
 
 import pytest
 
-from ttrl.config import RECIPES, Settings, load_settings, model_names, recipe_names
+from ttrl.config import Settings
+from ttrl.recipe import RECIPES, load_settings, model_names, recipe_names
 
 BENCHMARKS = ("aime24", "amc", "gpqa", "math500")
 MODELS = {

@@ -9,7 +9,7 @@ from groups import group
 from rich.console import Console
 from tiny_models import make_settings
 
-from ttrl.config import load_settings
+from ttrl.recipe import load_settings
 from ttrl.rewards import make_estimator
 from ttrl.tracking import Display, RunFolder, result_table, scores_table
 from ttrl.types import UserError
