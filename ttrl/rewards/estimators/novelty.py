@@ -103,7 +103,8 @@ def ngram_similarity(texts: Sequence[str]) -> Matrix:
     holds[owners[common], columns] = 1
     shared = (holds @ holds.T).astype(np.float64)  # counts below 2^24: exact in any order
     np.fill_diagonal(shared, sizes)
-    return shared / (sizes[:, None] + sizes[None, :] - shared)
+    similar: Matrix = shared / (sizes[:, None] + sizes[None, :] - shared)
+    return similar
 
 
 def _grams(text: str) -> npt.NDArray[np.uint64]:
