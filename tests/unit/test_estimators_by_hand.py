@@ -306,6 +306,11 @@ def test_verified_votes_count_omega(plugin):
     assert tie.metrics["overruled"] == 0
 
 
+def test_the_label_is_the_most_common_spelling_of_its_class(plugin):
+    of = group("7", "7", "7", "7", "9", "9.0", "9.0")
+    assert estimate(of, "verified", verifier=plugin("return '{9' in text")).label == "9.0"
+
+
 def test_abstentions_are_not_verified(plugin):
     verifier = plugin("return 1 / 0 if 'give up' in text else True")
     assert estimate(group("7", None), "verified", verifier=verifier).rewards_G == (1.0, 0.0)
