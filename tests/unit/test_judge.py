@@ -121,3 +121,35 @@ def test_an_error_while_judging_is_not_lost() -> None:
         submit(group("1", id="a"))
         with pytest.raises(UserError, match="the estimator is broken"):
             judged["a"].result()
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ("(1.0,), None", "rewards_G has 1 entries for 2 completions"),
+        ("(1.0, 0.0), None, (1.0,)", "advantages_G has 1 entries"),
+        ("(1.0, float('nan')), None", "rewards_G is not finite"),
+        ("(1.0, 0.0), None, None, None, -1.0", "weight = -1.0"),
+    ],
+)
+def test_an_estimate_that_does_not_fit_its_group(tmp_path: Any, returned: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from ttrl.types import Estimate\n"
+        "class Mine:\n"
+        "    def estimate(self, ballot):\n"
+        f"        return Estimate(ballot.vote, {returned})\n"
+    )
+    with pytest.raises(UserError, match=words):
+        judge(f"reward.estimator={tmp_path / 'mine.py'}:Mine").estimate(group("1", "2"), None, 1)
+
+
+@pytest.mark.parametrize("name", ["soft", "confidence", "restrain", "random"])
+def test_labels_that_nobody_would_look_at(name: str) -> None:
+    with pytest.raises(UserError, match=r"reward\.labels = 'teacher' would be ignored"):
+        judge(f"reward.estimator={name}", "reward.labels=teacher")
+    judge(f"reward.estimator={name}")
+
+
+@pytest.mark.parametrize("name", ["majority", "scrl", "ddrl", "evol"])
+def test_labels_from_elsewhere(name: str) -> None:
+    judge(f"reward.estimator={name}", "reward.labels=teacher")

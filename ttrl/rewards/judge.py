@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from ttrl.config import Settings
 from ttrl.rewards.estimators import make_estimator
 from ttrl.rewards.labels import Labels
 from ttrl.rewards.vote import majority_vote
-from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, Visit, Vote
+from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, UserError, Visit, Vote
 
 GRADING_THREADS = 4
 """They wait for worker processes most of the time."""
@@ -24,12 +25,20 @@ class Judge:
         """Read the estimator and the extractor that the settings name.
 
         Raises:
-            UserError: if there is no such estimator or extractor.
+            UserError: if there is no such estimator or extractor, or the estimator would not look
+                at the labels that were asked for.
         """
+        reward = settings.reward
         self.settings = settings
         self.grader = grader
         self.extract = make_extractor(settings.answers.extract)
-        self.estimator = make_estimator(settings.reward.estimator, settings.reward.options)
+        self.estimator = make_estimator(reward.estimator, reward.options)
+        if reward.labels != "votes" and not getattr(self.estimator, "uses_label", True):
+            raise UserError(
+                f"reward.labels = {reward.labels!r} would be ignored: reward.estimator = "
+                f"{reward.estimator!r} weighs the voters' own answers and looks at no label; "
+                'choose another, for example "majority"'
+            )
         self.history: dict[str, tuple[Visit, ...]] = {}
         """Question id -> its earlier visits, oldest first."""
 
@@ -51,7 +60,7 @@ class Judge:
         else:
             label = labels.get(group.question.id)
             agrees_G = self._agreement(vote, label)
-        return self.estimator.estimate(
+        estimate = self.estimator.estimate(
             Ballot(
                 group=group,
                 vote=vote,
@@ -61,6 +70,7 @@ class Judge:
                 stream=(self.settings.seed, "reward", step, group.question.id),
             )
         )
+        return _checked(estimate, len(group.completions), self.settings.reward.estimator)
 
     def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
         """Whether so many further votes cannot change who wins, not even by a tie."""
@@ -81,6 +91,24 @@ class Judge:
         answers = {a for a in vote.answers_G if a is not None}
         name_of = self.grader.classes({*answers, label}).name_of
         return tuple(a is not None and name_of[a] == name_of[label] for a in vote.answers_G)
+
+
+def _checked(estimate: Estimate, completions: int, name: str) -> Estimate:
+    """A user's estimator is code that we did not write: what it returns trains the policy."""
+    for field in ("rewards_G", "advantages_G", "keep_G"):
+        values = getattr(estimate, field)
+        if values is not None and len(values) != completions:
+            raise UserError(
+                f"reward.estimator = {name!r}: {field} has {len(values)} entries for "
+                f"{completions} completions; expected one each"
+            )
+        if values is not None and not all(math.isfinite(value) for value in values):
+            raise UserError(f"reward.estimator = {name!r}: {field} is not finite: {values}")
+    if not (math.isfinite(estimate.weight) and estimate.weight >= 0):
+        raise UserError(
+            f"reward.estimator = {name!r}: weight = {estimate.weight}, expected a number >= 0"
+        )
+    return estimate
 
 
 @contextmanager

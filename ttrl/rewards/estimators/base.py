@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pydantic
 
@@ -31,6 +31,9 @@ class RewardEstimator(Protocol):
 
 class Estimator(Section):
     """Base of the shipped estimators: a frozen record of options."""
+
+    uses_label: ClassVar[bool] = True
+    """Whether it pays agreement with `Ballot.label`, so that labels may come from elsewhere."""
 
     def estimate(self, ballot: Ballot) -> Estimate:
         """See `RewardEstimator`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -88,6 +88,8 @@ class Restrain(Estimator):
     which is the starting model's in the first step. Centre and defaults are ours. The ballot's
     label is not looked at; the one that is reported is the majority.
     """
+
+    uses_label: ClassVar[bool] = False
 
     sigma: Annotated[float, Field(gt=0)] = 0.25
     """Width of g: small, and the majority takes all the weight."""

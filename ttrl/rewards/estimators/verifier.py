@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
@@ -23,6 +23,8 @@ class Verified(Estimator):
     with it earns 1. Abstentions have no vote, and are not checked. The paper verifies by running
     code that a model writes; here the check is yours. The ballot's label is not looked at.
     """
+
+    uses_label: ClassVar[bool] = False
 
     verifier: str
     """FILE.py:FUNCTION from (prompt, completion text) to True or False; called by several
