@@ -49,9 +49,23 @@ SAME = [
     (r"\frac{\pi}{2}", r"\dfrac{\pi}2", r"\frac { \pi } { 2 }"),
     (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})"),
     ("(3, 0.5]", r"\left(3,\frac{1}{2}\right]", "(3.0,2/4]"),
-    (r"\{1,-2\}", r"\left\{ 1.0, -2 \right\}"),
-    ("1, -2", "1,-2", "1.0 , -2"),
-    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\{1,-2\}", r"\left\{ -2, 1.0 \right\}", r"\lbrace 1,-2,1\rbrace", "1, -2", "-2,1.0")
+    + (r"x=1,x=-2", r"1\text{ and }-2", "x = 1 or x = -2"),
+    ("1, 1, -2", "1,-2,1.0"),
+    (r"\{(1,2),(0.5,3)\}", r"(\frac12, 3), (1,2)"),
+    (r"(2,\infty)", r"(2, +\infty)", r"\left(2,∞\right)", r"(2,\infin)"),
+    (r"x\leq3", r"x \le 3", "x≤3", r"x\leqslant 3"),
+    (r"x\neq 3", r"x \ne 3", "x≠3"),
+    (r"2\cdot3", r"2 \times 3", "2×3", "2·3"),
+    (r"|p-q|", r"\lvert p - q\rvert", r"\left|p-q\right|", r"\bigl|p-q\bigr|"),
+    (r"1\pm\sqrt{3}", r"1 \pm \sqrt3", "1±√3"),
+    (r"(0,9)\cup(9,36)", r"(0,9) \cup (9,36)", "(0,9)∪(9,36)"),
+    (
+        r"\begin{pmatrix}1/2\\-2\end{pmatrix}",
+        r"\begin{bmatrix} \frac12 \\ -2.0 \\ \end{bmatrix}",
+        r"\left(\begin{array}{c} 0.5 \\[2pt] -2 \end{array}\right)",
+        r"\left[ \begin{matrix} \dfrac{1}{2} \\ -2 \end{matrix} \right]",
+    ),
 ]
 
 DIFFERENT = [
@@ -66,7 +80,7 @@ DIFFERENT = [
     (r"2\frac{3}{2}", "7/2", "3"),  # mixed number or product: not for us to say
     (r"\frac{1}{0}", "1/0", "0"),
     ("1e5", "100000"),
-    ("(1,2)", "[1,2]", r"\{1,2\}", "1,2", "(2,1)", "(1,2]"),
+    ("(1,2)", "[1,2]", r"\{1,2\}", "(2,1)", "(1,2]", "1,2,2"),
     (r"\cos 60^\circ", r"\cos 60"),
     (r"\cos(60^\circ)", r"\cos(60)"),
     ("y=2x", "2x", "x=2y"),
@@ -77,6 +91,15 @@ DIFFERENT = [
     (r"\frac{1}{m}", r"\frac1"),
     (r"\pi r", r"\pir"),
     ("A", "a", "B", "AB", "(A)(B)", r"\text{(A) }5"),
+    (
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+        r"\begin{vmatrix}1&2\\3&4\end{vmatrix}",
+        r"\begin{pmatrix}1&2&3&4\end{pmatrix}",
+        r"\begin{pmatrix}1&3\\2&4\end{pmatrix}",
+    ),
+    ("x<3", r"x\leq3", "x>3", "x=3,y=3", r"x\neq3"),
+    (r"[0,\infty)", r"(0,\infty)", r"(-\infty,0)"),
+    ("073", "025", "0"),
     ("1...", "1"),
     (r"\\!", "", "!"),
     ("{10}+{20}", "10}+{20"),
