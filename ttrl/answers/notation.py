@@ -124,11 +124,13 @@ class _Translator:
             raise _DoesNotPass
         latex = operator = ""
         complete = False  # whether the last thing read was a factor
+        signs = 0
         while not (complete and self.next()[1] == closing):
             kind, text = self.next()
             if text in ("+", "-", "*", "/", r"\cdot", r"\div"):
-                if not complete and (text not in ("+", "-") or operator):
-                    raise _DoesNotPass
+                signs = 0 if complete else signs + 1
+                if signs > 1 or (signs and text not in ("+", "-")):
+                    raise _DoesNotPass  # but `2+-3` does
                 operator = self.take()
                 latex += {r"\cdot": r"\cdot ", "*": r"\cdot ", r"\div": "/"}.get(text, text)
                 complete = False
@@ -139,7 +141,7 @@ class _Translator:
                     raise _DoesNotPass
                 latex += r"\cdot "
             latex += self.factor()
-            complete = True
+            complete, signs = True, 0
         self.depth -= 1
         return latex
 
@@ -178,8 +180,8 @@ class _Translator:
     def no_mixed_number(self, text: str) -> None:
         """Refuse `2\\frac{1}{2}` and `1e5`; `x_1` and `2_5` are no powers either."""
         following, after = self.next(), self.tokens[-2] if len(self.tokens) > 1 else _END
-        mixed = following[1] == r"\frac" and re.fullmatch(
-            r"[0-9{}]+", "".join(text for _, text in self.tokens[:-1][::-1][:3])
+        mixed = following[1] == r"\frac" and re.match(
+            r"(?:[0-9]|\{[0-9]+\}){2}", "".join(text for _, text in self.tokens[-2::-1])
         )
         scientific = following[1] in ("e", "E") and after[0] == "number"
         if mixed or scientific:
