@@ -135,7 +135,6 @@ def endless(settings):
         stderr=subprocess.PIPE,
     )
     worker.unread = b""
-    worker._line(60)
     return worker
 
 
@@ -222,6 +221,27 @@ def test_no_secrets_in_a_worker(monkeypatch):
         assert os.getsid(worker.process.pid) != os.getsid(0)
 
 
+def test_close_does_not_wait_for_who_computes_or_starts(monkeypatch):
+    grader = Grader(AnswerSettings(deadline_s=600.0, workers=2))
+    errors = []
+
+    def ask():
+        with pytest.raises(RuntimeError, match="closed") as raised:
+            grader.classes([r"\sqrt2", r"\sqrt3", r"\sqrt5"])
+        errors.append(raised.value)
+
+    monkeypatch.setattr("ttrl.answers.workers.Worker", endless)
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while len(grader._workers._alive) < 2:
+        time.sleep(0.01)
+    pids = [worker.process.pid for worker in grader._workers._alive]
+    grader.close()
+    thread.join(60)
+    assert len(errors) == 1
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 def test_no_process_is_left():
     grader = Grader(AnswerSettings(workers=2))
     grader.classes([r"\sqrt2", r"\sqrt3", r"\sqrt5", r"\sqrt7"])
@@ -252,10 +272,11 @@ def test_no_orphan_is_left(end):
 
 def test_a_worker_reads_json_alone():
     worker = Worker(AnswerSettings())
+    worker.wait()
     try:
         for line in ("open('/tmp/canary','w')", "[]", '{"sides": 1, "relation": ""}', "null"):
             assert worker.ask(line, 60.0) == {"key": None}
         question = json.dumps({"sides": [["\\variable{a0}", ["2"]]], "relation": ""})
         assert worker.ask(question, 60.0) == {"key": "2"}
     finally:
-        worker.kill()
+        worker.close()

@@ -175,6 +175,9 @@ pieces = st.sampled_from(
         *(r"\{", r"\}", r"\\", r"\!", r"\,", r"\ ", r"\$", r"\%", r"\(", r"\[", ",\\!", "{,}"),
         *(r"\frac", r"\dfrac", r"\sqrt", r"\left", r"\right", r"\text{", r"\mathrm{", r"\text"),
         *(r"\circ", r"^\circ", r"\in", r"\pi", "cm", r"\text{ cm}", " degrees", "square ", "x="),
+        *(r"\le", r"\infty", r"\pm", r"\times", "π", "√", " and ", r"\text{ or }", "x=1,x=2", "|"),
+        *(r"\begin{pmatrix}", r"\end{pmatrix}", r"\begin{array}{c}", r"\end{array}", "&"),
+        *(r"\{1,2\}", "2,1", r"\bigl", r"\vert", r"\cup", "<"),
         *("\N{MINUS SIGN}", "\0", "\n", "000", "0.5", r"\frac{1}{2}", "1/2"),
     ]
 )

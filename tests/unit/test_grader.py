@@ -55,7 +55,13 @@ SAME = [
     ("x^2>3y", "3y<x^2", r"2x^2-6y>0"),
     (r"x\leq3", r"3\geq x", r"2x\le6"),
     (r"-1<x\leq\sqrt4", r"2\geq x>-1"),
-    ("x=5", "5", r"x=\sqrt{25}"),
+    ("x=5", "5", r"x=\sqrt{25}", "(5)", "((5.0))"),
+    (r"\text{(A), (C)}", "C, A", r"\{A,C\}"),
+    (r"\binom{n}{2}", r"\frac{n(n-1)}{2}", r"n(n-1)/2"),
+    ("0.1x", r"\frac{x}{10}", r"\frac{1}{10}x"),
+    (r"\frac{x^2-1}{x-1}", "x+1"),
+    ("100!", r"99!\cdot100"),
+    ("2i", r"\sqrt{-4}"),
 ]  # fmt: skip
 
 DIFFERENT = [
@@ -79,6 +85,7 @@ DIFFERENT = [
     (r"\begin{vmatrix}2&0\\0&1\end{vmatrix}", r"\begin{pmatrix}\sqrt4&0\\0&1\end{pmatrix}"),
     ("east", "seat", "teas", "eats"),
     ("no", "No"),
+    (r"\frac{dy}{dx}=2x", "y=2x^2"),
     ("6-5i", "6+5i", "5-6i"),
     (r"1/2\sqrt3", r"\frac{1}{2\sqrt3}", r"\frac{\sqrt3}{2}"),  # either: so neither
     ("x^12", "x^{12}", "2x"),

@@ -93,14 +93,15 @@ _CHOICE = re.compile(
     (?<![A-Za-z0-9'.\\-])
     (?: [(\[] \s? (?P<bracketed> [A-Z] ) \s? [)\]]
       | \*\* \(? (?P<bold> [A-Z] ) \)? [.:]? \*\*
-      | (?i: answer | option | choice ) (?: \s{1,3} is )? \s{0,3} :? \s{0,3} \*{0,2} \(?
+      | (?i: answer | option | choice ) (?: \s{1,3} is )? \s{0,3} :? \s{0,3} \*{0,2} \$?
+        (?: \\(?:text|textbf|mathbf|mathrm)\{ )? \(?
         (?P<named> [A-HJ-Z] | I (?! \s [a-z]) ) (?![A-Za-z0-9'])
       | (?P<marked> [B-HJ-Z] ) (?: [.):] (?!\w) | [ \t]{0,3} $ )
     )
     """,
     re.VERBOSE | re.MULTILINE,
 )
-_BOXED_CHOICE = re.compile(r"\(?([A-Za-z])(?:[).:].*)?", re.DOTALL)
+_BOXED_CHOICE = re.compile(r"(?:\\text\{)?\(?([A-Za-z])(?:[).:}].*)?", re.DOTALL)
 
 
 def _choice(text: str) -> str | None:
@@ -128,8 +129,8 @@ def _choice(text: str) -> str | None:
 _LAST_NUMBER = re.compile(
     r"""
     (?<![A-Za-z0-9_.]) (?: (?<![)\]}]) [-\N{MINUS SIGN}] )?
-    (?: [0-9]{1,3} (?:,[0-9]{3})+ (?![0-9]) | [0-9]+ )
-    (?: \.[0-9]+ | / [0-9]+ )?
+    (?: (?: [0-9]{1,3} (?:,[0-9]{3})+ (?![0-9]) | [0-9]+ ) (?: \.[0-9]+ | / [0-9]+ )?
+      | \.[0-9]+ )
     """,
     re.VERBOSE,
 )

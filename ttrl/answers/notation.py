@@ -20,6 +20,8 @@ LONGEST = 300
 """Longer expressions (in characters) do not pass: nobody's answer, and slow to parse."""
 DEEPEST = 30
 """Nor do those with brackets nested deeper."""
+BARE = r"\variable{a0}"
+"""An expression that is one number or variable."""
 
 
 class Expression(NamedTuple):
@@ -32,7 +34,7 @@ class Expression(NamedTuple):
 
 def translate(text: str) -> Expression | None:
     """An unambiguous spelling of an expression in canonical form; None if it does not pass."""
-    if len(text) > LONGEST or _WORD.search(_COMMAND.sub(" ", text)):
+    if len(text) > LONGEST or _WORD.search(_COMMAND.sub(" ", text)) or _DERIVATIVE.search(text):
         return None
     try:
         return _Translator(text).expression()
@@ -42,6 +44,7 @@ def translate(text: str) -> Expression | None:
 
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3}")
+_DERIVATIVE = re.compile(r"\\frac.*\{d ?[A-Za-z\\]")  # not y/x
 _GREEK = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
     "pi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi "

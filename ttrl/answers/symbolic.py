@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ttrl.answers.canonical import LONGEST
-from ttrl.answers.elements import CANONICAL_NUMBER, cells, content, split
-from ttrl.answers.notation import Expression, translate
+from ttrl.answers.elements import CANONICAL_NUMBER, cells, content, number, split
+from ttrl.answers.notation import BARE, Expression, translate
 
 
 class Question(NamedTuple):
@@ -79,8 +79,12 @@ def analyse(form: str) -> Form:
     for reader in (_number, _relation, _union, _matrix, _bracketed, _list, _both_signs):
         if (found := reader(form)) is not None:
             return found
-    expression = None if len(form) == 1 else translate(form)
-    return Form(form, question=None if expression is None else Question((expression,)))
+    expression = translate(form)
+    if expression is None or len(form) == 1:
+        return Form(form)
+    if expression.latex == BARE and (len(atom := expression.atoms[0]) == 1 or number(atom) != atom):
+        return Form(number(atom))  # `(2)`, `(A)`
+    return Form(form, question=Question((expression,)))
 
 
 def _number(form: str) -> Form | None:

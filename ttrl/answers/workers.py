@@ -33,6 +33,10 @@ class _Died(Exception):
     """The worker ended by itself."""
 
 
+class _CannotStart(Exception):
+    """The worker ended, or was ended, before it was ready."""
+
+
 class _TooLate(Exception):
     """No reply within the time allowed."""
 
@@ -41,11 +45,7 @@ class Worker:
     """One process; for one thread at a time."""
 
     def __init__(self, settings: AnswerSettings) -> None:
-        """Start it and wait until it is ready.
-
-        Raises:
-            UserError: if it cannot start, with what it said about that.
-        """
+        """Start it."""
         script = Path(__file__).with_name("worker.py")
         self.process = subprocess.Popen(
             # -I: nothing but the standard library and installed packages; no PYTHON... variables.
@@ -58,16 +58,20 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for us alone
         )
         self.unread = b""
+
+    def wait(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            _CannotStart: with what it said about that.
+        """
         try:
             self._line(START_S)
         except (_Died, _TooLate) as error:
-            self.process.kill()
-            reason = self.process.communicate()[1].decode(errors="replace").strip()
-            raise UserError(
-                "the process that compares answers by computer algebra does not start: "
-                f"{reason.rpartition(chr(10))[2] or error}. Is math-verify installed "
-                "(pip install 'math-verify[antlr4-13-2]')? Or set answers.symbolic = false"
-            ) from None
+            self.kill()
+            assert self.process.stderr is not None
+            complaint = self.process.stderr.read().decode(errors="replace").strip()
+            raise _CannotStart(complaint.rpartition("\n")[2] or error) from None
 
     def ask(self, question: str, deadline_s: float) -> dict[str, Any]:
         """The reply to a line of JSON.
@@ -101,9 +105,13 @@ class Worker:
         return line
 
     def kill(self) -> None:
-        """End it at once, and leave nothing of it."""
+        """End it at once; for any thread."""
         self.process.kill()
         self.process.wait()
+
+    def close(self) -> None:
+        """End it and leave nothing of it; for the thread that asks it."""
+        self.kill()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert pipe is not None
             with contextlib.suppress(OSError):  # what was still to be written goes nowhere
@@ -184,21 +192,29 @@ class Workers:
         return UNDECIDED
 
     def _take(self) -> Worker:
-        with self._lock:
-            self._check()
-            if self._idle:
-                return self._idle.pop()
-        try:
-            worker = Worker(self.settings)
-        except UserError as error:
-            self._failure = error  # trying again for each answer would take hours
-            raise
-        with self._lock:
-            self._alive.add(worker)
-            if not self._closed:
+        for _ in range(ATTEMPTS):
+            with self._lock:
+                self._check()
+                if self._idle:
+                    return self._idle.pop()
+                worker = Worker(self.settings)
+                self._alive.add(worker)
+            try:
+                worker.wait()
+            except _CannotStart as error:
+                self._discard(worker)
+                reason = error
+            else:
                 return worker
-        self._discard(worker)
-        raise RuntimeError("the grader is closed")
+        with self._lock:
+            self._check()  # perhaps it was `close` that ended them
+            # Remembered, since to try again for each answer would take hours.
+            self._failure = UserError(
+                "the process that compares answers by computer algebra does not start: "
+                f"{reason}. Is math-verify installed (pip install 'math-verify[antlr4-13-2]')? "
+                "Or set answers.symbolic = false"
+            )
+            raise self._failure
 
     def _check(self) -> None:
         if self._closed:
@@ -209,7 +225,7 @@ class Workers:
     def _discard(self, worker: Worker) -> None:
         with self._lock:
             self._alive.discard(worker)
-        worker.kill()
+        worker.close()
 
 
 def _kill(workers: set[Worker], owner: int) -> None:
