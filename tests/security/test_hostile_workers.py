@@ -242,6 +242,33 @@ def test_close_does_not_wait_for_who_computes_or_starts(monkeypatch):
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def test_a_fork_has_workers_of_its_own():
+    """Those of its parent would give each the other's replies, and its threads are not there."""
+    program = r"""
+import os, signal
+from ttrl.answers import Grader
+from ttrl.config import AnswerSettings
+
+def right(numbers):
+    answers = [(rf"\sqrt{{{n}}}+1", rf"1+\sqrt{{{n}}}", rf"2+\sqrt{{{n}}}") for n in numbers]
+    found = [grader.classes(three).name_of for three in answers]
+    return all(f[a] == f[b] != f[c] for f, (a, b, c) in zip(found, answers))
+
+with Grader(AnswerSettings(workers=2, deadline_s=60)) as grader:
+    assert right([2])
+    child = os.fork()
+    if not child:
+        signal.alarm(120)
+        ok = right(range(1001, 1020))
+        grader.close()
+        os._exit(not ok)
+    assert right(range(2001, 2020))
+    assert os.waitpid(child, 0)[1] == 0
+    assert right([3])
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
 def test_no_process_is_left():
     grader = Grader(AnswerSettings(workers=2))
     grader.classes([r"\sqrt2", r"\sqrt3", r"\sqrt5", r"\sqrt7"])

@@ -122,7 +122,7 @@ def test_a_name_belongs_to_one_estimator():
         ("scrl", {"tau_pos": True}, "tau_pos = True: input should be a valid number"),
         ("scrl", {"tau_low": 2}, "tau_low = 2: input should be less than or equal to 1"),
         ("restrain", {"kappa": 2.5}, "kappa = 2.5: input should be a valid integer"),
-        ("restrain", {"sigma": 0}, "sigma = 0: input should be greater than 0"),
+        ("restrain", {"sigma": 0}, "sigma = 0: input should be greater than or equal to 0.001"),
         ("ddrl", {"k": 1}, "k = 1: input should be greater than or equal to 2"),
         ("evol", {"similarity": 3}, "similarity = 3: input should be a valid string"),
         ("confidence", {"epsilon": 0}, "epsilon = 0: input should be greater than 0"),

@@ -273,6 +273,11 @@ def test_evol_checks_a_users_similarities(plugin, body, message):
     assert message in str(error.value)
 
 
+def test_evol_names_the_line_where_a_users_similarity_fails(plugin):
+    with pytest.raises(UserError, match=r"failed with KeyError: 1 \(.*\.py:\d+\)"):
+        estimate(group("7", "8"), "evol", similarity=plugin("raise KeyError(1)", "texts"))
+
+
 def test_a_missing_similarity_is_noticed_at_once(tmp_path):
     with pytest.raises(UserError, match=r"reward.options.similarity = .*no file at"):
         make_estimator("evol", {"similarity": f"{tmp_path}/absent.py:f"})

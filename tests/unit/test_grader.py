@@ -72,6 +72,10 @@ DIFFERENT = [
     (r"1+e^{-200}", "1", r"\tanh(100)", r"\cos(10^{-30})"),
     ("x^2", "2x", "x", "|x|", "-x", "x^3"),
     (r"\sqrt{x^2}", "x"),
+    ("|xy|", "xy", "-xy"),
+    (r"\frac{|a|}{|b|}", r"\frac{a}{b}", r"\frac{-a}{b}"),
+    (r"\sqrt{p^2q^2}", "pq", "-pq"),
+    ("|m+n|", "m+n", "-m-n"),
     ("A+b", "a+b", "a+B", "A+B"),  # letters have a case
     ("x_1", "x_2", "x"),
     (r"\cot x", r"\cot y", r"\tan x", r"\cot"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from ttrl.answers.canonical import canonical
-from ttrl.plugins import is_plugin, load_plugin
+from ttrl.plugins import blamed_on, is_plugin, load_plugin
 from ttrl.types import UserError
 
 Extractor = Callable[[str], str | None]
@@ -42,7 +42,8 @@ def _checked(user: Callable[[str], object], name: str) -> Extractor:
     """A user's function, of which an empty text abstains: it must not win a vote."""
 
     def extract(text: str) -> str | None:
-        answer = user(text)
+        with blamed_on(name, "answers.extract"):
+            answer = user(text)
         if answer is not None and not isinstance(answer, str):
             raise UserError(
                 f"answers.extract = {name!r} returned {answer!r}, of type "

@@ -13,8 +13,9 @@ comes out of the parser is then evaluated by the functions below, which know no 
 
 - in exact fractions as long as possible, so that 10^40 and 10^40 + 1 stay apart;
 - else with 120 digits, where whatever would lose most of them (adding 10^50 and pi) has no key;
-- an expression with variables, at three fixed points: two different ones that agree at all three
-  would be a coincidence (Schwartz and Zippel), and no simplification is needed.
+- an expression with variables, at fixed points: two different ones that agree at all of them would
+  be a coincidence (Schwartz and Zippel), and no simplification is needed. Their signs are chosen
+  so that |xy| is not taken for xy.
 
 What protects the rest from this process: it inherits no secrets, can write no file and start no
 process, its memory and processor time are limited, and it ends with its input.
@@ -48,7 +49,7 @@ SIMPLE = 10**30
 """Fractions whose numerator times denominator is smaller are recognised from their digits."""
 LARGEST = 12_000
 """Bits of the largest fraction that is computed exactly."""
-POINTS = 3
+POINTS = 7
 
 
 class NoKey(Exception):
@@ -232,14 +233,18 @@ _CONSTANTS = {r"\pi": mp.mpf(mp.pi), "e": mp.mpf(mp.e), "i": mp.mpc(0, 1)}
 
 
 def atom_value(atom: str, point: int) -> Value:
-    """A number's value, or a variable's at one of the points, whose signs alternate."""
+    """A number's value, or a variable's at one of the points."""
     if atom in _CONSTANTS:
         return _CONSTANTS[atom]
     if atom[0] in "0123456789.":
         return Fraction(atom)
     seed = hashlib.sha256(f"{atom} {point // 2}".encode()).digest()
     size = Fraction(101 + int.from_bytes(seed[:4]) % 900, (11, 13, 17, 19, 23, 29, 31)[seed[4] % 7])
-    return size if (point + hashlib.sha256(atom.encode()).digest()[0]) % 2 else -size
+    # All are positive at the first point and negative at the second, which tells |x + y| from
+    # x + y. At the other five the signs are a number in binary, another one for each letter, so
+    # that the product of two variables has both signs.
+    signs = 0b10 | sum(map(ord, atom)) % 32 << 2
+    return -size if signs >> point & 1 else size
 
 
 def spell(x: Value) -> str:

@@ -135,13 +135,18 @@ class Workers:
         """Nothing is started before it is needed."""
         self.settings = settings
         self.count = settings.workers or os.cpu_count() or 1
+        self._failure: UserError | None = None
+        self._closed = False
+        self._start_over()
+        _EVERY.add(self)
+
+    def _start_over(self) -> None:
+        """Without processes and threads; in a fork, whose parent has the ones there were."""
         self._lock = threading.Lock()
         self._alive: set[Worker] = set()
         self._idle: list[Worker] = []
         self._permits = threading.Semaphore(self.count)
         self._threads: ThreadPoolExecutor | None = None
-        self._failure: UserError | None = None
-        self._closed = False
         # Also ends them when this object is forgotten, and at the interpreter's exit.
         self._finalizer = weakref.finalize(self, _kill, self._alive, os.getpid())
 
@@ -226,6 +231,17 @@ class Workers:
         with self._lock:
             self._alive.discard(worker)
         worker.close()
+
+
+_EVERY: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for workers in list(_EVERY):
+        workers._start_over()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _kill(workers: set[Worker], owner: int) -> None:

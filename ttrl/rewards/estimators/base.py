@@ -84,7 +84,9 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Rewar
         raise UserError(
             f"options of reward.estimator = {name!r}: {readable_errors(error)}"
         ) from error
-    except (TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a user's class raises what it likes
         raise UserError(f"options of reward.estimator = {name!r}: {error}") from error
     if not callable(getattr(made, "estimate", None)):
         raise UserError(f"reward.estimator = {name!r}: expected a class with a method estimate")

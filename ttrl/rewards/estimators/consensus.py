@@ -91,7 +91,7 @@ class Restrain(Estimator):
 
     uses_label: ClassVar[bool] = False
 
-    sigma: Annotated[float, Field(gt=0)] = 0.25
+    sigma: Annotated[float, Field(ge=1e-3)] = 0.25
     """Width of g: small, and the majority takes all the weight."""
     kappa: Annotated[int, Field(ge=0)] = 3
     """Votes that the largest class must have."""

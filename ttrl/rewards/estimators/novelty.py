@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
-from ttrl.plugins import load_plugin
+from ttrl.plugins import blamed_on, load_plugin
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.types import Ballot, Estimate, UserError
 
@@ -72,8 +72,10 @@ class Evol(Estimator):
 
         if len(texts) < 2:
             return [[1.0] for _ in texts]
+        with blamed_on(str(self.similarity), "reward.options.similarity"):
+            compared = self._compare(texts)
         try:
-            found = np.asarray(self._compare(texts), dtype=np.float64)
+            found = np.asarray(compared, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise UserError(f"reward.options.similarity = {self.similarity!r}: {error}") from error
         if found.shape != (len(texts),) * 2 or not ((found >= 0) & (found <= 1)).all():

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
-from ttrl.plugins import load_plugin
+from ttrl.plugins import blamed_on, load_plugin
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.rewards.estimators.readings import spelling
 from ttrl.types import Ballot, Estimate, UserError
@@ -63,13 +63,8 @@ class Verified(Estimator):
         )
 
     def _verify(self, prompt: str, text: str) -> bool:
-        try:
+        with blamed_on(self.verifier, "reward.options.verifier"):
             passed = self._passes(prompt, text)
-        except Exception as error:
-            raise UserError(
-                f"reward.options.verifier = {self.verifier!r} failed with "
-                f"{type(error).__name__}: {error}"
-            ) from error
         if not isinstance(passed, bool):
             raise UserError(
                 f"reward.options.verifier = {self.verifier!r} returned {passed!r}: expected True "
