@@ -39,7 +39,7 @@ SAME = [
     ("A", "(A)", "A.", "A)", r"\text{A}", r"\text{(A)}", r"\textbf{(A)}", r"\mathrm{A}", "$A$"),
     ("east", r"\text{east}", r"\mathrm{ east }"),
     # Assignments
-    ("5", "x=5", "x = 5", "$n=5$", r"x = 5\text{ cm}"),
+    ("5", "x=5", "x = 5", "$n=5$", r"x = 5\text{ cm}", r"\theta=5", r"\lambda = 5"),
     ("[-2,7]", r"x \in [-2,7]", r"x\in\left[-2, 7\right]"),
     (r"1\pm\sqrt{19}", r"x = 1 \pm \sqrt{19}"),
     # Everything else is text, free of layout
@@ -93,6 +93,7 @@ DIFFERENT = [
     (r"\cos(60^\circ)", r"\cos(60)"),
     ("y=2x", "2x", "x=2y"),
     ("x=5,y=3", "5,3"),
+    (r"\alpha=2\beta", r"2\beta"),
     (r"5\text{ p.m.}", r"5\text{ a.m.}", "5"),
     (r"2\text{ h }3\text{ min}", r"2\text{ h }3\text{ s}"),
     ("5m", "5"),

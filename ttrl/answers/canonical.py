@@ -142,8 +142,9 @@ _NUMBER_UNIT = re.compile(
     rf"(.*[0-9}}])(?:\\?%|°|\\degree|\^\\circ|\^\{{\\circ\}}|(?:(?:square|cubic) )?{_UNIT_NAME})"
 )
 _CHOICE = re.compile(r"\(?([A-Z])[):]")
-_ASSIGNMENT = re.compile(r"[A-Za-z](?:=|\\in(?![A-Za-z]))([^=]+)")
-_VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
+_NAME = r"(?<![A-Za-z\\])[A-Za-z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi)(?![A-Za-z])"
+_ASSIGNMENT = re.compile(rf"(?:{_NAME})(?:=|\\in(?![A-Za-z]))([^=]+)")
+_VARIABLE = re.compile(_NAME)
 
 
 def _unwrap(text: str) -> str:

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ttrl.answers import Grader, make_extractor
 from ttrl.config import Settings
 from ttrl.plugins import blamed_on, is_plugin
 from ttrl.rewards.estimators import make_estimator
-from ttrl.rewards.labels import Labels
 from ttrl.rewards.vote import majority_vote
 from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, UserError, Visit, Vote
+
+if TYPE_CHECKING:
+    from ttrl.rewards.labels import Labels  # imports torch, which checking settings can do without
 
 GRADING_THREADS = 4
 """They wait for worker processes most of the time."""
