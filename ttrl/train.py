@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from statistics import fmean
 
 import torch
@@ -43,6 +43,7 @@ from ttrl.rewards.labels import (
 from ttrl.rewards.selection import select
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.vllm_engine import require_vllm
 from ttrl.tracking import Display, RunFolder, Summary
 from ttrl.types import AnswerKey, CompletionGroup, Estimate, Question, UpdateResult, UserError
 
@@ -62,12 +63,16 @@ def train(settings: Settings, folder: RunFolder, display: Display) -> Summary:
 def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge) -> Summary:
     started = time.perf_counter()
     make_repeatable(settings)
+    if settings.rollout.engine == "vllm":
+        require_vllm()
     tokenizer = load_tokenizer(settings.model)
     train_set, exams = load_data(settings, tokenizer, judge.grader, display)
     order = QuestionOrder(train_set.questions, settings.rollout.questions_per_step, settings.seed)
     total = total_steps(settings, order)
     policy = LocalPolicy(load_policy_model(settings.model), settings)
-    pool = make_pool(settings, tokenizer)
+    pool = make_pool(settings, tokenizer, empty=True)
+    pool.refresh(policy)
+    verify(settings, pool, policy, train_set.questions)
     labels = make_labels(settings, policy, pool, judge, train_set.key, display)
     guard = CollapseGuard(settings.guard, order.steps_per_epoch)
     keeper = Keeper(policy, order.steps_per_epoch) if settings.guard.on_collapse == "stop" else None
@@ -76,7 +81,6 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
 
     stopped: str | None = None
     with display.training(total):
-        pool.refresh(policy)
         before = after = [exam.take(pool, 0, display) for exam in exams]
         for step in range(1, total + 1):
             begun = time.perf_counter()
@@ -85,6 +89,7 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
             groups, estimates = sample_and_judge(pool, questions, step, judge, elected, display)
             sampled = time.perf_counter()
             samples, trained = select(groups, estimates, settings, step)
+            pool.sleep()
             try:
                 updates = policy.update(samples, learning_rate(step, total, settings.policy))
             except FloatingPointError as error:
@@ -182,6 +187,15 @@ def voting(settings: Settings, *stream: int | str) -> SamplingParams:
         max_new_tokens=rollout.max_new_tokens,
         stream=(settings.seed, *stream),
     )
+
+
+def verify(
+    settings: Settings, pool: RolloutPool, policy: LocalPolicy, questions: Sequence[Question]
+) -> None:
+    """Raise a UserError unless the pool's engine computes the policy's own log-probs."""
+    params = replace(voting(settings, "verify"), n=2)
+    params = replace(params, max_new_tokens=min(32, params.max_new_tokens))
+    pool.verify(policy, questions[:4], params, settings.model.dtype)
 
 
 def make_labels(
