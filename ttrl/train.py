@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -42,14 +43,20 @@ from ttrl.rewards.labels import (
 )
 from ttrl.rewards.selection import select
 from ttrl.rollout.pool import RolloutPool, make_pool
+from ttrl.rollout.recorded import RecordedEngine
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.vllm_engine import require_vllm
 from ttrl.tracking import Display, RunFolder, Summary
 from ttrl.types import AnswerKey, CompletionGroup, Estimate, Question, UpdateResult, UserError
 
 
-def train(settings: Settings, folder: RunFolder, display: Display) -> Summary:
+def train(
+    settings: Settings, folder: RunFolder, display: Display, replay: Path | None = None
+) -> Summary:
     """Train as ``settings`` say, in a new ``folder``; returns what ``summary.json`` holds.
+
+    With ``replay``, the ``rollouts`` folder of a run, its votes are trained on again: nothing is
+    sampled, so nothing is measured before and after either.
 
     Raises:
         UserError: for what the user can put right about settings, model, data or folder. The
@@ -57,22 +64,29 @@ def train(settings: Settings, folder: RunFolder, display: Display) -> Summary:
     """
     folder.refuse_existing()
     with Grader(settings.answers) as grader:
-        return _train(settings, folder, display, Judge(settings, grader))
+        return _train(settings, folder, display, Judge(settings, grader), replay)
 
 
-def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge) -> Summary:
+def _train(
+    settings: Settings, folder: RunFolder, display: Display, judge: Judge, replay: Path | None
+) -> Summary:
     started = time.perf_counter()
     make_repeatable(settings)
-    if settings.rollout.engine == "vllm":
-        require_vllm()
+    refuse_impossible(settings, replay)
     tokenizer = load_tokenizer(settings.model)
     train_set, exams = load_data(settings, tokenizer, judge.grader, display)
     order = QuestionOrder(train_set.questions, settings.rollout.questions_per_step, settings.seed)
     total = total_steps(settings, order)
     policy = LocalPolicy(load_policy_model(settings.model), settings)
-    pool = make_pool(settings, tokenizer, empty=True)
-    pool.refresh(policy)
-    verify(settings, pool, policy, train_set.questions)
+    if replay is None:
+        pool = make_pool(settings, tokenizer, empty=True)
+        pool.refresh(policy)
+        verify(settings, pool, policy, train_set.questions)
+    else:
+        pool = RolloutPool(RecordedEngine(replay))
+        pool.refresh(policy)
+        nothing = QuestionSet((), AnswerKey(), ())  # exams are not recorded
+        exams = (replace(exams[0], asked=nothing), replace(exams[1], asked=nothing))
     labels = make_labels(settings, policy, pool, judge, train_set.key, display)
     guard = CollapseGuard(settings.guard, order.steps_per_epoch)
     keeper = Keeper(policy, order.steps_per_epoch) if settings.guard.on_collapse == "stop" else None
@@ -137,6 +151,16 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
     }
     folder.write_summary(summary)
     return summary
+
+
+def refuse_impossible(settings: Settings, replay: Path | None) -> None:
+    """Raise a UserError for what would fail only after a model has been loaded."""
+    if replay is not None and settings.reward.labels == "teacher":
+        raise UserError(
+            '--replay: a teacher\'s answers are not recorded (reward.labels = "teacher")'
+        )
+    if replay is None and settings.rollout.engine == "vllm":
+        require_vllm()
 
 
 def make_repeatable(settings: Settings) -> None:

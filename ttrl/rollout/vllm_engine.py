@@ -146,7 +146,19 @@ class VllmEngine:
             self._llm = _start(settings, self._room, empty, version)
         self._requests = itertools.count()
         self._asleep = False
+        self._filled = True
+        self._try_out(version)
         self._filled = not empty
+
+    def _try_out(self, version: str) -> None:
+        """Sample one token: what vLLM loads, it cannot always compute."""
+        try:
+            list(self.sample([Question("first", "", (0,))], SamplingParams(1, 1.0, 1)))
+        except RuntimeError as error:
+            raise UserError(
+                f"vLLM {version} cannot compute this model here: {_first_line(error)}; "
+                'set rollout.engine = "transformers"'
+            ) from error
 
     @staticmethod
     def _set_up_environment(settings: Settings) -> None:
