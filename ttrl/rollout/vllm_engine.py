@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.config import Settings
-from ttrl.pretrained import load_outline, model_path
+from ttrl.pretrained import load_model, load_outline, model_path
 from ttrl.rng import generator
 from ttrl.rollout.ends import context_length, finish_reason, refuse_overflow, stop_ids
 from ttrl.rollout.sampling import SamplingParams
@@ -53,6 +53,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
         "max_num_seqs",
         "block_size",
         "enforce_eager",
+        "hf_overrides",
         "enable_sleep_mode",
         "gpu_memory_utilization",
     ),
@@ -128,8 +129,7 @@ class VllmEngine:
         Args:
             settings: the model, and how much of it to keep in memory.
             tokenizer: turns tokens into text; vLLM gets none.
-            empty: start with meaningless weights, which a push must replace before anything is
-                sampled: so a push that forgets some cannot go unnoticed.
+            empty: do not load the model's weights, since a push comes before anything is sampled.
 
         Raises:
             UserError: if vLLM is missing, of the wrong version, or cannot run this model.
@@ -140,15 +140,18 @@ class VllmEngine:
         self.stop_ids = stop_ids(outline, tokenizer)
         self._room = context_length(outline)
         self._shapes = {name: p.shape for name, p in outline.named_parameters()}
+        self._tied = {} if torch.cuda.is_available() else _tied_names(outline)
         self._dtype = getattr(torch, settings.model.dtype)
         self._set_up_environment(settings)
         with _torch_restored():
-            self._llm = _start(settings, self._room, empty, version)
+            self._llm = _start(settings, self._room, version)
         self._requests = itertools.count()
         self._asleep = False
         self._filled = True
         self._try_out(version)
-        self._filled = not empty
+        self._filled = False
+        if not empty:
+            self.load_weights(load_model(settings.model, self._dtype).named_parameters())
 
     def _try_out(self, version: str) -> None:
         """Sample one token: what vLLM loads, it cannot always compute."""
@@ -204,6 +207,8 @@ class VllmEngine:
         a source that reuses its buffer would overwrite them."""
         for name, tensor in complete(weights, self._shapes):
             yield name, tensor.detach().to(self._dtype, copy=True)
+            if name in self._tied:
+                yield self._tied[name], tensor.detach().to(self._dtype, copy=True)
 
     def sleep(self) -> None:
         """Give a GPU's memory back, weights included; the next push wakes the engine."""
@@ -283,8 +288,16 @@ class VllmEngine:
         return Completion(tokens, logprobs, text, reason)
 
 
-def _start(settings: Settings, room: int | None, empty: bool, version: str) -> Any:
-    """vLLM itself."""
+def _tied_names(outline: PreTrainedModel) -> dict[str, str]:
+    """Name of a weight that is also used elsewhere -> the name that it has there."""
+    first: dict[int, str] = {}
+    every = outline.named_parameters(remove_duplicate=False)
+    names = ((first.setdefault(id(p), name), name) for name, p in every)
+    return {one: other for one, other in names if one != other}
+
+
+def _start(settings: Settings, room: int | None, version: str) -> Any:
+    """vLLM itself, with meaningless weights: so a push that forgets some cannot go unnoticed."""
     try:
         from vllm import LLM
     except Exception as error:  # compiled code for another torch fails in many ways
@@ -297,8 +310,12 @@ def _start(settings: Settings, room: int | None, empty: bool, version: str) -> A
     options: dict[str, Any] = (
         {"enable_sleep_mode": True, "gpu_memory_utilization": rollout.gpu_memory_share}
         if torch.cuda.is_available()
-        # Blocks of 32: by default they are so long that short prompts share none.
-        else {"enforce_eager": True, "block_size": 32}
+        else {
+            "enforce_eager": True,
+            "block_size": 32,  # by default they are so long that short prompts share none
+            # A tied output layer is packed once and for all, and would miss every push.
+            "hf_overrides": {"tie_word_embeddings": False},
+        }
     )
     try:
         return LLM(
@@ -308,7 +325,7 @@ def _start(settings: Settings, room: int | None, empty: bool, version: str) -> A
             seed=settings.seed,
             skip_tokenizer_init=True,
             generation_config="vllm",  # not the model's own defaults: all of sampling is ours
-            load_format="dummy" if empty else "safetensors",  # never pickles
+            load_format="dummy",
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
             max_model_len=min(longest + rollout.max_new_tokens, room or 2**31),
