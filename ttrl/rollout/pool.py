@@ -20,9 +20,9 @@ from ttrl.types import Completion, CompletionGroup, Question, UserError
 ROUNDS = 4
 """How often sampling may stop early: each round waits for its longest answer."""
 
-AGREEMENT = {"float32": 1e-3, "bfloat16": 0.05}
+AGREEMENT = {"float32": 1e-4, "bfloat16": 0.05}
 """By type of the engine: how far its log-probs may be from the policy's, on average over tokens.
-Rounding alone stays well below; one lost tensor makes it 0.1 or more."""
+Rounding stays well below it; an engine that lacks one tensor of a first push does not."""
 
 
 class Engine(Protocol):

@@ -54,6 +54,8 @@ CONTRACT: dict[str, tuple[str, ...]] = {
         "block_size",
         "enforce_eager",
         "hf_overrides",
+        "enable_chunked_prefill",
+        "max_num_batched_tokens",
         "enable_sleep_mode",
         "gpu_memory_utilization",
     ),
@@ -306,7 +308,8 @@ def _start(settings: Settings, room: int | None, version: str) -> Any:
         ) from error
     if lost := broken_contract():
         raise UserError(f"vLLM {version} lacks what is used of it here: {'; '.join(lost)}")
-    rollout, longest = settings.rollout, settings.data.max_prompt_tokens
+    rollout = settings.rollout
+    length = min(settings.data.max_prompt_tokens + rollout.max_new_tokens, room or 2**31)
     options: dict[str, Any] = (
         {"enable_sleep_mode": True, "gpu_memory_utilization": rollout.gpu_memory_share}
         if torch.cuda.is_available()
@@ -315,6 +318,10 @@ def _start(settings: Settings, room: int | None, version: str) -> Any:
             "block_size": 32,  # by default they are so long that short prompts share none
             # A tied output layer is packed once and for all, and would miss every push.
             "hf_overrides": {"tie_word_embeddings": False},
+            # A prompt that is computed in parts would rewind its samples' random numbers, which
+            # generators on a CPU cannot.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(8192, length),
         }
     )
     try:
@@ -328,7 +335,7 @@ def _start(settings: Settings, room: int | None, version: str) -> Any:
             load_format="dummy",
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
-            max_model_len=min(longest + rollout.max_new_tokens, room or 2**31),
+            max_model_len=length,
             max_num_seqs=rollout.batch_size,
             **options,
         )
