@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import run_python
+from process import run_python
 
 SMALL = (
     "rollout.engine=vllm",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import run_python
+from process import run_python
 
 CODE = """
 from ttrl.rollout import vllm_engine
