@@ -33,8 +33,7 @@ def main(model: str, output: str) -> None:
         "tiny-arithmetic",
         overrides=[f"model.path={model}", "rollout.engine=vllm", "rollout.temperature=1.3"],
     )
-    threads = 2
-    torch.set_num_threads(threads)
+    torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     tokenizer = load_tokenizer(settings.model)
     # Long prompts, so that there are blocks of 32 tokens to be cached and shared.
@@ -44,8 +43,11 @@ def main(model: str, output: str) -> None:
     pool = make_pool(settings, tokenizer, empty=True)
     engine = pool._engine
     facts: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
         "unfilled": refusal(lambda: pool.sample(questions, PARAMS)),
     }
+    torch.set_num_threads(1)
+    facts["threads_after"] = torch.get_num_threads()
 
     # Pushes.
     pool.refresh(policy)
@@ -82,9 +84,6 @@ def main(model: str, output: str) -> None:
     next(order)
     order.close()  # the others are given up
     facts["after_giving_up"] = tokens(pool.sample(questions, PARAMS)) == tokens(groups)
-    facts["threads"] = (torch.get_num_threads(), threads)
-    torch.set_num_threads(1)
-    facts["threads_can_be_set"] = torch.get_num_threads() == 1
     facts["deterministic"] = torch.are_deterministic_algorithms_enabled()
     facts["preload"] = os.environ.get("LD_PRELOAD")
 

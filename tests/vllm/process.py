@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ENVIRONMENT = {
-    **os.environ,
+    **{k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},  # vLLM obeys it
     "PYTHONPATH": os.pathsep.join([*(p for p in sys.path if p), str(Path(__file__).parent)]),
     "CUDA_VISIBLE_DEVICES": "",
 }

@@ -14,7 +14,7 @@ SMALL = (
     "max_steps=3",
     "rollout.votes=16",
     "policy.trained_samples=16",
-    "policy.sequences_per_update=128",
+    "policy.sequences_per_update=256",  # one update per step: all samples are on-policy
     "evaluation.samples=2",
     "threads=1",
 )
