@@ -62,6 +62,13 @@ def train(
         Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN/rollouts",
+            help="Train on the answers that a run sampled, without sampling (for debugging).",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and print all settings, and stop.")
     ] = False,
@@ -88,7 +95,7 @@ def train(
     console = Console()
     folder = RunFolder(run_dir or Path("runs") / settings.name)
     try:
-        summary = run(settings, folder, Display(console))
+        summary = run(settings, folder, Display(console), replay)
     except KeyboardInterrupt:
         kept = f"; {folder.path} holds the steps so far" if folder.path.exists() else ""
         print(f"ttrl: interrupted{kept}", file=sys.stderr)
@@ -97,7 +104,8 @@ def train(
     if summary["before"] or summary["held_out"]["before"]:
         console.print(result_table(summary))
     else:
-        console.print("no reference answers: nothing was measured but the votes, in metrics.jsonl")
+        why = "no reference answers" if replay is None else "replayed"
+        console.print(f"{why}: nothing was measured but the votes, in metrics.jsonl")
     console.print(
         f"run folder: {folder.path} (settings, metrics, all voting answers, trained model)\n"
         f"measure it: {_command()} eval {folder.path / 'model'} DATA "

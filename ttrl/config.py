@@ -79,8 +79,8 @@ class DataSettings(Section):
 class RolloutSettings(Section):
     """Sampling of the answers that vote."""
 
-    engine: Literal["transformers"] = "transformers"
-    """What generates."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What generates: transformers works anywhere; vllm is fast, and installed separately."""
     questions_per_step: Positive = 8
     """Questions in one step."""
     votes: Annotated[int, Field(ge=2)] = 64
@@ -90,7 +90,11 @@ class RolloutSettings(Section):
     max_new_tokens: Positive = 3072
     """An answer is cut off after this many tokens."""
     batch_size: Positive = 512
-    """Sequences that are decoded together."""
+    """Sequences that are decoded together, at most."""
+    gpu_memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """vllm on a GPU: share of its memory for weights and KV cache, while it samples."""
+    kv_cache_gb: Positive = 2
+    """vllm on a CPU: GiB for the KV cache."""
     stop_when_decided: bool = False
     """Sample a question's votes in four rounds, and stop after a round in which the winner leads
     by more than the votes still to come: the label is that of all votes, its share is not."""

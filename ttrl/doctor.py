@@ -21,7 +21,8 @@ from ttrl.pretrained import load_tokenizer
 from ttrl.recipe import load_settings
 from ttrl.rollout.pool import make_pool
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.types import Question, TrainSample
+from ttrl.rollout.vllm_engine import require_vllm
+from ttrl.types import Question, TrainSample, UserError
 
 PACKAGES = ("ttrl", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
 
@@ -38,6 +39,7 @@ def report(console: Console) -> bool:
     for name, state in ttrl_kernels.backends().items():
         table.add_row(f"kernels: {name}", Text(state + (", chosen" if name == chosen else "")))
     table.add_row("rollouts: transformers", "available")
+    table.add_row("rollouts: vllm", Text(_vllm()))
     checks: dict[str, Callable[[], str]] = {
         "self-test: sample and train": _sample_and_train,
         "self-test: write here": _write,
@@ -59,6 +61,14 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _vllm() -> str:
+    """Its version, if a run could use it; it is not started here."""
+    try:
+        return f"available, vllm {require_vllm()}"
+    except UserError as error:
+        return f"not available: {error}"
 
 
 def _gpus() -> str:

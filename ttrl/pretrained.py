@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -58,9 +62,24 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+def load_outline(settings: ModelSettings) -> PreTrainedModel:
+    """The model without its weights: names, shapes, configuration and stop tokens."""
+    _refuse_hub_attention(settings)
+    config: PreTrainedConfig = _load(AutoConfig, settings)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, attn_implementation="sdpa", trust_remote_code=False
+        )
+    with contextlib.suppress(OSError):  # there is none: what the model's own config says, then
+        model.generation_config = GenerationConfig.from_pretrained(
+            model_path(settings), revision=settings.revision or "main"
+        )
+    return model
+
+
 def _refuse_hub_attention(settings: ModelSettings) -> None:
     """A config.json may name attention code on the hub, which transformers would fetch and run."""
-    config = Path(_path(settings)) / "config.json"
+    config = Path(model_path(settings)) / "config.json"
     if not config.is_file():
         return  # on the hub: transformers reads it, and our attn_implementation goes first
     try:
@@ -74,14 +93,15 @@ def _refuse_hub_attention(settings: ModelSettings) -> None:
             raise UserError(f"{config}: {key} = {value!r} names code on the hub; remove it")
 
 
-def _path(settings: ModelSettings) -> str:
+def model_path(settings: ModelSettings) -> str:
+    """The folder or hub name that ``settings`` mean."""
     return str(TINY_BASE) if settings.path == "tiny-base" else settings.path
 
 
 def _load(auto_class: Any, settings: ModelSettings, **options: Any) -> Any:
     try:
         return auto_class.from_pretrained(
-            _path(settings), revision=settings.revision, trust_remote_code=False, **options
+            model_path(settings), revision=settings.revision, trust_remote_code=False, **options
         )
     except Exception as error:  # a broken folder fails in many ways, all of them mean the same
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

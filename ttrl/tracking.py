@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.config import Settings
+from ttrl.rollout.recorded import step_file, tokens_of
 from ttrl.types import CompletionGroup, Estimate, UserError
 
 Summary = dict[str, Any]
@@ -84,10 +85,13 @@ class RunFolder:
     ) -> None:
         """Keep a step's sampled answers, one line per question, and its line of metrics.
 
-        Both are on disk when this returns; a step is in ``metrics.jsonl`` only with its answers.
+        The answers' tokens and log-probs lie beside them (see `ttrl.rollout.recorded`). All are on
+        disk when this returns; a step is in ``metrics.jsonl`` only with its answers.
         """
+        rollouts = self.path / "rollouts"
         records = [_record(g, e) for g, e in zip(groups, estimates, strict=True)]
-        _append(self.path / "rollouts" / f"step_{step:05d}.jsonl", records)
+        _write(step_file(rollouts, step, "safetensors"), tokens_of(groups), mode="wb")
+        _append(step_file(rollouts, step, "jsonl"), records)
         _append(self.path / "metrics.jsonl", [metrics])
 
     def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -107,7 +111,8 @@ class RunFolder:
     def write_summary(self, summary: Summary) -> None:
         """Write ``summary.json``, whole or not at all; its presence says that the run finished."""
         temporary = self.path / "summary.json.tmp"
-        _write(temporary, json.dumps(summary, indent=2, allow_nan=False) + "\n", mode="w")
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        _write(temporary, text.encode(), mode="wb")
         temporary.rename(self.path / "summary.json")
 
 
@@ -136,13 +141,13 @@ def _record(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
 def _append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     # JSON escapes what UTF-8 cannot hold (sampled text may contain lone surrogates).
     text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
-    _write(path, text, mode="a")
+    _write(path, text.encode(), mode="ab")
 
 
-def _write(path: Path, text: str, mode: Literal["a", "w"]) -> None:
+def _write(path: Path, content: bytes, mode: Literal["ab", "wb"]) -> None:
     """On disk, not only on its way there, when this returns."""
-    with path.open(mode, encoding="utf-8") as file:
-        file.write(text)
+    with path.open(mode) as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

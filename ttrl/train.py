@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -42,13 +43,20 @@ from ttrl.rewards.labels import (
 )
 from ttrl.rewards.selection import select
 from ttrl.rollout.pool import RolloutPool, make_pool
+from ttrl.rollout.recorded import RecordedEngine
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.vllm_engine import require_vllm
 from ttrl.tracking import Display, RunFolder, Summary
 from ttrl.types import AnswerKey, CompletionGroup, Estimate, Question, UpdateResult, UserError
 
 
-def train(settings: Settings, folder: RunFolder, display: Display) -> Summary:
+def train(
+    settings: Settings, folder: RunFolder, display: Display, replay: Path | None = None
+) -> Summary:
     """Train as ``settings`` say, in a new ``folder``; returns what ``summary.json`` holds.
+
+    With ``replay``, the ``rollouts`` folder of a run, its votes are trained on again: nothing is
+    sampled, so nothing is measured before and after either.
 
     Raises:
         UserError: for what the user can put right about settings, model, data or folder. The
@@ -56,18 +64,29 @@ def train(settings: Settings, folder: RunFolder, display: Display) -> Summary:
     """
     folder.refuse_existing()
     with Grader(settings.answers) as grader:
-        return _train(settings, folder, display, Judge(settings, grader))
+        return _train(settings, folder, display, Judge(settings, grader), replay)
 
 
-def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge) -> Summary:
+def _train(
+    settings: Settings, folder: RunFolder, display: Display, judge: Judge, replay: Path | None
+) -> Summary:
     started = time.perf_counter()
     make_repeatable(settings)
+    refuse_impossible(settings, replay)
     tokenizer = load_tokenizer(settings.model)
     train_set, exams = load_data(settings, tokenizer, judge.grader, display)
     order = QuestionOrder(train_set.questions, settings.rollout.questions_per_step, settings.seed)
     total = total_steps(settings, order)
     policy = LocalPolicy(load_policy_model(settings.model), settings)
-    pool = make_pool(settings, tokenizer)
+    if replay is None:
+        pool = make_pool(settings, tokenizer, empty=True)
+        pool.refresh(policy)
+        verify(settings, pool, policy, train_set.questions)
+    else:
+        pool = RolloutPool(RecordedEngine(replay))
+        pool.refresh(policy)
+        nothing = QuestionSet((), AnswerKey(), ())  # exams are not recorded
+        exams = (replace(exams[0], asked=nothing), replace(exams[1], asked=nothing))
     labels = make_labels(settings, policy, pool, judge, train_set.key, display)
     guard = CollapseGuard(settings.guard, order.steps_per_epoch)
     keeper = Keeper(policy, order.steps_per_epoch) if settings.guard.on_collapse == "stop" else None
@@ -76,7 +95,6 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
 
     stopped: str | None = None
     with display.training(total):
-        pool.refresh(policy)
         before = after = [exam.take(pool, 0, display) for exam in exams]
         for step in range(1, total + 1):
             begun = time.perf_counter()
@@ -85,6 +103,7 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
             groups, estimates = sample_and_judge(pool, questions, step, judge, elected, display)
             sampled = time.perf_counter()
             samples, trained = select(groups, estimates, settings, step)
+            pool.sleep()
             try:
                 updates = policy.update(samples, learning_rate(step, total, settings.policy))
             except FloatingPointError as error:
@@ -132,6 +151,16 @@ def _train(settings: Settings, folder: RunFolder, display: Display, judge: Judge
     }
     folder.write_summary(summary)
     return summary
+
+
+def refuse_impossible(settings: Settings, replay: Path | None) -> None:
+    """Raise a UserError for what would fail only after a model has been loaded."""
+    if replay is not None and settings.reward.labels == "teacher":
+        raise UserError(
+            '--replay: a teacher\'s answers are not recorded (reward.labels = "teacher")'
+        )
+    if replay is None and settings.rollout.engine == "vllm":
+        require_vllm()
 
 
 def make_repeatable(settings: Settings) -> None:
@@ -182,6 +211,15 @@ def voting(settings: Settings, *stream: int | str) -> SamplingParams:
         max_new_tokens=rollout.max_new_tokens,
         stream=(settings.seed, *stream),
     )
+
+
+def verify(
+    settings: Settings, pool: RolloutPool, policy: LocalPolicy, questions: Sequence[Question]
+) -> None:
+    """Raise a UserError unless the pool's engine computes the policy's own log-probs."""
+    params = replace(voting(settings, "verify"), n=2)
+    params = replace(params, max_new_tokens=min(32, params.max_new_tokens))
+    pool.verify(policy, questions[:4], params, settings.model.dtype)
 
 
 def make_labels(

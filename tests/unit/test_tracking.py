@@ -90,7 +90,7 @@ def test_a_step_is_its_answers_and_a_line_of_metrics(folder):
     folder.add_step(3, groups, [estimate(g) for g in groups], {"step": 3, "vote/margin": 0.25})
     folder.add_step(4, [first], [estimate(first)], {"step": 4})
     assert lines(folder.path / "metrics.jsonl") == [{"step": 3, "vote/margin": 0.25}, {"step": 4}]
-    names = sorted(p.name for p in (folder.path / "rollouts").iterdir())
+    names = sorted(p.name for p in (folder.path / "rollouts").glob("*.jsonl"))
     assert names == ["step_00003.jsonl", "step_00004.jsonl"]
     a, b = lines(folder.path / "rollouts" / names[0])
     assert a == {

@@ -55,6 +55,18 @@ class LocalPolicy:
         """All parameters, by their transformers names; tied ones once."""
         yield from self.model.named_parameters()
 
+    @torch.no_grad()
+    def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        """Log-prob of each token of a completion, at the temperature of the rollouts."""
+        sequence = TrainSample(
+            "", tuple(prompt_ids), tuple(completion_ids), (0.0,) * len(completion_ids), 0.0
+        )
+        (batch,) = pack([sequence], [0.0], self.settings.policy.tokens_per_batch)
+        batch = _to(batch, self.model.device)
+        logp_T: torch.Tensor = self._output(self.model, batch).logp_T
+        values: list[float] = logp_T[batch.targets_T >= 0].tolist()
+        return values
+
     def update(self, samples: Sequence[TrainSample], rate: float) -> list[UpdateResult]:
         """Train on ``samples``, in order, ``sequences_per_update`` of them per optimizer step.
 

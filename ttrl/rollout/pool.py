@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Protocol
 
 import torch
@@ -13,17 +14,26 @@ from ttrl.config import Settings
 from ttrl.pretrained import load_model
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.transformers_engine import TransformersEngine
-from ttrl.types import Completion, CompletionGroup, Question
+from ttrl.rollout.vllm_engine import VllmEngine
+from ttrl.types import Completion, CompletionGroup, Question, UserError
 
 ROUNDS = 4
 """How often sampling may stop early: each round waits for its longest answer."""
+
+AGREEMENT = {"float32": 1e-4, "bfloat16": 0.05}
+"""By type of the engine: how far its log-probs may be from the policy's, on average over tokens.
+Rounding stays well below it; an engine that lacks one tensor of a first push does not."""
 
 
 class Engine(Protocol):
     """What the pool needs of an inference engine."""
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Replace all weights; a set that is not complete is an error."""
+        """Replace all weights, waking the engine if it sleeps; an incomplete set is an error."""
+        ...
+
+    def sleep(self) -> None:
+        """Give back what memory it can until the next `load_weights`."""
         ...
 
     def sample(
@@ -41,6 +51,14 @@ class WeightSource(Protocol):
         ...
 
 
+class Scorer(Protocol):
+    """A policy that can be asked what it makes of a text."""
+
+    def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        """Log-prob of each token of the completion, at the temperature of the rollouts."""
+        ...
+
+
 class RolloutPool:
     """Keeps an engine at the policy's weights and samples from it."""
 
@@ -54,6 +72,48 @@ class RolloutPool:
         """Bring the engine to the policy's present weights."""
         self._engine.load_weights(policy.named_weights())
         self.policy_version += 1
+
+    def verify(
+        self, policy: Scorer, questions: Sequence[Question], params: SamplingParams, dtype: str
+    ) -> float:
+        """Sample a little, and compare the engine's log-probs with the policy's.
+
+        Args:
+            policy: whose weights were pushed last.
+            questions: what to ask.
+            params: how to sample, at the policy's temperature; few and short answers will do.
+            dtype: of the engine, see `AGREEMENT`.
+
+        Returns:
+            The mean |difference| over all sampled tokens, in nats.
+
+        Raises:
+            UserError: if it is too large: then they are not the same model, whatever the reason,
+                and training would be silently wrong.
+        """
+        gaps = [
+            abs(ours - theirs)
+            for group in self.sample(questions, params)
+            for c in group.completions
+            for ours, theirs in zip(
+                c.logprobs,
+                policy.logprobs(group.question.prompt_ids, c.token_ids),
+                strict=True,
+            )
+        ]
+        if not fmean(gaps) <= AGREEMENT[dtype]:  # NaN is no agreement
+            raise UserError(
+                f"{type(self._engine).__name__} and {type(policy).__name__} disagree about the "
+                f"log-probs of {len(gaps)} sampled tokens: mean |Δ| {fmean(gaps):.3g}, max |Δ| "
+                f"{max(gaps):.3g} nats; expected a mean of at most {AGREEMENT[dtype]} in {dtype}. "
+                "The engine computes another model than the one that is trained: try another "
+                "rollout.engine, or model.dtype"
+            )
+        return fmean(gaps)
+
+    def sleep(self) -> None:
+        """Let the engine give back its memory; `refresh` wakes it."""
+        self._engine.sleep()
 
     def sample(
         self,
@@ -90,8 +150,14 @@ class RolloutPool:
         return [groups[i] for i in range(len(questions))]
 
 
-def make_pool(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> RolloutPool:
-    """The pool that the settings ask for; its engine starts from ``model.path``."""
-    dtype = getattr(torch, settings.model.dtype)
-    model = load_model(settings.model, dtype)
+def make_pool(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, *, empty: bool = False
+) -> RolloutPool:
+    """The pool that the settings ask for.
+
+    Its engine starts from ``model.path``; with ``empty`` it need not, and must be refreshed first.
+    """
+    if settings.rollout.engine == "vllm":
+        return RolloutPool(VllmEngine(settings, tokenizer, empty=empty))
+    model = load_model(settings.model, getattr(torch, settings.model.dtype))
     return RolloutPool(TransformersEngine(model, tokenizer, settings.rollout.batch_size))

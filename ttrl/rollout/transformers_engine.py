@@ -14,8 +14,10 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.rng import generator
+from ttrl.rollout.ends import context_length, finish_reason, refuse_overflow, stop_ids
 from ttrl.rollout.sampling import SamplingParams, draw, sampling_logprobs
-from ttrl.types import Completion, FinishReason, Question, UserError
+from ttrl.rollout.weights import complete
+from ttrl.types import Completion, Question
 
 Row = tuple[int, int]
 """(index of the question, index of the sample)"""
@@ -35,31 +37,21 @@ class TransformersEngine:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.stop_ids = _stop_ids(model, tokenizer)
+        self.stop_ids = stop_ids(model, tokenizer)
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Copy a complete set of named parameters into the engine.
 
         Raises:
-            RuntimeError: if a parameter is missing, unknown or of another shape; a partial set
-                would leave the engine sampling from a model that never existed.
+            RuntimeError: if the set is not complete; see `ttrl.rollout.weights`.
         """
         own = dict(self.model.named_parameters())
-        received = set()
-        for name, tensor in weights:
-            if name not in own:
-                raise RuntimeError(f"weight push: unknown parameter {name!r}")
-            if tensor.shape != own[name].shape:  # copy_ would broadcast
-                raise RuntimeError(
-                    f"weight push: {name!r} has the shape {list(tensor.shape)}, expected "
-                    f"{list(own[name].shape)}"
-                )
+        for name, tensor in complete(weights, {n: p.shape for n, p in own.items()}):
             own[name].copy_(tensor)
-            received.add(name)
-        missing = sorted(own.keys() - received)
-        if missing:
-            raise RuntimeError(f"weight push: {len(missing)} parameters missing: {missing[:3]} ...")
+
+    def sleep(self) -> None:
+        """Nothing to give back: the model is small and has no cache between calls."""
 
     def sample(
         self, questions: Sequence[Question], params: SamplingParams
@@ -69,7 +61,7 @@ class TransformersEngine:
         Raises:
             UserError: if a prompt leaves no room for ``max_new_tokens`` in the model's context.
         """
-        self._check_room(questions, params)
+        refuse_overflow(questions, params, context_length(self.model))
         rows = [(q, i) for q in range(len(questions)) for i in range(params.n)]
         done: dict[int, list[Completion]] = {}
         for start in range(0, len(rows), self.batch_size):
@@ -120,7 +112,7 @@ class TransformersEngine:
             self._advance(state, token_B)
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [
-            Completion(tuple(t), tuple(lp), text, self._reason(t))
+            Completion(tuple(t), tuple(lp), text, finish_reason(t, self.stop_ids))
             for t, lp, text in zip(tokens, logprobs, texts, strict=True)
         ]
 
@@ -162,22 +154,6 @@ class TransformersEngine:
         state.logits_BV = out.logits[:, -1]
         state.length_B = state.length_B + 1
 
-    def _reason(self, tokens: Sequence[int]) -> FinishReason:
-        return FinishReason.STOP if tokens[-1] in self.stop_ids else FinishReason.LENGTH
-
-    def _check_room(self, questions: Sequence[Question], params: SamplingParams) -> None:
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        if room is None or not questions:
-            return
-        longest = max(questions, key=lambda q: len(q.prompt_ids))
-        needed = len(longest.prompt_ids) + params.max_new_tokens
-        if needed > room:
-            raise UserError(
-                f"question {longest.id!r} has {len(longest.prompt_ids)} tokens and "
-                f"max_new_tokens = {params.max_new_tokens}: {needed} in all, but the model's "
-                f"context is {room}; lower rollout.max_new_tokens or data.max_prompt_tokens"
-            )
-
 
 class _Decoding:
     """What a batch carries from token to token."""
@@ -200,11 +176,3 @@ class _Decoding:
         self.mask_BT = self.mask_BT[rows]
         self.length_B = self.length_B[rows]
         self.cache.batch_select_indices(rows)
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The model's end-of-sequence ids and the tokenizer's."""
-    generation = getattr(model, "generation_config", None)
-    named = getattr(generation, "eos_token_id", None)
-    ids = named if isinstance(named, list) else [named]
-    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)

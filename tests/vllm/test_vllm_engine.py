@@ -1,0 +1,95 @@
+"""The vLLM engine: pushes and their traps, samples and how they end. See ``facts.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from ttrl.pretrained import TINY_BASE
+
+EXACT = 1e-4
+"""Nats, float32: sums in another order. A wrong model is off by a thousand times as much."""
+STOP = 256
+LIMIT, VOTES = 48, 8
+
+
+def test_the_wide_model_is_the_embedded_one(wide_base: Path) -> None:
+    ids = torch.arange(40).unsqueeze(0) * 5
+    narrow, wide = (AutoModelForCausalLM.from_pretrained(p) for p in (TINY_BASE, wide_base))
+    with torch.no_grad():
+        torch.testing.assert_close(wide(ids).logits, narrow(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("push", ["loaded", "pushed", "woken", "reused_buffer", "recovered"])
+def test_after_a_push_engine_and_policy_agree(facts: Any, push: str) -> None:
+    assert facts[push] < EXACT
+
+
+def test_weights_that_were_not_pushed_are_noticed(facts: Any) -> None:
+    assert "VllmEngine and LocalPolicy disagree" in facts["changed"]
+    assert "expected a mean of at most 0.0001 in float32" in facts["changed"]
+
+
+@pytest.mark.parametrize("trap", ["trap_prefix_cache", "trap_buffer", "trap_partial"])
+def test_each_trap_is_one(facts: Any, trap: str) -> None:
+    """vLLM says nothing, and its log-probs are those of no model; our verification sees it."""
+    gap, _, refusal = str(facts[trap]).partition(": ")
+    assert float(gap) > 0.03
+    assert "disagree" in refusal
+
+
+def test_the_prefix_cache_was_the_whole_difference(facts: Any) -> None:
+    assert facts["trap_prefix_cache_reset"] < EXACT
+
+
+def test_a_partial_push_is_refused_and_nothing_is_sampled_from_it(facts: Any) -> None:
+    missing = "weight push: 1 parameters missing: ['model.layers.1.mlp.down_proj.weight']"
+    assert missing in facts["partial"]
+    assert "holds no weights" in facts["after_partial"]
+
+
+@pytest.mark.parametrize("state", ["unfilled", "asleep"])
+def test_without_weights_nothing_is_sampled(facts: Any, state: str) -> None:
+    assert "holds no weights: refresh the pool first" in facts[state]
+
+
+def test_the_same_stream_gives_the_same_samples(facts: Any) -> None:
+    assert facts["again"] and facts["after_giving_up"]
+    first = [c[0] for c in facts["groups"][0]]
+    assert facts["in_parts"] == first  # in two rounds
+    assert len({tuple(t) for t in first}) > VOTES / 2
+    assert facts["other_stream"][0] != first
+
+
+def test_completions_end_as_with_the_other_engine(facts: Any) -> None:
+    every = [c for g in facts["groups"] for c in g]
+    assert len(every) == 3 * VOTES
+    for tokens, logprobs, text, reason in every:
+        assert len(tokens) == len(logprobs) <= LIMIT
+        assert STOP not in tokens[:-1]
+        assert reason == ("stop" if tokens[-1] == STOP else "length")
+        assert reason == "stop" or len(tokens) == LIMIT
+        assert "<|" not in text  # special tokens are left out of it
+    assert {c[3] for c in every} == {"stop", "length"}
+    for group, short in zip(facts["groups"], facts["short"], strict=True):
+        for long, cut in zip(group, short, strict=True):
+            assert cut[0] == long[0][:5]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_logprobs_are_of_the_distribution_that_was_sampled_from(facts: Any, top_p: float) -> None:
+    assert facts[f"plain_{top_p}"] < EXACT
+
+
+def test_too_long_a_prompt_is_refused_as_with_the_other_engine(facts: Any) -> None:
+    assert "lower rollout.max_new_tokens or data.max_prompt_tokens" in facts["too_long"]
+
+
+def test_torch_and_the_environment_are_left_as_they_were(facts: Any) -> None:
+    assert (facts["threads"], facts["threads_after"]) == (2, 1)  # kept, and can still be set
+    assert facts["deterministic"]
+    assert facts["preload"] is None

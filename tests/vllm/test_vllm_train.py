@@ -1,0 +1,51 @@
+"""Runs from end to end that sample with vLLM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from process import run_python
+
+SMALL = (
+    "rollout.engine=vllm",
+    "rollout.kv_cache_gb=1",
+    "max_steps=3",
+    "rollout.votes=16",
+    "policy.trained_samples=16",
+    "policy.sequences_per_update=256",  # one update per step: all samples are on-policy
+    "evaluation.samples=2",
+    "threads=1",
+)
+
+
+@pytest.mark.usefixtures("vllm_version")
+def test_the_tiny_task_runs_through(wide_base: Path, tmp_path: Path) -> None:
+    settings = [f"--set={s}" for s in (f"model.path={wide_base}", *SMALL)]
+    folder = tmp_path / "run"
+    done = run_python(
+        "-m", "ttrl.cli", "train", "tiny-arithmetic", *settings, "--run-dir", str(folder)
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    assert [s["step"] for s in steps] == [1, 2, 3]
+    # Sampler and trainer are the same model in every step, not only in the first.
+    assert all(s["policy/sampler_max_gap"] < 1e-4 for s in steps)
+    assert all(s["label/label_accuracy"] > 0.4 for s in steps)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["after"]["pass@1"] > 0.3
+
+
+@pytest.mark.usefixtures("vllm_version")
+def test_a_model_that_it_cannot_compute_is_refused(tmp_path: Path) -> None:
+    """Heads of 24 numbers, which vLLM loads, and fails on at the first token."""
+    settings = [f"--set={s}" for s in SMALL]
+    folder = tmp_path / "run"
+    done = run_python(
+        "-m", "ttrl.cli", "train", "tiny-arithmetic", *settings, "--run-dir", str(folder)
+    )
+    assert done.returncode == 2
+    assert "cannot compute this model here" in done.stderr
+    assert 'set rollout.engine = "transformers"' in done.stderr
+    assert not folder.exists()

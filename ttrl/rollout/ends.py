@@ -1,0 +1,45 @@
+"""Where a completion ends: at a stop token, or for want of room. The same for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ttrl.rollout.sampling import SamplingParams
+from ttrl.types import FinishReason, Question, UserError
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The model's end-of-sequence ids and the tokenizer's."""
+    generation = getattr(model, "generation_config", None)
+    named = getattr(generation, "eos_token_id", None)
+    ids = named if isinstance(named, list) else [named]
+    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """How many tokens prompt and answer may have together; None where there is no limit."""
+    length: int | None = getattr(model.config, "max_position_embeddings", None)
+    return length
+
+
+def finish_reason(tokens: Sequence[int], stops: frozenset[int]) -> FinishReason:
+    """Why a completion ended that was sampled to its stop token or its limit."""
+    return FinishReason.STOP if tokens[-1] in stops else FinishReason.LENGTH
+
+
+def refuse_overflow(
+    questions: Sequence[Question], params: SamplingParams, room: int | None
+) -> None:
+    """Raise a UserError if a prompt leaves no room for ``max_new_tokens`` in the context."""
+    if room is None or not questions:
+        return
+    longest = max(questions, key=lambda q: len(q.prompt_ids))
+    needed = len(longest.prompt_ids) + params.max_new_tokens
+    if needed > room:
+        raise UserError(
+            f"question {longest.id!r} has {len(longest.prompt_ids)} tokens and "
+            f"max_new_tokens = {params.max_new_tokens}: {needed} in all, but the model's "
+            f"context is {room}; lower rollout.max_new_tokens or data.max_prompt_tokens"
+        )
