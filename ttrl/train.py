@@ -14,7 +14,7 @@ asked for twice: ``reward.labels = "ground_truth"`` with ``reward.allow_ground_t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from statistics import fmean
@@ -64,93 +64,159 @@ def train(
     """
     folder.refuse_existing()
     with Grader(settings.answers) as grader:
-        return _train(settings, folder, display, Judge(settings, grader), replay)
+        trainer = Trainer(settings, display, Judge(settings, grader), replay)
+        folder.create(settings)
+        return trainer.run(folder)
 
 
-def _train(
-    settings: Settings, folder: RunFolder, display: Display, judge: Judge, replay: Path | None
-) -> Summary:
-    started = time.perf_counter()
-    make_repeatable(settings)
-    refuse_impossible(settings, replay)
-    tokenizer = load_tokenizer(settings.model)
-    train_set, exams = load_data(settings, tokenizer, judge.grader, display)
-    order = QuestionOrder(train_set.questions, settings.rollout.questions_per_step, settings.seed)
-    total = total_steps(settings, order)
-    policy = LocalPolicy(load_policy_model(settings.model), settings)
-    if replay is None:
-        pool = make_pool(settings, tokenizer, empty=True)
-        pool.refresh(policy)
-        verify(settings, pool, policy, train_set.questions)
-    else:
-        pool = RolloutPool(RecordedEngine(replay))
-        pool.refresh(policy)
-        nothing = QuestionSet((), AnswerKey(), ())  # exams are not recorded
-        exams = (replace(exams[0], asked=nothing), replace(exams[1], asked=nothing))
-    labels = make_labels(settings, policy, pool, judge, train_set.key, display)
-    guard = CollapseGuard(settings.guard, order.steps_per_epoch)
-    keeper = Keeper(policy, order.steps_per_epoch) if settings.guard.on_collapse == "stop" else None
-    folder.create(settings)
-    display.note(f"kernels: {policy.kernels}")
+class Trainer:
+    """One run: all that can be wrong with it is found when it is made."""
 
-    stopped: str | None = None
-    with display.training(total):
-        before = after = [exam.take(pool, 0, display) for exam in exams]
-        for step in range(1, total + 1):
-            begun = time.perf_counter()
-            questions = order.take(step)
-            elected = labels.take(questions, step)
-            groups, estimates = sample_and_judge(pool, questions, step, judge, elected, display)
-            sampled = time.perf_counter()
-            samples, trained = select(groups, estimates, settings, step)
-            pool.sleep()
-            try:
-                updates = policy.update(samples, learning_rate(step, total, settings.policy))
-            except FloatingPointError as error:
-                raise UserError(f"step {step}: {error}; lower policy.learning_rate") from error
-            labels.follow(policy)
-            updated = time.perf_counter()
+    def __init__(
+        self, settings: Settings, display: Display, judge: Judge, replay: Path | None
+    ) -> None:
+        """Read model and data, and start the engine, which is then at the model's weights."""
+        self.started = time.perf_counter()
+        self.settings, self.display, self.judge = settings, display, judge
+        make_repeatable(settings)
+        refuse_impossible(settings, replay)
+        self.tokenizer = load_tokenizer(settings.model)
+        self.train_set, self.exams = load_data(settings, self.tokenizer, judge.grader, display)
+        questions = self.train_set.questions
+        self.order = QuestionOrder(questions, settings.rollout.questions_per_step, settings.seed)
+        self.total = total_steps(settings, self.order)
+        self.policy = LocalPolicy(load_policy_model(settings.model), settings)
+        if replay is None:
+            self.pool = make_pool(settings, self.tokenizer, empty=True)
+            self.pool.refresh(self.policy)
+            verify(settings, self.pool, self.policy, questions)
+        else:
+            self.pool = RolloutPool(RecordedEngine(replay))
+            self.pool.refresh(self.policy)
+            self.exams = ()  # they are not recorded
+        self.labels = self._label_source()
+        self.guard = CollapseGuard(settings.guard, self.order.steps_per_epoch)
+        stopping = settings.guard.on_collapse == "stop"
+        self.keeper = Keeper(self.policy, self.order.steps_per_epoch) if stopping else None
 
-            metrics = {
-                "step": step,
-                **vote_metrics(groups, estimates, judge.history, judge.grader, trained),
-                **labelled_metrics(groups, estimates, train_set.key, judge.grader, trained),
-                **update_metrics(updates),
-                "time/rollout_s": sampled - begun,
-                "time/update_s": updated - sampled,
-            }
-            judge.remember(step, groups, estimates)
-            sign = guard.sign(metrics)
-            metrics["guard/collapse"] = float(sign is not None)
-            if sign is not None and guard.is_new:
-                display.note(f"step {step}: warning: looks like a collapse: {sign}")
-            if keeper is not None and sign is not None:
-                stopped = f"step {step}: {sign}; the model is that of step {keeper.restore(policy)}"
-                display.note(f"stopped at {stopped}")
-            elif keeper is not None:
-                keeper.after_step(policy, step)
-            pool.refresh(policy)
-            every = settings.evaluation.every
-            if stopped or step == total or (every and step % every == 0):
-                after = [exam.take(pool, step, display) for exam in exams]
-                metrics |= exam_metrics(exams, after)
-            folder.add_step(step, groups, estimates, metrics)
-            display.step(step, total, metrics)
-            if stopped:
-                break
+    def run(self, folder: RunFolder) -> Summary:
+        """Train, measure before and after, and write everything down."""
+        self.display.note(f"kernels: {self.policy.kernels}")
+        every = self.settings.evaluation.every
+        stopped: str | None = None
+        with self.display.training(self.total):
+            before = after = self._measure(0)
+            for step in range(1, self.total + 1):
+                groups, estimates, metrics = self._train(step)
+                stopped = self._watch(step, metrics)
+                self.pool.refresh(self.policy)
+                if stopped or step == self.total or (every and step % every == 0):
+                    after = self._measure(step)
+                    metrics |= exam_metrics(after)
+                folder.add_step(step, groups, estimates, metrics)
+                self.display.step(step, self.total, metrics)
+                if stopped:
+                    break
+        folder.save_model(self.policy.model, self.tokenizer)
+        summary = {
+            "before": before.get("train", {}),
+            "after": after.get("train", {}),
+            "held_out": {"before": before.get("held_out", {}), "after": after.get("held_out", {})},
+            "steps": step,
+            "stopped": stopped,
+            "kernels": self.policy.kernels,
+            "wall_s": time.perf_counter() - self.started,
+        }
+        folder.write_summary(summary)
+        return summary
 
-    folder.save_model(policy.model, tokenizer)
-    summary = {
-        "before": before[0],
-        "after": after[0],
-        "held_out": {"before": before[1], "after": after[1]},
-        "steps": step,
-        "stopped": stopped,
-        "kernels": policy.kernels,
-        "wall_s": time.perf_counter() - started,
-    }
-    folder.write_summary(summary)
-    return summary
+    def _train(self, step: int) -> tuple[list[CompletionGroup], list[Estimate], dict[str, float]]:
+        """One step: what was sampled, what it was worth, and what there is to say of both."""
+        settings, judge, key = self.settings, self.judge, self.train_set.key
+        begun = time.perf_counter()
+        questions = self.order.take(step)
+        labels = self.labels.take(questions, step)
+        groups, estimates = self._sample_and_judge(questions, labels, step)
+        sampled = time.perf_counter()
+        samples, trained = select(groups, estimates, settings, step)
+        self.pool.sleep()
+        try:
+            rate = learning_rate(step, self.total, settings.policy)
+            updates = self.policy.update(samples, rate)
+        except FloatingPointError as error:
+            raise UserError(f"step {step}: {error}; lower policy.learning_rate") from error
+        self.labels.follow(self.policy)
+        updated = time.perf_counter()
+        metrics = {
+            "step": step,
+            **vote_metrics(groups, estimates, judge.history, judge.grader, trained),
+            **labelled_metrics(groups, estimates, key, judge.grader, trained),
+            **update_metrics(updates),
+            "time/rollout_s": sampled - begun,
+            "time/update_s": updated - sampled,
+        }
+        judge.remember(step, groups, estimates)
+        return groups, estimates, metrics
+
+    def _sample_and_judge(
+        self, questions: Sequence[Question], labels: Labels, step: int
+    ) -> tuple[list[CompletionGroup], list[Estimate]]:
+        """The step's groups and their estimates, judged while others are still being sampled."""
+        judge = self.judge
+        with (
+            self.display.bar(f"step {step}: sampling", len(questions)) as bar,
+            in_background(lambda group: judge.estimate(group, labels, step)) as (submit, judged),
+        ):
+
+            def done(group: CompletionGroup) -> None:
+                submit(group)
+                shares = [f.result().vote.share for f in list(judged.values()) if f.done()]
+                bar.advance(f"majority ratio {fmean(shares):.2f}" if shares else "")
+
+            decided = judge.decided if self.settings.rollout.stop_when_decided else None
+            params = voting(self.settings, "rollout", step)
+            groups = self.pool.sample(questions, params, done, decided)
+            return groups, [judged[g.question.id].result() for g in groups]
+
+    def _watch(self, step: int, metrics: dict[str, float]) -> str | None:
+        """Look for a collapse; why the run must stop, if it must, with the weights restored."""
+        sign = self.guard.sign(metrics)
+        metrics["guard/collapse"] = float(sign is not None)
+        if sign is not None and self.guard.is_new:
+            self.display.note(f"step {step}: warning: looks like a collapse: {sign}")
+        if self.keeper is None:
+            return None
+        if sign is None:
+            self.keeper.after_step(self.policy, step)
+            return None
+        kept = self.keeper.restore(self.policy)
+        self.display.note(f"stopped; the model is that of step {kept}")
+        return f"step {step}: {sign}; the model is that of step {kept}"
+
+    def _measure(self, step: int) -> dict[str, Scores]:
+        """The exams' scores by name."""
+        return {exam.name: exam.take(self.pool, step, self.display) for exam in self.exams}
+
+    def _label_source(self) -> LabelSource:
+        """What ``reward.labels`` asks for; a teacher starts from the policy's present weights."""
+        match self.settings.reward.labels:
+            case "votes":
+                return OwnVotes()
+            case "teacher":
+                return Teacher(self.policy, self.settings.reward.teacher_decay, self._elect)
+            case "ground_truth":
+                return ReferenceAnswers(self.train_set.key)
+
+    def _elect(
+        self, teacher: Weights, questions: Sequence[Question], step: int
+    ) -> dict[str, str | None]:
+        """A teacher's majorities; the pool is at the policy's weights again afterwards."""
+        self.pool.refresh(teacher)
+        with self.display.bar(f"step {step}: teacher", len(questions)) as bar:
+            params = voting(self.settings, "teacher", step)
+            groups = self.pool.sample(questions, params, lambda group: bar.advance())
+        self.pool.refresh(self.policy)
+        return {group.question.id: self.judge.vote(group).majority for group in groups}
 
 
 def refuse_impossible(settings: Settings, replay: Path | None) -> None:
@@ -177,7 +243,7 @@ def make_repeatable(settings: Settings) -> None:
 
 def load_data(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, grader: Grader, display: Display
-) -> tuple[QuestionSet, tuple[Exam, Exam]]:
+) -> tuple[QuestionSet, tuple[Exam, ...]]:
     """The training questions, and the exams: on them, and on held-out questions (maybe none)."""
     train_set = load_questions(settings.data.train, settings.data, tokenizer)
     held_out = QuestionSet((), AnswerKey(), ())
@@ -222,60 +288,6 @@ def verify(
     pool.verify(policy, questions[:4], params, settings.model.dtype)
 
 
-def make_labels(
-    settings: Settings,
-    policy: LocalPolicy,
-    pool: RolloutPool,
-    judge: Judge,
-    key: AnswerKey,
-    display: Display,
-) -> LabelSource:
-    """What ``reward.labels`` asks for; a teacher starts from the policy's present weights."""
-
-    def elect(teacher: Weights, questions: Sequence[Question], step: int) -> dict[str, str | None]:
-        pool.refresh(teacher)
-        with display.bar(f"step {step}: teacher", len(questions)) as bar:
-            groups = pool.sample(
-                questions, voting(settings, "teacher", step), lambda group: bar.advance()
-            )
-        pool.refresh(policy)
-        return {group.question.id: judge.vote(group).majority for group in groups}
-
-    match settings.reward.labels:
-        case "votes":
-            return OwnVotes()
-        case "teacher":
-            return Teacher(policy, settings.reward.teacher_decay, elect)
-        case "ground_truth":
-            return ReferenceAnswers(key)
-
-
-def sample_and_judge(
-    pool: RolloutPool,
-    questions: Sequence[Question],
-    step: int,
-    judge: Judge,
-    labels: Labels,
-    display: Display,
-) -> tuple[list[CompletionGroup], list[Estimate]]:
-    """The step's groups and their estimates, judged while others are still being sampled."""
-    rollout = judge.settings.rollout
-    with (
-        display.bar(f"step {step}: sampling", len(questions)) as bar,
-        in_background(lambda group: judge.estimate(group, labels, step)) as (submit, judged),
-    ):
-
-        def done(group: CompletionGroup) -> None:
-            submit(group)
-            shares = [f.result().vote.share for f in list(judged.values()) if f.done()]
-            bar.advance(f"majority ratio {fmean(shares):.2f}" if shares else "")
-
-        decided = judge.decided if rollout.stop_when_decided else None
-        params = voting(judge.settings, "rollout", step)
-        groups = pool.sample(questions, params, done, decided)
-        return groups, [judged[g.question.id].result() for g in groups]
-
-
 def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
     """The step's optimizer steps as ``policy/...``: means, but sums of counts and the largest gap.
 
@@ -295,10 +307,10 @@ def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
     return metrics
 
 
-def exam_metrics(exams: Sequence[Exam], results: Sequence[Scores]) -> dict[str, float]:
+def exam_metrics(results: Mapping[str, Scores]) -> dict[str, float]:
     """The scores of the exams as ``exam/NAME/...``."""
     return {
-        f"exam/{exam.name}/{name}": value
-        for exam, scores in zip(exams, results, strict=True)
+        f"exam/{exam}/{name}": value
+        for exam, scores in results.items()
         for name, value in scores.items()
     }
