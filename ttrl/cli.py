@@ -74,12 +74,11 @@ def train(
     ] = False,
 ) -> None:
     """Train on unlabeled questions; measure before and after if there is an answer key."""
-    from ttrl.answers import make_extractor
-    from ttrl.rewards import make_estimator
+    from ttrl.answers import Grader
+    from ttrl.rewards.judge import Judge
 
     settings = load_settings(recipe, model=model, overrides=overrides or [])
-    make_estimator(settings.reward.estimator, settings.reward.options)  # refuses an unknown one
-    make_extractor(settings.answers.extract)
+    Judge(settings, Grader(settings.answers))  # refuses an unknown estimator, extractor, option
     if dry_run:
         print(settings.to_toml(), end="")
         return

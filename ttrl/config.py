@@ -109,7 +109,7 @@ class AnswerSettings(Section):
     function from the completion's text to the answer or None."""
     symbolic: bool = True
     """Compare by computer algebra what spelling rules leave open, in worker processes."""
-    deadline_s: Annotated[float, Field(gt=0)] = 2.0
+    deadline_s: Annotated[float, Field(gt=0, le=3600)] = 2.0
     """Seconds for one symbolic question; what takes longer is compared by its spelling."""
     memory_mb: Annotated[int, Field(ge=256)] = 1024
     """Address space of one worker process."""
@@ -141,6 +141,11 @@ class RewardSettings(Section):
     """Which answers of a group are trained on, where there are more than
     ``policy.trained_samples``: the first ones (the paper), random ones, or as many with a positive
     advantage as without, as far as there are."""
+
+    @pydantic.field_validator("advantages", mode="before")
+    @classmethod
+    def _none_is_a_kind(cls, value: object) -> object:
+        return "none" if value is None else value  # elsewhere, --set KEY=none unsets
 
 
 class GuardSettings(Section):

@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ttrl.answers import Extractor, Grader, extract_answer, make_extractor
+from ttrl.answers import (
+    Extractor,
+    Grader,
+    default_grader,
+    extract_answer,
+    make_extractor,
+)
 from ttrl.config import Settings
 from ttrl.data.questions import QuestionSet
 from ttrl.metrics import are_right, maj_at_k, pass_at_k
@@ -46,7 +52,7 @@ def evaluate(
         number of "response_tokens"; and the same again per level as "pass@1/level=3" ... Empty
         if the key answers none of the questions.
     """
-    grader = grader or Grader()
+    grader = grader or default_grader()
     asked = [q for q in questions if q.id in key.answers]
     groups = pool.sample(asked, params, on_group)
     scores = {

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from ttrl.answers import Grader
+from ttrl.answers import Grader, default_grader
 from ttrl.rewards.vote import majority_vote, tie_order
 from ttrl.types import AnswerKey, CompletionGroup, Estimate, FinishReason, Visit, Vote
 
@@ -181,7 +181,7 @@ def maj_at_k(
     """
     if not 1 <= k <= len(answers):
         raise ValueError(f"maj@{k} of {len(answers)} answers: expected 1 <= k <= that number")
-    grader = grader or Grader()
+    grader = grader or default_grader()
     vote = majority_vote(answers, grader)
     right_G = are_right(vote.answers_G, reference, grader)
     target = next((c for c, right in zip(vote.clusters_G, right_G, strict=True) if right), None)

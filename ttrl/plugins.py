@@ -6,6 +6,9 @@ The file is the user's program and runs with all rights, like any script that is
 from __future__ import annotations
 
 import importlib.util
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +36,27 @@ def load_plugin(name: str, setting: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"ttrl_user_{Path(path).stem}", path)
     assert spec is not None and spec.loader is not None  # for a path that ends with .py
     module = importlib.util.module_from_spec(spec)
-    try:
+    with blamed_on(name, setting):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(
-            f"{setting} = {name!r}: {path} failed with {type(error).__name__}: {error}"
-        ) from error
     if not callable(getattr(module, attribute, None)):
         raise UserError(f"{setting} = {name!r}: {path} defines no {attribute} that can be called")
     return getattr(module, attribute)
+
+
+@contextmanager
+def blamed_on(name: str, setting: str) -> Iterator[None]:
+    """What a user's object raises, as one line that says where; not what stops the program.
+
+    Raises:
+        UserError: for any `Exception`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"{setting} = {name!r} failed with {type(error).__name__}: {error} "
+            f"({last.filename}:{last.lineno})"
+        ) from error

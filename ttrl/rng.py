@@ -8,11 +8,15 @@ beside it, nor on what was drawn before, and a resumed run has no generator stat
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np  # the command line starts without it
 
 
 def generator(*stream: int | str) -> np.random.Generator:
     """A Philox generator (counter-based) that depends on ``stream`` alone."""
+    import numpy as np
+
     digest = hashlib.blake2b(repr(stream).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8")))

@@ -1,18 +1,63 @@
-"""Groups of completions, made by hand."""
+"""Groups of completions, their ballots and their estimates, made by hand."""
 
-from ttrl.types import Completion, CompletionGroup, FinishReason, Question
+from collections.abc import Sequence
+
+from ttrl.answers import equivalent, extract_answer
+from ttrl.rewards import majority_vote, make_estimator
+from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, FinishReason, Question, Visit
 
 
-def completion(text: str, tokens: int = 3, *, truncated: bool = False) -> Completion:
+def completion(
+    text: str, tokens: int = 3, *, truncated: bool = False, surprisal: float = 0.5
+) -> Completion:
     finish_reason = FinishReason.LENGTH if truncated else FinishReason.STOP
-    return Completion(tuple(range(tokens)), (-0.5,) * tokens, text, finish_reason)
+    return Completion(tuple(range(tokens)), (-surprisal,) * tokens, text, finish_reason)
 
 
 def boxed(answer: str | None) -> str:
     return "I give up." if answer is None else f"So it is $\\boxed{{{answer}}}$."
 
 
-def group(*answers: str | None, id: str = "q1") -> CompletionGroup:
-    """One completion per answer; the i-th is i + 1 tokens long."""
-    completions = tuple(completion(boxed(a), tokens=i + 1) for i, a in enumerate(answers))
+def group(
+    *answers: str | None, id: str = "q1", surprisals: Sequence[float] | None = None
+) -> CompletionGroup:
+    """One completion per answer; the i-th is i + 1 tokens long, all of the i-th surprisal."""
+    surprisals = surprisals or [0.5] * len(answers)
+    completions = tuple(
+        completion(boxed(a), tokens=i + 1, surprisal=s)
+        for i, (a, s) in enumerate(zip(answers, surprisals, strict=True))
+    )
     return CompletionGroup(Question(id, "What is 3 + 4?", (7, 8, 9)), completions, 0)
+
+
+def ballot(of: CompletionGroup, history: tuple[Visit, ...] = (), step: int = 1) -> Ballot:
+    """The group's ballot, with its own majority as the label."""
+    vote = majority_vote([extract_answer(c.text) for c in of.completions])
+    return Ballot(
+        group=of,
+        vote=vote,
+        label=vote.majority,
+        agrees_G=tuple(cluster == 0 for cluster in vote.clusters_G),
+        history=history,
+        stream=(0, "reward", step, of.question.id),
+    )
+
+
+def labelled_ballot(of: CompletionGroup, label: str | None) -> Ballot:
+    """The group's ballot, with a label from elsewhere."""
+    own = ballot(of)
+    return Ballot(
+        group=of,
+        vote=own.vote,
+        label=label,
+        agrees_G=tuple(
+            answer is not None and label is not None and equivalent(answer, label)
+            for answer in own.vote.answers_G
+        ),
+        stream=own.stream,
+    )
+
+
+def estimate(of: CompletionGroup, name: str = "majority", **options: object) -> Estimate:
+    """What an estimator makes of a group whose voters' majority is the label."""
+    return make_estimator(name, options).estimate(ballot(of))

@@ -21,7 +21,20 @@ def test_mean_only():
     assert group_advantages((1.0, 0.5, -1.5), "mean") == (1.0, 0.5, -1.5)
 
 
-@pytest.mark.parametrize("kind", ["mean_std", "mean"])
+def test_rloo_compares_with_the_mean_of_the_others():
+    # 1 - 0, and 0 - 1/3; then 1 - (-1/2), 1/2 - 0 and -3/2 - 3/4
+    assert group_advantages((1.0, 0.0, 0.0, 0.0), "rloo") == pytest.approx(
+        (1, -1 / 3, -1 / 3, -1 / 3)
+    )
+    assert group_advantages((1.0, 0.5, -1.5), "rloo") == pytest.approx((1.5, 0.75, -2.25))
+
+
+def test_none_takes_the_rewards_as_they_are():
+    assert group_advantages((1.0, 0.0, -1.0), "none") == (1.0, 0.0, -1.0)
+    assert group_advantages([-1.0, -1.0], "none") == (-1.0, -1.0)
+
+
+@pytest.mark.parametrize("kind", ["mean_std", "mean", "rloo"])
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, -1 / 3, 1e-300])
 @pytest.mark.parametrize("size", [1, 3, 7, 64])
 def test_equal_rewards_give_exact_zeros(kind, reward, size):
@@ -31,7 +44,7 @@ def test_equal_rewards_give_exact_zeros(kind, reward, size):
 rewards = st.lists(st.floats(-1, 1).map(lambda r: round(r, 2)), min_size=2, max_size=64)
 
 
-@given(rewards, st.sampled_from(["mean_std", "mean"]))
+@given(rewards, st.sampled_from(["mean_std", "mean", "rloo"]))
 def test_sum_to_zero_and_keep_the_order(rewards_G, kind):
     advantages_G = group_advantages(rewards_G, kind)
     assert math.fsum(advantages_G) == pytest.approx(0, abs=1e-9)

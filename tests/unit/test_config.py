@@ -85,6 +85,12 @@ def test_overrides(override, section, key, expected):
     assert type(found) is type(expected)
 
 
+def test_none_is_a_kind_of_advantages_and_does_not_unset_them():
+    for text in ("none", '"none"'):
+        made = load_settings("tiny-arithmetic", overrides=[f"reward.advantages={text}"])
+        assert made.reward.advantages == "none"
+
+
 def test_none_takes_back_what_a_recipe_sets():
     assert load_settings("amc", model="qwen3-8b").policy.dual_clip == 3.0
     unset = load_settings("amc", model="qwen3-8b", overrides=["policy.dual_clip=none"])
@@ -151,6 +157,7 @@ def test_an_unknown_key_in_a_file_names_the_nearest(recipe):
         ("data.chat_template='yes'", "data.chat_template = 'yes': input should be a valid boolean"),
         ("data.suffix=3", "data.suffix = 3: input should be a valid string"),
         ("rollout.votes=1", "rollout.votes = 1: input should be greater than or equal to 2"),
+        ("answers.deadline_s=1e300", "answers.deadline_s = 1e+300: input should be less than or"),
         ("rollout.votes=none", "rollout.votes = None: input should be a valid integer"),
         ("rollout.temperature=0", "rollout.temperature = 0: input should be greater than 0"),
         ("rollout.temperature=nan", "rollout.temperature = nan: input should be a finite number"),

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttrl.answers import extract_answer
+from ttrl.answers import extract_answer, make_extractor
+from ttrl.types import UserError
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,90 @@ def test_never_empty_and_always_balanced(text):
         assert answer in text
         # The space is for an answer that ends in a backslash.
         assert extract_answer(f"\\boxed{{{answer} }}") == answer
+
+
+# ---------------------------------------------------------------------------------------------
+# Other styles
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (r"So \boxed{B}.", "B"),
+        (r"\boxed{\text{(B)}}", "B"),
+        (r"\boxed{\textbf{(E)}\ 5}", "E"),
+        (r"\boxed{b}", "B"),
+        (r"\boxed{(C) 5 m}, not (D)", "C"),
+        (r"\boxed{7}", "7"),  # the model's answer all the same
+        ("The answer is A.", "A"),
+        ("Answer: A", "A"),
+        ("the answer is $B$", "B"),
+        (r"answer is \textbf{B}", "B"),
+        ("So I think (C).", "C"),
+        ("(A) is wrong, hence option D", "D"),
+        ("**D**", "D"),
+        ("It must be B. A cat knows that. So do I.", "B"),
+        ("A. foo\nB. bar\nAnswer: A", "A"),
+        ("I am sure: (B), and I am never wrong", "B"),
+        ("Final answer\nB", "B"),
+        ("The answer is I", "I"),
+        ("We have A and I", None),
+        ("U.S. Army, vitamin A", None),
+        ("nothing", None),
+        ("", None),
+    ],
+)
+def test_choice(text, letter):
+    assert extract_answer(text, "choice") == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{x+1} and 7", "x+1"),
+        ("so 4, no, 5.", "5"),
+        ("It is -1,000 dollars", "-1,000"),
+        ("3/4 of it", "3/4"),
+        ("a = .5", ".5"),
+        ("7-3", "3"),
+        ("x2", None),
+        ("none", None),
+        (r"\boxed{} 5", "5"),
+    ],
+)
+def test_boxed_or_number(text, answer):
+    assert extract_answer(text, "boxed_or_number") == answer
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def last(text): return text[-1:]\n"
+        "def nothing(text): return None\n"
+        "def blank(text): return r'\\,'\n"
+        "def number(text): return 5\n"
+    )
+    return lambda name: make_extractor(f"{path}:{name}")
+
+
+def test_a_function_of_the_user(plugin):
+    assert plugin("last")("so 5") == "5"
+    assert plugin("last")("") is None  # an empty text must not vote
+    assert plugin("nothing")("5") is None
+    assert plugin("blank")("5") is None
+    with pytest.raises(UserError, match=r"returned 5, of type int: expected a str, or None"):
+        plugin("number")("5")
+
+
+def test_an_unknown_style():
+    with pytest.raises(UserError, match=r"'boxes' is unknown.*boxed, choice, boxed_or_number"):
+        make_extractor("boxes")
+
+
+@pytest.mark.parametrize("style", ["boxed", "choice", "boxed_or_number"])
+@pytest.mark.parametrize(
+    "piece", [" ", "answer ", "*", "(", "1", "1,", "A.", ",000", "-", "\\boxed{", "answer:\n", "[A"]
+)
+def test_a_megabyte_takes_time_in_proportion(style, piece):
+    extract_answer(piece * (1_000_000 // len(piece)), style)  # quadratic: hours

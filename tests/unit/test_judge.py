@@ -10,7 +10,7 @@ from groups import boxed, completion, group
 
 from ttrl.answers import Grader
 from ttrl.recipe import load_settings
-from ttrl.rewards.judge import Judge, in_background
+from ttrl.rewards.judge import GRADING_THREADS, Judge, in_background
 from ttrl.types import CompletionGroup, Estimate, UserError, Visit
 
 
@@ -121,3 +121,91 @@ def test_an_error_while_judging_is_not_lost() -> None:
         submit(group("1", id="a"))
         with pytest.raises(UserError, match="the estimator is broken"):
             judged["a"].result()
+
+
+def test_an_interrupt_waits_for_nobody() -> None:
+    go = threading.Event()
+
+    def slow(of: CompletionGroup) -> Estimate:
+        assert go.wait(60)
+        raise UserError("judged")
+
+    with pytest.raises(KeyboardInterrupt), in_background(slow) as (submit, judged):
+        for i in range(20):
+            submit(group("1", id=str(i)))
+        raise KeyboardInterrupt
+    waiting = [future for future in judged.values() if not future.cancelled()]
+    go.set()
+    assert len(waiting) <= GRADING_THREADS
+    assert all(isinstance(future.exception(), UserError) for future in waiting)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ("(1.0,), None", "rewards_G has 1 entries for 2 completions"),
+        ("(1.0, 0.0), None, (1.0,)", "advantages_G has 1 entries"),
+        ("(1.0, float('nan')), None", "rewards_G is not finite"),
+        ("(1.0, 0.0), None, None, None, -1.0", "weight = -1.0"),
+        ("('a', 'b'), None", "something else than numbers: could not convert"),
+        ("None, None", "rewards_G is None"),
+        ("(1.0, 0.0), 5", "label = 5, expected a str or None"),
+        ("(1.0, 0.0), None, metrics={'x': 'y'}", "something else than numbers: could not convert"),
+    ],
+)
+def test_an_estimate_that_does_not_fit_its_group(tmp_path: Any, returned: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from ttrl.types import Estimate\n"
+        "class Mine:\n"
+        "    def estimate(self, ballot):\n"
+        f"        return Estimate(ballot.vote, {returned})\n"
+    )
+    with pytest.raises(UserError, match=words):
+        judge(f"reward.estimator={tmp_path / 'mine.py'}:Mine").estimate(group("1", "2"), None, 1)
+
+
+def test_arrays_are_welcome(tmp_path: Any) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "from ttrl.types import Estimate\n"
+        "class Mine:\n"
+        "    def estimate(self, ballot):\n"
+        "        agrees = np.array(ballot.agrees_G)\n"
+        "        return Estimate(ballot.vote, np.float32(agrees), ballot.label, keep_G=agrees)\n"
+    )
+    mine = judge(f"reward.estimator={tmp_path / 'mine.py'}:Mine")
+    estimate = mine.estimate(group("1", "1", "2"), None, 1)
+    assert (estimate.rewards_G, estimate.keep_G) == ((1.0, 1.0, 0.0), (True, True, False))
+    assert {type(reward) for reward in estimate.rewards_G} == {float}
+
+
+@pytest.mark.parametrize(
+    ("setting", "body", "words"),
+    [
+        ("reward.estimator", "raise KeyError('oops')", "failed with KeyError: 'oops'.*mine.py:3"),
+        ("reward.estimator", "return None", "returned None, of type NoneType: expected"),
+        ("answers.extract", "return self.oops", "failed with AttributeError: .*mine.py:3"),
+    ],
+)
+def test_what_a_users_code_raises_is_one_line(
+    tmp_path: Any, setting: str, body: str, words: str
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        f"class Mine:\n    def estimate(self, ballot=None):\n        {body}\n"
+        "def extract(text):\n    return Mine.estimate(text)\n"
+    )
+    name = "Mine" if setting == "reward.estimator" else "extract"
+    with pytest.raises(UserError, match=words):
+        judge(f"{setting}={tmp_path / 'mine.py'}:{name}").estimate(group("1", "2"), None, 1)
+
+
+@pytest.mark.parametrize("name", ["soft", "confidence", "restrain", "random"])
+def test_labels_that_nobody_would_look_at(name: str) -> None:
+    with pytest.raises(UserError, match=r"reward\.labels = 'teacher' would be ignored"):
+        judge(f"reward.estimator={name}", "reward.labels=teacher")
+    judge(f"reward.estimator={name}")
+
+
+@pytest.mark.parametrize("name", ["majority", "scrl", "ddrl", "evol"])
+def test_labels_from_elsewhere(name: str) -> None:
+    judge(f"reward.estimator={name}", "reward.labels=teacher")

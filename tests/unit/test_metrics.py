@@ -5,16 +5,16 @@ import math
 from dataclasses import replace
 
 import pytest
-from groups import completion, group
+from groups import completion, estimate, group
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttrl.answers import equivalent
+from ttrl.answers import Grader, equivalent
 from ttrl.metrics import labelled_metrics, maj_at_k, pass_at_k, vote_metrics
-from ttrl.rewards import majority_vote, make_estimator
-from ttrl.types import AnswerKey, CompletionGroup
+from ttrl.rewards import majority_vote
+from ttrl.types import AnswerKey, CompletionGroup, Visit
 
-estimate = make_estimator("majority").estimate
+GRADER = Grader()
 
 SPLIT = group("7", "8", "7.0", None, id="split")  # label "7", rewards 1 0 1 0
 TIED = group("1", "2", "3", "4", id="tied")  # label "1", rewards 1 0 0 0
@@ -22,13 +22,17 @@ SILENT = group(None, None, None, None, id="silent")  # no label
 
 
 def label_free(*groups: CompletionGroup, previous=None, trained=2):
-    return vote_metrics(
-        groups, [estimate(g) for g in groups], previous or {}, trained_samples=trained
-    )
+    history = {
+        question: (Visit(1, "other", 0.9), Visit(2, label, 0.5))
+        for question, label in (previous or {}).items()
+    }
+    indices = [range(trained)] * len(groups)
+    return vote_metrics(groups, [estimate(g) for g in groups], history, GRADER, indices)
 
 
 def labelled(*groups: CompletionGroup, key: AnswerKey, trained=2):
-    return labelled_metrics(groups, [estimate(g) for g in groups], key, trained_samples=trained)
+    indices = [range(trained)] * len(groups)
+    return labelled_metrics(groups, [estimate(g) for g in groups], key, GRADER, indices)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -42,6 +46,7 @@ def test_figures_of_one_vote():
             "vote/margin": 0.25,
             "vote/tie_share": 0,
             "vote/abstention_share": 0.25,
+            "vote/undecided_share": 0,
             "vote/distinct_answers": 2,
             "vote/entropy": -(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3),
             "reward/majority_reward": 0.5,
@@ -88,16 +93,20 @@ def test_estimators_own_figures_are_averaged():
         replace(estimate(SPLIT), metrics={"novelty": 1.0}),
         replace(estimate(TIED), metrics={"novelty": 0.0}),
     ]
-    metrics = vote_metrics([SPLIT, TIED], estimates, {}, trained_samples=2)
+    metrics = vote_metrics([SPLIT, TIED], estimates, {}, GRADER, [[0], [0]])
     assert metrics["estimator/novelty"] == 0.5
 
 
-def test_trained_completions_are_those_that_the_estimator_keeps():
-    picky = replace(estimate(SPLIT), keep_G=(False, True, True, True))
-    metrics = vote_metrics([SPLIT], [picky], {}, trained_samples=1)
-    assert metrics["trained/majority_reward"] == 0
-    none = replace(picky, keep_G=(False,) * 4)
-    assert "trained/majority_reward" not in vote_metrics([SPLIT], [none], {}, trained_samples=1)
+def test_trained_completions_are_those_that_were_selected():
+    def reward(*indices: int) -> float | None:
+        found = vote_metrics([SPLIT], [estimate(SPLIT)], {}, GRADER, [indices])
+        return found.get("trained/majority_reward")
+
+    assert (reward(1), reward(0, 2, 3), reward()) == (0, pytest.approx(2 / 3), None)
+    key = AnswerKey({"split": "7"})
+    found = labelled_metrics([SPLIT], [estimate(SPLIT)], key, GRADER, [[0, 2, 3]])
+    assert found["trained/ground_truth_reward"] == pytest.approx(2 / 3)
+    assert found["trained/pass@3"] == 1
 
 
 # ---------------------------------------------------------------------------------------------

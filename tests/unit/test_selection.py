@@ -1,34 +1,53 @@
 """Which completions are trained on."""
 
+from collections import Counter
 from dataclasses import replace
 
+import groups
 import pytest
 from groups import group
 
 from ttrl.config import Settings
-from ttrl.rewards import make_estimator, select
+from ttrl.rewards import select
 from ttrl.types import CompletionGroup, Estimate, TrainSample
 
 
-def settings(trained_samples: int, advantages: str = "mean") -> Settings:
+def settings(
+    trained_samples: int, advantages: str = "mean", selection: str = "first", seed: int = 0
+) -> Settings:
     return Settings.model_validate(
         {
             "name": "test",
+            "seed": seed,
             "model": {"path": "unused"},
             "data": {"train": "unused"},
-            "reward": {"advantages": advantages},
+            "reward": {"advantages": advantages, "selection": selection},
             "policy": {"trained_samples": trained_samples, "sequences_per_update": 1},
         }
     )
 
 
 def estimate(of: CompletionGroup, **changes: object) -> Estimate:
-    return replace(make_estimator("majority").estimate(of), **changes)
+    return replace(groups.estimate(of), **changes)
+
+
+def samples(voted, estimates, settings):
+    return select(voted, estimates, settings, step=1)[0]
+
+
+def chosen_of(size: int, settings: Settings, step: int = 1, id: str = "q1", **changes: object):
+    """The indices that are chosen of a group of this size."""
+    voted = group(*["7"] * size, id=id)
+    found, (indices,) = select([voted], [estimate(voted, **changes)], settings, step)
+    # The i-th completion is i + 1 tokens long.
+    assert [len(sample.completion_ids) - 1 for sample in found] == indices
+    assert indices == sorted(set(indices))
+    return indices
 
 
 def test_first_completions_with_the_advantage_among_all_votes():
     voted = group("7", "8", "7", "7")
-    assert select([voted], [estimate(voted)], settings(2)) == [
+    assert samples([voted], [estimate(voted)], settings(2)) == [
         TrainSample("q1", (7, 8, 9), (0,), (-0.5,), 0.25, 1.0),
         TrainSample("q1", (7, 8, 9), (0, 1), (-0.5, -0.5), -0.75, 1.0),
     ]
@@ -36,7 +55,7 @@ def test_first_completions_with_the_advantage_among_all_votes():
 
 def test_advantage_setting_decides():
     voted = group("7", "8", "7", "7")
-    chosen = select([voted], [estimate(voted)], settings(4, "mean_std"))
+    chosen = samples([voted], [estimate(voted)], settings(4, "mean_std"))
     assert [s.advantage for s in chosen] == pytest.approx([0.5, -1.5, 0.5, 0.5], rel=1e-5)
 
 
@@ -46,8 +65,8 @@ def test_groups_without_anything_to_learn_stay_with_advantage_zero():
         group("7", "7", "8", id="mixed"),
         group(None, None, None, id="silent"),
     )
-    groups = [unanimous, mixed, silent]
-    chosen = select(groups, [estimate(g) for g in groups], settings(3))
+    three = [unanimous, mixed, silent]
+    chosen = samples(three, [estimate(g) for g in three], settings(3))
     assert [s.question_id for s in chosen] == ["unanimous"] * 3 + ["mixed"] * 3 + ["silent"] * 3
     assert [s.advantage for s in chosen[:3] + chosen[6:]] == [0.0] * 6
     assert [s.advantage for s in chosen[3:6]] == pytest.approx([1 / 3, 1 / 3, -2 / 3])
@@ -56,8 +75,8 @@ def test_groups_without_anything_to_learn_stay_with_advantage_zero():
 def test_nothing_is_left_out():
     voted = group("7", "8", "9", None)
     own = estimate(voted, advantages_G=(0.0, 0.0, 0.0, -1.0))
-    assert [s.advantage for s in select([voted], [own], settings(3))] == [0.0, 0.0, 0.0]
-    assert [s.advantage for s in select([voted], [own], settings(4))] == [0.0, 0.0, 0.0, -1.0]
+    assert [s.advantage for s in samples([voted], [own], settings(3))] == [0.0, 0.0, 0.0]
+    assert [s.advantage for s in samples([voted], [own], settings(4))] == [0.0, 0.0, 0.0, -1.0]
 
 
 def test_estimators_own_advantages_mask_and_weight_are_kept():
@@ -65,15 +84,75 @@ def test_estimators_own_advantages_mask_and_weight_are_kept():
     own = estimate(
         voted, advantages_G=(1.0, 2.0, 3.0, 4.0), keep_G=(False, True, False, True), weight=0.5
     )
-    chosen = select([voted], [own], settings(2))
+    chosen = samples([voted], [own], settings(2))
     assert [(s.advantage, s.weight, len(s.completion_ids)) for s in chosen] == [
         (2.0, 0.5, 2),
         (4.0, 0.5, 4),
     ]
-    assert [s.advantage for s in select([voted], [own], settings(1))] == [2.0]
+    assert [s.advantage for s in samples([voted], [own], settings(1))] == [2.0]
 
 
 def test_one_estimate_per_group():
     voted = group("7", "8")
     with pytest.raises(ValueError, match="zip"):
-        select([voted, voted], [estimate(voted)], settings(1))
+        samples([voted, voted], [estimate(voted)], settings(1))
+
+
+# ---------------------------------------------------------------------------------------------
+# Which ones
+
+
+def test_first_are_the_first_that_are_kept():
+    assert chosen_of(5, settings(3)) == [0, 1, 2]
+    assert chosen_of(5, settings(3), keep_G=(False, True, False, True, True)) == [1, 3, 4]
+    assert chosen_of(5, settings(3), keep_G=(False,) * 5) == []
+
+
+def test_random_depends_on_seed_step_and_question_alone():
+    random = settings(4, selection="random")
+    first = chosen_of(16, random)
+    assert first == chosen_of(16, random)
+    others = [
+        chosen_of(16, random, step=2),
+        chosen_of(16, random, id="q2"),
+        chosen_of(16, settings(4, selection="random", seed=1)),
+    ]
+    assert len({tuple(chosen) for chosen in (first, *others)}) == 4
+
+
+def test_random_is_fair_and_takes_only_what_is_kept():
+    random, keep_G = settings(2, selection="random"), (True, False, True, True, True)
+    drawn = Counter(i for s in range(400) for i in chosen_of(5, random, step=s, keep_G=keep_G))
+    assert sum(drawn.values()) == 800
+    # 400 draws of 2 in 4 each: mean 200, standard deviation 10
+    assert all(150 < drawn[i] < 250 for i in (0, 2, 3, 4))
+    assert drawn[1] == 0
+    assert chosen_of(5, settings(5, selection="random"), keep_G=keep_G) == [0, 2, 3, 4]
+    assert chosen_of(5, random, keep_G=(False,) * 5) == []
+
+
+@pytest.mark.parametrize(
+    ("advantages_G", "trained", "chosen"),
+    [
+        ((1, 1, 1, -1, -1, -1), 4, [0, 1, 3, 4]),  # two of each
+        ((1, 1, 1, -1, 0, -1), 4, [0, 1, 3, 4]),  # no advantage is not a positive one
+        ((1, 1, 1, -1, -1, -1), 3, [0, 3, 4]),  # of three, one with
+        ((1, 1, 1, 1, 1, -1), 4, [0, 1, 2, 5]),  # one without: filled up with others
+        ((-1, -1, -1, -1, -1, 1), 4, [0, 1, 2, 5]),
+        ((-1, -1, -1, -1, -1, -1), 4, [0, 1, 2, 3]),
+        ((1, 1, 1, 1, 1, 1), 4, [0, 1, 2, 3]),
+        ((1, 1, -1, -1, 1, -1), 6, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_balanced_takes_as_many_with_a_positive_advantage_as_without(advantages_G, trained, chosen):
+    balanced = settings(trained, selection="balanced")
+    assert chosen_of(6, balanced, advantages_G=advantages_G) == chosen
+
+
+def test_balanced_takes_only_what_is_kept():
+    keep_G = (False, True, True, True, True, False)
+    advantages_G = (1.0, 1.0, 1.0, -1.0, 1.0, -1.0)
+    balanced = settings(4, selection="balanced")
+    assert chosen_of(6, balanced, advantages_G=advantages_G, keep_G=keep_G) == [1, 2, 3, 4]
+    balanced = settings(2, selection="balanced")
+    assert chosen_of(6, balanced, advantages_G=advantages_G, keep_G=keep_G) == [1, 3]

@@ -5,21 +5,18 @@ import json
 import math
 
 import pytest
-from groups import group
+from groups import estimate, group
 from rich.console import Console
 from tiny_models import make_settings
 
 from ttrl.recipe import load_settings
-from ttrl.rewards import make_estimator
 from ttrl.tracking import Display, RunFolder, result_table, scores_table
 from ttrl.types import UserError
-
-ESTIMATE = make_estimator("majority").estimate
 
 
 def add_step(folder: RunFolder, step: int, *answers: str | None, **metrics: float) -> None:
     sampled = group(*answers, id=f"q{step}")
-    folder.add_step(step, [sampled], [ESTIMATE(sampled)], {"step": step, **metrics})
+    folder.add_step(step, [sampled], [estimate(sampled)], {"step": step, **metrics})
 
 
 @pytest.fixture
@@ -90,8 +87,8 @@ def test_the_folder_that_the_program_runs_in_is_refused(tmp_path, monkeypatch):
 def test_a_step_is_its_answers_and_a_line_of_metrics(folder):
     first, second = group("7", "8", "7.0", id="a"), group(None, "9", "9", id="b")
     groups = [first, second]
-    folder.add_step(3, groups, [ESTIMATE(g) for g in groups], {"step": 3, "vote/margin": 0.25})
-    folder.add_step(4, [first], [ESTIMATE(first)], {"step": 4})
+    folder.add_step(3, groups, [estimate(g) for g in groups], {"step": 3, "vote/margin": 0.25})
+    folder.add_step(4, [first], [estimate(first)], {"step": 4})
     assert lines(folder.path / "metrics.jsonl") == [{"step": 3, "vote/margin": 0.25}, {"step": 4}]
     names = sorted(p.name for p in (folder.path / "rollouts").glob("*.jsonl"))
     assert names == ["step_00003.jsonl", "step_00004.jsonl"]

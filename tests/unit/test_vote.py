@@ -16,6 +16,7 @@ def test_example_of_the_type():
         answers_G=("7", "7.0", None, "8"),
         clusters_G=(0, 0, None, 1),
         counts=(2, 1),
+        names=("7", "8"),
         majority="7",
         share=0.5,
         margin=0.25,
@@ -68,7 +69,7 @@ def test_answers_without_content_abstain():
 @pytest.mark.parametrize("answers", [[None, None], ["", ""], []])
 def test_nobody_votes(answers):
     nobody = (None,) * len(answers)
-    expected = Vote(nobody, nobody, (), None, 0.0, 0.0, len(answers), False)
+    expected = Vote(nobody, nobody, (), (), None, 0.0, 0.0, len(answers), False)
     assert majority_vote(answers) == expected
 
 

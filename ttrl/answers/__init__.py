@@ -1,7 +1,15 @@
 """From a completion's text to an answer, and when two answers are the same."""
 
-from ttrl.answers.canonical import canonical, equivalent
+from ttrl.answers.canonical import canonical
 from ttrl.answers.extract import Extractor, extract_answer, make_extractor
-from ttrl.answers.grader import Grader
+from ttrl.answers.grader import Grader, default_grader, equivalent
 
-__all__ = ["Extractor", "Grader", "canonical", "equivalent", "extract_answer", "make_extractor"]
+__all__ = [
+    "Extractor",
+    "Grader",
+    "canonical",
+    "default_grader",
+    "equivalent",
+    "extract_answer",
+    "make_extractor",
+]

@@ -3,12 +3,14 @@ r"""When two answers are the same: they have the same canonical spelling.
 A spelling is rewritten by rules that each keep its meaning, until no rule applies:
 
 - layout goes: ``$``, ``\left``, ``\!``, white space, a trailing period, braces around one digit;
+- synonyms go: ``\le`` is ``\leq``, ``\times`` is ``\cdot``, ``\pi`` may be the character;
 - wrappers go: ``{5}``, ``\text{east}``, ``(A)``, ``x=5``;
 - a number becomes an exact fraction in lowest terms: ``0.50``, ``\frac12``, ``2/4`` are ``1/2``;
-- so does a number that stands alone between brackets and commas: ``(0.5, 3)`` is ``(1/2, 3)``.
+- so does a number that stands alone between brackets and commas: ``(0.5, 3)`` is ``(1/2, 3)``;
+- sets lose their order, matrices the kind of their brackets (`ttrl.answers.elements`).
 
-Everything else is compared as text. Nothing is evaluated, and no power, product or root computed:
-what an answer costs depends on its length alone.
+Nothing is evaluated, and no power, product or root computed: what an answer costs depends on its
+length alone. What spelling leaves open is for `ttrl.answers.symbolic`.
 
 Decisions where mathematics has none, the same for everybody since there is one grader:
 
@@ -25,19 +27,11 @@ Decisions where mathematics has none, the same for everybody since there is one 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+
+from ttrl.answers.elements import NUMBER, collection, content, elements, matrix, number
 
 LONGEST = 1000
 """Longer answers (in characters) are compared as they are, apart from white space."""
-
-
-def equivalent(a: str, b: str) -> bool:
-    """Whether two answers are the same: the one grader of votes, rewards, metrics, evaluation.
-
-    An equivalence relation, except that an answer without content is equivalent to none.
-    """
-    form = canonical(a)
-    return form != "" and form == canonical(b)
 
 
 def canonical(answer: str) -> str:
@@ -57,8 +51,8 @@ def canonical(answer: str) -> str:
 def _rewrite(text: str) -> str:
     """The first rule that changes something, applied once."""
     # The order matters for commas: `\text{1,000}` must be unwrapped and read as a number before
-    # the last rule takes its comma for a list's.
-    for rule in (_clean, _unwrap, _number, _elements):
+    # a later rule takes its comma for a list's.
+    for rule in (_clean, _unwrap, number, elements, collection, matrix):
         if (simpler := rule(text)) != text:
             return simpler
     return text
@@ -67,13 +61,45 @@ def _rewrite(text: str) -> str:
 # ---------------------------------------------------------------------------------------------
 # Layout
 
+_CHARACTERS = str.maketrans(
+    {
+        "\N{MINUS SIGN}": "-",
+        "π": r"\pi ",
+        "∞": r"\infty ",
+        "\N{MULTIPLICATION SIGN}": r"\cdot ",
+        "·": r"\cdot ",
+        "≤": r"\leq ",
+        "≥": r"\geq ",
+        "≠": r"\neq ",
+        "±": r"\pm ",
+        "\N{UNION}": r"\cup ",
+        "√": r"\sqrt ",
+    }
+)
+_SYNONYMS = {
+    "<": "lt",
+    ">": "gt",
+    "|": "vert lvert rvert mid",
+    r"\{": "lbrace",
+    r"\}": "rbrace",
+    r"\leq": "le leqslant leqq",
+    r"\geq": "ge geqslant geqq",
+    r"\neq": "ne",
+    r"\cdot": "times",
+    r"\infty": "infin infinity",
+    r"\emptyset": "varnothing",
+}
+_SYNONYM_OF = {word: chosen for chosen, words in _SYNONYMS.items() for word in words.split()}
+_SYNONYM = re.compile(rf"\\({'|'.join(_SYNONYM_OF)})(?![A-Za-z])")
 _DIGIT_GROUPING = re.compile(r",\\! *|\{,\}|(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))")
+_CONJUNCTION = re.compile(r"(?:, ?| )(?:and|or) |,? ?\\text\{ ?,? ?(?:and|or) ?\}")
 _COMMAND = re.compile(
     r"""
       (?P<row>      \\\\ )                                  # so that `\\!` is not read as `\!`
     | (?P<text>     \\(?:text(?:bf|it|rm|sf|tt|normal)|math(?:bf|it|rm|sf)|mbox|hbox)(?![A-Za-z]) )
     | (?P<fraction> \\[cdt]frac(?![A-Za-z]) )
     | (?P<layout>   \\[!,;:>\ ] | ~ | \\(?:left|right|quad|qquad|displaystyle)(?![A-Za-z])
+                  | \\[bB]igg?[lrm]?(?![A-Za-z])
                   | \\?\$ | \\[()\[\]] | \\\Z )             # the last one was `\ `, trimmed
     """,
     re.VERBOSE,
@@ -87,9 +113,11 @@ _LAST_PERIOD = re.compile(r"(?<!\.)\.$")
 
 def _clean(text: str) -> str:
     r"""Without what TeX prints alike, or what only moves ink: ``\sqrt {2}\,`` is ``\sqrt2``."""
-    text = text.replace("\N{MINUS SIGN}", "-")
+    text = text.translate(_CHARACTERS)
     text = _DIGIT_GROUPING.sub(",", text)
     text = _COMMAND.sub(lambda command: _SPELLING[command.lastgroup or ""], text)
+    text = _SYNONYM.sub(lambda command: _SYNONYM_OF[command[1]], text)
+    text = _CONJUNCTION.sub(", ", text)
     text = _NEEDLESS_SPACE.sub("", " ".join(text.split()))
     text = _NEEDLESS_BRACES.sub(r"\1\2", text)
     return _LAST_PERIOD.sub("", text)
@@ -114,80 +142,21 @@ _NUMBER_UNIT = re.compile(
     rf"(.*[0-9}}])(?:\\?%|°|\\degree|\^\\circ|\^\{{\\circ\}}|(?:(?:square|cubic) )?{_UNIT_NAME})"
 )
 _CHOICE = re.compile(r"\(?([A-Z])[):]")
-_ASSIGNMENT = re.compile(r"[A-Za-z](?:=|\\in(?![A-Za-z]))([^=]+)")
-_VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
+_NAME = r"(?<![A-Za-z\\])[A-Za-z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi)(?![A-Za-z])"
+_ASSIGNMENT = re.compile(rf"(?:{_NAME})(?:=|\\in(?![A-Za-z]))([^=]+)")
+_VARIABLE = re.compile(_NAME)
 
 
 def _unwrap(text: str) -> str:
     """One layer less around the answer."""
     if match := _TEXT_UNIT.fullmatch(text) or _CHOICE.fullmatch(text):
         return match[1]
-    if (match := _NUMBER_UNIT.fullmatch(text)) and _NUMBER.fullmatch(match[1]):
+    if (match := _NUMBER_UNIT.fullmatch(text)) and NUMBER.fullmatch(match[1]):
         return match[1]
     if (match := _ASSIGNMENT.fullmatch(text)) and not _VARIABLE.search(match[1]):
         return match[1]
-    for opening in ("{", r"\text{"):
-        if text.startswith(opening) and _closes_at_end(text):
-            return text[len(opening) : -1]
-    return text
-
-
-def _closes_at_end(text: str) -> bool:
-    """Whether the first brace of the text closes with its last character."""
-    depth = 0
-    for token in re.finditer(r"\\.|[{}]", text):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0 and token[0] == "}":
-            return token.end() == len(text)
-    return False
-
-
-# ---------------------------------------------------------------------------------------------
-# Numbers
-
-_ARGUMENT = r"(?:[0-9]|\{[+-]?[0-9]+\})"
-_NUMBER = re.compile(
-    rf"""
-    (?P<sign> [+-]? )
-    (?: (?P<decimal> (?:[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})+ | [0-9]+)(?:\.[0-9]+)? | \.[0-9]+ )
-      | (?: (?P<whole> [0-9]+ ) (?: [ ] | (?=\\) ) )?       # of a mixed number
-        (?: \\frac (?P<top> {_ARGUMENT} ) [ ]? (?P<bottom> {_ARGUMENT} )
-          | (?P<dividend> [0-9]+ ) / (?P<divisor> [0-9]+ ) ) )
-    """,
-    re.VERBOSE,
-)
-
-
-def _number(text: str) -> str:
-    """The number, as an integer or a fraction in lowest terms; other text unchanged."""
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        return text
-    if match["decimal"]:
-        value = Fraction(match["decimal"].replace(",", ""))
+    if text.startswith(r"\text{"):
+        inside = content(text.removeprefix(r"\text"), "{", "}")
     else:
-        top = int((match["top"] or match["dividend"]).strip("{}"))
-        bottom = int((match["bottom"] or match["divisor"]).strip("{}"))
-        mixed = match["whole"] is not None
-        if bottom == 0 or (mixed and not 0 <= top < bottom):
-            return text
-        value = Fraction(top, bottom) + int(match["whole"] or 0)
-    return str(-value if match["sign"] == "-" else value)
-
-
-_DELIMITER = re.compile(r"([(),\[\]]|\\[{}])")
-
-
-def _elements(text: str) -> str:
-    """Numbers that stand alone in a tuple, list, set or interval; ", " after each element."""
-    parts = _DELIMITER.split(text)  # element, delimiter, element, ..., element
-    for i in range(0, len(parts), 2):
-        element = parts[i].strip()
-        before = parts[i - 1] if i > 0 else ","
-        after = parts[i + 1] if i + 1 < len(parts) else ","
-        alone = before in ("(", "[", ",", r"\{") and after in (")", "]", ",", r"\}")
-        # The zeros of `(1,000)` may be digits of a thousand: they are no element 0.
-        if alone and not re.match("0[0-9]", element):
-            element = _number(element)
-        parts[i] = element
-    return "".join(", " if part == "," else part for part in parts).strip()
+        inside = content(text, "{", "}")
+    return text if inside is None else inside

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from ttrl.answers.canonical import canonical
+from ttrl.answers.symbolic import Question, analyse
+from ttrl.answers.workers import UNDECIDED, Workers
 from ttrl.config import AnswerSettings
+
+REMEMBERED = 100_000
+"""Replies that are kept: the same questions come back every epoch, and so do their answers."""
 
 
 class Classes(NamedTuple):
@@ -21,11 +29,18 @@ class Classes(NamedTuple):
 
 
 class Grader:
-    """Sorts answers into equivalence classes; usable from any thread."""
+    """Sorts answers into equivalence classes; usable from any thread.
+
+    Answers with the same canonical form are the same (`ttrl.answers.canonical`). If several forms
+    are left, those that contain algebra are compared by value (`ttrl.answers.symbolic`).
+    """
 
     def __init__(self, settings: AnswerSettings | None = None) -> None:
         """Nothing is started before it is needed."""
         self.settings = settings or AnswerSettings()
+        self._workers = Workers(self.settings)
+        self._lock = threading.Lock()
+        self._replies: OrderedDict[Question, str | object | None] = OrderedDict()
 
     def __enter__(self) -> Self:
         return self
@@ -39,8 +54,34 @@ class Grader:
         self.close()
 
     def classes(self, answers: Iterable[str]) -> Classes:
-        """The classes of these answers; does not depend on their order."""
-        return Classes({answer: canonical(answer) for answer in answers}, frozenset())
+        """The classes of these answers; does not depend on their order.
+
+        Raises:
+            UserError: if computer algebra is needed and does not start.
+        """
+        form_of = {answer: canonical(answer) for answer in answers}
+        forms = {form for form in form_of.values() if form}
+        if not self.settings.symbolic or len(forms) < 2:
+            return Classes(form_of, frozenset())
+        analysed = {form: analyse(form) for form in forms}
+        replies = self._ask({q for form in analysed.values() for q in form.questions()})
+        keys = {q: reply for q, reply in replies.items() if isinstance(reply, str)}
+        members = defaultdict(list)
+        for form, parts in analysed.items():
+            members[parts.key(keys)].append(form)
+        name_of = {"": ""}
+        for same in members.values():
+            name = min(same, key=lambda form: (len(form), form))
+            name_of |= dict.fromkeys(same, name)
+        undecided = {
+            form
+            for form, parts in analysed.items()
+            if any(replies[q] is UNDECIDED for q in parts.questions())
+        }
+        return Classes(
+            {answer: name_of[form] for answer, form in form_of.items()},
+            frozenset(answer for answer, form in form_of.items() if form in undecided),
+        )
 
     def equivalent(self, a: str, b: str) -> bool:
         """Whether two answers are the same; an answer without content is equivalent to none."""
@@ -48,4 +89,36 @@ class Grader:
         return name_of[a] != "" and name_of[a] == name_of[b]
 
     def close(self) -> None:
-        """End all worker processes."""
+        """End all worker processes at once."""
+        self._workers.close()
+
+    def _ask(self, questions: set[Question]) -> dict[Question, str | object | None]:
+        """The replies, as far as possible those of last time.
+
+        An undecided question stays so: a vote, and the comparisons with its label that follow,
+        must not see different classes because the machine was busy for one of them.
+        """
+        with self._lock:
+            replies = {q: self._replies[q] for q in questions if q in self._replies}
+        new = sorted(questions - replies.keys())
+        found = dict(zip(new, self._workers.ask(new), strict=True))
+        with self._lock:
+            for question, reply in found.items():
+                # Another thread may have asked the same: then its reply, which is in use, stands.
+                replies[question] = self._replies.setdefault(question, reply)
+            for question in questions & self._replies.keys():
+                self._replies.move_to_end(question)
+            while len(self._replies) > REMEMBERED:
+                self._replies.popitem(last=False)
+        return replies
+
+
+@lru_cache(maxsize=1)
+def default_grader() -> Grader:
+    """The grader with the default settings, shared by all who name none."""
+    return Grader()
+
+
+def equivalent(a: str, b: str) -> bool:
+    """Whether two answers are the same, by the default grader."""
+    return default_grader().equivalent(a, b)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ttrl.answers import Grader, make_extractor
 from ttrl.config import Settings
+from ttrl.plugins import blamed_on, is_plugin
 from ttrl.rewards.estimators import make_estimator
-from ttrl.rewards.labels import Labels
 from ttrl.rewards.vote import majority_vote
-from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, Visit, Vote
+from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, UserError, Visit, Vote
+
+if TYPE_CHECKING:
+    from ttrl.rewards.labels import Labels  # imports torch, which checking settings can do without
 
 GRADING_THREADS = 4
 """They wait for worker processes most of the time."""
@@ -24,12 +30,20 @@ class Judge:
         """Read the estimator and the extractor that the settings name.
 
         Raises:
-            UserError: if there is no such estimator or extractor.
+            UserError: if there is no such estimator or extractor, or the estimator would not look
+                at the labels that were asked for.
         """
+        reward = settings.reward
         self.settings = settings
         self.grader = grader
         self.extract = make_extractor(settings.answers.extract)
-        self.estimator = make_estimator(settings.reward.estimator, settings.reward.options)
+        self.estimator = make_estimator(reward.estimator, reward.options)
+        if reward.labels != "votes" and not getattr(self.estimator, "uses_label", True):
+            raise UserError(
+                f"reward.labels = {reward.labels!r} would be ignored: reward.estimator = "
+                f"{reward.estimator!r} weighs the voters' own answers and looks at no label; "
+                'choose another, for example "majority"'
+            )
         self.history: dict[str, tuple[Visit, ...]] = {}
         """Question id -> its earlier visits, oldest first."""
 
@@ -51,16 +65,18 @@ class Judge:
         else:
             label = labels.get(group.question.id)
             agrees_G = self._agreement(vote, label)
-        return self.estimator.estimate(
-            Ballot(
-                group=group,
-                vote=vote,
-                label=label,
-                agrees_G=agrees_G,
-                history=self.history.get(group.question.id, ()),
-                stream=(self.settings.seed, "reward", step, group.question.id),
-            )
+        ballot = Ballot(
+            group=group,
+            vote=vote,
+            label=label,
+            agrees_G=agrees_G,
+            history=self.history.get(group.question.id, ()),
+            stream=(self.settings.seed, "reward", step, group.question.id),
         )
+        name = self.settings.reward.estimator
+        with blamed_on(name, "reward.estimator") if is_plugin(name) else nullcontext():
+            estimate = self.estimator.estimate(ballot)
+        return _checked(estimate, len(group.completions), name)
 
     def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
         """Whether so many further votes cannot change who wins, not even by a tie."""
@@ -83,6 +99,58 @@ class Judge:
         return tuple(a is not None and name_of[a] == name_of[label] for a in vote.answers_G)
 
 
+def _checked(returned: object, completions: int, name: str) -> Estimate:
+    """A user's estimator is code that we did not write: what it returns trains the policy.
+
+    Returns:
+        The same, with plain tuples and numbers, where arrays are welcome too.
+    """
+    if not isinstance(returned, Estimate):
+        raise UserError(
+            f"reward.estimator = {name!r} returned {returned!r}, of type "
+            f"{type(returned).__name__}: expected a ttrl.types.Estimate"
+        )
+    try:
+        estimate = replace(
+            returned,
+            rewards_G=_numbers(returned.rewards_G, float),
+            advantages_G=_numbers(returned.advantages_G, float),
+            keep_G=_numbers(returned.keep_G, bool),
+            weight=float(returned.weight),
+            confidence=float(returned.confidence),
+            metrics={str(key): float(value) for key, value in returned.metrics.items()},
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"reward.estimator = {name!r} returned an Estimate that holds something else than "
+            f"numbers: {error}"
+        ) from error
+    if not isinstance(estimate.label, str | None):
+        raise UserError(
+            f"reward.estimator = {name!r}: label = {estimate.label!r}, expected a str or None"
+        )
+    if estimate.rewards_G is None:
+        raise UserError(f"reward.estimator = {name!r}: rewards_G is None, expected numbers")
+    for field in ("rewards_G", "advantages_G", "keep_G"):
+        values = getattr(estimate, field)
+        if values is not None and len(values) != completions:
+            raise UserError(
+                f"reward.estimator = {name!r}: {field} has {len(values)} entries for "
+                f"{completions} completions; expected one each"
+            )
+        if values is not None and not all(math.isfinite(value) for value in values):
+            raise UserError(f"reward.estimator = {name!r}: {field} is not finite: {values}")
+    if not (math.isfinite(estimate.weight) and estimate.weight >= 0):
+        raise UserError(
+            f"reward.estimator = {name!r}: weight = {estimate.weight}, expected a number >= 0"
+        )
+    return estimate
+
+
+def _numbers(values: Iterable[Any] | None, kind: Callable[[Any], float]) -> Any:
+    return None if values is None else tuple(map(kind, values))
+
+
 @contextmanager
 def in_background(
     judge: Callable[[CompletionGroup], Estimate],
@@ -90,11 +158,17 @@ def in_background(
     """Judge groups while others are still being sampled.
 
     Yields a function that hands a group over and returns at once, and the futures by question id.
+    An error or Ctrl-C does not wait for them: what has not begun is dropped.
     """
     futures: dict[str, Future[Estimate]] = {}
-    with ThreadPoolExecutor(GRADING_THREADS, thread_name_prefix="judge") as threads:
+    threads = ThreadPoolExecutor(GRADING_THREADS, thread_name_prefix="judge")
 
-        def submit(group: CompletionGroup) -> None:
-            futures[group.question.id] = threads.submit(judge, group)
+    def submit(group: CompletionGroup) -> None:
+        futures[group.question.id] = threads.submit(judge, group)
 
+    try:
         yield submit, futures
+    except BaseException:
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+    threads.shutdown()

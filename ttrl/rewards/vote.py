@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from ttrl.answers import Grader
+from ttrl.answers import Grader, default_grader
 from ttrl.types import Vote
 
 
@@ -24,7 +24,8 @@ def majority_vote(answers: Sequence[str | None], grader: Grader | None = None) -
         answers: one per completion, as `ttrl.answers.extract_answer` gives them.
         grader: says which answers are equivalent; None: one with the default settings.
     """
-    found = (grader or Grader()).classes({answer for answer in answers if answer is not None})
+    grader = grader or default_grader()
+    found = grader.classes({answer for answer in answers if answer is not None})
     forms = found.name_of
     answers_G = tuple(a if a is not None and forms[a] else None for a in answers)
     spellings: dict[str, Counter[str]] = defaultdict(Counter)  # by canonical form

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import pydantic
 
@@ -31,6 +31,9 @@ class RewardEstimator(Protocol):
 
 class Estimator(Section):
     """Base of the shipped estimators: a frozen record of options."""
+
+    uses_label: ClassVar[bool] = True
+    """Whether it pays agreement with `Ballot.label`, so that labels may come from elsewhere."""
 
     def estimate(self, ballot: Ballot) -> Estimate:
         """See `RewardEstimator`."""
@@ -81,7 +84,9 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Rewar
         raise UserError(
             f"options of reward.estimator = {name!r}: {readable_errors(error)}"
         ) from error
-    except (TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a user's class raises what it likes
         raise UserError(f"options of reward.estimator = {name!r}: {error}") from error
     if not callable(getattr(made, "estimate", None)):
         raise UserError(f"reward.estimator = {name!r}: expected a class with a method estimate")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -89,7 +89,9 @@ class Restrain(Estimator):
     label is not looked at; the one that is reported is the majority.
     """
 
-    sigma: Annotated[float, Field(gt=0)] = 0.25
+    uses_label: ClassVar[bool] = False
+
+    sigma: Annotated[float, Field(ge=1e-3)] = 0.25
     """Width of g: small, and the majority takes all the weight."""
     kappa: Annotated[int, Field(ge=0)] = 3
     """Votes that the largest class must have."""

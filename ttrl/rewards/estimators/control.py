@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -18,6 +18,8 @@ class Random(Estimator):
     Abstentions are paid like all others, even where everybody abstains: a coin that looked at them
     would reward the format of answers. The label is reported for the metrics alone.
     """
+
+    uses_label: ClassVar[bool] = False
 
     p: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of the reward 1."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import PrivateAttr
 
-from ttrl.plugins import load_plugin
+from ttrl.plugins import blamed_on, load_plugin
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.types import Ballot, Estimate, UserError
 
-Matrix = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np  # the command line starts without it
+    import numpy.typing as npt
 
 GRAM = 8
 """Bytes in an n-gram: a word or two."""
@@ -68,10 +68,14 @@ class Evol(Estimator):
         )
 
     def _similarities(self, texts: list[str]) -> list[list[float]]:
+        import numpy as np
+
         if len(texts) < 2:
             return [[1.0] for _ in texts]
+        with blamed_on(str(self.similarity), "reward.options.similarity"):
+            compared = self._compare(texts)
         try:
-            found = np.asarray(self._compare(texts), dtype=np.float64)
+            found = np.asarray(compared, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise UserError(f"reward.options.similarity = {self.similarity!r}: {error}") from error
         if found.shape != (len(texts),) * 2 or not ((found >= 0) & (found <= 1)).all():
@@ -84,7 +88,7 @@ class Evol(Estimator):
         return rows
 
 
-def ngram_similarity(texts: Sequence[str]) -> Matrix:
+def ngram_similarity(texts: Sequence[str]) -> npt.NDArray[np.float64]:
     """Jaccard similarity of the sets of substrings: shared / all.
 
     Args:
@@ -93,6 +97,8 @@ def ngram_similarity(texts: Sequence[str]) -> Matrix:
     Returns:
         One row and one column per text.
     """
+    import numpy as np
+
     sets = [np.unique(_grams(text)) for text in texts]
     sizes = np.array([len(grams) for grams in sets])
     owners = np.repeat(np.arange(len(texts)), sizes)
@@ -103,11 +109,14 @@ def ngram_similarity(texts: Sequence[str]) -> Matrix:
     holds[owners[common], columns] = 1
     shared = (holds @ holds.T).astype(np.float64)  # counts below 2^24: exact in any order
     np.fill_diagonal(shared, sizes)
-    return shared / (sizes[:, None] + sizes[None, :] - shared)
+    similar: npt.NDArray[np.float64] = shared / (sizes[:, None] + sizes[None, :] - shared)
+    return similar
 
 
 def _grams(text: str) -> npt.NDArray[np.uint64]:
     """The substrings as numbers; a shorter text is one substring."""
+    import numpy as np
+
     data = text.encode("utf-8", "backslashreplace")[:TEXT_BYTES].ljust(GRAM, b"\0")
     windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(data, np.uint8), GRAM)
     return np.ascontiguousarray(windows).view(np.uint64).ravel()

@@ -6,7 +6,7 @@ Neither estimator looks at the ballot's label, so ``reward.labels`` changes noth
 from __future__ import annotations
 
 import math
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import pydantic
 from pydantic import Field
@@ -24,6 +24,8 @@ class Soft(Estimator):
     answers in nats, H = -Σ_c s_c ln s_c. Abstentions are no part of H (s_c is a share of the
     voters), but count in the shares that are paid. The label that is reported is the majority.
     """
+
+    uses_label: ClassVar[bool] = False
 
     min_entropy: Annotated[float, Field(ge=0)] = 0.0
     """Questions below it have weight 0."""
@@ -68,6 +70,8 @@ class Confidence(Estimator):
     lies in [0, 1). p is a distribution over answers, and the defaults are ours. The label that is
     reported is the answer with the largest p.
     """
+
+    uses_label: ClassVar[bool] = False
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Size of the bonus."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
-from ttrl.plugins import load_plugin
+from ttrl.plugins import blamed_on, load_plugin
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.rewards.estimators.readings import spelling
 from ttrl.types import Ballot, Estimate, UserError
@@ -23,6 +23,8 @@ class Verified(Estimator):
     with it earns 1. Abstentions have no vote, and are not checked. The paper verifies by running
     code that a model writes; here the check is yours. The ballot's label is not looked at.
     """
+
+    uses_label: ClassVar[bool] = False
 
     verifier: str
     """FILE.py:FUNCTION from (prompt, completion text) to True or False; called by several
@@ -61,13 +63,8 @@ class Verified(Estimator):
         )
 
     def _verify(self, prompt: str, text: str) -> bool:
-        try:
+        with blamed_on(self.verifier, "reward.options.verifier"):
             passed = self._passes(prompt, text)
-        except Exception as error:
-            raise UserError(
-                f"reward.options.verifier = {self.verifier!r} failed with "
-                f"{type(error).__name__}: {error}"
-            ) from error
         if not isinstance(passed, bool):
             raise UserError(
                 f"reward.options.verifier = {self.verifier!r} returned {passed!r}: expected True "

@@ -1,0 +1,151 @@
+r"""Which parts of an answer are algebra, and when two answers have the same value.
+
+A canonical form is taken apart at its outer commas, brackets, unions and relations, down to
+expressions. Each expression that spelling does not settle is a question to computer algebra, whose
+reply is the expression's *key*: expressions with equal keys have equal values. The key of the
+whole form is put together from those of its parts, where the order of a set does not count.
+
+Why keys, and not a comparison of each pair of answers: equal keys are an equivalence relation
+whatever the replies are, so classes depend neither on the order of the answers nor on which pairs
+were compared; n answers are n questions instead of n(n-1)/2; and an expression's key can be kept
+for the next time it comes up. A pairwise comparison also has to simplify a difference, whose cost
+and success nobody can foresee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from ttrl.answers.canonical import LONGEST
+from ttrl.answers.elements import CANONICAL_NUMBER, cells, content, number, split
+from ttrl.answers.notation import BARE, Expression, translate
+
+
+class Question(NamedTuple):
+    """What computer algebra is asked: the key of an expression, or of a relation of two."""
+
+    sides: tuple[Expression, ...]
+    relation: str = ""
+    r"""Between two sides: =, \neq, < or \leq."""
+
+
+class Form(NamedTuple):
+    """A canonical form, taken apart."""
+
+    spelling: str
+    question: Question | None = None
+    kind: str = ""
+    """Of a form with parts: an opening and a closing bracket, "set", "union", ..."""
+    parts: tuple[Form, ...] = ()
+
+    def questions(self) -> Iterator[Question]:
+        """All that its key depends on."""
+        if self.question is not None:
+            yield self.question
+        for part in self.parts:
+            yield from part.questions()
+
+    def key(self, replies: Mapping[Question, str | None]) -> str:
+        """Equal for equal values; what has no reply counts as it is spelled."""
+        if self.question is not None:
+            return replies.get(self.question) or self.spelling
+        if not self.parts:
+            return self.spelling
+        keys = [key for part in self.parts for key in part.flat_keys(self.kind, replies)]
+        if self.kind == "list":
+            keys.sort()
+        elif self.kind in _UNORDERED:
+            keys = sorted(set(keys))
+        # Control characters are in no spelling, so that no text looks like a key.
+        return f"\1{self.kind}\2{chr(3).join(keys)}\4"
+
+    def flat_keys(self, kind: str, replies: Mapping[Question, str | None]) -> list[str]:
+        r"""Its key; for an element like ``\pm2`` of a set, which is a set, those of its parts."""
+        if kind == self.kind == "set":
+            return [part.key(replies) for part in self.parts]
+        return [self.key(replies)]
+
+
+_UNORDERED = ("set", "union")
+_RELATIONS = ("=", r"\neq", "<", r"\leq", ">", r"\geq")
+_MIRRORED = {">": "<", r"\geq": r"\leq"}
+
+
+def analyse(form: str) -> Form:
+    """Take a canonical form apart; one that `canonical` left as it is has no parts either."""
+    if len(form) > LONGEST:
+        return Form(form)
+    for reader in (_number, _relation, _union, _matrix, _bracketed, _list, _both_signs):
+        if (found := reader(form)) is not None:
+            return found
+    expression = translate(form)
+    if expression is None or len(form) == 1:
+        return Form(form)
+    if expression.latex == BARE and (len(atom := expression.atoms[0]) == 1 or number(atom) != atom):
+        return Form(number(atom))  # `(2)`, `(A)`
+    return Form(form, question=Question((expression,)))
+
+
+def _number(form: str) -> Form | None:
+    return Form(form) if CANONICAL_NUMBER.fullmatch(form) else None
+
+
+def _relation(form: str) -> Form | None:
+    r"""``y=2x``, ``x^2<3``, and the chain ``-1<x\leq2``."""
+    sides, relations = split(form, _RELATIONS)
+    if not relations:
+        return None
+    if all(relation in _MIRRORED for relation in relations):
+        sides.reverse()
+        relations = [_MIRRORED[relation] for relation in reversed(relations)]
+    if len(relations) == 1:
+        expressions = [translate(side) for side in sides]
+        if relations[0] in _MIRRORED or None in expressions:
+            return Form(form)
+        question = Question(tuple(e for e in expressions if e is not None), relations[0])
+        return Form(form, question=question)
+    if all(relation in ("<", r"\leq") for relation in relations):
+        return Form(form, kind=" ".join(relations), parts=tuple(map(analyse, sides)))
+    return Form(form)
+
+
+def _union(form: str) -> Form | None:
+    parts, unions = split(form, (r"\cup",))
+    return Form(form, kind="union", parts=tuple(map(analyse, parts))) if unions else None
+
+
+def _matrix(form: str) -> Form | None:
+    rows = cells(form)
+    if rows is None:
+        return None
+    shape = " ".join(str(len(row)) for row in rows)
+    return Form(form, kind=f"matrix {shape}", parts=tuple(analyse(c) for row in rows for c in row))
+
+
+def _bracketed(form: str) -> Form | None:
+    """A set; a tuple or an interval, which look alike."""
+    inside = content(form, r"\{", r"\}")
+    if inside is not None:
+        return Form(form, kind="set", parts=tuple(map(analyse, split(inside, (",",))[0])))
+    for opening in "([":
+        for closing in ")]":
+            inside = content(form, opening, closing)
+            elements, commas = split(inside or "", (",",))
+            if commas:
+                return Form(form, kind=opening + closing, parts=tuple(map(analyse, elements)))
+    return None
+
+
+def _list(form: str) -> Form | None:
+    """A list without brackets that is no set, since something in it comes twice."""
+    elements, commas = split(form, (",",))
+    return Form(form, kind="list", parts=tuple(map(analyse, elements))) if commas else None
+
+
+def _both_signs(form: str) -> Form | None:
+    r"""``1\pm\sqrt2`` is the set of two values; with more signs it is not clear of how many."""
+    if form.count(r"\pm") != 1 or r"\mp" in form:
+        return None
+    signed = [form.replace(r"\pm", sign).removeprefix("+") for sign in "+-"]
+    return Form(form, kind="set", parts=tuple(map(analyse, signed)))
