@@ -21,6 +21,7 @@ from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from ttrl.answers import default_grader, extract_answer
 from ttrl.data import arithmetic
 from ttrl.data.questions import load_questions
 from ttrl.evaluate import Exam
@@ -96,7 +97,7 @@ def corpus_batch(
     rng: random.Random, tokenizer: PreTrainedTokenizerFast, reserved: frozenset[tuple[int, int]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(token ids, labels) of one batch; only answers are learned."""
-    sequences = []
+    sequences: list[tuple[list[int], list[int]]] = []
     while len(sequences) < BATCH:
         level = rng.choice(arithmetic.LEVELS)
         a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
@@ -154,7 +155,7 @@ def measure(path: Path) -> dict[str, float]:
         "tiny-arithmetic", model=str(path), overrides=["evaluation.samples=64"]
     )
     asked = load_questions(settings.data.train, settings.data, load_tokenizer(settings.model))
-    exam = Exam(settings, "train", asked, (1, 64))
+    exam = Exam(settings, extract_answer, default_grader(), "train", asked, (1, 64))
     pool = make_pool(settings, load_tokenizer(settings.model))
     return exam.take(pool, 0, Display(Console(quiet=True)))
 

@@ -8,4 +8,5 @@ bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy
+$bin/mypy scripts/build_tiny_base.py  # no test runs it: it takes minutes
 $bin/python -m pytest "$@"

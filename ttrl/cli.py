@@ -155,7 +155,7 @@ def evaluate(
         raise UserError(f"--json {output} exists; name a new file")
     from rich.console import Console
 
-    from ttrl.answers import Grader
+    from ttrl.answers import Grader, make_extractor
     from ttrl.data.questions import load_questions
     from ttrl.evaluate import Exam
     from ttrl.pretrained import load_tokenizer
@@ -172,7 +172,8 @@ def evaluate(
             "there is nothing to measure against"
         )
     with Grader(settings.answers) as grader:
-        exam = Exam(settings, grader, data, asked, tuple(ks))
+        extract = make_extractor(settings.answers.extract)
+        exam = Exam(settings, extract, grader, data, asked, tuple(ks))
         scores = exam.take(make_pool(settings, tokenizer), 0, display)
     title = f"{len(asked.key.answers)} questions of {data}, {samples} samples each"
     display.console.print(scores_table(title, scores))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -313,3 +315,13 @@ def _readable(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{where} is unknown"
     return f"{where} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest known word; for a dotted key also by its last part, in whatever section."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    if not near:
+        tails = {key.rpartition(".")[2]: key for key in known}
+        near = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1)]
+    return f" (did you mean {near[0]!r}?)" if near else ""

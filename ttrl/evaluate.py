@@ -11,11 +11,10 @@ from ttrl.answers import (
     Grader,
     default_grader,
     extract_answer,
-    make_extractor,
 )
 from ttrl.config import Settings
 from ttrl.data.questions import QuestionSet
-from ttrl.metrics import are_right, maj_at_k, pass_at_k
+from ttrl.metrics import maj_at_k, pass_at_k
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.tracking import Display
@@ -81,6 +80,8 @@ class Exam:
 
     settings: Settings
     """Its ``evaluation`` section says how to sample."""
+    extract: Extractor
+    """From a completion's text to its answer."""
     grader: Grader
     """Says which answers are equivalent."""
     name: str
@@ -109,7 +110,7 @@ class Exam:
                 params,
                 self.ks,
                 on_group=lambda group: bar.advance(),
-                extract=make_extractor(self.settings.answers.extract),
+                extract=self.extract,
                 grader=self.grader,
             )
 
@@ -122,7 +123,7 @@ def _score(
     grader: Grader,
 ) -> Scores:
     """The scores of one question."""
-    n, correct = len(answers), sum(are_right(answers, reference, grader))
+    n, correct = len(answers), sum(grader.agree(answers, reference))
     truncated = [c.finish_reason is FinishReason.LENGTH for c in completions]
     return {
         **{f"pass@{k}": pass_at_k(n, correct, k) for k in ks},

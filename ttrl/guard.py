@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from statistics import fmean
-from typing import Protocol
 
 import torch
 
 from ttrl.config import GuardSettings
+from ttrl.types import WeightSource
 
 SIGNS = {
     "vote/distinct_answers": ("distinct answers per question", "distinct_fall"),
@@ -36,14 +36,14 @@ class CollapseGuard:
         self.window: deque[Mapping[str, float]] = deque(maxlen=steps_per_pass)
         self.is_new = False
         """Whether the last sign was the first one after none."""
-        self._signs = 0
+        self._alarmed = False
 
     def sign(self, metrics: Mapping[str, float]) -> str | None:
         """What is wrong after a step with these metrics; None if nothing is, or nobody asked."""
         self.window.append(metrics)
         found = None if self.settings.on_collapse == "ignore" else self._sign()
-        self._signs = 0 if found is None else self._signs + 1
-        self.is_new = self._signs == 1
+        self.is_new = found is not None and not self._alarmed
+        self._alarmed = found is not None
         return found
 
     def _sign(self) -> str | None:
@@ -83,32 +83,24 @@ class CollapseGuard:
         return fmean(metrics[name] for metrics in self.window if name in metrics)
 
 
-class Policy(Protocol):
-    """What `Keeper` needs of a policy."""
-
-    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All parameters by name."""
-        ...
-
-
 class Keeper:
     """Keeps weights to go back to: those at the start of this pass, and of the one before.
 
     Labels that differ between two passes were spoiled during the earlier one.
     """
 
-    def __init__(self, policy: Policy, steps_per_pass: int) -> None:
+    def __init__(self, policy: WeightSource, steps_per_pass: int) -> None:
         """Keep the weights of step 0."""
         self.steps_per_pass = steps_per_pass
         self.kept = [(0, _copy(policy))]
 
-    def after_step(self, policy: Policy, step: int) -> None:
+    def after_step(self, policy: WeightSource, step: int) -> None:
         """Keep the weights at the end of a pass, and those of the pass before."""
         if step % self.steps_per_pass == 0:
             self.kept = [self.kept[-1], (step, _copy(policy))]
 
     @torch.no_grad()
-    def restore(self, policy: Policy) -> int:
+    def restore(self, policy: WeightSource) -> int:
         """Go back to the older ones; returns their step."""
         step, weights = self.kept[0]
         for name, tensor in policy.named_weights():
@@ -116,5 +108,5 @@ class Keeper:
         return step
 
 
-def _copy(policy: Policy) -> dict[str, torch.Tensor]:
+def _copy(policy: WeightSource) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in policy.named_weights()}

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from ttrl.answers import Grader, default_grader
-from ttrl.rewards.vote import majority_vote, tie_order
+from ttrl.answers import Grader, default_grader, tie_order
+from ttrl.rewards.vote import answer_entropy, majority_vote
 from ttrl.types import AnswerKey, CompletionGroup, Estimate, FinishReason, Visit, Vote
 
 Metrics = dict[str, float]
@@ -61,8 +61,6 @@ def vote_metrics(
 
 
 def _vote_figures(vote: Vote) -> Metrics:
-    voters = sum(vote.counts)
-    shares = [count / voters for count in vote.counts]
     return {
         "vote/majority_ratio": vote.share,
         "vote/margin": vote.margin,
@@ -70,7 +68,7 @@ def _vote_figures(vote: Vote) -> Metrics:
         "vote/abstention_share": vote.abstained / len(vote.answers_G),
         "vote/undecided_share": vote.undecided / len(vote.answers_G),
         "vote/distinct_answers": float(len(vote.counts)),
-        "vote/entropy": sum(-share * math.log(share) for share in shares),  # nats; of the voters
+        "vote/entropy": answer_entropy(vote),
     }
 
 
@@ -105,8 +103,8 @@ def labelled_metrics(
         reference = key.answers.get(group.question.id)
         if reference is None:
             continue
-        *right_G, label_is_right = are_right(
-            (*estimate.vote.answers_G, estimate.label), reference, grader
+        *right_G, label_is_right = grader.agree(
+            (*estimate.vote.answers_G, estimate.label), reference
         )
         row = {
             "label/label_accuracy": float(label_is_right),
@@ -131,13 +129,6 @@ def _reward_figures(
         f"{prefix}/ground_truth_reward": fmean(right),
         f"{prefix}/pass@{len(indices)}": pass_at_k(len(right), sum(right), len(right)),
     }
-
-
-def are_right(answers: Sequence[str | None], reference: str, grader: Grader) -> list[bool]:
-    """Which answers are equivalent to the reference; an abstention never is."""
-    name_of = grader.classes({a for a in (*answers, reference) if a is not None}).name_of
-    right = name_of[reference]
-    return [a is not None and name_of[a] == right != "" for a in answers]
 
 
 def _means(rows: Iterable[Metrics]) -> Metrics:
@@ -183,7 +174,7 @@ def maj_at_k(
         raise ValueError(f"maj@{k} of {len(answers)} answers: expected 1 <= k <= that number")
     grader = grader or default_grader()
     vote = majority_vote(answers, grader)
-    right_G = are_right(vote.answers_G, reference, grader)
+    right_G = grader.agree(vote.answers_G, reference)
     target = next((c for c, right in zip(vote.clusters_G, right_G, strict=True) if right), None)
     if target is None:
         return 0.0

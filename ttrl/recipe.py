@@ -7,7 +7,6 @@ command line's ``--set section.key=value`` goes last.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pydantic
 
-from ttrl.config import Section, Settings, readable_errors
+from ttrl.config import Section, Settings, did_you_mean, readable_errors
 from ttrl.types import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -87,7 +86,7 @@ def _recipe_path(recipe: str) -> Path:
         if recipe in recipe_names() and (folder / f"{recipe}.toml").is_file():
             return folder / f"{recipe}.toml"
     raise UserError(
-        f"unknown recipe {recipe!r}{_did_you_mean(recipe, recipe_names())}: expected one of "
+        f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names())}: expected one of "
         f"{', '.join(recipe_names())}, or the path of a .toml file"
     )
 
@@ -190,14 +189,4 @@ def _known_keys() -> list[str]:
 
 
 def _unknown_key(key: str) -> UserError:
-    return UserError(f"unknown setting {key!r}{_did_you_mean(key, _known_keys())}")
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word; for a dotted key also by its last part, in whatever section."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    if not near:
-        tails = {key.rpartition(".")[2]: key for key in known}
-        near = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1)]
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return UserError(f"unknown setting {key!r}{did_you_mean(key, _known_keys())}")

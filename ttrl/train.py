@@ -39,7 +39,6 @@ from ttrl.rewards.labels import (
     OwnVotes,
     ReferenceAnswers,
     Teacher,
-    Weights,
 )
 from ttrl.rewards.selection import select
 from ttrl.rollout.pool import RolloutPool, make_pool
@@ -47,7 +46,15 @@ from ttrl.rollout.recorded import RecordedEngine
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.vllm_engine import require_vllm
 from ttrl.tracking import Display, RunFolder, Summary
-from ttrl.types import AnswerKey, CompletionGroup, Estimate, Question, UpdateResult, UserError
+from ttrl.types import (
+    AnswerKey,
+    CompletionGroup,
+    Estimate,
+    Question,
+    UpdateResult,
+    UserError,
+    WeightSource,
+)
 
 
 def train(
@@ -81,7 +88,7 @@ class Trainer:
         make_repeatable(settings)
         refuse_impossible(settings, replay)
         self.tokenizer = load_tokenizer(settings.model)
-        self.train_set, self.exams = load_data(settings, self.tokenizer, judge.grader, display)
+        self.train_set, self.exams = load_data(settings, self.tokenizer, judge, display)
         questions = self.train_set.questions
         self.order = QuestionOrder(questions, settings.rollout.questions_per_step, settings.seed)
         self.total = total_steps(settings, self.order)
@@ -208,7 +215,7 @@ class Trainer:
                 return ReferenceAnswers(self.train_set.key)
 
     def _elect(
-        self, teacher: Weights, questions: Sequence[Question], step: int
+        self, teacher: WeightSource, questions: Sequence[Question], step: int
     ) -> dict[str, str | None]:
         """A teacher's majorities; the pool is at the policy's weights again afterwards."""
         self.pool.refresh(teacher)
@@ -242,7 +249,7 @@ def make_repeatable(settings: Settings) -> None:
 
 
 def load_data(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, grader: Grader, display: Display
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, judge: Judge, display: Display
 ) -> tuple[QuestionSet, tuple[Exam, ...]]:
     """The training questions, and the exams: on them, and on held-out questions (maybe none)."""
     train_set = load_questions(settings.data.train, settings.data, tokenizer)
@@ -257,8 +264,8 @@ def load_data(
         )
     ks = (1, settings.evaluation.samples)
     return train_set, (
-        Exam(settings, grader, "train", train_set, ks),
-        Exam(settings, grader, "held_out", held_out, ks),
+        Exam(settings, judge.extract, judge.grader, "train", train_set, ks),
+        Exam(settings, judge.extract, judge.grader, "held_out", held_out, ks),
     )
 
 

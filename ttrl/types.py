@@ -10,13 +10,21 @@ metrics receive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch  # the types are also used where nothing heavy should be imported
+
+
+class WeightSource(Protocol):
+    """A policy, or a teacher, as far as its weights matter."""
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All parameters, by the names that a rollout engine knows them by; tied ones once."""
+        ...
 
 
 class UserError(Exception):

@@ -133,18 +133,15 @@ def plain_logp(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 def plain_with_entropy(case: Case) -> Tensor:
     """The same results as ours, entropy included: the oracle run in the inputs' own dtype."""
-    return policy_loss_reference(
-        case.hidden,
-        case.weight,
-        case.targets,
-        advantages_T=case.advantages,
-        token_weights_T=case.token_weights,
-        old_logp_T=case.old_logp,
-    ).loss
+    return _grpo(policy_loss_reference, case)
 
 
 def ours_loss(case: Case) -> Tensor:
-    return linear_policy_loss(
+    return _grpo(linear_policy_loss, case)
+
+
+def _grpo(policy_loss: Callable[..., Any], case: Case) -> Tensor:
+    loss: Tensor = policy_loss(
         case.hidden,
         case.weight,
         case.targets,
@@ -152,6 +149,7 @@ def ours_loss(case: Case) -> Tensor:
         token_weights_T=case.token_weights,
         old_logp_T=case.old_logp,
     ).loss
+    return loss
 
 
 def torch_chunked(case: Case) -> Tensor:

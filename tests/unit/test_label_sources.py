@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from ttrl.rewards.labels import OwnVotes, ReferenceAnswers, Teacher, Weights
-from ttrl.types import AnswerKey, Question
+from ttrl.rewards.labels import OwnVotes, ReferenceAnswers, Teacher
+from ttrl.types import AnswerKey, Question, WeightSource
 
 A, B = Question("a", "", (1,)), Question("b", "", (1,))
 
@@ -30,7 +30,7 @@ class Electorate:
         self.asked: list[tuple[int, list[str]]] = []
 
     def __call__(
-        self, teacher: Weights, questions: Sequence[Question], step: int
+        self, teacher: WeightSource, questions: Sequence[Question], step: int
     ) -> dict[str, str | None]:
         self.asked.append((step, [q.id for q in questions]))
         (value,) = (tensor.item() for _, tensor in teacher.named_weights())

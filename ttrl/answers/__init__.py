@@ -2,7 +2,7 @@
 
 from ttrl.answers.canonical import canonical
 from ttrl.answers.extract import Extractor, extract_answer, make_extractor
-from ttrl.answers.grader import Grader, default_grader, equivalent
+from ttrl.answers.grader import Grader, default_grader, equivalent, tie_order
 
 __all__ = [
     "Extractor",
@@ -12,4 +12,5 @@ __all__ = [
     "equivalent",
     "extract_answer",
     "make_extractor",
+    "tie_order",
 ]

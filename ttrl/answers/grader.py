@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -71,7 +71,7 @@ class Grader:
             members[parts.key(keys)].append(form)
         name_of = {"": ""}
         for same in members.values():
-            name = min(same, key=lambda form: (len(form), form))
+            name = min(same, key=tie_order)
             name_of |= dict.fromkeys(same, name)
         undecided = {
             form
@@ -85,8 +85,14 @@ class Grader:
 
     def equivalent(self, a: str, b: str) -> bool:
         """Whether two answers are the same; an answer without content is equivalent to none."""
-        name_of = self.classes((a, b)).name_of
-        return name_of[a] != "" and name_of[a] == name_of[b]
+        (same,) = self.agree((a,), b)
+        return same
+
+    def agree(self, answers: Sequence[str | None], reference: str) -> tuple[bool, ...]:
+        """Which answers are equivalent to a reference; an abstention (None) never is."""
+        name_of = self.classes({a for a in (*answers, reference) if a is not None}).name_of
+        right = name_of[reference]
+        return tuple(a is not None and name_of[a] == right != "" for a in answers)
 
     def close(self) -> None:
         """End all worker processes at once."""
@@ -111,6 +117,11 @@ class Grader:
             while len(self._replies) > REMEMBERED:
                 self._replies.popitem(last=False)
         return replies
+
+
+def tie_order(form: str) -> tuple[int, str]:
+    """Sort key that breaks ties between canonical forms, or spellings: shorter, then by letters."""
+    return len(form), form
 
 
 @lru_cache(maxsize=1)

@@ -49,7 +49,7 @@ class Judge:
 
     def vote(self, group: CompletionGroup) -> Vote:
         """The group's majority vote."""
-        return majority_vote([self.extract(c.text) for c in group.completions], self.grader)
+        return self._vote(group.completions)
 
     def estimate(self, group: CompletionGroup, labels: Labels, step: int) -> Estimate:
         """What the estimator makes of a group.
@@ -64,7 +64,8 @@ class Judge:
             label, agrees_G = vote.majority, tuple(cluster == 0 for cluster in vote.clusters_G)
         else:
             label = labels.get(group.question.id)
-            agrees_G = self._agreement(vote, label)
+            votes = vote.answers_G
+            agrees_G = (False,) * len(votes) if label is None else self.grader.agree(votes, label)
         ballot = Ballot(
             group=group,
             vote=vote,
@@ -80,8 +81,7 @@ class Judge:
 
     def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
         """Whether so many further votes cannot change who wins, not even by a tie."""
-        vote = majority_vote([self.extract(c.text) for c in completions], self.grader)
-        first, second = (*vote.counts, 0, 0)[:2]
+        first, second = (*self._vote(completions).counts, 0, 0)[:2]
         return first - second > remaining
 
     def remember(self, step: int, groups: list[CompletionGroup], estimates: list[Estimate]) -> None:
@@ -91,12 +91,8 @@ class Judge:
             earlier = self.history.get(group.question.id, ())
             self.history[group.question.id] = (*earlier, visit)
 
-    def _agreement(self, vote: Vote, label: str | None) -> tuple[bool, ...]:
-        if label is None:
-            return (False,) * len(vote.answers_G)
-        answers = {a for a in vote.answers_G if a is not None}
-        name_of = self.grader.classes({*answers, label}).name_of
-        return tuple(a is not None and name_of[a] == name_of[label] for a in vote.answers_G)
+    def _vote(self, completions: Sequence[Completion]) -> Vote:
+        return majority_vote([self.extract(c.text) for c in completions], self.grader)
 
 
 def _checked(returned: object, completions: int, name: str) -> Estimate:

@@ -8,18 +8,10 @@ from typing import Protocol
 
 import torch
 
-from ttrl.types import AnswerKey, Question
+from ttrl.types import AnswerKey, Question, WeightSource
 
 Labels = Mapping[str, str | None] | None
 """Question id -> label; None as a whole: each question's own voters elect it."""
-
-
-class Weights(Protocol):
-    """A policy, as a teacher sees it and as a rollout pool takes it."""
-
-    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All parameters by name."""
-        ...
 
 
 class LabelSource(Protocol):
@@ -29,7 +21,7 @@ class LabelSource(Protocol):
         """The labels of a step's questions."""
         ...
 
-    def follow(self, policy: Weights) -> None:
+    def follow(self, policy: WeightSource) -> None:
         """Called after every update of the policy."""
         ...
 
@@ -42,7 +34,7 @@ class OwnVotes:
         """Nothing that is known before they have voted."""
         return None
 
-    def follow(self, policy: Weights) -> None:
+    def follow(self, policy: WeightSource) -> None:
         """Nothing to do."""
 
 
@@ -56,7 +48,7 @@ class ReferenceAnswers:
         """The reference answers; None for questions without one, whose answers earn nothing."""
         return {q.id: self.key.answers.get(q.id) for q in questions}
 
-    def follow(self, policy: Weights) -> None:
+    def follow(self, policy: WeightSource) -> None:
         """Nothing to do."""
 
 
@@ -71,9 +63,9 @@ class Teacher:
 
     def __init__(
         self,
-        policy: Weights,
+        policy: WeightSource,
         decay: float,
-        elect: Callable[[Weights, Sequence[Question], int], Mapping[str, str | None]],
+        elect: Callable[[WeightSource, Sequence[Question], int], Mapping[str, str | None]],
     ) -> None:
         """Start from a copy of the policy's weights.
 
@@ -100,7 +92,7 @@ class Teacher:
         return {q.id: self._known[q.id] for q in questions}
 
     @torch.no_grad()
-    def follow(self, policy: Weights) -> None:
+    def follow(self, policy: WeightSource) -> None:
         """Move a little towards the policy."""
         if self.decay < 1:
             for name, tensor in policy.named_weights():

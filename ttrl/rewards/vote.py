@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from ttrl.answers import Grader, default_grader
+from ttrl.answers import Grader, default_grader, tie_order
 from ttrl.types import Vote
 
 
@@ -40,7 +41,7 @@ def majority_vote(answers: Sequence[str | None], grader: Grader | None = None) -
         clusters_G=tuple(None if a is None else cluster_of[forms[a]] for a in answers_G),
         counts=counts,
         names=tuple(classes),
-        majority=_most_common(spellings[classes[0]]) if classes else None,
+        majority=most_common(spellings[classes[0]]) if classes else None,
         share=counts[0] / len(answers) if counts else 0.0,
         margin=(counts[0] - sum(counts[1:2])) / len(answers) if counts else 0.0,
         abstained=answers_G.count(None),
@@ -49,10 +50,12 @@ def majority_vote(answers: Sequence[str | None], grader: Grader | None = None) -
     )
 
 
-def tie_order(form: str) -> tuple[int, str]:
-    """Sort key that breaks ties between canonical forms, or spellings: shorter, then by letters."""
-    return len(form), form
+def answer_entropy(vote: Vote) -> float:
+    """Entropy of the voters' answers in nats; 0 without voters."""
+    voters = sum(vote.counts)
+    return math.fsum(n / voters * math.log(voters / n) for n in vote.counts)
 
 
-def _most_common(spellings: Counter[str]) -> str:
+def most_common(spellings: Counter[str]) -> str:
+    """The most common spelling; among equally common ones, the smallest by `tie_order`."""
     return min(spellings, key=lambda spelling: (-spellings[spelling], tie_order(spelling)))

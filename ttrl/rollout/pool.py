@@ -15,7 +15,7 @@ from ttrl.pretrained import load_model
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.rollout.vllm_engine import VllmEngine
-from ttrl.types import Completion, CompletionGroup, Question, UserError
+from ttrl.types import Completion, CompletionGroup, Question, UserError, WeightSource
 
 ROUNDS = 4
 """How often sampling may stop early: each round waits for its longest answer."""
@@ -40,14 +40,6 @@ class Engine(Protocol):
         self, questions: Sequence[Question], params: SamplingParams
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """Yield (index into ``questions``, its ``params.n`` completions) as they complete."""
-        ...
-
-
-class WeightSource(Protocol):
-    """What the pool needs of a policy."""
-
-    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All parameters, by the names that the engine knows them by."""
         ...
 
 
@@ -101,15 +93,16 @@ class RolloutPool:
                 strict=True,
             )
         ]
-        if not fmean(gaps) <= AGREEMENT[dtype]:  # NaN is no agreement
+        mean = fmean(gaps)
+        if not mean <= AGREEMENT[dtype]:  # NaN is no agreement
             raise UserError(
                 f"{type(self._engine).__name__} and {type(policy).__name__} disagree about the "
-                f"log-probs of {len(gaps)} sampled tokens: mean |Δ| {fmean(gaps):.3g}, max |Δ| "
+                f"log-probs of {len(gaps)} sampled tokens: mean |Δ| {mean:.3g}, max |Δ| "
                 f"{max(gaps):.3g} nats; expected a mean of at most {AGREEMENT[dtype]} in {dtype}. "
                 "The engine computes another model than the one that is trained: try another "
                 "rollout.engine, or model.dtype"
             )
-        return fmean(gaps)
+        return mean
 
     def sleep(self) -> None:
         """Let the engine give back its memory; `refresh` wakes it."""

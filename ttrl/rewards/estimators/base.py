@@ -6,13 +6,12 @@ A user's own can be any class with `estimate`; its options are its constructor's
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import pydantic
 
-from ttrl.config import Section, readable_errors
+from ttrl.config import Section, did_you_mean, readable_errors
 from ttrl.plugins import is_plugin, load_plugin
 from ttrl.types import Ballot, Estimate, UserError
 
@@ -72,11 +71,9 @@ def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> Rewar
     elif name in _REGISTERED:
         estimator = _REGISTERED[name]
     else:
-        near = difflib.get_close_matches(name, _REGISTERED, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise UserError(
-            f"reward.estimator = {name!r} is unknown{hint}: expected FILE.py:CLASS or one of "
-            f"{', '.join(estimator_names())}"
+            f"reward.estimator = {name!r} is unknown{did_you_mean(name, _REGISTERED)}: expected "
+            f"FILE.py:CLASS or one of {', '.join(estimator_names())}"
         )
     try:
         made = estimator(**(options or {}))

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from ttrl.rewards.vote import tie_order
+from ttrl.rewards.vote import most_common
 from ttrl.types import Completion, Vote
 
 
@@ -33,4 +33,4 @@ def spelling(vote: Vote, cluster: int) -> str:
     """A class's most common answer, as `Vote.majority` is that of the largest class."""
     votes = zip(vote.answers_G, vote.clusters_G, strict=True)
     spellings = Counter(answer for answer, c in votes if answer is not None and c == cluster)
-    return min(spellings, key=lambda answer: (-spellings[answer], tie_order(answer)))
+    return most_common(spellings)

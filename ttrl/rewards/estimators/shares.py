@@ -13,7 +13,8 @@ from pydantic import Field
 
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.rewards.estimators.readings import class_means, spelling, surprisal
-from ttrl.types import Ballot, Estimate, Vote
+from ttrl.rewards.vote import answer_entropy
+from ttrl.types import Ballot, Estimate
 
 
 @register("soft")
@@ -103,12 +104,6 @@ class Confidence(Estimator):
                 "pruned_share": (sum(vote.counts) - left) / len(vote.answers_G),
             },
         )
-
-
-def answer_entropy(vote: Vote) -> float:
-    """Entropy of the voters' answers in nats; 0 without voters."""
-    voters = sum(vote.counts)
-    return math.fsum(n / voters * math.log(voters / n) for n in vote.counts)
 
 
 def _normalised(weights: list[float]) -> list[float]:
