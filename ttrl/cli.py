@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ttrl import __version__
+from ttrl.launch import gpu_count, is_main, launch, launched
 from ttrl.recipe import load_settings, model_names, recipe_names
 from ttrl.types import UserError
 
@@ -69,6 +70,15 @@ def train(
             help="Train on the answers that a run sampled, without sampling (for debugging).",
         ),
     ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Start so many processes on this machine, one per GPU. On several machines, start "
+            "`python -m ttrl.cli train ...` with torchrun or deepspeed instead.",
+            show_default="with zero3 all GPUs, else one process",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and print all settings, and stop.")
     ] = False,
@@ -87,12 +97,16 @@ def train(
             "--resume: this version cannot continue a run exactly, so it does not try; nothing "
             "was changed. Start again with another --run-dir"
         )
+    if not launched():
+        every = settings.policy.backend == "zero3"
+        if ranks is not None or (every and gpu_count() > 1):
+            launch(ranks or gpu_count(), sys.argv[1:])
     from rich.console import Console
 
     from ttrl.tracking import Display, RunFolder, result_table
     from ttrl.train import train as run
 
-    console = Console()
+    console = Console(quiet=not is_main())
     folder = RunFolder(run_dir or Path("runs") / settings.name)
     try:
         summary = run(settings, folder, Display(console), replay)
@@ -203,7 +217,8 @@ def main() -> None:
     try:
         app()
     except (UserError, OSError) as error:  # OSError: a full disk, no permission
-        print(f"ttrl: error: {error}", file=sys.stderr)
+        who = "" if is_main() else f"rank {os.environ['RANK']}: "
+        print(f"ttrl: {who}error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

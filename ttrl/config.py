@@ -93,6 +93,8 @@ class RolloutSettings(Section):
     """An answer is cut off after this many tokens."""
     batch_size: Positive = 512
     """Sequences that are decoded together, at most."""
+    tensor_parallel: Positive = 1
+    """vllm: ranks that share one engine, which then needs less of each GPU's memory."""
     gpu_memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """vllm on a GPU: share of its memory for weights and KV cache, while it samples."""
     kv_cache_gb: Positive = 2
@@ -170,6 +172,9 @@ class GuardSettings(Section):
 class PolicySettings(Section):
     """The update."""
 
+    backend: Literal["local", "zero3"] | None = None
+    """local: one process, float32 weights. zero3: DeepSpeed, a share of everything on each rank.
+    None: zero3 where a launcher started the run, else local."""
     trained_samples: Positive = 32
     """Answers per question that are trained on: the first ones, as in the paper."""
     sequences_per_update: Positive = 32

@@ -6,10 +6,8 @@ from collections import deque
 from collections.abc import Mapping
 from statistics import fmean
 
-import torch
-
 from ttrl.config import GuardSettings
-from ttrl.types import WeightSource
+from ttrl.policy.update import Policy
 
 SIGNS = {
     "vote/distinct_answers": ("distinct answers per question", "distinct_fall"),
@@ -89,24 +87,18 @@ class Keeper:
     Labels that differ between two passes were spoiled during the earlier one.
     """
 
-    def __init__(self, policy: WeightSource, steps_per_pass: int) -> None:
-        """Keep the weights of step 0."""
+    def __init__(self, policy: Policy, steps_per_pass: int) -> None:
+        """Keep the weights of step 0: on every rank, its share."""
         self.steps_per_pass = steps_per_pass
-        self.kept = [(0, _copy(policy))]
+        self.kept = [(0, policy.shares(("weights",)))]
 
-    def after_step(self, policy: WeightSource, step: int) -> None:
+    def after_step(self, policy: Policy, step: int) -> None:
         """Keep the weights at the end of a pass, and those of the pass before."""
         if step % self.steps_per_pass == 0:
-            self.kept = [self.kept[-1], (step, _copy(policy))]
+            self.kept = [self.kept[-1], (step, policy.shares(("weights",)))]
 
-    @torch.no_grad()
-    def restore(self, policy: WeightSource) -> int:
+    def restore(self, policy: Policy) -> int:
         """Go back to the older ones; returns their step."""
         step, weights = self.kept[0]
-        for name, tensor in policy.named_weights():
-            tensor.copy_(weights[name])
+        policy.load_shares(weights)
         return step
-
-
-def _copy(policy: WeightSource) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in policy.named_weights()}

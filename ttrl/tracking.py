@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -94,15 +95,25 @@ class RunFolder:
         _append(step_file(rollouts, step, "jsonl"), records)
         _append(self.path / "metrics.jsonl", [metrics])
 
-    def save_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def save_model(
+        self,
+        model: PreTrainedModel,
+        weights: dict[str, torch.Tensor],
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
         """The trained model in the Hugging Face format, in ``model/``: whole, or not there.
+
+        Args:
+            model: its configuration.
+            weights: its parameters by name; tied ones once.
+            tokenizer: saved beside it.
 
         Raises:
             OSError: if it cannot be written, for instance because the disk is full.
         """
         temporary = self.path / "model.tmp"
         try:
-            model.save_pretrained(temporary)
+            model.save_pretrained(temporary, state_dict=weights)
             tokenizer.save_pretrained(temporary)
         except SafetensorError as error:  # what a full disk becomes
             raise OSError(f"cannot write the model to {temporary}: {error}") from error

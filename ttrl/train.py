@@ -28,10 +28,13 @@ from ttrl.data.order import QuestionOrder
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.evaluate import Exam, Scores
 from ttrl.guard import CollapseGuard, Keeper
+from ttrl.launch import launched
 from ttrl.metrics import labelled_metrics, vote_metrics
-from ttrl.policy.local import LocalPolicy, learning_rate
+from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model
+from ttrl.policy.update import Policy, learning_rate
 from ttrl.pretrained import load_tokenizer
+from ttrl.ranks import Ranks, join_ranks, leave_ranks
 from ttrl.rewards.judge import Judge, in_background
 from ttrl.rewards.labels import (
     Labels,
@@ -69,36 +72,46 @@ def train(
         UserError: for what the user can put right about settings, model, data or folder. The
             folder is made only after all of them have been read.
     """
-    folder.refuse_existing()
+    ranks = join_ranks()
+    if ranks.is_main:
+        folder.refuse_existing()
     with Grader(settings.answers) as grader:
-        trainer = Trainer(settings, display, Judge(settings, grader), replay)
-        folder.create(settings)
-        return trainer.run(folder)
+        trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks)
+        if ranks.is_main:
+            folder.create(settings)
+        summary = trainer.run(folder)
+    leave_ranks()
+    return summary
 
 
 class Trainer:
     """One run: all that can be wrong with it is found when it is made."""
 
     def __init__(
-        self, settings: Settings, display: Display, judge: Judge, replay: Path | None
+        self,
+        settings: Settings,
+        display: Display,
+        judge: Judge,
+        replay: Path | None,
+        ranks: Ranks,
     ) -> None:
         """Read model and data, and start the engine, which is then at the model's weights."""
         self.started = time.perf_counter()
-        self.settings, self.display, self.judge = settings, display, judge
+        self.settings, self.display, self.judge, self.ranks = settings, display, judge, ranks
         make_repeatable(settings)
-        refuse_impossible(settings, replay)
+        refuse_impossible(settings, replay, ranks)
         self.tokenizer = load_tokenizer(settings.model)
         self.train_set, self.exams = load_data(settings, self.tokenizer, judge, display)
         questions = self.train_set.questions
         self.order = QuestionOrder(questions, settings.rollout.questions_per_step, settings.seed)
         self.total = total_steps(settings, self.order)
-        self.policy = LocalPolicy(load_policy_model(settings.model), settings)
+        self.policy = make_policy(settings, ranks)
         if replay is None:
-            self.pool = make_pool(settings, self.tokenizer, empty=True)
+            self.pool = make_pool(settings, self.tokenizer, ranks, empty=True)
             self.pool.refresh(self.policy)
             verify(settings, self.pool, self.policy, questions)
         else:
-            self.pool = RolloutPool(RecordedEngine(replay))
+            self.pool = RolloutPool(RecordedEngine(replay), ranks)
             self.pool.refresh(self.policy)
             self.exams = ()  # they are not recorded
         self.labels = self._label_source()
@@ -120,11 +133,12 @@ class Trainer:
                 if stopped or step == self.total or (every and step % every == 0):
                     after = self._measure(step)
                     metrics |= exam_metrics(after)
-                folder.add_step(step, groups, estimates, metrics)
+                if self.ranks.is_main:
+                    folder.add_step(step, groups, estimates, metrics)
                 self.display.step(step, self.total, metrics)
                 if stopped:
                     break
-        folder.save_model(self.policy.model, self.tokenizer)
+        weights = self.policy.whole_weights()
         summary = {
             "before": before.get("train", {}),
             "after": after.get("train", {}),
@@ -134,7 +148,9 @@ class Trainer:
             "kernels": self.policy.kernels,
             "wall_s": time.perf_counter() - self.started,
         }
-        folder.write_summary(summary)
+        if self.ranks.is_main:
+            folder.save_model(self.policy.model, weights, self.tokenizer)
+            folder.write_summary(summary)
         return summary
 
     def _train(self, step: int) -> tuple[list[CompletionGroup], list[Estimate], dict[str, float]]:
@@ -168,7 +184,10 @@ class Trainer:
     def _sample_and_judge(
         self, questions: Sequence[Question], labels: Labels, step: int
     ) -> tuple[list[CompletionGroup], list[Estimate]]:
-        """The step's groups and their estimates, judged while others are still being sampled."""
+        """The step's groups and their estimates, judged while others are still being sampled.
+
+        Each rank judges the groups that it samples.
+        """
         judge = self.judge
         with (
             self.display.bar(f"step {step}: sampling", len(questions)) as bar,
@@ -183,7 +202,9 @@ class Trainer:
             decided = judge.decided if self.settings.rollout.stop_when_decided else None
             params = voting(self.settings, "rollout", step)
             groups = self.pool.sample(questions, params, done, decided)
-            return groups, [judged[g.question.id].result() for g in groups]
+            own = {question: future.result() for question, future in judged.items()}
+            estimates = self.ranks.merge(own)
+            return groups, [estimates[g.question.id] for g in groups]
 
     def _watch(self, step: int, metrics: dict[str, float]) -> str | None:
         """Look for a collapse; why the run must stop, if it must, with the weights restored."""
@@ -226,8 +247,38 @@ class Trainer:
         return {group.question.id: self.judge.vote(group).majority for group in groups}
 
 
-def refuse_impossible(settings: Settings, replay: Path | None) -> None:
+def make_policy(settings: Settings, ranks: Ranks) -> Policy:
+    """The policy under the backend that the settings name, or else the launch."""
+    if backend(settings, ranks) == "zero3":
+        from ttrl.policy.zero3 import Zero3Policy
+
+        dtype = getattr(torch, settings.model.dtype)
+        return Zero3Policy(load_policy_model(settings.model, dtype), settings, ranks)
+    return LocalPolicy(load_policy_model(settings.model, torch.float32), settings)
+
+
+def backend(settings: Settings, ranks: Ranks) -> str:
+    """What holds the policy: "local" or "zero3"."""
+    return settings.policy.backend or ("zero3" if launched() else "local")
+
+
+def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> None:
     """Raise a UserError for what would fail only after a model has been loaded."""
+    shared = settings.rollout.tensor_parallel
+    if ranks.count % shared:
+        raise UserError(
+            f"rollout.tensor_parallel = {shared} does not divide the {ranks.count} ranks of this "
+            "run: start a multiple of it, one per GPU (--ranks)"
+        )
+    if backend(settings, ranks) == "zero3":
+        from ttrl.policy.zero3 import require_deepspeed
+
+        require_deepspeed()
+    elif ranks.count > 1:
+        raise UserError(
+            f'policy.backend = "local" holds the policy in one process, but {ranks.count} were '
+            'started; set policy.backend = "zero3", or start one'
+        )
     if replay is not None and settings.reward.labels == "teacher":
         raise UserError(
             '--replay: a teacher\'s answers are not recorded (reward.labels = "teacher")'
@@ -287,12 +338,12 @@ def voting(settings: Settings, *stream: int | str) -> SamplingParams:
 
 
 def verify(
-    settings: Settings, pool: RolloutPool, policy: LocalPolicy, questions: Sequence[Question]
+    settings: Settings, pool: RolloutPool, policy: Policy, questions: Sequence[Question]
 ) -> None:
     """Raise a UserError unless the pool's engine computes the policy's own log-probs."""
     params = replace(voting(settings, "verify"), n=2)
     params = replace(params, max_new_tokens=min(32, params.max_new_tokens))
-    pool.verify(policy, questions[:4], params, settings.model.dtype)
+    pool.verify(policy, questions[: max(4, pool.engines)], params, settings.model.dtype)
 
 
 def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:

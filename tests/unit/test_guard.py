@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -79,8 +77,12 @@ class OneWeight:
     def __init__(self) -> None:
         self.weight = torch.zeros(1)
 
-    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        yield "w", self.weight
+    def shares(self, kinds: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        assert kinds == ("weights",)
+        return {"weights/w": self.weight.clone()}
+
+    def load_shares(self, shares: dict[str, torch.Tensor]) -> None:
+        self.weight.copy_(shares["weights/w"])
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 2), (5, 2)])

@@ -15,10 +15,10 @@ LAYERS = (
     {"cli"},
     {"train", "evaluate", "doctor"},
     {"rollout", "rewards", "metrics", "policy", "tracking", "guard"},
-    {"answers", "data", "pretrained", "rng"},
+    {"answers", "data", "pretrained", "ranks", "rng"},
     {"plugins"},
     {"recipe"},
-    {"types", "config"},
+    {"types", "config", "launch"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -20,8 +20,9 @@ from tiny_models import (
 from transformers import PreTrainedModel
 
 from ttrl.config import PolicySettings, Settings
-from ttrl.policy.local import LocalPolicy, learning_rate
+from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model
+from ttrl.policy.update import learning_rate
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.types import Question, TrainSample

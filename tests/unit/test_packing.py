@@ -97,9 +97,9 @@ def test_a_completion_of_one_token_trains_the_last_token_of_its_prompt():
 
 @pytest.mark.parametrize(
     ("budget", "ids"),
-    [(5, [["c"], ["a", "b"]]), (6, [["c"], ["a", "b"]]), (9, [["c", "a"], ["b"]])],
+    [(5, [["c"], ["a", "b"]]), (9, [["c"], ["a", "b"]]), (10, [["c", "a", "b"]])],
 )
-def test_a_new_batch_starts_where_the_next_sequence_does_not_fit(budget, ids):
+def test_batches_are_as_few_as_the_budget_allows_and_of_like_sizes(budget, ids):
     batches = pack([A, B, C], [1.0, 1.0, 1.0], budget)
     first = {10: "a", 30: "b", 50: "c"}
     found = [[first[int(b.token_ids_T[i])] for i in b.cu_seqlens[:-1]] for b in batches]
@@ -109,6 +109,31 @@ def test_a_new_batch_starts_where_the_next_sequence_does_not_fit(budget, ids):
 def test_a_sequence_longer_than_a_batch_is_an_error_that_names_it():
     with pytest.raises(ValueError, match=r"'c': a sequence of 5 tokens .*\.tokens_per_batch = 4"):
         pack([A, B, C], [1.0, 1.0, 1.0], tokens_per_batch=4)
+
+
+@pytest.mark.parametrize(
+    ("parts", "ids"),
+    [(2, [["c"], ["a", "b"]]), (3, [["c"], ["a"], ["b"]]), (4, [["c"], ["a"], ["b"], []])],
+)
+def test_every_rank_gets_as_many_batches_some_of_them_without_weight(parts, ids):
+    batches = pack([A, B, C], [0.125, 0.25, 0.5], 10, parts)
+    first = {10: "a", 30: "b", 50: "c"}
+    found = [
+        [first[int(b.token_ids_T[i])] for i in b.cu_seqlens[:-1]] if b.token_weights_T.any() else []
+        for b in batches
+    ]
+    assert found == ids
+    for batch in batches:
+        assert len(batch.token_ids_T) > 0  # it goes through the model like any other
+    if parts == 4:
+        assert (batches[3].token_weights_T == 0).all() and (batches[3].advantages_T == 0).all()
+
+
+def test_more_batches_are_made_where_the_budget_leaves_gaps():
+    """Three sequences of 4 rows do not fit two batches of 7, whose room is 14."""
+    samples = [dataclasses.replace(A, question_id=str(i)) for i in range(3)]
+    assert [len(b.cu_seqlens) - 1 for b in pack(samples, [1.0] * 3, 7)] == [1, 1, 1]
+    assert [len(b.cu_seqlens) - 1 for b in pack(samples, [1.0] * 3, 7, 2)] == [1, 1, 1, 1]
 
 
 def test_no_samples_are_no_batches():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 from ttrl_kernels import FusedLMHead
@@ -9,21 +11,23 @@ from ttrl_kernels import FusedLMHead
 from ttrl.config import ModelSettings
 from ttrl.policy.attention import PACKED
 from ttrl.pretrained import load_model
-from ttrl.types import UserError
+from ttrl.types import PackedBatch, UserError
 
 PROBE = ((1, 4, 2, 8, 5, 7), (3, 1, 4, 1))
 """Token ids of two sequences; every vocabulary has them."""
 
 
-def load_policy_model(settings: ModelSettings) -> PreTrainedModel:
-    """The model in float32, for packed training only, without dropout, with a `FusedLMHead`.
+def load_policy_model(
+    settings: ModelSettings, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The model, for packed training only, without dropout, with a `FusedLMHead`.
 
     Raises:
         UserError: if the log-probs of sequences packed together differ from those of the model's
             own logits for each sequence alone: then its attention or its output layer does
             something that our packed forward leaves out, and training would be silently wrong.
     """
-    model = load_model(settings, torch.float32)
+    model = load_model(settings, dtype)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):  # attention's own is left out by packed_attention
             module.p = 0.0
@@ -36,12 +40,35 @@ def load_policy_model(settings: ModelSettings) -> PreTrainedModel:
         gap = (own_T - _packed_logprobs(model.train())).abs().max().item()
     except (NotImplementedError, TypeError) as error:  # TypeError: cu_seqlens or head unknown
         raise UserError(f"{refused}{error}") from error
-    if not gap < 1e-3:
+    if not gap < SAME[dtype]:
         raise UserError(
             f"{refused}packed log-probs differ from the model's own by up to {gap:.3g} "
-            "(expected < 0.001)"
+            f"(expected < {SAME[dtype]})"
         )
     return model
+
+
+SAME = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""By type of the weights: by how much log-probs may differ for rounding alone."""
+
+
+class PackedModel(torch.nn.Module):
+    """A causal LM as a function of packed batches: its `FusedLMHead` is part of the forward."""
+
+    def __init__(self, model: PreTrainedModel, products: torch.dtype) -> None:
+        """Run ``model``, with the matrix products of float32 weights in the type ``products``."""
+        super().__init__()
+        self.model = model
+        self.products = products
+
+    def forward(self, batch: PackedBatch, **options: Any) -> Any:
+        """What the head gives for the batch's rows and targets, see `FusedLMHead.forward`."""
+        autocast = self.model.dtype != self.products
+        with torch.autocast(self.model.device.type, self.products, enabled=autocast):
+            hidden_TH = packed_hidden_states(
+                self.model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens
+            )
+            return self.model.get_output_embeddings()(hidden_TH, batch.targets_T, **options)
 
 
 def packed_hidden_states(

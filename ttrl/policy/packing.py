@@ -7,6 +7,7 @@ into micro-batches.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Literal
@@ -42,31 +43,48 @@ def sequence_weights(
 
 
 def pack(
-    samples: Sequence[TrainSample], weights: Sequence[float], tokens_per_batch: int
+    samples: Sequence[TrainSample],
+    weights: Sequence[float],
+    tokens_per_batch: int,
+    parts: int = 1,
 ) -> list[PackedBatch]:
-    """Pack whole sequences, longest first, into micro-batches of at most ``tokens_per_batch``.
+    """Pack whole sequences into micro-batches of at most ``tokens_per_batch``, of like sizes.
 
     Args:
         samples: what to train on.
         weights: per sample, the weight of each of its tokens.
         tokens_per_batch: a sequence that is longer is an error.
+        parts: the number of batches is a multiple of it, so that every rank gets as many
+            (``batches[rank::parts]``); where there are too few samples, some have no weight.
     """
     order = sorted(range(len(samples)), key=lambda i: -_rows(samples[i]))
-    batches: list[list[int]] = []
-    used = tokens_per_batch
+    if order and _rows(samples[order[0]]) > tokens_per_batch:
+        longest = samples[order[0]]
+        raise ValueError(
+            f"question {longest.question_id!r}: a sequence of {_rows(longest)} tokens does not "
+            f"fit policy.tokens_per_batch = {tokens_per_batch}"
+        )
+    rounds = -(-sum(map(_rows, samples)) // (tokens_per_batch * parts))
+    while True:
+        dealt = _deal(order, [_rows(s) for s in samples], tokens_per_batch, rounds * parts)
+        if dealt is not None:
+            return [_batch([samples[i] for i in b], [weights[i] for i in b]) for b in dealt]
+        rounds += 1
+
+
+def _deal(
+    order: Sequence[int], rows: Sequence[int], room: int, count: int
+) -> list[list[int]] | None:
+    """Each sample, in ``order``, to the emptiest of ``count`` batches; None if it has no room."""
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    used = [(0, b) for b in range(count)]  # a heap
     for i in order:
-        rows = _rows(samples[i])
-        if rows > tokens_per_batch:
-            raise ValueError(
-                f"question {samples[i].question_id!r}: a sequence of {rows} tokens does not fit "
-                f"policy.tokens_per_batch = {tokens_per_batch}"
-            )
-        if used + rows > tokens_per_batch:
-            batches.append([])
-            used = 0
-        batches[-1].append(i)
-        used += rows
-    return [_batch([samples[i] for i in b], [weights[i] for i in b]) for b in batches]
+        load, b = used[0]
+        if load + rows[i] > room:
+            return None
+        heapq.heapreplace(used, (load + rows[i], b))
+        dealt[b].append(i)
+    return dealt
 
 
 def _rows(sample: TrainSample) -> int:
@@ -74,6 +92,8 @@ def _rows(sample: TrainSample) -> int:
 
 
 def _batch(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
+    if not samples:  # a rank's share of nothing: it goes through the model as any other does
+        samples, weights = [TrainSample("", (0,), (0,), (0.0,), 0.0)], [0.0]
     token_ids: list[int] = []
     positions: list[int] = []
     targets: list[int] = []

@@ -77,7 +77,11 @@ class Teacher:
         """
         self.decay = decay
         self.elect = elect
-        self.weights = {name: tensor.detach().clone() for name, tensor in policy.named_weights()}
+        # On the CPU and in float32: a GPU may hold only a share of the policy, in few bits.
+        self.weights = {
+            name: tensor.detach().to("cpu", torch.float32, copy=True)
+            for name, tensor in policy.named_weights()
+        }
         self._known: dict[str, str | None] = {}
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -96,4 +100,4 @@ class Teacher:
         """Move a little towards the policy."""
         if self.decay < 1:
             for name, tensor in policy.named_weights():
-                self.weights[name].lerp_(tensor, 1 - self.decay)
+                self.weights[name].lerp_(tensor.to("cpu", torch.float32), 1 - self.decay)

@@ -12,7 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ttrl.config import Settings
 from ttrl.pretrained import load_model
+from ttrl.ranks import Ranks
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.spread import spread
 from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.rollout.vllm_engine import VllmEngine
 from ttrl.types import Completion, CompletionGroup, Question, UserError, WeightSource
@@ -54,11 +56,25 @@ class Scorer(Protocol):
 class RolloutPool:
     """Keeps an engine at the policy's weights and samples from it."""
 
-    def __init__(self, engine: Engine) -> None:
-        """An engine, at the weights that it was loaded with."""
+    def __init__(self, engine: Engine, ranks: Ranks | None = None, engine_ranks: int = 1) -> None:
+        """An engine, at the weights that it was loaded with.
+
+        Args:
+            engine: this rank's.
+            ranks: all of them; each samples its share of the questions. None: there is only one.
+            engine_ranks: how many consecutive ranks share one engine (tensor parallel).
+        """
         self._engine = engine
+        self._ranks = ranks or Ranks()
+        self._engine_ranks = engine_ranks
+        self._lengths: dict[str, float] = {}
         self.policy_version = 0
         """How many weight pushes the engine has received."""
+
+    @property
+    def engines(self) -> int:
+        """How many engines share the work."""
+        return self._ranks.count // self._engine_ranks
 
     def refresh(self, policy: WeightSource) -> None:
         """Bring the engine to the policy's present weights."""
@@ -72,7 +88,7 @@ class RolloutPool:
 
         Args:
             policy: whose weights were pushed last.
-            questions: what to ask.
+            questions: what to ask; at least one for each of the pool's engines.
             params: how to sample, at the policy's temperature; few and short answers will do.
             dtype: of the engine, see `AGREEMENT`.
 
@@ -115,18 +131,36 @@ class RolloutPool:
         on_group: Callable[[CompletionGroup], None] = lambda group: None,
         decided: Callable[[Sequence[Completion], int], bool] | None = None,
     ) -> list[CompletionGroup]:
-        """Sample every question ``params.n`` times.
+        """Sample every question ``params.n`` times; all ranks must ask for the same.
 
         Args:
             questions: what to ask.
             params: how to sample.
-            on_group: called with each group as soon as it is complete, in any order.
+            on_group: called with each group that this rank samples, as soon as it is complete, in
+                any order.
             decided: says of a question's completions so far and the number still to come whether
                 the rest need not be sampled; asked after each of `ROUNDS` rounds.
 
         Returns:
             One group per question, in the order of ``questions``.
         """
+        expected = [self._lengths.get(q.id, float(params.max_new_tokens)) for q in questions]
+        share = spread(expected, self.engines)[self._ranks.rank // self._engine_ranks]
+        mine = self._sample([questions[i] for i in share], params, on_group, decided)
+        parts = self._ranks.gather(mine)[:: self._engine_ranks]
+        groups = {g.question.id: g for part in parts for g in part}
+        for group in groups.values():
+            self._lengths[group.question.id] = fmean(len(c.token_ids) for c in group.completions)
+        return [groups[q.id] for q in questions]
+
+    def _sample(
+        self,
+        questions: Sequence[Question],
+        params: SamplingParams,
+        on_group: Callable[[CompletionGroup], None],
+        decided: Callable[[Sequence[Completion], int], bool] | None,
+    ) -> list[CompletionGroup]:
+        """This rank's questions, in any order."""
         groups: dict[int, CompletionGroup] = {}
         sampled: dict[int, tuple[Completion, ...]] = dict.fromkeys(range(len(questions)), ())
         size = params.n if decided is None else -(-params.n // ROUNDS)
@@ -140,17 +174,30 @@ class RolloutPool:
                 if rest == 0 or (decided is not None and decided(sampled[i], rest)):
                     groups[i] = CompletionGroup(questions[i], sampled[i], self.policy_version)
                     on_group(groups[i])
-        return [groups[i] for i in range(len(questions))]
+        return list(groups.values())
 
 
 def make_pool(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, *, empty: bool = False
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    ranks: Ranks | None = None,
+    *,
+    empty: bool = False,
 ) -> RolloutPool:
-    """The pool that the settings ask for.
+    """The pool that the settings ask for, with an engine on each of ``ranks``.
 
-    Its engine starts from ``model.path``; with ``empty`` it need not, and must be refreshed first.
+    It starts from ``model.path``; with ``empty`` it need not, and must be refreshed first.
     """
+    ranks = ranks or Ranks()
+    engine = make_engine(settings, tokenizer, ranks, empty=empty)
+    return RolloutPool(engine, ranks, settings.rollout.tensor_parallel)
+
+
+def make_engine(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, *, empty: bool
+) -> Engine:
+    """The engine of this rank."""
     if settings.rollout.engine == "vllm":
-        return RolloutPool(VllmEngine(settings, tokenizer, empty=empty))
+        return VllmEngine(settings, tokenizer, ranks, empty=empty)
     model = load_model(settings.model, getattr(torch, settings.model.dtype))
-    return RolloutPool(TransformersEngine(model, tokenizer, settings.rollout.batch_size))
+    return TransformersEngine(model, tokenizer, settings.rollout.batch_size)

@@ -1,4 +1,4 @@
-"""The vLLM rollout engine: one vLLM inside this process, for one GPU or a CPU.
+"""The vLLM rollout engine: a vLLM inside this process, on its GPU or a CPU.
 
 What is the same as with the other engine: stop tokens, finish reasons, and log-probs of the
 distribution that was sampled from. Seeds: every sample has its own, derived from (stream, question,
@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.config import Settings
 from ttrl.pretrained import load_model, load_outline, model_path
+from ttrl.ranks import Ranks
 from ttrl.rng import generator
 from ttrl.rollout.ends import context_length, finish_reason, refuse_overflow, stop_ids
 from ttrl.rollout.sampling import SamplingParams
@@ -58,6 +59,8 @@ CONTRACT: dict[str, tuple[str, ...]] = {
         "max_num_batched_tokens",
         "enable_sleep_mode",
         "gpu_memory_utilization",
+        "distributed_executor_backend",
+        "tensor_parallel_size",
     ),
     "vllm.v1.engine.llm_engine.LLMEngine.add_request": ("request_id", "prompt", "params"),
     "vllm.v1.engine.llm_engine.LLMEngine.step": (),
@@ -124,13 +127,20 @@ class VllmEngine:
     """Samples completions; see `ttrl.rollout.pool.Engine` for the protocol."""
 
     def __init__(
-        self, settings: Settings, tokenizer: PreTrainedTokenizerBase, *, empty: bool
+        self,
+        settings: Settings,
+        tokenizer: PreTrainedTokenizerBase,
+        ranks: Ranks,
+        *,
+        empty: bool,
     ) -> None:
         """Start vLLM.
 
         Args:
             settings: the model, and how much of it to keep in memory.
             tokenizer: turns tokens into text; vLLM gets none.
+            ranks: where there are several, each has an engine, or shares one with its neighbours
+                (``rollout.tensor_parallel``).
             empty: do not load the model's weights, since a push comes before anything is sampled.
 
         Raises:
@@ -146,7 +156,7 @@ class VllmEngine:
         self._dtype = getattr(torch, settings.model.dtype)
         self._set_up_environment(settings)
         with _torch_restored():
-            self._llm = _start(settings, self._room, version)
+            self._llm = _start(settings, self._room, version, ranks)
         self._requests = itertools.count()
         self._asleep = False
         self._filled = True
@@ -298,7 +308,7 @@ def _tied_names(outline: PreTrainedModel) -> dict[str, str]:
     return {one: other for one, other in names if one != other}
 
 
-def _start(settings: Settings, room: int | None, version: str) -> Any:
+def _start(settings: Settings, room: int | None, version: str, ranks: Ranks) -> Any:
     """vLLM itself, with meaningless weights: so a push that forgets some cannot go unnoticed."""
     try:
         from vllm import LLM
@@ -324,6 +334,10 @@ def _start(settings: Settings, room: int | None, version: str) -> Any:
             "max_num_batched_tokens": max(8192, length),
         }
     )
+    if ranks.count > 1:
+        # Inside this process, with the groups of the launcher: consecutive ranks share an engine.
+        options["distributed_executor_backend"] = "external_launcher"
+        options["tensor_parallel_size"] = rollout.tensor_parallel
     try:
         return LLM(
             model=model_path(settings.model),

@@ -1,0 +1,255 @@
+"""The update: from chosen completions to optimizer steps, whatever holds the weights.
+
+`Policy` is what `ttrl.policy.local` (one process) and `ttrl.policy.zero3` (shards on many) have in
+common. A step's micro-batches are dealt over the ranks, and all normalization is in the token
+weights, so that one process, many ranks and any packing give the same step, up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from ttrl_kernels import PolicyLoss, chosen_backend
+
+from ttrl.config import PolicySettings, Settings
+from ttrl.policy.packing import pack, sequence_weights
+from ttrl.ranks import Ranks
+from ttrl.types import PackedBatch, TrainSample, UpdateResult
+
+
+def learning_rate(step: int, total: int, policy: PolicySettings) -> float:
+    """The rate at ``step`` (from 1) of ``total``: linear warm-up, then a cosine."""
+    rising = math.ceil(policy.warmup_share * total)
+    if step <= rising:
+        return policy.learning_rate * step / rising
+    done = (step - 1 - rising) / max(1, total - rising)
+    cosine = 0.5 * (1 + math.cos(math.pi * done))
+    return policy.learning_rate * (policy.final_lr_share + (1 - policy.final_lr_share) * cosine)
+
+
+KINDS = ("weights", "exp_avg", "exp_avg_sq")
+"""What there is of every trained parameter: itself, and AdamW's moments of its gradient."""
+
+
+class Policy(ABC):
+    """A model that GRPO updates change."""
+
+    def __init__(self, model: PreTrainedModel, settings: Settings, ranks: Ranks) -> None:
+        """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`."""
+        self.model = model.train()
+        self.settings = settings
+        self.ranks = ranks
+        self.kernels = chosen_backend(model.device.type)
+        """Which row backend computes the loss; they agree up to rounding."""
+        if settings.policy.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+
+    @abstractmethod
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All parameters, whole, by their transformers names; tied ones once.
+
+        All ranks must walk through them together and to the end.
+        """
+
+    def whole_weights(self) -> dict[str, torch.Tensor]:
+        """A copy of all parameters on the CPU, on rank 0; the other ranks help and get nothing."""
+        main = self.ranks.is_main
+        return {n: t.detach().to("cpu", copy=True) for n, t in self.named_weights() if main}
+
+    @abstractmethod
+    def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
+        """Copies on the CPU of what this rank holds of the ``kinds``, flat, in float32.
+
+        The key of a parameter's weight is ``weights/NAME``, and so on. Shares of all ranks, one
+        after the other, are the whole, with nothing or some zeros behind it.
+        """
+
+    @abstractmethod
+    def load_shares(self, shares: Mapping[str, torch.Tensor]) -> None:
+        """Put `shares` back; kinds that are left out stay as they are."""
+
+    @property
+    @abstractmethod
+    def steps_taken(self) -> int:
+        """Optimizer steps so far: AdamW's moments are corrected by it."""
+
+    @steps_taken.setter
+    @abstractmethod
+    def steps_taken(self, steps: int) -> None: ...
+
+    @abstractmethod
+    def _forward(self, batch: PackedBatch, **options: Any) -> Any:
+        """What the model's `FusedLMHead` gives, at the temperature of the rollouts."""
+
+    @abstractmethod
+    def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
+        """The starting model's log-probs of the targets; None without a KL term."""
+
+    @abstractmethod
+    def _zero_grad(self) -> None:
+        """Forget the gradients of an earlier step."""
+
+    @abstractmethod
+    def _backward(self, loss: torch.Tensor) -> None:
+        """Add the loss's gradients to those of this step, summed over ranks."""
+
+    @abstractmethod
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        """This rank's share of the step's gradients, by parameter."""
+
+    @abstractmethod
+    def _apply(self, rate: float, grad_norm: torch.Tensor) -> None:
+        """Clip the gradients, whose norm this is, and take the optimizer step."""
+
+    @torch.no_grad()
+    def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        """Log-prob of each token of a completion, at the temperature of the rollouts."""
+        sequence = TrainSample(
+            "", tuple(prompt_ids), tuple(completion_ids), (0.0,) * len(completion_ids), 0.0
+        )
+        (batch,) = pack([sequence], [0.0], self.settings.policy.tokens_per_batch)
+        batch = _to(batch, self.model.device)
+        logp_T: torch.Tensor = self._forward(batch).logp_T
+        values: list[float] = logp_T[batch.targets_T >= 0].tolist()
+        return values
+
+    def update(self, samples: Sequence[TrainSample], rate: float) -> list[UpdateResult]:
+        """Train on ``samples``, in order, ``sequences_per_update`` of them per optimizer step.
+
+        Args:
+            samples: the chosen completions of one rollout; the same on all ranks.
+            rate: the learning rate of these steps.
+
+        Returns:
+            One result per optimizer step; steps without any gradient are not taken.
+
+        Raises:
+            FloatingPointError: on all ranks, if a loss or a gradient is not finite; the weights
+                are then those before the step.
+        """
+        size = self.settings.policy.sequences_per_update
+        steps = [samples[i : i + size] for i in range(0, len(samples), size)]
+        results = [self._optimizer_step(step, rate) for step in steps]
+        return [r for r in results if r is not None]
+
+    def _optimizer_step(self, samples: Sequence[TrainSample], rate: float) -> UpdateResult | None:
+        started = time.perf_counter()
+        policy = self.settings.policy
+        weights = sequence_weights(
+            samples, policy.aggregation, self.settings.rollout.max_new_tokens
+        )
+        # A zero weight or, without a KL or entropy term, a zero advantage means a zero gradient,
+        # exactly: such sequences count in the weights above, and cost nothing.
+        every = policy.kl_coef > 0 or policy.entropy_coef > 0
+        live = [i for i, s in enumerate(samples) if s.weight != 0 and (every or s.advantage != 0)]
+        if not live:
+            return None
+        batches = pack(
+            [samples[i] for i in live],
+            [weights[i] for i in live],
+            policy.tokens_per_batch,
+            self.ranks.count,
+        )
+        own = _Sums()
+        self._zero_grad()
+        for batch in batches[self.ranks.rank :: self.ranks.count]:
+            result = self._loss(_to(batch, self.model.device))
+            own.add(batch, result)
+            self._backward(result.loss)
+        gradients = self._gradients()
+        own_norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+        sums = _Sums.over(self.ranks.gather(own))
+        # Each rank holds a share of every gradient: their squares add up.
+        norms = torch.stack(self.ranks.gather(own_norm.cpu()))
+        grad_norm = torch.linalg.vector_norm(norms) if len(norms) > 1 else norms[0]
+        self._refuse_non_finite(sums.loss, grad_norm, gradients)
+        self._apply(rate, grad_norm)
+        return UpdateResult(
+            loss=sums.loss,
+            grad_norm=grad_norm.item(),
+            learning_rate=rate,
+            clip_fraction=sums.clipped / sums.tokens,
+            kl=sums.kl / sums.tokens,
+            entropy=sums.entropy / sums.tokens,
+            sampler_kl=sums.sampler_kl / sums.tokens,
+            sampler_max_gap=sums.sampler_max_gap,
+            tokens=sums.tokens,
+            sequences=len(live),
+            skipped_sequences=len(samples) - len(live),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _loss(self, batch: PackedBatch) -> PolicyLoss:
+        """The policy loss of one micro-batch."""
+        policy = self.settings.policy
+        result: PolicyLoss = self._forward(
+            batch,
+            advantages_T=batch.advantages_T,
+            token_weights_T=batch.token_weights_T,
+            old_logp_T=batch.old_logp_T,
+            ref_logp_T=self._reference_logp(batch),
+            clip_low=policy.clip_low,
+            clip_high=policy.clip_high,
+            dual_clip=policy.dual_clip,
+            kl="k3",
+            kl_coef=policy.kl_coef,
+            entropy_coef=policy.entropy_coef,
+        )
+        return result
+
+    def _refuse_non_finite(
+        self, loss: float, grad_norm: torch.Tensor, gradients: dict[str, torch.Tensor]
+    ) -> None:
+        """Raise before clipping spreads a NaN to all weights; every rank knows and raises."""
+        if math.isfinite(loss) and bool(torch.isfinite(grad_norm)):
+            return
+        bad = [name for name, g in gradients.items() if not bool(torch.isfinite(g).all())]
+        bad = list(dict.fromkeys(name for part in self.ranks.gather(bad) for name in part))
+        self._zero_grad()
+        raise FloatingPointError(
+            f"the update is not finite (loss {loss}, gradient norm {grad_norm.item()}, "
+            f"gradients of {bad[:3] or 'no parameter'}); the weights are unchanged"
+        )
+
+
+def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
+    return PackedBatch(**{f.name: getattr(batch, f.name).to(device) for f in fields(batch)})
+
+
+class _Sums:
+    """Sums over the trained tokens of an optimizer step."""
+
+    def __init__(self) -> None:
+        self.loss = self.clipped = self.kl = self.entropy = 0.0
+        self.sampler_kl = self.sampler_max_gap = 0.0
+        self.tokens = 0
+
+    def add(self, batch: PackedBatch, result: PolicyLoss) -> None:
+        """Add one micro-batch."""
+        live_T = batch.token_weights_T != 0
+        # k3 of trainer against sampler: never negative, 0 only where both agree.
+        gap_T = (result.logp_T.cpu() - batch.old_logp_T)[live_T]
+        self.loss += result.loss.item()
+        self.clipped += result.clipped_T.cpu()[live_T].sum().item()
+        if result.kl_T is not None:
+            self.kl += result.kl_T.cpu()[live_T].sum().item()
+        self.entropy += result.entropy_T.cpu()[live_T].sum().item()
+        self.sampler_kl += (gap_T.exp() - 1 - gap_T).sum().item()
+        self.sampler_max_gap = max([self.sampler_max_gap, *gap_T.abs().tolist()])
+        self.tokens += int(live_T.sum())
+
+    @classmethod
+    def over(cls, parts: Sequence[_Sums]) -> _Sums:
+        """All ranks' together."""
+        whole = cls()
+        for name in vars(whole):
+            combine = max if name == "sampler_max_gap" else sum
+            setattr(whole, name, combine(getattr(part, name) for part in parts))
+        return whole

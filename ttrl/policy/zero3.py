@@ -1,0 +1,227 @@
+"""The policy under DeepSpeed's ZeRO-3: every rank holds a share of all that an update needs.
+
+The only file that touches DeepSpeed. Weights and gradients are in ``model.dtype``, the optimizer's
+copy of the weights and its moments in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.metadata
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ttrl.config import Settings
+from ttrl.policy.model import PackedModel
+from ttrl.policy.update import KINDS, Policy
+from ttrl.ranks import Ranks
+from ttrl.types import PackedBatch, UserError
+
+CONTRACT = (
+    "deepspeed.initialize",
+    "deepspeed.zero.GatheredParameters",
+    "deepspeed.utils.safe_get_local_grad",
+    "deepspeed.utils.safe_get_local_fp32_param",
+    "deepspeed.utils.safe_get_local_optimizer_state",
+    "deepspeed.DeepSpeedEngine.backward",
+    "deepspeed.DeepSpeedEngine.step",
+    "deepspeed.DeepSpeedEngine.zero_grad",
+    "deepspeed.DeepSpeedEngine.offload_states",
+    "deepspeed.DeepSpeedEngine.reload_states",
+)
+"""Every symbol of DeepSpeed that is used here."""
+
+INSTALL = "bash scripts/setup.sh zero3, or pip install --no-build-isolation 'deepspeed==0.19.8'"
+
+
+def require_deepspeed() -> None:
+    """Raise a UserError unless DeepSpeed is there with all that is used of it."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        version = importlib.metadata.version("deepspeed")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(
+            f'policy.backend = "zero3", but DeepSpeed is not installed: {INSTALL}'
+        ) from None
+    lost = [symbol for symbol in CONTRACT if not _has(symbol)]
+    if lost:
+        raise UserError(
+            f"DeepSpeed {version} lacks what is used of it here: {', '.join(lost)}; expected "
+            f"0.19.8. {INSTALL}"
+        )
+
+
+class Zero3Policy(Policy):
+    """Shards of a model, and the DeepSpeed engine that gathers them layer by layer."""
+
+    def __init__(self, model: PreTrainedModel, settings: Settings, ranks: Ranks) -> None:
+        """Take over ``model``, whole on every rank, and keep this rank's share.
+
+        Raises:
+            UserError: if DeepSpeed is missing or of another version.
+        """
+        require_deepspeed()
+        import deepspeed
+
+        super().__init__(model, settings, ranks)
+        policy = settings.policy
+        dtype = getattr(torch, settings.model.dtype)
+        reference = None
+        if policy.kl_coef > 0:
+            frozen = PackedModel(copy.deepcopy(model).eval().requires_grad_(False), dtype)
+            reference, *_ = deepspeed.initialize(model=frozen, config=_config(settings))
+        self.reference = reference
+        optimizer = _optimizer(model, settings)
+        packed = PackedModel(model, dtype)
+        self.engine, *_ = deepspeed.initialize(
+            model=packed, optimizer=optimizer, config=_config(settings)
+        )
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All parameters, by their transformers names, gathered one layer at a time."""
+        import deepspeed
+
+        for _, layer in groupby(self.model.named_parameters(), lambda item: _layer(item[0])):
+            named = list(layer)
+            with deepspeed.zero.GatheredParameters([p for _, p in named]):
+                yield from ((name, p.data) for name, p in named)
+
+    def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
+        """This rank's part of every trained parameter; the last rank's has zeros behind it."""
+        return {
+            f"{kind}/{name}": _share(parameter, kind).detach().to("cpu", copy=True)
+            for kind in kinds
+            for name, parameter in self._trained()
+        }
+
+    @torch.no_grad()
+    def load_shares(self, shares: Mapping[str, torch.Tensor]) -> None:
+        """Put `shares` back, in the optimizer's copy of the weights and in those of the model."""
+        for kind in KINDS:
+            for name, parameter in self._trained():
+                if (share := shares.get(f"{kind}/{name}")) is None:
+                    continue
+                own = _share(parameter, kind)
+                own.copy_(share)
+                if kind == "weights":
+                    parameter.ds_tensor[: len(own)].copy_(own)  # type: ignore[attr-defined]
+
+    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps so far."""
+        states = self.engine.optimizer.optimizer.state.values()
+        return max((int(state["step"]) for state in states), default=0)
+
+    @steps_taken.setter
+    def steps_taken(self, steps: int) -> None:
+        for state in self.engine.optimizer.optimizer.state.values():
+            if torch.is_tensor(state["step"]):
+                state["step"].fill_(steps)
+            else:
+                state["step"] = steps
+
+    def _forward(self, batch: PackedBatch, **options: Any) -> Any:
+        return self.engine(batch, temperature=self.settings.rollout.temperature, **options)
+
+    @torch.no_grad()
+    def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
+        if self.reference is None:
+            return None
+        temperature = self.settings.rollout.temperature
+        logp_T: torch.Tensor = self.reference(batch, temperature=temperature).logp_T
+        return logp_T
+
+    def _zero_grad(self) -> None:
+        self.engine.zero_grad()
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        # DeepSpeed takes the mean over ranks; ours is a sum, with weights that know of all ranks.
+        self.engine.backward(loss * self.ranks.count, scale_wrt_gas=False)
+
+    def _gradients(self) -> dict[str, torch.Tensor]:
+        from deepspeed.utils import safe_get_local_grad
+
+        grads = {n: safe_get_local_grad(p) for n, p in self.model.named_parameters()}
+        return {name: grad for name, grad in grads.items() if grad is not None}
+
+    def _apply(self, rate: float, grad_norm: torch.Tensor) -> None:
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        self.engine.step()  # clips by itself, to policy.grad_clip
+
+
+def _config(settings: Settings) -> dict[str, Any]:
+    """DeepSpeed's configuration; we decide ourselves where an optimizer step ends."""
+    policy = settings.policy
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # ours are packed to a number of tokens
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": policy.grad_clip,
+        "bf16": {"enabled": settings.model.dtype == "bfloat16"},
+        "zero_optimization": {
+            "stage": 3,
+            "overlap_comm": False,  # with it, DeepSpeed has to manage the accumulation
+            "contiguous_gradients": True,
+            "sub_group_size": 100_000_000,  # of 1e9, the temporary gradient of a shard is 4 GB
+            "stage3_max_live_parameters": 1_000_000_000,
+        },
+        "zero_allow_untested_optimizer": True,  # torch's AdamW, on a CPU
+        "steps_per_print": 2**31,
+    }
+
+
+def _optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Optimizer:
+    """AdamW; on GPUs DeepSpeed's, whose state can leave the GPU between updates."""
+    policy = settings.policy
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    options: dict[str, Any] = {
+        "lr": policy.learning_rate,
+        "betas": policy.betas,
+        "weight_decay": policy.weight_decay,
+    }
+    if torch.cuda.is_available():
+        from deepspeed.ops.adam import FusedAdam
+
+        fused: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=True, **options)
+        return fused
+    return torch.optim.AdamW(parameters, **options)
+
+
+def _share(parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
+    """The float32 tensor itself, as the optimizer holds it."""
+    from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
+
+    share: torch.Tensor = (
+        safe_get_local_fp32_param(parameter)
+        if kind == "weights"
+        else safe_get_local_optimizer_state(parameter, kind)
+    )
+    return share
+
+
+def _layer(name: str) -> str:
+    """The part of a parameter's name up to the number of its layer: what is gathered together."""
+    numbered = re.match(r".*?\.\d+(?=\.)", name)
+    return numbered[0] if numbered else name
+
+
+def _has(symbol: str) -> bool:
+    module, _, name = symbol.rpartition(".")
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError:
+        parent, _, attribute = module.rpartition(".")
+        found = getattr(importlib.import_module(parent), attribute, None)
+    return hasattr(found, name)

@@ -1,0 +1,86 @@
+"""The processes of one run: each is a rank, started by torchrun or the deepspeed launcher.
+
+All of them run the same program on the same questions, and split only what is expensive: sampling
+and judging (by question) and the update (by micro-batch). What they find is gathered, so that
+every rank takes the same decisions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from ttrl.launch import launched
+from ttrl.types import UserError
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+TIMEOUT = timedelta(hours=2)
+"""How long a rank waits for the others: they may have longer answers to sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Which of how many processes this one is."""
+
+    rank: int = 0
+    """From 0; rank 0 writes files and talks to the user."""
+    count: int = 1
+    """All processes, on all nodes."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes and talks."""
+        return self.rank == 0
+
+    def gather(self, mine: T) -> list[T]:
+        """Every rank's object, in the order of ranks, on all of them."""
+        if self.count == 1:
+            return [mine]
+        found: list[T | None] = [None] * self.count
+        dist.all_gather_object(found, mine)
+        return found  # type: ignore[return-value]
+
+    def merge(self, mine: Mapping[K, T]) -> dict[K, T]:
+        """The entries of every rank's mapping, in one."""
+        return {key: value for part in self.gather(mine) for key, value in part.items()}
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The element-wise sum over ranks of a float64 vector; the same bits on all of them."""
+        return torch.stack(self.gather(values)).sum(0)
+
+
+def join_ranks() -> Ranks:
+    """Join the processes that the launcher started; alone if there was none.
+
+    Raises:
+        UserError: if there are more processes on this machine than GPUs, where it has any.
+    """
+    if not launched():
+        return Ranks()
+    if torch.cuda.is_available():
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"local rank {local} has no GPU: {torch.cuda.device_count()} visible; start one "
+                "process per GPU"
+            )
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        # Objects are gathered on the CPU, so gloo is there beside nccl.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def leave_ranks() -> None:
+    """The end of a run that went well: nobody waits for anybody any more."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
