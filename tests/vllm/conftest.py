@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from process import run_python
-from wide_base import save_wide_base
 
+from ttrl.pretrained import TINY_BASE
 from ttrl.rollout.vllm_engine import require_vllm
 from ttrl.types import UserError
 
@@ -24,17 +24,21 @@ def vllm_version() -> str:
 
 
 @pytest.fixture(scope="session")
-def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model, as vLLM can compute it on a CPU."""
-    folder = tmp_path_factory.mktemp("wide_base")
-    save_wide_base(folder)
-    return folder
+def facts(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What ``facts.py`` has seen."""
+    output = tmp_path_factory.mktemp("facts") / "facts.json"
+    done = run_python(str(Path(__file__).with_name("facts.py")), str(TINY_BASE), str(output))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(output.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
-def facts(vllm_version: str, wide_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What ``facts.py`` has seen."""
-    output = tmp_path_factory.mktemp("facts") / "facts.json"
-    done = run_python(str(Path(__file__).with_name("facts.py")), str(wide_base), str(output))
+def ranks_facts(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What ``ranks_facts.py`` has seen on each of two ranks."""
+    pytest.importorskip("deepspeed", reason="needs the extra zero3")
+    folder = tmp_path_factory.mktemp("ranks")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    script = str(Path(__file__).with_name("ranks_facts.py"))
+    done = run_python(*torchrun, script, str(folder))
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(output.read_text(encoding="utf-8"))
+    return [json.loads((folder / f"rank_{i}.json").read_text()) for i in range(2)]

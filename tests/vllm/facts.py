@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model
+from ttrl.policy.update import Policy
 from ttrl.pretrained import load_tokenizer
 from ttrl.recipe import load_settings
 from ttrl.rollout.pool import RolloutPool, make_pool
@@ -111,7 +112,7 @@ def main(model: str, output: str) -> None:
     Path(output).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def gap(pool: RolloutPool, policy: LocalPolicy, questions: list[Question]) -> float | str:
+def gap(pool: RolloutPool, policy: Policy, questions: list[Question]) -> float | str:
     """The largest |engine - policy| of a log-prob, and what the pool says if it is too large."""
     groups = pool.sample(questions, PARAMS)
     largest = max(

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from process import run_python
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from ttrl.pretrained import TINY_BASE
 
 SMALL = (
     "rollout.engine=vllm",
@@ -21,8 +24,8 @@ SMALL = (
 
 
 @pytest.mark.usefixtures("vllm_version")
-def test_the_tiny_task_runs_through(wide_base: Path, tmp_path: Path) -> None:
-    settings = [f"--set={s}" for s in (f"model.path={wide_base}", *SMALL)]
+def test_the_tiny_task_runs_through(tmp_path: Path) -> None:
+    settings = [f"--set={s}" for s in SMALL]
     folder = tmp_path / "run"
     done = run_python(
         "-m", "ttrl.cli", "train", "tiny-arithmetic", *settings, "--run-dir", str(folder)
@@ -40,7 +43,11 @@ def test_the_tiny_task_runs_through(wide_base: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("vllm_version")
 def test_a_model_that_it_cannot_compute_is_refused(tmp_path: Path) -> None:
     """Heads of 24 numbers, which vLLM loads, and fails on at the first token."""
-    settings = [f"--set={s}" for s in SMALL]
+    config = AutoConfig.from_pretrained(TINY_BASE)
+    config.hidden_size = 96
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(TINY_BASE).save_pretrained(tmp_path / "model")
+    settings = [f"--set={s}" for s in (f"model.path={tmp_path / 'model'}", *SMALL)]
     folder = tmp_path / "run"
     done = run_python(
         "-m", "ttrl.cli", "train", "tiny-arithmetic", *settings, "--run-dir", str(folder)

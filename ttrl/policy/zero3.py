@@ -105,6 +105,8 @@ class Zero3Policy(Policy):
     @torch.no_grad()
     def load_shares(self, shares: Mapping[str, torch.Tensor]) -> None:
         """Put `shares` back, in the optimizer's copy of the weights and in those of the model."""
+        for _ in self.named_weights():
+            pass  # small parameters stay whole after a forward pass: now they are shares again
         for kind in KINDS:
             for name, parameter in self._trained():
                 if (share := shares.get(f"{kind}/{name}")) is None:
