@@ -169,6 +169,24 @@ class GuardSettings(Section):
     """A sign: the policy's entropy fell to this share of the first pass."""
 
 
+Seconds = Annotated[float, Field(gt=0, le=30 * 86400)]
+
+
+class LimitSettings(Section):
+    """Seconds after which a phase counts as stuck: the run ends and says where it was."""
+
+    start_s: Seconds = 3600
+    """Loading the model and starting the engine."""
+    push_s: Seconds = 1800
+    """Bringing the policy's weights into the engine."""
+    rollout_s: Seconds = 14400
+    """Sampling and judging the votes of one step."""
+    update_s: Seconds = 14400
+    """The update of one step."""
+    exam_s: Seconds = 43200
+    """One measurement of one set of questions."""
+
+
 class PolicySettings(Section):
     """The update."""
 
@@ -208,6 +226,9 @@ class PolicySettings(Section):
     sequence weighs the same (GRPO). constant: divided by sequences x max_new_tokens (Dr. GRPO)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    offload_during_rollout: bool = False
+    """zero3 on GPUs: gradients, optimizer state and its copy of the weights wait in the host's
+    memory while answers are sampled."""
 
 
 class EvaluationSettings(Section):
@@ -242,6 +263,7 @@ class Settings(Section):
     answers: AnswerSettings = AnswerSettings()
     reward: RewardSettings = RewardSettings()
     guard: GuardSettings = GuardSettings()
+    limits: LimitSettings = LimitSettings()
     policy: PolicySettings = PolicySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 

@@ -22,8 +22,8 @@ from ttrl.types import UserError
 T = TypeVar("T")
 K = TypeVar("K")
 
-TIMEOUT = timedelta(hours=2)
-"""How long a rank waits for the others: they may have longer answers to sample."""
+TIMEOUT = timedelta(days=30)
+"""How long a rank waits for the others: a watchdog knows better what is too long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +30,7 @@ from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.evaluate import Exam, Scores
 from ttrl.guard import CollapseGuard, Keeper
 from ttrl.launch import launched
+from ttrl.memory import memory_metrics
 from ttrl.metrics import labelled_metrics, vote_metrics
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model
@@ -58,6 +60,7 @@ from ttrl.types import (
     UserError,
     WeightSource,
 )
+from ttrl.watchdog import Watchdog
 
 
 def train(
@@ -76,7 +79,9 @@ def train(
     if ranks.is_main:
         folder.refuse_existing()
     with Grader(settings.answers) as grader:
-        trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks)
+        watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", HINT)
+        with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
+            trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks, watchdog)
         if ranks.is_main:
             folder.create(settings)
         summary = trainer.run(folder)
@@ -94,10 +99,12 @@ class Trainer:
         judge: Judge,
         replay: Path | None,
         ranks: Ranks,
+        watchdog: Watchdog,
     ) -> None:
         """Read model and data, and start the engine, which is then at the model's weights."""
         self.started = time.perf_counter()
         self.settings, self.display, self.judge, self.ranks = settings, display, judge, ranks
+        self.watchdog = watchdog
         make_repeatable(settings)
         refuse_impossible(settings, replay, ranks)
         self.tokenizer = load_tokenizer(settings.model)
@@ -129,7 +136,7 @@ class Trainer:
             for step in range(1, self.total + 1):
                 groups, estimates, metrics = self._train(step)
                 stopped = self._watch(step, metrics)
-                self.pool.refresh(self.policy)
+                self._refresh()
                 if stopped or step == self.total or (every and step % every == 0):
                     after = self._measure(step)
                     metrics |= exam_metrics(after)
@@ -153,19 +160,35 @@ class Trainer:
             folder.write_summary(summary)
         return summary
 
+    def _refresh(self) -> None:
+        """The engine at the policy's weights, in what memory the policy can spare."""
+        with self._limited("push"):
+            self.policy.make_room()
+            self.pool.refresh(self.policy)
+
+    def _limited(self, phase: str) -> AbstractContextManager[None]:
+        """A phase with its time limit in ``[limits]``."""
+        setting = f"{phase}_s"
+        limit: float = getattr(self.settings.limits, setting)
+        return self.watchdog.phase(phase, f"limits.{setting}", limit)
+
     def _train(self, step: int) -> tuple[list[CompletionGroup], list[Estimate], dict[str, float]]:
         """One step: what was sampled, what it was worth, and what there is to say of both."""
         settings, judge, key = self.settings, self.judge, self.train_set.key
         begun = time.perf_counter()
         questions = self.order.take(step)
         labels = self.labels.take(questions, step)
-        groups, estimates = self._sample_and_judge(questions, labels, step)
+        with self._limited("rollout"):
+            groups, estimates = self._sample_and_judge(questions, labels, step)
         sampled = time.perf_counter()
+        held = memory_metrics("rollout")
         samples, trained = select(groups, estimates, settings, step)
         self.pool.sleep()
         try:
             rate = learning_rate(step, self.total, settings.policy)
-            updates = self.policy.update(samples, rate)
+            with self._limited("update"):
+                self.policy.come_back()
+                updates = self.policy.update(samples, rate)
         except FloatingPointError as error:
             raise UserError(f"step {step}: {error}; lower policy.learning_rate") from error
         self.labels.follow(self.policy)
@@ -177,6 +200,8 @@ class Trainer:
             **update_metrics(updates),
             "time/rollout_s": sampled - begun,
             "time/update_s": updated - sampled,
+            **held,
+            **memory_metrics("update"),
         }
         judge.remember(step, groups, estimates)
         return groups, estimates, metrics
@@ -223,7 +248,11 @@ class Trainer:
 
     def _measure(self, step: int) -> dict[str, Scores]:
         """The exams' scores by name."""
-        return {exam.name: exam.take(self.pool, step, self.display) for exam in self.exams}
+        scores = {}
+        for exam in self.exams:
+            with self._limited("exam"):
+                scores[exam.name] = exam.take(self.pool, step, self.display)
+        return scores
 
     def _label_source(self) -> LabelSource:
         """What ``reward.labels`` asks for; a teacher starts from the policy's present weights."""
@@ -262,6 +291,9 @@ def backend(settings: Settings, ranks: Ranks) -> str:
     return settings.policy.backend or ("zero3" if launched() else "local")
 
 
+HINT = "Continue with --resume, from the last checkpoint, or raise that limit"
+
+
 def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> None:
     """Raise a UserError for what would fail only after a model has been loaded."""
     shared = settings.rollout.tensor_parallel
@@ -270,7 +302,13 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
             f"rollout.tensor_parallel = {shared} does not divide the {ranks.count} ranks of this "
             "run: start a multiple of it, one per GPU (--ranks)"
         )
-    if backend(settings, ranks) == "zero3":
+    zero3 = backend(settings, ranks) == "zero3"
+    if settings.policy.offload_during_rollout and not (zero3 and torch.cuda.is_available()):
+        raise UserError(
+            'policy.offload_during_rollout = true: expected policy.backend = "zero3" on a GPU, '
+            "whose memory it is about; unset it"
+        )
+    if zero3:
         from ttrl.policy.zero3 import require_deepspeed
 
         require_deepspeed()

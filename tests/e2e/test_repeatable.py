@@ -11,7 +11,8 @@ from small_run import Run
 def _metrics(folder: Path) -> list[dict[str, float]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines
+        {k: v for k, v in json.loads(line).items() if not k.startswith(("time/", "memory/"))}
+        for line in lines
     ]
 
 

@@ -29,8 +29,8 @@ def test_replayed_training_gives_the_same_weights(run: Run, tmp_path: Path) -> N
         for folder in (recorded, tmp_path / "again")
     )
     for ours, theirs in zip(after, before, strict=True):
-        same = {k: v for k, v in theirs.items() if not k.startswith(("time/", "exam/"))}
-        assert {k: v for k, v in ours.items() if not k.startswith("time/")} == same
+        same = {k: v for k, v in theirs.items() if not k.startswith(("time/", "memory/", "exam/"))}
+        assert {k: v for k, v in ours.items() if not k.startswith(("time/", "memory/"))} == same
 
 
 def test_what_was_not_recorded_is_refused(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     {"cli"},
     {"train", "evaluate", "doctor"},
-    {"rollout", "rewards", "metrics", "policy", "tracking", "guard"},
-    {"answers", "data", "pretrained", "ranks", "rng"},
+    {"rollout", "rewards", "metrics", "policy", "tracking", "guard", "memory"},
+    {"answers", "data", "pretrained", "ranks", "rng", "watchdog"},
     {"plugins"},
     {"recipe"},
     {"types", "config", "launch"},

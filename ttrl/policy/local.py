@@ -37,6 +37,12 @@ class LocalPolicy(Policy):
         """All parameters, by their transformers names; tied ones once."""
         yield from self.model.named_parameters()
 
+    def make_room(self) -> None:
+        """Nothing leaves: see ``policy.offload_during_rollout``."""
+
+    def come_back(self) -> None:
+        """Nothing left."""
+
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
         """Everything: there is one rank. Before the first step there are no moments."""
         return {

@@ -64,6 +64,14 @@ class Policy(ABC):
         return {n: t.detach().to("cpu", copy=True) for n, t in self.named_weights() if main}
 
     @abstractmethod
+    def make_room(self) -> None:
+        """Give up what GPU memory a rollout may use; `come_back` before the next update."""
+
+    @abstractmethod
+    def come_back(self) -> None:
+        """Take back what `make_room` gave up."""
+
+    @abstractmethod
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
         """Copies on the CPU of what this rank holds of the ``kinds``, flat, in float32.
 

@@ -35,6 +35,7 @@ CONTRACT = (
     "deepspeed.DeepSpeedEngine.zero_grad",
     "deepspeed.DeepSpeedEngine.offload_states",
     "deepspeed.DeepSpeedEngine.reload_states",
+    "deepspeed.runtime.zero.offload_config.OffloadStateTypeEnum",
 )
 """Every symbol of DeepSpeed that is used here."""
 
@@ -93,6 +94,23 @@ class Zero3Policy(Policy):
             named = list(layer)
             with deepspeed.zero.GatheredParameters([p for _, p in named]):
                 yield from ((name, p.data) for name, p in named)
+
+    def make_room(self) -> None:
+        """With ``policy.offload_during_rollout``: all but the model's own weights leaves the GPU.
+
+        Those stay, since they are gathered and pushed into the engine meanwhile.
+        """
+        if self.settings.policy.offload_during_rollout:
+            from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as Kind
+
+            kinds = (Kind.optim_states, Kind.hp_params, Kind.lp_grads, Kind.contiguous_grad_buffer)
+            self.engine.offload_states(include=kinds, pin_memory=True, non_blocking=False)
+            torch.cuda.empty_cache()
+
+    def come_back(self) -> None:
+        """Everything to the GPU again."""
+        if self.settings.policy.offload_during_rollout:
+            self.engine.reload_states()
 
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
         """This rank's part of every trained parameter; the last rank's has zeros behind it."""

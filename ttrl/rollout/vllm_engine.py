@@ -199,18 +199,36 @@ class VllmEngine:
         if self._asleep:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # what the trainer has freed, but torch has kept
-            self._llm.wake_up(tags=["weights"])
+            self._wake("weights")
         with _torch_restored():
             self._llm.collective_rpc(
                 "reload_weights", kwargs={"weights_iterator": self._own_copies(weights)}
             )
         if self._asleep:
-            self._llm.wake_up(tags=["kv_cache"])
+            self._wake("kv_cache")
             self._asleep = False
         # It holds keys and values that the old weights computed, and a reload leaves it as it is.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("weight push: vLLM kept its prefix cache, which is of old weights")
         self._filled = True
+
+    def _wake(self, part: str) -> None:
+        """Take a part of the GPU's memory back.
+
+        Raises:
+            UserError: if it is not free, with what to change.
+        """
+        try:
+            self._llm.wake_up(tags=[part])
+        except RuntimeError as error:  # torch's own is one, and so is that of vLLM's allocator
+            if "memory" not in str(error).lower():
+                raise
+            free, total = (x / 2**30 for x in torch.cuda.mem_get_info())
+            raise UserError(
+                f"out of GPU memory while vLLM woke up its {part} ({free:.1f} of {total:.1f} GiB "
+                "free): lower rollout.gpu_memory_share or, under zero3, set "
+                "policy.offload_during_rollout = true"
+            ) from error
 
     def _own_copies(
         self, weights: Iterable[tuple[str, torch.Tensor]]

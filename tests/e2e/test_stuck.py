@@ -1,0 +1,39 @@
+"""A run that hangs ends by itself, and says where."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from small_run import SMALL
+
+HANGS = """
+import time
+
+class Hangs:
+    def estimate(self, ballot):
+        time.sleep(3600)
+"""
+
+
+def test_an_estimator_that_hangs_ends_the_run(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    settings = (*SMALL, f"reward.estimator={tmp_path}/hangs.py:Hangs", "limits.rollout_s=10")
+    folder = tmp_path / "run"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ttrl.cli", "train", "tiny-arithmetic"),
+            *("--run-dir", str(folder)),
+            *(f"--set={s}" for s in settings),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "rollout took longer than limits.rollout_s = 10 seconds" in done.stderr
+    stacks = (folder / "stuck_0.txt").read_text()
+    assert "hangs.py" in stacks and "in estimate" in stacks
+    assert not (folder / "summary.json").exists()
