@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_models import all_logprobs, make_settings, saved, tiny_model, train_samples
 
+from ttrl.policy import attention
 from ttrl.policy.attention import packed_attention
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model, packed_hidden_states
@@ -37,7 +38,7 @@ def packed(qkv: list[torch.Tensor], **options: Any) -> torch.Tensor:
     return out
 
 
-def alone(qkv: list[torch.Tensor], scale: float) -> torch.Tensor:
+def alone(qkv: list[torch.Tensor], scale: float, window: int | None = None) -> torch.Tensor:
     """Every sequence, head and position by itself: softmax(scale q k) v over what came before."""
     query, key, value = (x[0] for x in qkv)
     out = torch.zeros(1, query.shape[1], *query.shape[::2], dtype=query.dtype)
@@ -45,7 +46,8 @@ def alone(qkv: list[torch.Tensor], scale: float) -> torch.Tensor:
         for head in range(query.shape[0]):
             shared = head // (query.shape[0] // key.shape[0])
             for t in range(start, end):
-                past = slice(start, t + 1)
+                first = start if window is None else max(start, t + 1 - window)
+                past = slice(first, t + 1)
                 scores = scale * key[shared, past] @ query[head, t]
                 out[0, t, head] = scores.softmax(0) @ value[shared, past]
     return out
@@ -87,6 +89,46 @@ def test_no_row_sees_a_later_one():
         x[:, :, 10] += 1  # the fifth of nine rows in the third sequence
     changed = (packed(qkv) != before).flatten(2).any(-1)[0].nonzero().flatten()
     assert changed.tolist() == [10, 11, 12, 13, 14]
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("window", "seen"), [(None, (-1, 0)), (4, (3, 0))])
+def test_on_gpus_a_kernel_gets_what_it_needs(heads, window, seen, monkeypatch):
+    """Layout, lengths and window as flash attention takes them; a stand-in computes."""
+    qkv = inputs(*heads)
+
+    def kernel(query, key, value, cu_seqlens, longest, scale, window_size):
+        assert [x.shape[0] for x in (query, key, value)] == [18] * 3
+        assert (query.shape[1], key.shape[1]) == heads
+        assert (cu_seqlens.tolist(), longest, scale, window_size) == ([*CU_SEQLENS], 9, 0.7, seen)
+        return alone([x.transpose(0, 1).unsqueeze(0) for x in (query, key, value)], scale)[0]
+
+    monkeypatch.setattr(attention, "_has_varlen", lambda query: True)
+    monkeypatch.setattr(attention, "_varlen_attention", lambda: kernel)
+    ours = packed(qkv, scaling=0.7, sliding_window=window)
+    torch.testing.assert_close(ours, alone(qkv, 0.7), rtol=0, atol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("window", [None, 4])
+def test_the_kernel_computes_what_the_other_path_does(heads, window):
+    """bfloat16 against float64, outputs and gradients; head size 64, as kernels want it."""
+    rng = torch.Generator().manual_seed(0)
+    sizes = [(1, h, sum(LENGTHS), 64) for h in (heads[0], heads[1], heads[1])]
+    exact = [torch.randn(s, dtype=torch.float64, generator=rng).bfloat16().double() for s in sizes]
+    exact = [x.requires_grad_() for x in exact]
+    half = [x.detach().to("cuda", torch.bfloat16).requires_grad_() for x in exact]
+    ours, _ = packed_attention(
+        torch.nn.Module(), *half, None, cu_seqlens=CU_SEQLENS.cuda(), sliding_window=window
+    )
+    theirs = alone(exact, 1 / 8, window)
+    torch.testing.assert_close(ours.double().cpu(), theirs, rtol=0, atol=0.03)
+    downstream = torch.randn(theirs.shape, dtype=theirs.dtype, generator=rng)
+    our_grads = torch.autograd.grad(ours, half, downstream.to("cuda", torch.bfloat16))
+    their_grads = torch.autograd.grad(theirs, exact, downstream)
+    for our, their in zip(our_grads, their_grads, strict=True):
+        torch.testing.assert_close(our.double().cpu(), their, rtol=0, atol=0.06)
 
 
 def test_a_sliding_window_is_refused_where_it_would_cut():

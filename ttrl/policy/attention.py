@@ -1,13 +1,19 @@
 """Causal attention inside each sequence of a packed batch, as a transformers attention function.
 
 Registered under the name `PACKED`; a model loaded with ``attn_implementation=PACKED`` runs on
-packed batches, and its forward needs ``cu_seqlens``. The sequences are laid out side by side,
-padded on the right; causality alone then keeps padding out of every real row, so no mask is
-built, and the result is what each sequence would give alone.
+packed batches, and its forward needs ``cu_seqlens``. Each sequence gives what it would give alone.
+
+In half precision on a GPU a kernel for sequences of different lengths computes it: that of the
+flash-attn package where it is installed, else PyTorch's own. Anywhere else the sequences are laid
+out side by side, padded on the right; causality alone then keeps padding out of every real row, so
+no mask is built.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -41,16 +47,20 @@ def packed_attention(
     """
     lengths_S = cu_seqlens.diff()
     longest = int(lengths_S.max())
+    unknown = {k for k, v in other.items() if v is not None and k in ("softcap", "s_aux")}
+    if unknown:
+        raise NotImplementedError(f"packed attention does not compute {sorted(unknown)}")
+    if _has_varlen(query_1HTD):
+        qkv_THD = [x[0].transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTD)]
+        window = (-1 if sliding_window is None else sliding_window - 1, 0)
+        out_THD = _varlen_attention()(*qkv_THD, cu_seqlens, longest, scaling, window)
+        return out_THD.unsqueeze(0), None
     if sliding_window is not None and longest > sliding_window:
         raise UserError(
             f"a sequence of {longest} tokens is longer than the model's sliding window "
             f"({sliding_window}): packed training does not compute windows; lower "
-            "data.max_prompt_tokens or rollout.max_new_tokens"
+            "data.max_prompt_tokens or rollout.max_new_tokens, or train in bfloat16 on a GPU"
         )
-    unknown = {k for k, v in other.items() if v is not None and k in ("softcap", "s_aux")}
-    if unknown:
-        raise NotImplementedError(f"packed attention does not compute {sorted(unknown)}")
-
     # place_T[t]: where row t goes in the padded [S * L] layout.
     count = len(lengths_S)
     starts_T = cu_seqlens[:-1].repeat_interleave(lengths_S)
@@ -68,6 +78,36 @@ def packed_attention(
     )
     out_THD = out_SHLD.transpose(1, 2).flatten(0, 1).index_select(0, place_T)
     return out_THD.unsqueeze(0), None
+
+
+def _has_varlen(query: torch.Tensor) -> bool:
+    """Whether there is a kernel for sequences of different lengths: they know half precision."""
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+
+
+@cache
+def _varlen_attention() -> Callable[..., torch.Tensor]:
+    """Causal attention (query, key, value [T, heads, D], cu_seqlens, longest, scale, window).
+
+    ``window`` is how many rows before and after its own a row sees, where -1 is all.
+    """
+    if find_spec("flash_attn"):
+        from flash_attn import flash_attn_varlen_func
+
+        def flash(q: Any, k: Any, v: Any, ends: Any, longest: int, scale: Any, window: Any) -> Any:
+            lengths = (ends, ends, longest, longest)
+            options = {"softmax_scale": scale, "causal": True, "window_size": window}
+            return flash_attn_varlen_func(q, k, v, *lengths, **options, deterministic=True)
+
+        return flash
+    from torch.nn.attention.varlen import varlen_attn
+
+    def own(q: Any, k: Any, v: Any, ends: Any, longest: int, scale: Any, window: Any) -> Any:
+        lengths = (ends, ends, longest, longest)
+        grouped = q.shape[1] != k.shape[1]
+        return varlen_attn(q, k, v, *lengths, scale=scale, window_size=window, enable_gqa=grouped)
+
+    return own
 
 
 def _side_by_side(
