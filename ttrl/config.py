@@ -226,6 +226,8 @@ class PolicySettings(Section):
     sequence weighs the same (GRPO). constant: divided by sequences x max_new_tokens (Dr. GRPO)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    liger_kernels: bool = False
+    """On GPUs: liger-kernel's norms, rotary positions and MLPs, which keep fewer activations."""
     offload_during_rollout: bool = False
     """zero3 on GPUs: gradients, optimizer state and its copy of the weights wait in the host's
     memory while answers are sampled."""

@@ -278,12 +278,13 @@ class Trainer:
 
 def make_policy(settings: Settings, ranks: Ranks) -> Policy:
     """The policy under the backend that the settings name, or else the launch."""
+    liger = settings.policy.liger_kernels
     if backend(settings, ranks) == "zero3":
         from ttrl.policy.zero3 import Zero3Policy
 
         dtype = getattr(torch, settings.model.dtype)
-        return Zero3Policy(load_policy_model(settings.model, dtype), settings, ranks)
-    return LocalPolicy(load_policy_model(settings.model, torch.float32), settings)
+        return Zero3Policy(load_policy_model(settings.model, dtype, liger=liger), settings, ranks)
+    return LocalPolicy(load_policy_model(settings.model, torch.float32, liger=liger), settings)
 
 
 def backend(settings: Settings, ranks: Ranks) -> str:

@@ -226,3 +226,26 @@ def test_a_sequence_beyond_the_sliding_window_is_refused_in_training_too(tmp_pat
     policy.update(train_samples([(8, 9)]), 1e-3)
     with pytest.raises(UserError, match=r"17 tokens .* sliding window \(16\)"):
         policy.update(train_samples([(8, 10)]), 1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_ligers_kernels_are_refused_without_a_gpu(tmp_path):
+    settings = saved(tiny_model(), tmp_path)
+    with pytest.raises(UserError, match=r"liger_kernels = true needs an NVIDIA GPU; unset it"):
+        load_policy_model(settings, liger=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "qwen3"])
+def test_ligers_kernels_give_the_same_gradients(kind, tmp_path):
+    pytest.importorskip("liger_kernel")
+    settings = saved(tiny_model(kind, **({"head_dim": 8} if kind == "qwen3" else {})), tmp_path)
+    samples = train_samples([(20, 13), (1, 1), (7, 30), (3, 2)])
+    grads = []
+    for liger in (False, True):  # the replacements are global: the plain one goes first
+        policy = LocalPolicy(load_policy_model(settings, liger=liger), make_settings())
+        policy.update(samples, 0.0)
+        grads.append({n: p.grad for n, p in policy.model.named_parameters()})
+    for name, theirs in grads[0].items():
+        scale = theirs.abs().max().item()
+        torch.testing.assert_close(grads[1][name], theirs, rtol=0, atol=1e-3 * scale + 1e-7)

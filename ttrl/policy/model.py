@@ -18,9 +18,14 @@ PROBE = ((1, 4, 2, 8, 5, 7), (3, 1, 4, 1))
 
 
 def load_policy_model(
-    settings: ModelSettings, dtype: torch.dtype = torch.float32
+    settings: ModelSettings, dtype: torch.dtype = torch.float32, *, liger: bool = False
 ) -> PreTrainedModel:
     """The model, for packed training only, without dropout, with a `FusedLMHead`.
+
+    Args:
+        settings: which model.
+        dtype: of its weights.
+        liger: let Liger's kernels compute norms, rotary positions and MLPs, see `use_liger`.
 
     Raises:
         UserError: if the log-probs of sequences packed together differ from those of the model's
@@ -33,6 +38,8 @@ def load_policy_model(
             module.p = 0.0
     own_T = _own_logprobs(model)
     model.set_attn_implementation(PACKED)
+    if liger:
+        use_liger(model)
     refused = f"{type(model).__name__} ({settings.path}) cannot be trained here: "
     try:
         FusedLMHead.replace(model)
@@ -50,6 +57,29 @@ def load_policy_model(
 
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """By type of the weights: by how much log-probs may differ for rounding alone."""
+
+
+def use_liger(model: PreTrainedModel) -> None:
+    """Replace the norms, rotary positions and MLPs of ``model`` by Liger's Triton kernels.
+
+    Raises:
+        UserError: without a GPU or liger-kernel, or where it does not know this kind of model.
+    """
+    asked = "policy.liger_kernels = true"
+    if model.device.type != "cuda":
+        raise UserError(f"{asked} needs an NVIDIA GPU; unset it")
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+    except ImportError as error:
+        raise UserError(f"{asked}: {error}; install it: bash scripts/setup.sh liger") from error
+    kind = model.config.model_type
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise UserError(f"{asked}: liger-kernel has none for models of the type {kind!r}; unset it")
+    # The output layer and its loss are ours.
+    options = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    MODEL_TYPE_TO_APPLY_LIGER_FN[kind](
+        model=model, rope=True, rms_norm=True, swiglu=True, **options
+    )
 
 
 class PackedModel(torch.nn.Module):
