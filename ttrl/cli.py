@@ -62,7 +62,9 @@ def train(
     run_dir: Annotated[
         Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run from its last checkpoint.")
+    ] = False,
     replay: Annotated[
         Path | None,
         typer.Option(
@@ -92,11 +94,6 @@ def train(
     if dry_run:
         print(settings.to_toml(), end="")
         return
-    if resume:
-        raise UserError(
-            "--resume: this version cannot continue a run exactly, so it does not try; nothing "
-            "was changed. Start again with another --run-dir"
-        )
     if not launched():
         every = settings.policy.backend == "zero3"
         if ranks is not None or (every and gpu_count() > 1):
@@ -109,9 +106,11 @@ def train(
     console = Console(quiet=not is_main())
     folder = RunFolder(run_dir or Path("runs") / settings.name)
     try:
-        summary = run(settings, folder, Display(console), replay)
+        summary = run(settings, folder, Display(console), replay, resume=resume)
     except KeyboardInterrupt:
         kept = f"; {folder.path} holds the steps so far" if folder.path.exists() else ""
+        if any(folder.checkpoints.glob("step_*")):
+            kept += ", and the same command with --resume continues"
         print(f"ttrl: interrupted{kept}", file=sys.stderr)
         raise typer.Exit(130) from None
     console.print()

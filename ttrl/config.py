@@ -185,6 +185,8 @@ class LimitSettings(Section):
     """The update of one step."""
     exam_s: Seconds = 43200
     """One measurement of one set of questions."""
+    save_s: Seconds = 7200
+    """Waiting for a checkpoint to be on disk, where the run must wait for it."""
 
 
 class PolicySettings(Section):
@@ -246,6 +248,22 @@ class EvaluationSettings(Section):
     """Also measure after every so many steps; 0: only before and after."""
 
 
+class CheckpointSettings(Section):
+    """What a run saves so that it can be continued, bit for bit: ``ttrl train ... --resume``."""
+
+    every: Annotated[int, Field(ge=0)] = 10
+    """Save after every so many steps, and after the last one; 0: never. One checkpoint takes 12
+    bytes per trained parameter."""
+    keep: Positive = 2
+    """The last checkpoints that are kept."""
+    best: Literal["none", "majority_ratio", "held_out"] = "none"
+    """Also keep the best one. majority_ratio: that with the highest mean over the last pass,
+    without the signs of a collapse (see ``guard``). held_out: that with the highest pass@1 on the
+    held-out questions."""
+    asynchronous: bool = True
+    """Write while the run goes on, from a copy in the machine's memory; one at a time."""
+
+
 class Settings(Section):
     """Everything that decides what a run does."""
 
@@ -268,11 +286,12 @@ class Settings(Section):
     limits: LimitSettings = LimitSettings()
     policy: PolicySettings = PolicySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
 
     @pydantic.model_validator(mode="after")
     def _rules(self) -> Self:
         """Rules that span sections, one line each; all broken ones are reported together."""
-        rollout, policy = self.rollout, self.policy
+        rollout, policy, saving = self.rollout, self.policy, self.checkpoint
         trained = rollout.questions_per_step * policy.trained_samples
         longest = self.data.max_prompt_tokens + rollout.max_new_tokens
         broken = [
@@ -309,6 +328,12 @@ class Settings(Section):
                     "data.chat_template_kwargs needs data.chat_template = true",
                 ),
                 (
+                    saving.best != "held_out" or self._every_save_is_measured(),
+                    f'checkpoint.best = "held_out" needs data.held_out, and every checkpoint '
+                    f"measured: checkpoint.every = {saving.every} must be a multiple of "
+                    f"evaluation.every = {self.evaluation.every}",
+                ),
+                (
                     not self.data.suffix.startswith("\\n"),
                     "data.suffix starts with a backslash and an n where a new line was meant: "
                     "put it in double quotes, inside the shell's single quotes",
@@ -323,6 +348,10 @@ class Settings(Section):
         if broken:
             raise ValueError("; ".join(broken))
         return self
+
+    def _every_save_is_measured(self) -> bool:
+        measured = self.evaluation.every
+        return bool(self.data.held_out and measured) and self.checkpoint.every % measured == 0
 
     def to_toml(self) -> str:
         """The resolved settings; `load_settings` on this text gives equal settings."""

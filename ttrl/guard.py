@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
+
+import torch
 
 from ttrl.config import GuardSettings
 from ttrl.policy.update import Policy
@@ -43,6 +46,22 @@ class CollapseGuard:
         self.is_new = found is not None and not self._alarmed
         self._alarmed = found is not None
         return found
+
+    @property
+    def majority_ratio(self) -> float:
+        """Its mean over the last pass, or what there is of it."""
+        return self._mean("vote/majority_ratio")
+
+    def state(self) -> dict[str, Any]:
+        """What the next signs depend on, as JSON."""
+        names = ("vote/majority_ratio", "vote/flip_rate", *SIGNS)
+        window = [{name: step[name] for name in names if name in step} for step in self.window]
+        return {"first": self.first, "window": window, "alarmed": self._alarmed}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.first, self._alarmed = dict(state["first"]), state["alarmed"]
+        self.window = deque(state["window"], maxlen=self.size)
 
     def _sign(self) -> str | None:
         if len(self.window) < self.size:
@@ -102,3 +121,27 @@ class Keeper:
         step, weights = self.kept[0]
         policy.load_shares(weights)
         return step
+
+    def steps(self) -> list[int]:
+        """The steps whose weights are kept, as JSON."""
+        return [step for step, _ in self.kept]
+
+    def shares(self) -> dict[str, torch.Tensor]:
+        """The kept weights: those of the first of `steps` as ``kept_0/NAME``, and so on."""
+        return {
+            f"kept_{i}/{key.partition('/')[2]}": share
+            for i, (_, shares) in enumerate(self.kept)
+            for key, share in shares.items()
+        }
+
+    def load(self, steps: Sequence[int], shares: Mapping[str, torch.Tensor]) -> None:
+        """Keep what another kept at these `steps`."""
+        self.kept = []
+        for i, step in enumerate(steps):
+            kind = f"kept_{i}/"
+            own = {
+                f"weights/{k.removeprefix(kind)}": v
+                for k, v in shares.items()
+                if k.startswith(kind)
+            }
+            self.kept.append((step, own))

@@ -8,10 +8,10 @@ every rank takes the same decisions.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,8 @@ class Ranks:
     """From 0; rank 0 writes files and talks to the user."""
     count: int = 1
     """All processes, on all nodes."""
+    group: Any = None
+    """Torch's process group that they talk in; None: the one of all of them."""
 
     @property
     def is_main(self) -> bool:
@@ -45,8 +47,32 @@ class Ranks:
         if self.count == 1:
             return [mine]
         found: list[T | None] = [None] * self.count
-        dist.all_gather_object(found, mine)
+        dist.all_gather_object(found, mine, group=self.group)
         return found  # type: ignore[return-value]
+
+    def first(self, decide: Callable[[], T]) -> T:
+        """What rank 0 decides, on all of them.
+
+        Raises:
+            UserError: what it raised, on all of them.
+        """
+        decided: T | None = None
+        refused = ""
+        if self.is_main:
+            try:
+                decided = decide()
+            except UserError as error:
+                refused = str(error)
+        decided, refused = self.gather((decided, refused))[0]
+        if refused:
+            raise UserError(refused)
+        return decided  # type: ignore[return-value]
+
+    def apart(self) -> Ranks:
+        """The same ranks in a group of its own, for a thread; all must ask for it together."""
+        if self.count == 1:
+            return self
+        return Ranks(self.rank, self.count, dist.new_group(backend="gloo", timeout=TIMEOUT))
 
     def merge(self, mine: Mapping[K, T]) -> dict[K, T]:
         """The entries of every rank's mapping, in one."""

@@ -2,16 +2,21 @@
 
 Every random decision has its own stream, derived from what it is (run seed, purpose, step,
 question, sample) and from nothing else. So a sample does not depend on which others are decoded
-beside it, nor on what was drawn before, and a resumed run has no generator state to restore.
+beside it, nor on what was drawn before, and a resumed run has no state of ours to restore.
+
+A user's own code may still draw from the global generators of torch, NumPy and Python. They start
+from the run's seed, and their states are part of a checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import random
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np  # the command line starts without it
+    import numpy as np  # the command line starts without them
+    import torch
 
 
 def generator(*stream: int | str) -> np.random.Generator:
@@ -20,3 +25,51 @@ def generator(*stream: int | str) -> np.random.Generator:
 
     digest = hashlib.blake2b(repr(stream).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8")))
+
+
+def seed_globals(seed: int) -> None:
+    """Start the global generators of torch (all devices), NumPy and Python from ``seed``."""
+    import numpy as np
+    import torch
+
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def globals_state() -> dict[str, Any]:
+    """The states of the global generators, as JSON; of the GPUs, the current one's."""
+    import numpy as np
+    import torch
+
+    numpy_state: Any = np.random.get_state(legacy=False)
+    key = numpy_state["state"]["key"].tolist()
+    version, internal, gauss = random.getstate()
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+        "cuda": None if cuda is None else cuda.numpy().tobytes().hex(),
+        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": key}},
+        "python": [version, list(internal), gauss],
+    }
+
+
+def restore_globals(state: dict[str, Any]) -> None:
+    """Put back what `globals_state` gave; without a GPU, there or here, not that of the GPU."""
+    import numpy as np
+    import torch
+
+    torch.set_rng_state(_bytes(state["torch"]))
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(_bytes(state["cuda"]))
+    numpy_state = state["numpy"]
+    key = np.array(numpy_state["state"]["key"], dtype=np.uint32)
+    np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _bytes(text: str) -> torch.Tensor:
+    import torch
+
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,14 +47,16 @@ STEP_LINE = (
 
 
 class RunFolder:
-    """``config.toml``, ``metrics.jsonl``, ``rollouts/``, ``model/`` and ``summary.json``.
+    """``config.toml``, ``metrics.jsonl``, ``rollouts/``, ``checkpoints/``, ``model/`` and
+    ``summary.json``.
 
-    A folder that exists is never written to: an interrupted or finished run stays as it is.
+    A folder that exists is written to only by a run that goes on where it ended (`ttrl.resume`).
     """
 
     def __init__(self, path: Path) -> None:
         """Name the folder; `create` makes it."""
         self.path = path
+        self.checkpoints = path / "checkpoints"
 
     def refuse_existing(self) -> None:
         """Raise a UserError that says what is there and what to do, if the folder exists."""
@@ -64,11 +67,13 @@ class RunFolder:
             return
         finished = (self.path / "summary.json").exists()
         steps = _line_count(self.path / "metrics.jsonl")
-        state = "finished" if finished else "unfinished"
+        state, go_on = (
+            ("finished", "") if finished else ("unfinished", "continue it with --resume, ")
+        )
         raise UserError(
             f"run folder {self.path} exists ({state}, {steps} steps); nothing was overwritten. "
-            f"Choose another name with --run-dir {_free_name(self.path)}, continue it with "
-            "--resume, or remove the folder"
+            f"Choose another name with --run-dir {_free_name(self.path)}, {go_on}or remove the "
+            "folder"
         )
 
     def create(self, settings: Settings) -> None:
@@ -101,23 +106,29 @@ class RunFolder:
         weights: dict[str, torch.Tensor],
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        """The trained model in the Hugging Face format, in ``model/``: whole, or not there.
+        """The trained model in ``model/``, see `save_model`."""
+        save_model(self.path / "model", model, weights, tokenizer)
 
-        Args:
-            model: its configuration.
-            weights: its parameters by name; tied ones once.
-            tokenizer: saved beside it.
+    def remove_after(self, step: int) -> None:
+        """Go back to what the folder held after ``step``; the checkpoints are left alone.
+
+        A killed run may have written further, or half a line.
 
         Raises:
-            OSError: if it cannot be written, for instance because the disk is full.
+            UserError: if metrics of earlier steps are missing.
         """
-        temporary = self.path / "model.tmp"
-        try:
-            model.save_pretrained(temporary, state_dict=weights)
-            tokenizer.save_pretrained(temporary)
-        except SafetensorError as error:  # what a full disk becomes
-            raise OSError(f"cannot write the model to {temporary}: {error}") from error
-        temporary.rename(self.path / "model")
+        metrics = self.path / "metrics.jsonl"
+        lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
+        if len(lines) < step:
+            raise UserError(f"{metrics} has {len(lines)} steps, expected {step} or more")
+        temporary = self.path / "metrics.jsonl.tmp"
+        _write(temporary, b"".join(line + b"\n" for line in lines[:step]), mode="wb")
+        temporary.rename(metrics)
+        for path in (self.path / "rollouts").glob("step_*"):
+            if int(path.stem.removeprefix("step_")) > step:
+                path.unlink()
+        for name in ("model", "model.tmp"):  # killed between them and the summary
+            shutil.rmtree(self.path / name, ignore_errors=True)
 
     def write_summary(self, summary: Summary) -> None:
         """Write ``summary.json``, whole or not at all; its presence says that the run finished."""
@@ -125,6 +136,32 @@ class RunFolder:
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         _write(temporary, text.encode(), mode="wb")
         temporary.rename(self.path / "summary.json")
+
+
+def save_model(
+    path: Path,
+    model: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Make the folder ``path``, a model in the Hugging Face format: whole, or not there.
+
+    Args:
+        path: is not there yet.
+        model: its configuration.
+        weights: its parameters by name; tied ones once.
+        tokenizer: saved beside it.
+
+    Raises:
+        OSError: if it cannot be written, for instance because the disk is full.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        model.save_pretrained(temporary, state_dict=weights)
+        tokenizer.save_pretrained(temporary)
+    except SafetensorError as error:  # what a full disk becomes
+        raise OSError(f"cannot write the model to {temporary}: {error}") from error
+    temporary.rename(path)
 
 
 def _record(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
@@ -204,10 +241,11 @@ class Display:
         )
 
     @contextmanager
-    def training(self, total: int) -> Iterator[None]:
+    def training(self, total: int, done: int = 0) -> Iterator[None]:
         """Show bars inside this context: one over ``total`` steps, others under it."""
         with self._progress:
-            self._steps = self._progress.add_task("training", total=total, note="")
+            task = self._progress.add_task("training", total=total, completed=done, note="")
+            self._steps = task
             yield
 
     @contextmanager

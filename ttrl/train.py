@@ -13,17 +13,20 @@ asked for twice: ``reward.labels = "ground_truth"`` with ``reward.allow_ground_t
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ttrl.answers import Grader
+from ttrl.checkpoint import Checkpoint, Checkpoints, own_share
 from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
 from ttrl.data.questions import QuestionSet, load_questions, overlap
@@ -34,9 +37,10 @@ from ttrl.memory import memory_metrics
 from ttrl.metrics import labelled_metrics, vote_metrics
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model
-from ttrl.policy.update import Policy, learning_rate
+from ttrl.policy.update import KINDS, Policy, learning_rate
 from ttrl.pretrained import load_tokenizer
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
+from ttrl.resume import find_start, go_back
 from ttrl.rewards.judge import Judge, in_background
 from ttrl.rewards.labels import (
     Labels,
@@ -46,6 +50,7 @@ from ttrl.rewards.labels import (
     Teacher,
 )
 from ttrl.rewards.selection import select
+from ttrl.rng import globals_state, restore_globals, seed_globals
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.recorded import RecordedEngine
 from ttrl.rollout.sampling import SamplingParams
@@ -64,26 +69,37 @@ from ttrl.watchdog import Watchdog
 
 
 def train(
-    settings: Settings, folder: RunFolder, display: Display, replay: Path | None = None
+    settings: Settings,
+    folder: RunFolder,
+    display: Display,
+    replay: Path | None = None,
+    *,
+    resume: bool = False,
 ) -> Summary:
     """Train as ``settings`` say, in a new ``folder``; returns what ``summary.json`` holds.
 
     With ``replay``, the ``rollouts`` folder of a run, its votes are trained on again: nothing is
-    sampled, so nothing is measured before and after either.
+    sampled, so nothing is measured before and after either. With ``resume``, ``folder`` is that of
+    a run that was interrupted, which goes on from its newest complete checkpoint.
 
     Raises:
         UserError: for what the user can put right about settings, model, data or folder. The
             folder is made only after all of them have been read.
     """
     ranks = join_ranks()
-    if ranks.is_main:
+    checkpoint: Checkpoint | None = None
+    if resume:
+        checkpoint = ranks.first(lambda: find_start(settings, folder, display))
+    elif ranks.is_main:
         folder.refuse_existing()
     with Grader(settings.answers) as grader:
         watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", HINT)
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks, watchdog)
+            if checkpoint is not None:
+                trainer.restore(checkpoint)
         if ranks.is_main:
-            folder.create(settings)
+            folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
         summary = trainer.run(folder)
     leave_ranks()
     return summary
@@ -103,6 +119,9 @@ class Trainer:
     ) -> None:
         """Read model and data, and start the engine, which is then at the model's weights."""
         self.started = time.perf_counter()
+        self.done = 0
+        self.before: dict[str, Scores] = {}
+        self.after: dict[str, Scores] = {}
         self.settings, self.display, self.judge, self.ranks = settings, display, judge, ranks
         self.watchdog = watchdog
         make_repeatable(settings)
@@ -131,26 +150,35 @@ class Trainer:
         self.display.note(f"kernels: {self.policy.kernels}")
         every = self.settings.evaluation.every
         stopped: str | None = None
-        with self.display.training(self.total):
-            before = after = self._measure(0)
-            for step in range(1, self.total + 1):
+        saving = Checkpoints(folder.checkpoints, self.settings.checkpoint, self.ranks)
+        with self.display.training(self.total, self.done), saving:
+            if self.done == 0:
+                self.before = self.after = self._measure(0)
+            while self.done < self.total and not stopped:
+                saving.check()
+                step = self.done + 1
                 groups, estimates, metrics = self._train(step)
                 stopped = self._watch(step, metrics)
                 self._refresh()
                 if stopped or step == self.total or (every and step % every == 0):
-                    after = self._measure(step)
-                    metrics |= exam_metrics(after)
+                    self.after = self._measure(step)
+                    metrics |= exam_metrics(self.after)
                 if self.ranks.is_main:
                     folder.add_step(step, groups, estimates, metrics)
                 self.display.step(step, self.total, metrics)
-                if stopped:
-                    break
+                self.done = step
+                if saving.due(step, self.total) and not stopped:
+                    with self._limited("save"):
+                        saving.save(step, self._state(), self._shares(), self._score(metrics))
+            with self._limited("save"):
+                saving.finish()
         weights = self.policy.whole_weights()
+        before, after = self.before, self.after
         summary = {
             "before": before.get("train", {}),
             "after": after.get("train", {}),
             "held_out": {"before": before.get("held_out", {}), "after": after.get("held_out", {})},
-            "steps": step,
+            "steps": self.done,
             "stopped": stopped,
             "kernels": self.policy.kernels,
             "wall_s": time.perf_counter() - self.started,
@@ -246,6 +274,91 @@ class Trainer:
         self.display.note(f"stopped; the model is that of step {kept}")
         return f"step {step}: {sign}; the model is that of step {kept}"
 
+    def _state(self) -> dict[str, Any]:
+        """All but `_shares` that decides the rest of the run; random numbers have no state."""
+        return {
+            "step": self.done,
+            "questions": self._fingerprint(),
+            "sizes": self._sizes(),
+            "steps_taken": self.policy.steps_taken,
+            "history": self.judge.state(),
+            "guard": self.guard.state(),
+            "kept_steps": self.keeper.steps() if self.keeper else [],
+            "teacher": self.labels.state() if isinstance(self.labels, Teacher) else {},
+            "pool": self.pool.state(),
+            "before": self.before,
+            "after": self.after,
+            "wall_s": time.perf_counter() - self.started,
+            "generators": self.ranks.gather(globals_state()),
+        }
+
+    def _shares(self) -> dict[str, torch.Tensor]:
+        """Copies of this rank's part of all large tensors, by KIND/NAME."""
+        shares = self.policy.shares()
+        if self.keeper is not None:
+            shares |= self.keeper.shares()
+        if isinstance(self.labels, Teacher):
+            moved = self.labels.moved_weights().items()
+            shares |= {f"teacher/{name}": own_share(tensor, self.ranks) for name, tensor in moved}
+        return shares
+
+    def _sizes(self) -> dict[str, int]:
+        """The numbers of elements of those tensors, whole, by NAME."""
+        sizes = self.policy.sizes()
+        if isinstance(self.labels, Teacher):
+            sizes |= {name: w.numel() for name, w in self.labels.moved_weights().items()}
+        return sizes
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on where a run of the same settings was, on any number of ranks.
+
+        Raises:
+            UserError: if it had other questions, or a model of other shapes.
+        """
+        state, sizes = checkpoint.state(), self._sizes()
+        for what, now in (("questions", self._fingerprint()), ("sizes", sizes)):
+            if state[what] != now:
+                setting = {"questions": "data.train", "sizes": "model.path"}[what]
+                raise UserError(
+                    f"--resume: {setting} is not what it was when {checkpoint.path} was saved; "
+                    "put it back, or start a new run"
+                )
+        rank, count = self.ranks.rank, self.ranks.count
+        self.policy.load_shares(checkpoint.shares(KINDS, sizes, rank, count))
+        self.policy.steps_taken = state["steps_taken"]
+        self.judge.load_state(state["history"])
+        self.guard.load_state(state["guard"])
+        if self.keeper is not None:
+            kinds = [f"kept_{i}" for i in range(len(state["kept_steps"]))]
+            kept = checkpoint.shares(kinds, sizes, rank, count)
+            self.keeper.load(state["kept_steps"], kept)
+        if isinstance(self.labels, Teacher):
+            whole = checkpoint.shares(("teacher",), sizes)
+            weights = {key.removeprefix("teacher/"): tensor for key, tensor in whole.items()}
+            self.labels.load_state(state["teacher"], weights)
+        self.pool.refresh(self.policy)
+        self.pool.load_state(state["pool"])
+        self.done, self.before, self.after = state["step"], state["before"], state["after"]
+        self.started -= state["wall_s"]
+        generators = state["generators"]
+        restore_globals(generators[rank % len(generators)])
+
+    def _fingerprint(self) -> str:
+        """A digest of the training questions, in order."""
+        digest = hashlib.sha256()
+        for question in self.train_set.questions:
+            digest.update(repr((question.id, question.prompt_ids)).encode())
+        return digest.hexdigest()
+
+    def _score(self, metrics: Mapping[str, float]) -> float | None:
+        """How good the policy is by ``checkpoint.best``; None if nobody asks, or it collapses."""
+        match self.settings.checkpoint.best:
+            case "majority_ratio":
+                return None if metrics["guard/collapse"] else self.guard.majority_ratio
+            case "held_out":
+                return metrics.get("exam/held_out/pass@1")
+        return None
+
     def _measure(self, step: int) -> dict[str, Scores]:
         """The exams' scores by name."""
         scores = {}
@@ -335,7 +448,7 @@ def make_repeatable(settings: Settings) -> None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True)
-    torch.manual_seed(settings.seed)
+    seed_globals(settings.seed)
 
 
 def load_data(

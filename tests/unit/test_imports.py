@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[2]
 # A part of ttrl imports its own layer and those below, never one above.
 LAYERS = (
     {"cli"},
-    {"train", "evaluate", "doctor"},
-    {"rollout", "rewards", "metrics", "policy", "tracking", "guard", "memory"},
+    {"train", "evaluate", "doctor", "export"},
+    {"rollout", "rewards", "metrics", "policy", "tracking", "guard", "memory", "resume"},
+    {"checkpoint"},
     {"answers", "data", "pretrained", "ranks", "rng", "watchdog"},
     {"plugins"},
     {"recipe"},

@@ -43,6 +43,10 @@ class LocalPolicy(Policy):
     def come_back(self) -> None:
         """Nothing left."""
 
+    def sizes(self) -> dict[str, int]:
+        """All parameters, those without a gradient too."""
+        return {name: parameter.numel() for name, parameter in self.model.named_parameters()}
+
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
         """Everything: there is one rank. Before the first step there are no moments."""
         return {

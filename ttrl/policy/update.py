@@ -72,11 +72,17 @@ class Policy(ABC):
         """Take back what `make_room` gave up."""
 
     @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """How many numbers each parameter has that `shares` knows, whole, by name."""
+
+    @abstractmethod
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
         """Copies on the CPU of what this rank holds of the ``kinds``, flat, in float32.
 
         The key of a parameter's weight is ``weights/NAME``, and so on. Shares of all ranks, one
-        after the other, are the whole, with nothing or some zeros behind it.
+        after the other, are the whole, with nothing or some zeros behind it; all are as long, the
+        size divided by the number of ranks, rounded up. Before the first step there may be no
+        moments.
         """
 
     @abstractmethod

@@ -112,11 +112,16 @@ class Zero3Policy(Policy):
         if self.settings.policy.offload_during_rollout:
             self.engine.reload_states()
 
+    def sizes(self) -> dict[str, int]:
+        """The trained parameters: others never change."""
+        return {name: p.ds_numel for name, p in self._trained()}  # type: ignore[attr-defined]
+
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
         """This rank's part of every trained parameter; the last rank's has zeros behind it."""
         return {
             f"{kind}/{name}": _share(parameter, kind).detach().to("cpu", copy=True)
             for kind in kinds
+            if kind == "weights" or self._adam.state
             for name, parameter in self._trained()
         }
 
@@ -125,6 +130,7 @@ class Zero3Policy(Policy):
         """Put `shares` back, in the optimizer's copy of the weights and in those of the model."""
         for _ in self.named_weights():
             pass  # small parameters stay whole after a forward pass: now they are shares again
+        self._make_moments()
         for kind in KINDS:
             for name, parameter in self._trained():
                 if (share := shares.get(f"{kind}/{name}")) is None:
@@ -134,18 +140,34 @@ class Zero3Policy(Policy):
                 if kind == "weights":
                     parameter.ds_tensor[: len(own)].copy_(own)  # type: ignore[attr-defined]
 
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        """The optimizer inside DeepSpeed's: it sees a few flat vectors, not parameters."""
+        adam: torch.optim.Optimizer = self.engine.optimizer.optimizer
+        return adam
+
+    def _make_moments(self) -> None:
+        """What the optimizer itself makes in its first step."""
+        counts_in_tensors = isinstance(self._adam, torch.optim.AdamW)
+        for flat in self.engine.optimizer.fp32_partitioned_groups_flat:
+            if not self._adam.state[flat]:
+                self._adam.state[flat] = {
+                    "step": torch.tensor(0.0) if counts_in_tensors else 0,
+                    "exp_avg": torch.zeros_like(flat),
+                    "exp_avg_sq": torch.zeros_like(flat),
+                }
+
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     @property
     def steps_taken(self) -> int:
         """Optimizer steps so far."""
-        states = self.engine.optimizer.optimizer.state.values()
-        return max((int(state["step"]) for state in states), default=0)
+        return max((int(state["step"]) for state in self._adam.state.values()), default=0)
 
     @steps_taken.setter
     def steps_taken(self, steps: int) -> None:
-        for state in self.engine.optimizer.optimizer.state.values():
+        for state in self._adam.state.values():
             if torch.is_tensor(state["step"]):
                 state["step"].fill_(steps)
             else:

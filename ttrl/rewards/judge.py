@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -90,6 +90,19 @@ class Judge:
             visit = Visit(step, estimate.label, estimate.vote.share)
             earlier = self.history.get(group.question.id, ())
             self.history[group.question.id] = (*earlier, visit)
+
+    def state(self) -> dict[str, list[list[Any]]]:
+        """The history as JSON: question id -> [step, label, share] of each visit."""
+        return {
+            question: [[visit.step, visit.label, visit.share] for visit in visits]
+            for question, visits in self.history.items()
+        }
+
+    def load_state(self, state: Mapping[str, list[list[Any]]]) -> None:
+        """Go on with the history of a `state`."""
+        self.history = {
+            question: tuple(Visit(*visit) for visit in visits) for question, visits in state.items()
+        }
 
     def _vote(self, completions: Sequence[Completion]) -> Vote:
         return majority_vote([self.extract(c.text) for c in completions], self.grader)

@@ -101,3 +101,20 @@ class Teacher:
         if self.decay < 1:
             for name, tensor in policy.named_weights():
                 self.weights[name].lerp_(tensor.to("cpu", torch.float32), 1 - self.decay)
+
+    def state(self) -> dict[str, str | None]:
+        """The labels that are not asked for again, as JSON."""
+        return self._known if self.decay == 1 else {}
+
+    def moved_weights(self) -> dict[str, torch.Tensor]:
+        """The weights by name; none if they are still those of the starting model."""
+        return self.weights if self.decay < 1 else {}
+
+    @torch.no_grad()
+    def load_state(
+        self, known: Mapping[str, str | None], weights: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Go on from a `state` and `moved_weights`, which may be flat."""
+        self._known = dict(known)
+        for name, tensor in weights.items():
+            self.weights[name].copy_(tensor.view(self.weights[name].shape))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -123,6 +123,14 @@ class RolloutPool:
     def sleep(self) -> None:
         """Let the engine give back its memory; `refresh` wakes it."""
         self._engine.sleep()
+
+    def state(self) -> dict[str, Any]:
+        """What decides who samples which question, and what its groups say, as JSON."""
+        return {"policy_version": self.policy_version, "lengths": self._lengths}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.policy_version, self._lengths = state["policy_version"], dict(state["lengths"])
 
     def sample(
         self,
