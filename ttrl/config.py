@@ -99,6 +99,9 @@ class RolloutSettings(Section):
     """vllm on a GPU: share of its memory for weights and KV cache, while it samples."""
     kv_cache_gb: Positive = 2
     """vllm on a CPU: GiB for the KV cache."""
+    overlap: bool = False
+    """Sample the next step's votes during this step's update, with the weights from before it.
+    The update then corrects for them as for its own clipping: by the ratio to the sampler."""
     stop_when_decided: bool = False
     """Sample a question's votes in four rounds, and stop after a round in which the winner leads
     by more than the votes still to come: the label is that of all votes, its share is not."""
@@ -326,6 +329,11 @@ class Settings(Section):
                 (
                     not self.data.chat_template_kwargs or self.data.chat_template,
                     "data.chat_template_kwargs needs data.chat_template = true",
+                ),
+                (
+                    not rollout.overlap or self.reward.labels != "teacher",
+                    'rollout.overlap = true leaves reward.labels = "teacher" no time to be asked: '
+                    "unset one of them",
                 ),
                 (
                     saving.best != "held_out" or self._every_save_is_measured(),

@@ -78,10 +78,6 @@ class Ranks:
         """The entries of every rank's mapping, in one."""
         return {key: value for part in self.gather(mine) for key, value in part.items()}
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The element-wise sum over ranks of a float64 vector; the same bits on all of them."""
-        return torch.stack(self.gather(values)).sum(0)
-
 
 def join_ranks() -> Ranks:
     """Join the processes that the launcher started; alone if there was none.

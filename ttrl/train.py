@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -61,11 +62,15 @@ from ttrl.types import (
     CompletionGroup,
     Estimate,
     Question,
+    TrainSample,
     UpdateResult,
     UserError,
     WeightSource,
 )
 from ttrl.watchdog import Watchdog
+
+Rollout = tuple[list[CompletionGroup], list[Estimate]]
+"""What was sampled in a step, and what it is worth."""
 
 
 def train(
@@ -132,25 +137,30 @@ class Trainer:
         self.order = QuestionOrder(questions, settings.rollout.questions_per_step, settings.seed)
         self.total = total_steps(settings, self.order)
         self.policy = make_policy(settings, ranks)
+        # Rollouts may go on while the update talks to the other ranks.
+        self.sampling_ranks = ranks.apart() if settings.rollout.overlap else ranks
         if replay is None:
-            self.pool = make_pool(settings, self.tokenizer, ranks, empty=True)
+            self.pool = make_pool(settings, self.tokenizer, self.sampling_ranks, empty=True)
+            self.policy.make_room()
             self.pool.refresh(self.policy)
             verify(settings, self.pool, self.policy, questions)
         else:
-            self.pool = RolloutPool(RecordedEngine(replay), ranks)
+            self.pool = RolloutPool(RecordedEngine(replay), self.sampling_ranks)
             self.pool.refresh(self.policy)
             self.exams = ()  # they are not recorded
         self.labels = self._label_source()
         self.guard = CollapseGuard(settings.guard, self.order.steps_per_epoch)
         stopping = settings.guard.on_collapse == "stop"
         self.keeper = Keeper(self.policy, self.order.steps_per_epoch) if stopping else None
+        self.sampler = ThreadPoolExecutor(1, thread_name_prefix="rollout")
+        self.next_rollout: Future[Rollout] | None = None
 
     def run(self, folder: RunFolder) -> Summary:
         """Train, measure before and after, and write everything down."""
         self.display.note(f"kernels: {self.policy.kernels}")
         every = self.settings.evaluation.every
         stopped: str | None = None
-        saving = Checkpoints(folder.checkpoints, self.settings.checkpoint, self.ranks)
+        self.saving = saving = Checkpoints(folder.checkpoints, self.settings.checkpoint, self.ranks)
         with self.display.training(self.total, self.done), saving:
             if self.done == 0:
                 self.before = self.after = self._measure(0)
@@ -190,6 +200,9 @@ class Trainer:
 
     def _refresh(self) -> None:
         """The engine at the policy's weights, in what memory the policy can spare."""
+        if self.next_rollout is not None:
+            with self._limited("rollout"):
+                wait([self.next_rollout])
         with self._limited("push"):
             self.policy.make_room()
             self.pool.refresh(self.policy)
@@ -204,39 +217,62 @@ class Trainer:
         """One step: what was sampled, what it was worth, and what there is to say of both."""
         settings, judge, key = self.settings, self.judge, self.train_set.key
         begun = time.perf_counter()
-        questions = self.order.take(step)
-        labels = self.labels.take(questions, step)
         with self._limited("rollout"):
-            groups, estimates = self._sample_and_judge(questions, labels, step)
+            begun_before = self.next_rollout
+            groups, estimates = begun_before.result() if begun_before else self._rollout(step)
         sampled = time.perf_counter()
-        held = memory_metrics("rollout")
+        metrics = {
+            "step": step,
+            "rollout/updates_behind": self.pool.policy_version - groups[0].policy_version,
+            "time/rollout_s": sampled - begun,
+            **memory_metrics("rollout"),
+        }
         samples, trained = select(groups, estimates, settings, step)
-        self.pool.sleep()
+        metrics |= vote_metrics(groups, estimates, judge.history, judge.grader, trained)
+        metrics |= labelled_metrics(groups, estimates, key, judge.grader, trained)
+        judge.remember(step, groups, estimates)
+        self.next_rollout = self._rollout_ahead(step)
+        if self.next_rollout is None:
+            self.pool.sleep()
+        updates = self._update(samples, step)
+        metrics |= update_metrics(updates)
+        metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
+        return groups, estimates, metrics
+
+    def _update(self, samples: Sequence[TrainSample], step: int) -> list[UpdateResult]:
+        """Train the policy."""
         try:
-            rate = learning_rate(step, self.total, settings.policy)
+            rate = learning_rate(step, self.total, self.settings.policy)
             with self._limited("update"):
                 self.policy.come_back()
                 updates = self.policy.update(samples, rate)
         except FloatingPointError as error:
             raise UserError(f"step {step}: {error}; lower policy.learning_rate") from error
         self.labels.follow(self.policy)
-        updated = time.perf_counter()
-        metrics = {
-            "step": step,
-            **vote_metrics(groups, estimates, judge.history, judge.grader, trained),
-            **labelled_metrics(groups, estimates, key, judge.grader, trained),
-            **update_metrics(updates),
-            "time/rollout_s": sampled - begun,
-            "time/update_s": updated - sampled,
-            **held,
-            **memory_metrics("update"),
-        }
-        judge.remember(step, groups, estimates)
-        return groups, estimates, metrics
+        return updates
+
+    def _rollout_ahead(self, step: int) -> Future[Rollout] | None:
+        """Begin to sample the step after this one, if that is asked for.
+
+        Not where a checkpoint is due: it is taken between two steps, and a run that goes on from
+        it must sample what this one does.
+        """
+        if not self.settings.rollout.overlap or step == self.total:
+            return None
+        return (
+            None
+            if self.saving.due(step, self.total)
+            else self.sampler.submit(self._rollout, step + 1)
+        )
+
+    def _rollout(self, step: int) -> Rollout:
+        """A step's groups and their estimates, with the weights that the engine has now."""
+        questions = self.order.take(step)
+        return self._sample_and_judge(questions, self.labels.take(questions, step), step)
 
     def _sample_and_judge(
         self, questions: Sequence[Question], labels: Labels, step: int
-    ) -> tuple[list[CompletionGroup], list[Estimate]]:
+    ) -> Rollout:
         """The step's groups and their estimates, judged while others are still being sampled.
 
         Each rank judges the groups that it samples.
@@ -256,7 +292,7 @@ class Trainer:
             params = voting(self.settings, "rollout", step)
             groups = self.pool.sample(questions, params, done, decided)
             own = {question: future.result() for question, future in judged.items()}
-            estimates = self.ranks.merge(own)
+            estimates = self.sampling_ranks.merge(own)
             return groups, [estimates[g.question.id] for g in groups]
 
     def _watch(self, step: int, metrics: dict[str, float]) -> str | None:
