@@ -97,6 +97,16 @@ class RolloutSettings(Section):
     """vllm on a GPU: share of its memory for weights and KV cache, while it samples."""
     kv_cache_gb: Positive = 2
     """vllm on a CPU: GiB for the KV cache."""
+    placement: Literal["colocated", "separate"] = "colocated"
+    """colocated: the engine is in the trainer's process and sleeps while the policy is updated.
+    separate: engines are processes of their own, on this machine."""
+    engines: Positive = 1
+    """separate: how many processes; questions are spread over them."""
+    engine_gpus: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
+    """separate, on GPUs: which one each engine gets, as torch numbers them."""
+    stuck_after_s: Annotated[float, Field(ge=1, le=86400)] = 600.0
+    """separate: an engine is ended, and the run with it, if for so many seconds it has decoded not
+    one token and answered nothing. Start and weight push must each be done in this time."""
     stop_when_decided: bool = False
     """Sample a question's votes in four rounds, and stop after a round in which the winner leads
     by more than the votes still to come: the label is that of all votes, its share is not."""
@@ -265,6 +275,22 @@ class Settings(Section):
                     f"policy.tokens_per_batch = {policy.tokens_per_batch} cannot hold one "
                     f"sequence of {longest} tokens (data.max_prompt_tokens + "
                     "rollout.max_new_tokens): raise it, or lower one of those",
+                ),
+                (
+                    rollout.placement == "separate" or rollout.engines == 1,
+                    f"rollout.engines = {rollout.engines} needs rollout.placement = "
+                    '"separate": one process holds one engine',
+                ),
+                (
+                    rollout.placement == "separate" or not rollout.engine_gpus,
+                    f"rollout.engine_gpus = {list(rollout.engine_gpus)} needs "
+                    'rollout.placement = "separate"',
+                ),
+                (
+                    len(rollout.engine_gpus) in (0, rollout.engines),
+                    f"rollout.engine_gpus = {list(rollout.engine_gpus)} names "
+                    f"{len(rollout.engine_gpus)} GPUs, but rollout.engines = {rollout.engines}: "
+                    "expected one for each",
                 ),
                 (
                     self.reward.labels != "ground_truth" or self.reward.allow_ground_truth,

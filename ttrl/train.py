@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from statistics import fmean
@@ -72,8 +73,9 @@ def train(
     folder.refuse_existing()
     with Grader(settings.answers) as grader:
         trainer = Trainer(settings, display, Judge(settings, grader), replay)
-        folder.create(settings)
-        return trainer.run(folder)
+        with closing(trainer.pool):
+            folder.create(settings)
+            return trainer.run(folder)
 
 
 class Trainer:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ttrl.config import Settings
 from ttrl.pretrained import load_model
+from ttrl.rollout.remote_engine import RemoteEngine
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.rollout.vllm_engine import VllmEngine
@@ -41,6 +42,17 @@ class Engine(Protocol):
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """Yield (index into ``questions``, its ``params.n`` completions) as they complete."""
         ...
+
+    def close(self) -> None:
+        """End what it has started; it is not asked anything afterwards."""
+        ...
+
+
+class CountingEngine(Engine, Protocol):
+    """An engine that computes in this process."""
+
+    steps: int
+    """Decoding steps so far: it grows as long as sampling makes progress."""
 
 
 class Scorer(Protocol):
@@ -108,6 +120,10 @@ class RolloutPool:
         """Let the engine give back its memory; `refresh` wakes it."""
         self._engine.sleep()
 
+    def close(self) -> None:
+        """End the engine; nothing is sampled afterwards."""
+        self._engine.close()
+
     def sample(
         self,
         questions: Sequence[Question],
@@ -150,7 +166,16 @@ def make_pool(
 
     Its engine starts from ``model.path``; with ``empty`` it need not, and must be refreshed first.
     """
+    if settings.rollout.placement == "separate":
+        return RolloutPool(RemoteEngine(settings, empty=empty))
+    return RolloutPool(make_engine(settings, tokenizer, empty=empty))
+
+
+def make_engine(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, *, empty: bool
+) -> CountingEngine:
+    """The engine that ``rollout.engine`` names, in this process; see `make_pool`."""
     if settings.rollout.engine == "vllm":
-        return RolloutPool(VllmEngine(settings, tokenizer, empty=empty))
+        return VllmEngine(settings, tokenizer, empty=empty)
     model = load_model(settings.model, getattr(torch, settings.model.dtype))
-    return RolloutPool(TransformersEngine(model, tokenizer, settings.rollout.batch_size))
+    return TransformersEngine(model, tokenizer, settings.rollout.batch_size)

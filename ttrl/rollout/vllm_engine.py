@@ -139,6 +139,7 @@ class VllmEngine:
         version = require_vllm()
         outline = load_outline(settings.model)
         self.tokenizer = tokenizer
+        self.steps = 0
         self.stop_ids = stop_ids(outline, tokenizer)
         self._room = context_length(outline)
         self._shapes = {name: p.shape for name, p in outline.named_parameters()}
@@ -219,6 +220,9 @@ class VllmEngine:
             self._llm.sleep(level=2)
             self._asleep = True
 
+    def close(self) -> None:
+        """Nothing to end: vLLM runs inside this process."""
+
     def sample(
         self, questions: Sequence[Question], params: SamplingParams
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
@@ -246,6 +250,7 @@ class VllmEngine:
             while waiting:
                 with _torch_restored():
                     outputs = engine.step()
+                self.steps += 1
                 for output in outputs:
                     if output.finished:
                         yield waiting.pop(output.request_id), self._completions(output.outputs)
