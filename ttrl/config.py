@@ -106,7 +106,7 @@ class RolloutSettings(Section):
     """separate, on GPUs: which one each engine gets, as torch numbers them."""
     stuck_after_s: Annotated[float, Field(ge=1, le=86400)] = 600.0
     """separate: an engine is ended, and the run with it, if for so many seconds it has decoded not
-    one token and answered nothing. Start and weight push must each be done in this time."""
+    one token and answered nothing; a weight push must be done in this time."""
     stop_when_decided: bool = False
     """Sample a question's votes in four rounds, and stop after a round in which the winner leads
     by more than the votes still to come: the label is that of all votes, its share is not."""

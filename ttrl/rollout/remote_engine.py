@@ -39,6 +39,10 @@ from ttrl.rollout.spread import spread
 from ttrl.rollout.wire import Message, Wire, from_question, to_completion
 from ttrl.types import Completion, Question, UserError
 
+MODULE = "ttrl.rollout.engine_process"
+"""What a process runs."""
+START_S = 1800.0
+"""To load a model from a slow disk and to compile takes minutes, and nothing counts its steps."""
 LOG_LINES = 20
 """How many lines of an engine's log an error shows."""
 END_S = 5.0
@@ -93,7 +97,7 @@ class RemoteEngine:
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
         try:
-            self._ask_all(start)
+            self._ask_all(start, START_S)
         except BaseException:
             self.close()
             raise
@@ -146,13 +150,17 @@ class RemoteEngine:
         """End all processes at once, whatever they do."""
         self._end()
 
-    def _ask_all(self, request: Message) -> None:
+    def _ask_all(self, request: Message, patience_s: float | None = None) -> None:
         """Have all engines do something that has no other result than to be done."""
-        for _ in self._ask(dict.fromkeys(self._processes, request)):
+        for _ in self._ask(dict.fromkeys(self._processes, request), patience_s):
             raise RuntimeError(f"a rollout engine answered {request['do']} with samples")
 
-    def _ask(self, requests: Mapping[_Process, Message]) -> Iterator[tuple[_Process, Message]]:
+    def _ask(
+        self, requests: Mapping[_Process, Message], patience_s: float | None = None
+    ) -> Iterator[tuple[_Process, Message]]:
         """Ask several engines at the same time; yield what each samples, until all are done.
+
+        Without ``patience_s``, an engine is stuck after ``rollout.stuck_after_s``.
 
         Raises:
             UserError: if an engine died or is stuck: then all have been ended. Or if one refused.
@@ -166,7 +174,7 @@ class RemoteEngine:
             for process, request in requests.items():
                 process.ask({"call": self._calls, **request})
             while waiting:
-                for process, message in _answers(waiting, self._stuck_after_s):
+                for process, message in _answers(waiting, patience_s or self._stuck_after_s):
                     if message["call"] != self._calls:
                         continue  # the rest of a call that nobody listened to to its end
                     if "sampled" in message:
@@ -208,7 +216,7 @@ class _Process:
         with theirs:
             self.process = subprocess.Popen(
                 # -P: what lies in the working directory is not imported unless it was here, too.
-                [sys.executable, "-P", "-m", "ttrl.rollout.engine_process", *map(str, descriptors)],
+                [sys.executable, "-P", "-m", MODULE, *map(str, descriptors)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,

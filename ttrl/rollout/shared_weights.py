@@ -37,16 +37,14 @@ class SharedWeights:
         self._shapes = shapes
         self.index, size = _lay_out(shapes, dtype)
         """Where each tensor lies."""
-        self.descriptor = os.memfd_create("ttrl-weights")
-        """To be inherited by those who `read_weights`."""
-        try:
-            os.posix_fallocate(self.descriptor, 0, size)  # now, or writing to it would crash later
-        except OSError as error:
-            self.close()
+        if size > (free := _available_memory()):  # to take more would end processes, not fail
             raise UserError(
                 'rollout.placement = "separate" keeps a copy of the weights in shared memory: '
-                f"{size / 2**30:.1f} GiB could not be had ({error.strerror})"
-            ) from error
+                f"{size / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free"
+            )
+        self.descriptor = os.memfd_create("ttrl-weights")
+        """To be inherited by those who `read_weights`."""
+        os.ftruncate(self.descriptor, size)
         self._tensors = _tensors(self.descriptor, self.index, mmap.ACCESS_WRITE)
 
     @torch.no_grad()
@@ -71,6 +69,13 @@ def read_weights(descriptor: int, index: Index) -> Iterator[tuple[str, torch.Ten
     """The tensors as they are now, in a mapping of this process's own: valid until the next write,
     and changing them changes nobody else's."""
     yield from _tensors(descriptor, index, mmap.ACCESS_COPY).items()
+
+
+def _available_memory() -> int:
+    """What this machine can give without swapping, in bytes."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        (kib,) = (line.split()[1] for line in file if line.startswith("MemAvailable:"))
+    return int(kib) * 1024
 
 
 def _lay_out(shapes: Mapping[str, torch.Size], dtype: str) -> tuple[Index, int]:
