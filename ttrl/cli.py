@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -187,7 +188,8 @@ def evaluate(
     with Grader(settings.answers) as grader:
         extract = make_extractor(settings.answers.extract)
         exam = Exam(settings, extract, grader, data, asked, tuple(ks))
-        scores = exam.take(make_pool(settings, tokenizer), 0, display)
+        with closing(make_pool(settings, tokenizer)) as pool:
+            scores = exam.take(pool, 0, display)
     title = f"{len(asked.key.answers)} questions of {data}, {samples} samples each"
     display.console.print(scores_table(title, scores))
     if output is not None:

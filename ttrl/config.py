@@ -99,6 +99,17 @@ class RolloutSettings(Section):
     """vllm on a GPU: share of its memory for weights and KV cache, while it samples."""
     kv_cache_gb: Positive = 2
     """vllm on a CPU: GiB for the KV cache."""
+    placement: Literal["colocated", "separate"] = "colocated"
+    """colocated: the engine is in the trainer's process and sleeps while the policy is updated.
+    separate: engines are processes of their own, on this machine."""
+    engines: Positive = 1
+    """separate: how many processes; questions are spread over them."""
+    engine_gpus: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
+    """separate, on GPUs: which one each engine gets, as torch numbers them; with several ranks,
+    first those of rank 0."""
+    stuck_after_s: Annotated[float, Field(ge=1, le=86400)] = 600.0
+    """separate: an engine is ended, and the run with it, if for so many seconds it has decoded not
+    one token and answered nothing; a weight push must be done in this time."""
     overlap: bool = False
     """Sample the next step's votes during this step's update, with the weights from before it.
     The update then corrects for them as for its own clipping: by the ratio to the sampler."""
@@ -318,6 +329,22 @@ class Settings(Section):
                     "rollout.max_new_tokens): raise it, or lower one of those",
                 ),
                 (
+                    rollout.placement == "separate" or rollout.engines == 1,
+                    f"rollout.engines = {rollout.engines} needs rollout.placement = "
+                    '"separate": one process holds one engine',
+                ),
+                (
+                    rollout.placement == "separate" or not rollout.engine_gpus,
+                    f"rollout.engine_gpus = {list(rollout.engine_gpus)} needs "
+                    'rollout.placement = "separate"',
+                ),
+                (
+                    len(rollout.engine_gpus) % rollout.engines == 0,
+                    f"rollout.engine_gpus = {list(rollout.engine_gpus)} names "
+                    f"{len(rollout.engine_gpus)} GPUs, but rollout.engines = {rollout.engines}: "
+                    "expected one for each, on each rank",
+                ),
+                (
                     self.reward.labels != "ground_truth" or self.reward.allow_ground_truth,
                     'reward.labels = "ground_truth" trains on the reference answers: if that is '
                     "meant, set reward.allow_ground_truth = true",
@@ -329,6 +356,21 @@ class Settings(Section):
                 (
                     not self.data.chat_template_kwargs or self.data.chat_template,
                     "data.chat_template_kwargs needs data.chat_template = true",
+                ),
+                (
+                    not rollout.overlap or rollout.placement == "separate",
+                    'rollout.overlap = true needs rollout.placement = "separate": an engine in the '
+                    "trainer's process cannot sample while the policy is updated",
+                ),
+                (
+                    rollout.tensor_parallel == 1 or rollout.placement == "colocated",
+                    f"rollout.tensor_parallel = {rollout.tensor_parallel} needs "
+                    'rollout.placement = "colocated": ranks share an engine',
+                ),
+                (
+                    rollout.tensor_parallel == 1 or rollout.engine == "vllm",
+                    f"rollout.tensor_parallel = {rollout.tensor_parallel} needs rollout.engine = "
+                    '"vllm"',
                 ),
                 (
                     not rollout.overlap or self.reward.labels != "teacher",

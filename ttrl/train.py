@@ -17,7 +17,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import fields, replace
 from pathlib import Path
 from statistics import fmean
@@ -101,11 +101,12 @@ def train(
         watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", HINT)
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks, watchdog)
+        with closing(trainer.pool):
             if checkpoint is not None:
                 trainer.restore(checkpoint)
-        if ranks.is_main:
-            folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
-        summary = trainer.run(folder)
+            if ranks.is_main:
+                folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
+            summary = trainer.run(folder)
     leave_ranks()
     return summary
 

@@ -203,6 +203,12 @@ def test_all_wrong_values_are_reported_together():
             "data.chat_template_kwargs needs data.chat_template = true",
         ),
         ([r"data.suffix=\nThink."], "data.suffix starts with a backslash and an n"),
+        (["rollout.engines=2"], 'rollout.engines = 2 needs rollout.placement = "separate"'),
+        (["rollout.engine_gpus=[1]"], "rollout.engine_gpus = [1] needs rollout.placement"),
+        (
+            ["rollout.placement=separate", "rollout.engines=3", "rollout.engine_gpus=[1, 2]"],
+            "rollout.engine_gpus = [1, 2] names 2 GPUs, but rollout.engines = 3",
+        ),
         (["name=a/b"], "name = 'a/b' cannot name a folder"),
         (["name=.."], "name = '..' cannot name a folder"),
         (["name="], "name = '' cannot name a folder"),

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ttrl.config import Settings
 from ttrl.pretrained import load_model
 from ttrl.ranks import Ranks
+from ttrl.rollout.remote_engine import RemoteEngine
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.spread import spread
 from ttrl.rollout.transformers_engine import TransformersEngine
@@ -43,6 +44,17 @@ class Engine(Protocol):
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         """Yield (index into ``questions``, its ``params.n`` completions) as they complete."""
         ...
+
+    def close(self) -> None:
+        """End what it has started; it is not asked anything afterwards."""
+        ...
+
+
+class CountingEngine(Engine, Protocol):
+    """An engine that computes in this process."""
+
+    steps: int
+    """Decoding steps so far: it grows as long as sampling makes progress."""
 
 
 class Scorer(Protocol):
@@ -132,6 +144,10 @@ class RolloutPool:
         """Go on from a `state`."""
         self.policy_version, self._lengths = state["policy_version"], dict(state["lengths"])
 
+    def close(self) -> None:
+        """End the engine; nothing is sampled afterwards."""
+        self._engine.close()
+
     def sample(
         self,
         questions: Sequence[Question],
@@ -197,14 +213,16 @@ def make_pool(
     It starts from ``model.path``; with ``empty`` it need not, and must be refreshed first.
     """
     ranks = ranks or Ranks()
+    if settings.rollout.placement == "separate":
+        return RolloutPool(RemoteEngine(settings, ranks, empty=empty), ranks)
     engine = make_engine(settings, tokenizer, ranks, empty=empty)
     return RolloutPool(engine, ranks, settings.rollout.tensor_parallel)
 
 
 def make_engine(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, *, empty: bool
-) -> Engine:
-    """The engine of this rank."""
+) -> CountingEngine:
+    """The engine that ``rollout.engine`` names, in this process; see `make_pool`."""
     if settings.rollout.engine == "vllm":
         return VllmEngine(settings, tokenizer, ranks, empty=empty)
     model = load_model(settings.model, getattr(torch, settings.model.dtype))

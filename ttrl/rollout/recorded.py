@@ -69,6 +69,9 @@ class RecordedEngine:
     def sleep(self) -> None:
         """Nothing to give back."""
 
+    def close(self) -> None:
+        """Nothing to end."""
+
     def sample(
         self, questions: Sequence[Question], params: SamplingParams
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:

@@ -38,6 +38,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.stop_ids = stop_ids(model, tokenizer)
+        self.steps = 0
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -52,6 +53,9 @@ class TransformersEngine:
 
     def sleep(self) -> None:
         """Nothing to give back: the model is small and has no cache between calls."""
+
+    def close(self) -> None:
+        """Nothing to end."""
 
     def sample(
         self, questions: Sequence[Question], params: SamplingParams
@@ -93,6 +97,7 @@ class TransformersEngine:
         alive_B = torch.arange(len(rows))  # which row of `rows` each row of the batch is
         finished_B = torch.zeros(len(rows), dtype=torch.bool)
         for step in range(length):
+            self.steps += 1
             logp_BV = sampling_logprobs(state.logits_BV, params.temperature, params.top_p)
             token_B = draw(logp_BV, uniforms_BN[alive_B, step].to(logp_BV.device))
             chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)

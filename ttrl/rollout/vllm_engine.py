@@ -65,6 +65,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
     "vllm.v1.engine.llm_engine.LLMEngine.add_request": ("request_id", "prompt", "params"),
     "vllm.v1.engine.llm_engine.LLMEngine.step": (),
     "vllm.v1.engine.llm_engine.LLMEngine.abort_request": ("request_ids",),
+    "vllm.v1.engine.core_client.InprocClient.shutdown": (),
     "vllm.v1.worker.gpu_worker.Worker.reload_weights": (),
     "vllm.v1.worker.gpu_model_runner.GPUModelRunner.reload_weights": ("weights_iterator",),
     "vllm.SamplingParams": (
@@ -149,6 +150,7 @@ class VllmEngine:
         version = require_vllm()
         outline = load_outline(settings.model)
         self.tokenizer = tokenizer
+        self.steps = 0
         self.stop_ids = stop_ids(outline, tokenizer)
         self._room = context_length(outline)
         self._shapes = {name: p.shape for name, p in outline.named_parameters()}
@@ -247,6 +249,10 @@ class VllmEngine:
             self._llm.sleep(level=2)
             self._asleep = True
 
+    def close(self) -> None:
+        """End vLLM, and with it all groups of processes that this one is in."""
+        self._llm.llm_engine.engine_core.shutdown()
+
     def sample(
         self, questions: Sequence[Question], params: SamplingParams
     ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
@@ -274,6 +280,7 @@ class VllmEngine:
             while waiting:
                 with _torch_restored():
                     outputs = engine.step()
+                self.steps += 1
                 for output in outputs:
                     if output.finished:
                         yield waiting.pop(output.request_id), self._completions(output.outputs)

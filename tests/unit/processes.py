@@ -1,0 +1,29 @@
+"""Other processes, as the kernel sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def children_of(parent: int, command: str = "") -> set[int]:
+    """Processes that ``parent`` has, those it has not waited for included, if their command line
+    contains ``command``; a dead one has none."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it may just have ended
+            state, ppid, *_ = stat.read_text().rpartition(")")[2].split()
+            line = stat.with_name("cmdline").read_bytes()
+            if int(ppid) == parent and (state == "Z" or command.encode() in line):
+                found.add(int(stat.parent.name))
+    return found
+
+
+def open_files(pid: int) -> list[str]:
+    """What its file descriptors are."""
+    links = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of this very listing
+            links.append(os.readlink(descriptor))
+    return links

@@ -1,0 +1,43 @@
+"""The vLLM engine in a process of its own; see ``separate_facts.py``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process import run_python
+
+
+@pytest.fixture(scope="module")
+def separate(vllm_version: str, wide_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    output = tmp_path_factory.mktemp("separate") / "facts.json"
+    script = str(Path(__file__).with_name("separate_facts.py"))
+    done = run_python(script, str(wide_base), str(output))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(output.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("push", ["loaded", "pushed", "woken"])
+def test_after_a_push_its_logprobs_are_the_policy_s(separate: Any, push: str) -> None:
+    assert separate[push] < 1e-4
+
+
+def test_weights_that_were_not_pushed_to_it_are_noticed(separate: Any) -> None:
+    assert "RemoteEngine and LocalPolicy disagree" in separate["changed"]
+
+
+@pytest.mark.parametrize("state", ["unfilled", "asleep"])
+def test_it_samples_nothing_without_weights(separate: Any, state: str) -> None:
+    assert separate[state].startswith("rollout engine 1 of 1: the vLLM engine holds no weights")
+
+
+def test_the_same_stream_gives_the_same_samples_there(separate: Any) -> None:
+    first, again = separate["again"]
+    assert first == again
+
+
+def test_vllm_stays_out_of_the_trainer(separate: Any) -> None:
+    """It changes torch for whoever imports it."""
+    assert not separate["vllm_here"]
