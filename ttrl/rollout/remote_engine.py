@@ -92,10 +92,6 @@ class RemoteEngine:
         self._processes: list[_Process] = []
         # Also when this object is forgotten, and at the interpreter's exit.
         self._end = weakref.finalize(self, _end_all, self._processes, self._weights, os.getpid())
-        for i in range(rollout.engines):
-            name = f"rollout engine {i + 1} of {rollout.engines}"
-            gpu = gpus[i] if gpus else None
-            self._processes.append(_Process(name, gpu, self._weights, rollout.stuck_after_s))
         start = {
             "do": "start",
             "settings": settings.model_dump_json(),
@@ -104,6 +100,10 @@ class RemoteEngine:
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
         try:
+            for i in range(rollout.engines):
+                name = f"rollout engine {i + 1} of {rollout.engines}"
+                gpu = gpus[i] if gpus else None
+                self._processes.append(_Process(name, gpu, self._weights, rollout.stuck_after_s))
             self._ask_all(start, START_S)
         except BaseException:
             self.close()
@@ -173,13 +173,14 @@ class RemoteEngine:
         if not self._end.alive:
             raise RuntimeError("the rollout engines were closed")
         self._calls += 1
+        call = self._calls
         waiting = set(requests)
         try:
             for process, request in requests.items():
-                process.ask({"call": self._calls, **request})
+                process.ask({"call": call, **request})
             while waiting:
                 for process, message in _answers(waiting, patience_s or self._stuck_after_s):
-                    if message["call"] != self._calls:
+                    if message["call"] != call:
                         continue  # the rest of a call that nobody listened to to its end
                     if "sampled" in message:
                         yield process, message["sampled"]
@@ -195,7 +196,7 @@ class RemoteEngine:
         finally:  # whoever stops listening, or an engine's failure, leaves the others at work
             for process in waiting if self._end.alive else ():
                 with contextlib.suppress(OSError):  # the next call will notice
-                    process.wire.send({"call": self._calls, "do": "stop"})
+                    process.wire.send({"call": call, "do": "stop"})
 
     def _check_version(self, process: _Process, version: int) -> None:
         if version != self._version:
