@@ -1,4 +1,4 @@
-"""The command line: ``ttrl train``, ``ttrl eval``, ``ttrl doctor``."""
+"""The command line: ``ttrl train``, ``ttrl eval``, ``ttrl export``, ``ttrl doctor``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +31,8 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a setting, for example seed=1. Repeatable."
     ),
 ]
+
+DType = Literal["float32", "bfloat16"]
 
 
 @app.callback(invoke_without_command=True)
@@ -194,6 +196,32 @@ def evaluate(
     display.console.print(scores_table(title, scores))
     if output is not None:
         output.write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command("export")
+def export_model(
+    source: Annotated[Path, typer.Argument(help="A run's folder, or one of its checkpoints.")],
+    output: Annotated[Path, typer.Argument(help="The folder to make.")],
+    step: Annotated[
+        int | None,
+        typer.Option(help="The checkpoint of this step.", show_default="the newest"),
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The best checkpoint, by the run's checkpoint.best.")
+    ] = False,
+    dtype: Annotated[
+        DType | None,
+        typer.Option(help="Type of the weights.", show_default="the run's model.dtype"),
+    ] = None,
+) -> None:
+    """Make an ordinary Hugging Face folder of a checkpoint."""
+    if step is not None and best:
+        raise UserError("--step and --best name two checkpoints; give one of them")
+    from ttrl.export import export
+
+    which = step if step is not None else "best" if best else "newest"
+    checkpoint = export(source, output, which, dtype)
+    print(f"{output}: the model after step {checkpoint.step} ({checkpoint.path})")
 
 
 @app.command()

@@ -1,0 +1,233 @@
+"""Checkpoints of made-up tensors: what is read is what was written, by however many ranks."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ttrl import checkpoint as module
+from ttrl.checkpoint import Checkpoint, Checkpoints, Disk, IncompleteError, find_newest, own_share
+from ttrl.config import CheckpointSettings
+from ttrl.ranks import Ranks
+from ttrl.types import UserError
+
+SIZES = {"a": 7, "b": 1, "c": 12}
+WHOLE = {name: torch.randn(size) for name, size in SIZES.items()}
+
+
+class Meeting:
+    """Where threads that play ranks gather."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier = threading.Barrier(count, timeout=20)
+        self.parts: dict[int, Any] = {}
+
+    def gather(self, rank: int, mine: Any) -> list[Any]:
+        self.parts[rank] = mine
+        self.barrier.wait()
+        found = [self.parts[r] for r in range(self.barrier.parties)]
+        self.barrier.wait()
+        return found
+
+
+class PlayedRank:
+    """A rank that is a thread; see `ttrl.ranks.Ranks`."""
+
+    def __init__(self, rank: int, meeting: Meeting) -> None:
+        self.rank, self.meeting, self.count = rank, meeting, meeting.barrier.parties
+        self.is_main = rank == 0
+
+    def gather(self, mine: Any) -> list[Any]:
+        return self.meeting.gather(self.rank, mine)
+
+    def apart(self) -> PlayedRank:
+        return self
+
+
+def on_ranks(count: int, work: Callable[[Any], None]) -> list[Exception | None]:
+    """Do ``work`` on so many ranks; what each of them raised."""
+    meeting = Meeting(count)
+    errors: list[Exception | None] = [None] * count
+
+    def play(rank: int) -> None:
+        try:
+            work(PlayedRank(rank, meeting))
+        except Exception as error:
+            errors[rank] = error
+
+    threads = [threading.Thread(target=play, args=(rank,)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def saver(folder: Path, ranks: Any = None, **settings: Any) -> Checkpoints:
+    options = CheckpointSettings(**{"asynchronous": False, **settings})
+    return Checkpoints(folder, options, ranks or Ranks())
+
+
+def shares_of(ranks: Any) -> dict[str, torch.Tensor]:
+    return {f"weights/{name}": own_share(tensor, ranks) for name, tensor in WHOLE.items()}
+
+
+def save(folder: Path, *steps: int, scores: tuple[float, ...] = (), **settings: Any) -> None:
+    saving = saver(folder, **settings)
+    for i, step in enumerate(steps):
+        score = scores[i] if scores else None
+        saving.save(step, {"step": step}, shares_of(Ranks()), score)
+    saving.finish()
+
+
+@pytest.mark.parametrize("writers", [1, 2, 3])
+@pytest.mark.parametrize("readers", [1, 2, 5])
+def test_any_number_of_ranks_reads_what_any_number_wrote(
+    writers: int, readers: int, tmp_path: Path
+) -> None:
+    def write(ranks: Any) -> None:
+        saver(tmp_path, ranks).save(10, {"main": ranks.is_main}, shares_of(ranks), None)
+
+    assert on_ranks(writers, write) == [None] * writers
+    newest, problems = find_newest(tmp_path)
+    assert newest is not None and problems == []
+    assert (newest.step, newest.ranks, newest.state()) == (10, writers, {"main": True})
+    parts = [newest.shares(("weights",), SIZES, rank, readers) for rank in range(readers)]
+    for name, size in SIZES.items():
+        whole = torch.cat([part[f"weights/{name}"] for part in parts])
+        assert len(whole) == -(-size // readers) * readers
+        assert whole[:size].equal(WHOLE[name])
+        assert not whole[size:].any()
+    assert newest.shares(("exp_avg",), SIZES) == {}
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 3, 4, 5, keep=2, scores=(0.1, 0.5, 0.2, 0.5, 0.3))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step_00002", "step_00004", "step_00005"]
+    best = module.best_of(tmp_path)
+    assert best is not None and best.name == "step_00002"
+    assert Checkpoint.open(best).score == 0.5
+
+
+def test_steps_that_are_saved(tmp_path: Path) -> None:
+    saving = saver(tmp_path, every=3)
+    assert [step for step in range(1, 8) if saving.due(step, 7)] == [3, 6, 7]
+    assert not any(saver(tmp_path, every=0).due(step, 7) for step in range(1, 8))
+
+
+@pytest.mark.parametrize("victim", ["rank_00000.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["shorter", "flipped", "gone"])
+def test_a_damaged_file_is_found(victim: str, damage: str, tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    path = tmp_path / "step_00002" / victim
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    match damage:
+        case "shorter":
+            path.write_bytes(path.read_bytes()[:-5])
+        case "flipped":
+            path.write_bytes(content)
+        case "gone":
+            path.unlink()
+    newest, problems = find_newest(tmp_path)
+    assert newest is not None and newest.step == 1
+    (problem,) = problems
+    assert problem.startswith("step_00002: ")
+    assert damage == "flipped" or victim in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"step": 1, "ranks": 1, "score": null, "files": {"../../secret": {}}}',
+        '{"step": 1, "ranks": "1", "score": null, "files": {}}',
+        '{"step": 1, "ranks": 1, "score": "high", "files": FILES}',
+        '{"step": 2, "ranks": 1, "score": null, "files": FILES}',
+    ],
+)
+def test_a_manifest_that_is_none(text: str, tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    manifest = tmp_path / "step_00001" / "manifest.json"
+    files = json.dumps(json.loads(manifest.read_text())["files"])
+    manifest.write_text(text.replace("FILES", files))
+    with pytest.raises(IncompleteError, match=r"manifest\.json"):
+        Checkpoint.open(manifest.parent)
+
+
+class SlowDisk(Disk):
+    """Writes only when it may, and then fails if it should."""
+
+    def __init__(self, error: str = "") -> None:
+        self.may, self.error = threading.Event(), error
+
+    def write(self, path: Path, content: Any) -> None:
+        assert self.may.wait(20)
+        if self.error and path.name == self.error:
+            raise OSError(28, "No space left on device")
+        super().write(path, content)
+
+
+def test_the_run_goes_on_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "disk", disk := SlowDisk())
+    with saver(tmp_path, asynchronous=True) as saving:
+        saving.save(1, {}, shares_of(Ranks()), None)
+        saving.check()
+        assert find_newest(tmp_path)[0] is None
+        disk.may.set()
+    newest, _ = find_newest(tmp_path)
+    assert newest is not None and newest.step == 1
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("noticed", ["check", "save", "finish"])
+def test_an_error_is_never_lost(
+    noticed: str, asynchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving = saver(tmp_path, asynchronous=asynchronous)
+    saving.save(1, {}, shares_of(Ranks()), None)
+    saving.finish()
+    monkeypatch.setattr(module, "disk", disk := SlowDisk("state.json"))
+    disk.may.set()
+    with pytest.raises(UserError, match=r"checkpoint of step 2 .* No space left on device.*resume"):
+        saving.save(2, {}, shares_of(Ranks()), None)
+        match noticed:
+            case "check":
+                while saving._thread is not None:
+                    saving.check()
+            case "save":
+                saving.save(3, {}, shares_of(Ranks()), None)
+            case "finish":
+                saving.finish()
+    newest, problems = find_newest(tmp_path)
+    assert newest is not None and newest.step == 1
+    assert problems == ["step_00002.tmp: its writing was not finished"]
+
+
+def test_an_error_on_one_rank_is_an_error_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "disk", disk := SlowDisk("rank_00001.safetensors"))
+    disk.may.set()
+    errors = on_ranks(3, lambda ranks: saver(tmp_path, ranks).save(1, {}, shares_of(ranks), None))
+    assert all(isinstance(error, UserError) for error in errors)
+    assert all("rank 1: [Errno 28] No space left on device" in str(error) for error in errors)
+    assert find_newest(tmp_path)[0] is None
+
+
+def test_what_comes_after_a_step_is_removed(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 3, keep=9)
+    (tmp_path / "step_00003").rename(tmp_path / "step_00003.tmp")
+    module.remove_after(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00001"]
