@@ -188,7 +188,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "disk", FullDisk())
-        with pytest.raises(UserError, match="checkpoint of step 4 .* No space left on device"):
+        with pytest.raises(UserError, match=r"checkpoint of step 4 .* No space left on device"):
             _train(tmp_path / "left", options)
     screen = _train(tmp_path / "left", options, resume=True)
     assert "not a complete checkpoint: step_00004.tmp: its writing was not finished" in screen
@@ -216,7 +216,7 @@ def test_what_cannot_be_continued(whole: Path, left: Path, place: Path) -> None:
         _start(left, other)
     assert "seed = 1 (was 0)" in str(refused.value)
     assert "checkpoint.keep" not in str(refused.value)
-    _start(left, [*options, "checkpoint.keep=5", "answers.workers=1"])
+    _start(left, [*options, "checkpoint.keep=5", "checkpoint.every=3", "answers.workers=1"])
     shutil.rmtree(left / "checkpoints")
     with pytest.raises(UserError, match=r"no complete checkpoint \(nothing was saved\): start"):
         _start(left, options)
