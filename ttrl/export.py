@@ -39,8 +39,8 @@ def export(
     run = _run_of(source)
     checkpoint = _choose(source, run, which)
     settings = load_settings(str(run / "config.toml"))
-    model = load_outline(settings.model)
-    model.config.dtype = kind = getattr(torch, dtype or settings.model.dtype)
+    kind = getattr(torch, dtype or settings.model.dtype)
+    model = load_outline(settings.model).to(kind)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     sizes = checkpoint.state()["sizes"]
     if sizes != {name: shape.numel() for name, shape in shapes.items()}:

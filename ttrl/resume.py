@@ -79,7 +79,11 @@ def _differences(config: Path, settings: Settings) -> list[str]:
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     }
-    refused = [text for key, text in differ.items() if not key.startswith(MAY_DIFFER)]
+    # Nothing is sampled ahead of a checkpoint: then when they are taken decides what is sampled.
+    fixed = "checkpoint.every" if settings.rollout.overlap else None
+    refused = [
+        text for key, text in differ.items() if key == fixed or not key.startswith(MAY_DIFFER)
+    ]
     if refused:
         raise UserError(
             f"--resume: the run was started with other settings: {'; '.join(refused)}. Continue it "

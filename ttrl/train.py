@@ -361,6 +361,7 @@ class Trainer:
                     "put it back, or start a new run"
                 )
         rank, count = self.ranks.rank, self.ranks.count
+        self.policy.come_back()  # what is not on the GPU would be written to a copy
         self.policy.load_shares(checkpoint.shares(KINDS, sizes, rank, count))
         self.policy.steps_taken = state["steps_taken"]
         self.judge.load_state(state["history"])
@@ -373,7 +374,7 @@ class Trainer:
             whole = checkpoint.shares(("teacher",), sizes)
             weights = {key.removeprefix("teacher/"): tensor for key, tensor in whole.items()}
             self.labels.load_state(state["teacher"], weights)
-        self.pool.refresh(self.policy)
+        self._refresh()
         self.pool.load_state(state["pool"])
         self.done, self.before, self.after = state["step"], state["before"], state["after"]
         self.started -= state["wall_s"]

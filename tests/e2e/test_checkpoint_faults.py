@@ -133,7 +133,7 @@ def test_full_disk(at: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(module, "disk", FaultyDisk(at, full))
-    with pytest.raises(UserError, match="checkpoint of step 2 could not be saved.*No space left"):
+    with pytest.raises(UserError, match=r"checkpoint of step 2 could not be saved.*No space left"):
         _save(folder, 2)
     monkeypatch.setattr(module, "disk", Disk())
     _check(folder, (1, 2))

@@ -1,4 +1,4 @@
-"""A killed run is left as it is, and said to be there."""
+"""A killed run is left as it is, and said to be there, until it is continued."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def test_sigkill_and_start_again(tmp_path: Path) -> None:
 
     resumed = _start_again(folder, "--resume")
     assert resumed.returncode == 2
-    assert "cannot continue a run" in resumed.stderr
+    assert "holds no complete checkpoint (nothing was saved)" in resumed.stderr
 
     assert _hashes(folder) == left

@@ -37,6 +37,7 @@ def test_it_learns(tmp_path: Path) -> None:
 def test_run_folder(run: Run) -> None:
     folder = run("run")
     assert sorted(p.name for p in folder.iterdir()) == [
+        "checkpoints",
         "config.toml",
         "metrics.jsonl",
         "model",

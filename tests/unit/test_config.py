@@ -209,6 +209,16 @@ def test_all_wrong_values_are_reported_together():
             ["rollout.placement=separate", "rollout.engines=3", "rollout.engine_gpus=[1, 2]"],
             "rollout.engine_gpus = [1, 2] names 2 GPUs, but rollout.engines = 3",
         ),
+        (["checkpoint.best=held_out"], 'checkpoint.best = "held_out" needs data.held_out, and'),
+        (
+            ["checkpoint.best=held_out", "evaluation.every=4"],
+            'checkpoint.best = "held_out" needs data.held_out, and every checkpoint measured: '
+            "checkpoint.every = 10 must be a multiple of evaluation.every = 4",
+        ),
+        (
+            ["checkpoint.best=held_out", "evaluation.every=5", "data.held_out=none"],
+            'checkpoint.best = "held_out" needs data.held_out',
+        ),
         (["name=a/b"], "name = 'a/b' cannot name a folder"),
         (["name=.."], "name = '..' cannot name a folder"),
         (["name="], "name = '' cannot name a folder"),
@@ -224,6 +234,10 @@ def test_each_rule_across_sections(overrides, message):
 )
 def test_each_rule_allows_its_limit(override):
     load(override)
+
+
+def test_the_best_checkpoint_may_be_the_best_measured_one():
+    load("checkpoint.best=held_out", "evaluation.every=5")
 
 
 def test_all_broken_rules_are_reported_together():

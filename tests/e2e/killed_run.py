@@ -1,0 +1,40 @@
+"""A run that is killed: ``killed_run.py FOLDER STEP SETTING...``, alone or under torchrun.
+
+The signal comes in the step STEP, when its answers and metrics are on disk and half a line of the
+next ones is as well; the save that was going on has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ttrl.recipe import load_settings
+from ttrl.tracking import Display, RunFolder
+from ttrl.train import train
+
+
+class KilledFolder(RunFolder):
+    """Kills the process that writes into it."""
+
+    def add_step(self, step: int, *more: Any) -> None:
+        """Write the step, and maybe die."""
+        super().add_step(step, *more)
+        if step == int(sys.argv[2]):
+            for thread in threading.enumerate():
+                if thread.name == "checkpoint":
+                    thread.join()
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write('{"step": 4, "vote/maj')
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    settings = load_settings("tiny-arithmetic", overrides=sys.argv[3:])
+    train(settings, KilledFolder(Path(sys.argv[1])), Display(Console()))

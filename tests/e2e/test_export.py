@@ -1,0 +1,74 @@
+"""Checkpoints as ordinary Hugging Face folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from small_run import SMALL
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ttrl.export import export
+from ttrl.recipe import load_settings
+from ttrl.tracking import Display, RunFolder
+from ttrl.train import train
+from ttrl.types import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a checkpoint of each of its two steps."""
+    folder = tmp_path_factory.mktemp("export") / "run"
+    overrides = [*SMALL, "checkpoint.every=1", "checkpoint.best=majority_ratio"]
+    settings = load_settings("tiny-arithmetic", overrides=[*overrides, "data.held_out=none"])
+    train(settings, RunFolder(folder), Display(Console(quiet=True)))
+    return folder
+
+
+def test_the_newest_one_is_the_trained_model(run: Path, tmp_path: Path) -> None:
+    assert export(run, tmp_path / "out", "newest", None).step == 2
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == sorted(path.name for path in (run / "model").iterdir())
+    for name in files:
+        assert (tmp_path / "out" / name).read_bytes() == (run / "model" / name).read_bytes()
+
+
+def test_transformers_loads_it(run: Path, tmp_path: Path) -> None:
+    checkpoint = export(run / "checkpoints" / "step_00001", tmp_path / "out", "newest", "bfloat16")
+    assert checkpoint.step == 1
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.bfloat16
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer("What is 12 + 34?", return_tensors="pt")
+    out = model.generate(**ids, do_sample=False, max_new_tokens=4)
+    assert out.shape[1] > ids["input_ids"].shape[1]
+    trained = load_file(run / "model" / "model.safetensors")
+    one_step = {name: p.float() for name, p in model.named_parameters()}
+    gaps = [(trained[name] - one_step[name]).abs().max().item() for name in one_step]
+    assert 1e-5 < max(gaps) < 0.02  # another step, and bfloat16
+
+
+def test_one_of_them_by_name(run: Path, tmp_path: Path) -> None:
+    assert export(run, tmp_path / "first", 1, None).step == 1
+    best = export(run, tmp_path / "best", "best", None)
+    assert best.score == pytest.approx(0.4, abs=0.3)
+    with pytest.raises(UserError, match=r"step_00007 is not a complete .* holds step_00001, step_"):
+        export(run, tmp_path / "none", 7, None)
+    with pytest.raises(UserError, match=r"first exists; name a new folder"):
+        export(run, tmp_path / "first", 1, None)
+
+
+def test_a_damaged_one_is_refused(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    victim = copy / "checkpoints" / "step_00002" / "rank_00000.safetensors"
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(UserError, match="differs from its SHA-256"):
+        export(copy, tmp_path / "out", 2, None)
+    assert not (tmp_path / "out").exists()
+    assert export(copy, tmp_path / "out", "newest", None).step == 1

@@ -1,0 +1,272 @@
+"""A run that was killed and continued is the run that was not, bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compared_runs import differences
+from rich.console import Console
+from safetensors.torch import load_file
+from small_run import SMALL
+
+from ttrl import checkpoint
+from ttrl.data.arithmetic import question_rows
+from ttrl.pretrained import TINY_BASE
+from ttrl.recipe import load_settings
+from ttrl.resume import find_start
+from ttrl.tracking import Display, RunFolder
+from ttrl.train import train
+from ttrl.types import UserError
+
+KILLED_RUN = str(Path(__file__).with_name("killed_run.py"))
+
+NOISY = '''
+import random
+import numpy
+import torch
+from ttrl.types import Estimate
+
+class Noisy:
+    """Agreement, and noise from the generators that the whole process shares."""
+
+    def estimate(self, ballot):
+        noise = torch.rand(()).item() + numpy.random.rand() + random.random()
+        rewards = [agrees + noise * (i % 3) for i, agrees in enumerate(ballot.agrees_G)]
+        return Estimate(vote=ballot.vote, rewards_G=tuple(rewards), label=ballot.label)
+'''
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with eight questions and an estimator that draws random numbers."""
+    folder = tmp_path_factory.mktemp("resume")
+    rows = question_rows("train")[:8]
+    (folder / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (folder / "noisy.py").write_text(NOISY)
+    return folder
+
+
+def _overrides(place: Path, *more: str) -> list[str]:
+    """Four steps of one question, saved after every second one: no groups share a generator."""
+    return [
+        *SMALL,
+        f"data.train={place}/questions.jsonl",
+        f"reward.estimator={place}/noisy.py:Noisy",
+        "data.held_out=none",
+        "max_steps=4",
+        "rollout.questions_per_step=1",
+        "policy.sequences_per_update=3",
+        "checkpoint.every=2",
+        *more,
+    ]
+
+
+def _train(folder: Path, overrides: Sequence[str], *, resume: bool = False) -> str:
+    """Train in this process; returns what the screen shows."""
+    screen = io.StringIO()
+    settings = load_settings("tiny-arithmetic", overrides=overrides)
+    display = Display(Console(file=screen))
+    train(settings, RunFolder(folder), display, resume=resume)
+    return screen.getvalue()
+
+
+def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> Path:
+    """An uninterrupted run."""
+    _train(place / "whole", _overrides(place))
+    return place / "whole"
+
+
+@pytest.fixture(scope="module")
+def killed(place: Path) -> Path:
+    """The same, killed in its third step: the checkpoint of the second is the only one."""
+    done = _python(KILLED_RUN, str(place / "killed"), "3", *_overrides(place))
+    assert done.returncode == -9, done.stderr
+    names = [path.name for path in (place / "killed" / "checkpoints").iterdir()]
+    assert names == ["step_00002"]
+    return place / "killed"
+
+
+@pytest.fixture
+def left(killed: Path, tmp_path: Path) -> Path:
+    """A copy of what the killed run left."""
+    return Path(shutil.copytree(killed, tmp_path / "left"))
+
+
+def _without_summary(run: Path, copy: Path) -> Path:
+    """As if ``run`` had been killed just before its end."""
+    shutil.copytree(run, copy)
+    (copy / "summary.json").unlink()
+    return copy
+
+
+def test_sigkill_and_resume(whole: Path, left: Path, place: Path) -> None:
+    assert len((left / "metrics.jsonl").read_text().splitlines()) == 4  # the last one is half
+    screen = _train(left, _overrides(place), resume=True)
+    assert "resuming from step 2" in screen
+    assert "step 3/4" in screen and "step 2/4" not in screen
+    assert differences(whole, left) == set()
+
+
+def test_a_run_that_forgets_the_generators_differs(
+    whole: Path, left: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the comparison above would notice."""
+    monkeypatch.setattr("ttrl.train.restore_globals", lambda state: None)
+    _train(left, _overrides(place), resume=True)
+    found = differences(whole, left)
+    assert {"model", "metrics", "state/generators", "step_00004/rank_00000.safetensors"} <= found
+    assert "rollouts/step_00002.jsonl" not in found
+
+
+def test_a_damaged_checkpoint_is_passed_over(whole: Path, place: Path, tmp_path: Path) -> None:
+    run = _without_summary(whole, tmp_path / "damaged")
+    victim = run / "checkpoints" / "step_00004" / "rank_00000.safetensors"
+    os.truncate(victim, 1000)
+    screen = _train(run, _overrides(place), resume=True)
+    assert "not a complete checkpoint: step_00004: rank_00000.safetensors has 1000 bytes" in screen
+    assert "resuming from step 2" in screen
+    assert differences(whole, run) == set()
+
+
+def test_after_the_last_step_only_the_end_is_missing(
+    whole: Path, place: Path, tmp_path: Path
+) -> None:
+    run = _without_summary(whole, tmp_path / "ended")
+    screen = _train(run, _overrides(place), resume=True)
+    assert "resuming from step 4" in screen and "step 4/4" not in screen
+    assert differences(whole, run) == set()
+
+
+def test_a_full_disk_ends_the_run_and_it_goes_on(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With everything that has a state: a moving teacher, kept weights, a best checkpoint."""
+    options = _overrides(
+        place,
+        "reward.estimator=majority",
+        "rollout.questions_per_step=4",
+        "policy.sequences_per_update=12",
+        "reward.labels=teacher",
+        "reward.teacher_decay=0.5",
+        "guard.on_collapse=stop",
+        "guard.flip_rate=1",
+        "checkpoint.best=majority_ratio",
+        "max_steps=6",
+    )
+    _train(tmp_path / "whole", options)
+
+    class FullDisk(checkpoint.Disk):
+        def write(self, path: Path, content: Any) -> None:
+            if path.parent.name.startswith("step_00004"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            super().write(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "disk", FullDisk())
+        with pytest.raises(UserError, match=r"checkpoint of step 4 .* No space left on device"):
+            _train(tmp_path / "left", options)
+    screen = _train(tmp_path / "left", options, resume=True)
+    assert "not a complete checkpoint: step_00004.tmp: its writing was not finished" in screen
+    assert "resuming from step 2" in screen
+    assert differences(tmp_path / "whole", tmp_path / "left") == set()
+    last = tmp_path / "left" / "checkpoints" / "step_00006"
+    kinds = {key.partition("/")[0] for key in load_file(last / "rank_00000.safetensors")}
+    assert kinds == {"weights", "exp_avg", "exp_avg_sq", "kept_0", "kept_1", "teacher"}
+    assert json.loads((last / "state.json").read_text())["kept_steps"] == [4, 6]
+
+
+def _start(folder: Path, overrides: Sequence[str]) -> None:
+    settings = load_settings("tiny-arithmetic", overrides=overrides)
+    find_start(settings, RunFolder(folder), Display(Console(file=io.StringIO())))
+
+
+def test_what_cannot_be_continued(whole: Path, left: Path, place: Path) -> None:
+    options = _overrides(place)
+    with pytest.raises(UserError, match=r"there is no run in .*nowhere"):
+        _start(place / "nowhere", options)
+    with pytest.raises(UserError, match=r"whole is finished"):
+        _start(whole, options)
+    other = [*options, "seed=1", "rollout.votes=9", "max_steps=8", "checkpoint.keep=5"]
+    with pytest.raises(UserError, match=r"max_steps = 8 \(was 4\); rollout.votes = 9") as refused:
+        _start(left, other)
+    assert "seed = 1 (was 0)" in str(refused.value)
+    assert "checkpoint.keep" not in str(refused.value)
+    _start(left, [*options, "checkpoint.keep=5", "checkpoint.every=3", "answers.workers=1"])
+    shutil.rmtree(left / "checkpoints")
+    with pytest.raises(UserError, match=r"no complete checkpoint \(nothing was saved\): start"):
+        _start(left, options)
+
+
+def test_other_questions_are_noticed(left: Path, place: Path) -> None:
+    before = (left / "metrics.jsonl").read_bytes()
+    questions = place / "questions.jsonl"
+    text = questions.read_text()
+    try:
+        questions.write_text(text.replace("What", "Which", 1))
+        assert questions.read_text() != text
+        with pytest.raises(UserError, match=r"data.train is not what it was"):
+            _train(left, _overrides(place), resume=True)
+    finally:
+        questions.write_text(text)
+    assert (left / "metrics.jsonl").read_bytes() == before
+
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
+
+
+@needs_deepspeed
+def test_two_ranks(place: Path, tmp_path: Path) -> None:
+    """Killed and continued on two ranks, bit for bit; and continued on one."""
+    overrides = _overrides(place, "reward.estimator=majority", "rollout.questions_per_step=2")
+    settings = [f"--set={setting}" for setting in overrides]
+    command = ["-m", "ttrl.cli", "train", "tiny-arithmetic", *settings, "--ranks", "2"]
+    done = _python(*command, "--run-dir", str(tmp_path / "whole"))
+    assert done.returncode == 0, done.stderr[-4000:]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    dead = _python(*torchrun, KILLED_RUN, str(tmp_path / "left"), "3", *overrides)
+    assert dead.returncode != 0 and "SIGKILL" in dead.stderr
+    shutil.copytree(tmp_path / "left", tmp_path / "alone")
+
+    done = _python(*command, "--run-dir", str(tmp_path / "left"), "--resume")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "resuming from step 2" in done.stdout
+    assert differences(tmp_path / "whole", tmp_path / "left") == set()
+    written = sorted(p.name for p in (tmp_path / "left/checkpoints/step_00004").glob("rank_*"))
+    assert written == ["rank_00000.safetensors", "rank_00001.safetensors"]
+
+    begun = load_file(TINY_BASE / "model.safetensors")
+    _train(tmp_path / "alone", overrides, resume=True)
+    two, one = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "alone")
+    )
+    assert two.keys() == one.keys()
+    for name in two:  # the same steps, but their sums are in another order
+        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-5)
+    assert max((two[name] - begun[name]).abs().max() for name in two) > 2e-4
