@@ -95,6 +95,8 @@ class RolloutSettings(Section):
     """Sequences that are decoded together, at most."""
     gpu_memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """vllm on a GPU: share of its memory for weights and KV cache, while it samples."""
+    tensor_parallel: Positive = 1
+    """vllm: GPUs that share one engine, each with a part of every matrix."""
     kv_cache_gb: Positive = 2
     """vllm on a CPU: GiB for the KV cache."""
     stop_when_decided: bool = False
@@ -203,6 +205,14 @@ class PolicySettings(Section):
     sequence weighs the same (GRPO). constant: divided by sequences x max_new_tokens (Dr. GRPO)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    backend: Literal["local", "zero3"] | None = None
+    """local: one process holds everything. zero3: DeepSpeed spreads weights, gradients and
+    optimizer state over the GPUs. None: zero3 when launched on several."""
+    offload_during_rollout: bool = False
+    """Keep gradients and optimizer state in host memory while answers are sampled."""
+    lora_rank: Positive | None = None
+    """Train adapters of this rank on all matrices of the layers, and leave the weights as they
+    are; None trains all weights."""
 
 
 class EvaluationSettings(Section):
