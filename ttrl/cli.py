@@ -1,4 +1,4 @@
-"""The command line: ``ttrl train``, ``ttrl eval``, ``ttrl export``, ``ttrl doctor``."""
+"""The command line: ``ttrl train``, ``eval``, ``plan``, ``export``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -165,10 +165,7 @@ def evaluate(
             f"--k {ks}: expected from 1 to evaluation.samples = {samples}; raise it with "
             f"--set evaluation.samples={max(ks)}"
         )
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"--json {output}: there is no folder {output.parent}")
-    if output is not None and output.exists():
-        raise UserError(f"--json {output} exists; name a new file")
+    _refuse_output(output)
     from rich.console import Console
 
     from ttrl.answers import Grader, make_extractor
@@ -224,6 +221,66 @@ def export_model(
     print(f"{output}: the model after step {checkpoint.step} ({checkpoint.path})")
 
 
+@app.command("plan")
+def plan_command(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe, as for train: a name or the path of a .toml file.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Starting model, as for train.", show_default=False)
+    ] = None,
+    model_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="The model's config.json: nothing else is read then, and no network is needed.",
+        ),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of the machine.")] = 1,
+    gpu_memory: Annotated[
+        float, typer.Option(min=1, metavar="GIB", help="Memory of each, as its maker states it.")
+    ] = 40,
+    overrides: Overrides = None,
+    assumptions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--machine",
+            metavar="NAME=NUMBER",
+            help="Another assumption about the machine, for example tflops=989 (see docs/plan.md). "
+            "Repeatable.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--json", help="Also write the plan to this file.")
+    ] = None,
+) -> None:
+    """Show what every GPU would hold, whether it fits, and how long a step would take."""
+    settings = load_settings(recipe, model=model, overrides=overrides or [])
+    _refuse_output(output)
+    if model_config is not None and not model_config.is_file():
+        raise UserError(f"--model-config {model_config}: there is no such file")
+    from rich.console import Console
+
+    from ttrl.plan import Machine, plan
+    from ttrl.plan.report import show
+    from ttrl.pretrained import load_bare_outline
+
+    machine = Machine(gpus, gpu_memory).changed(assumptions or [])
+    source = settings.model
+    if model_config is not None:
+        source = source.model_copy(update={"path": str(model_config), "revision": None})
+    found = plan(settings, load_bare_outline(source), machine)
+    show(found, Console())
+    if output is not None:
+        output.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if not found.fits:
+        print(f"ttrl: does not fit: {found.advice}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
 @app.command()
 def doctor() -> None:
     """Show what is installed, what each part can do on this machine, and why not."""
@@ -233,6 +290,13 @@ def doctor() -> None:
 
     healthy = report(Console())
     raise typer.Exit(0 if healthy else 1)
+
+
+def _refuse_output(output: Path | None) -> None:
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"--json {output}: there is no folder {output.parent}")
+    if output is not None and output.exists():
+        raise UserError(f"--json {output} exists; name a new file")
 
 
 def _command() -> str:

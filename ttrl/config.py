@@ -247,6 +247,9 @@ class PolicySettings(Section):
     offload_during_rollout: bool = False
     """zero3 on GPUs: gradients, optimizer state and its copy of the weights wait in the host's
     memory while answers are sampled."""
+    lora_rank: Positive | None = None
+    """Train adapters of this rank on all matrices of the layers, and leave the weights as they
+    are; None trains all weights."""
 
 
 class EvaluationSettings(Section):

@@ -64,12 +64,7 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
 
 def load_outline(settings: ModelSettings) -> PreTrainedModel:
     """The model without its weights: names, shapes, configuration and stop tokens."""
-    _refuse_hub_attention(settings)
-    config: PreTrainedConfig = _load(AutoConfig, settings)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, attn_implementation="sdpa", trust_remote_code=False
-        )
+    model = load_bare_outline(settings)
     with contextlib.suppress(OSError):  # there is none: what the model's own config says, then
         model.generation_config = GenerationConfig.from_pretrained(
             model_path(settings), revision=settings.revision or "main"
@@ -77,9 +72,21 @@ def load_outline(settings: ModelSettings) -> PreTrainedModel:
     return model
 
 
+def load_bare_outline(settings: ModelSettings) -> PreTrainedModel:
+    """The same without the stop tokens: ``settings.path`` may also be a model's config file."""
+    _refuse_hub_attention(settings)
+    config: PreTrainedConfig = _load(AutoConfig, settings)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, attn_implementation="sdpa", trust_remote_code=False
+        )
+    return model
+
+
 def _refuse_hub_attention(settings: ModelSettings) -> None:
     """A config.json may name attention code on the hub, which transformers would fetch and run."""
-    config = Path(model_path(settings)) / "config.json"
+    path = Path(model_path(settings))
+    config = path if path.is_file() else path / "config.json"
     if not config.is_file():
         return  # on the hub: transformers reads it, and our attn_implementation goes first
     try:

@@ -63,13 +63,19 @@ def load_settings(
 
 
 def recipe_names() -> list[str]:
-    """Shipped recipes: complete ones and benchmarks, which need a model."""
-    return sorted(
-        p.stem
-        for folder in ("", "benchmarks")
-        for p in (RECIPES / folder).glob("*.toml")
-        if p.stem != "paper"
-    )
+    """Shipped recipes: complete ones, by machine where they are made for one, and benchmarks,
+    which need a model."""
+    return sorted(_recipes())
+
+
+def _recipes() -> dict[str, Path]:
+    """Name -> file; "MACHINE/NAME" for those in the folder of a machine."""
+    found = {}
+    for path in RECIPES.rglob("*.toml"):
+        folder = path.parent.relative_to(RECIPES).as_posix()
+        if folder != "models" and path != RECIPES / "paper.toml":
+            found[path.stem if folder in (".", "benchmarks") else f"{folder}/{path.stem}"] = path
+    return found
 
 
 def model_names() -> list[str]:
@@ -82,9 +88,9 @@ def _recipe_path(recipe: str) -> Path:
         if not Path(recipe).is_file():
             raise UserError(f"no recipe file at {recipe}")
         return Path(recipe)
-    for folder in (RECIPES, RECIPES / "benchmarks"):
-        if recipe in recipe_names() and (folder / f"{recipe}.toml").is_file():
-            return folder / f"{recipe}.toml"
+    shipped = _recipes()
+    if recipe in shipped:
+        return shipped[recipe]
     raise UserError(
         f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names())}: expected one of "
         f"{', '.join(recipe_names())}, or the path of a .toml file"

@@ -264,9 +264,14 @@ def product_dtype(hidden_TH: Tensor) -> torch.dtype:
 
 def chunk_rows(hidden_TH: Tensor, weight_VH: Tensor) -> int:
     """Rows of logits that exist at a time."""
-    itemsize = product_dtype(hidden_TH).itemsize
-    rows = LOGITS_BYTES // (weight_VH.shape[0] * itemsize)
-    return max(1, rows if hidden_TH.is_cuda else min(rows, CPU_COLUMN_BYTES // itemsize))
+    dtype = product_dtype(hidden_TH)
+    return most_rows(weight_VH.shape[0], dtype, on_cpu=not hidden_TH.is_cuda)
+
+
+def most_rows(vocabulary: int, dtype: torch.dtype, *, on_cpu: bool) -> int:
+    """The same from sizes alone, for who plans memory before there are tensors."""
+    rows = LOGITS_BYTES // (vocabulary * dtype.itemsize)
+    return max(1, min(rows, CPU_COLUMN_BYTES // dtype.itemsize) if on_cpu else rows)
 
 
 def even_rows(total: int, most: int) -> int:

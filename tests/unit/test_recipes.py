@@ -24,6 +24,18 @@ MODELS = {
     "qwen3-8b": "Qwen/Qwen3-8B",
     "r1-llama-8b": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
 }
+MACHINES = (
+    "8xa100-40gb/qwen2.5-math-1.5b",
+    "8xa100-40gb/qwen2.5-math-7b",
+    "8xa100-40gb/qwen2.5-7b",
+    "8xa100-40gb/llama3.1-8b-instruct",
+    "8xa100-40gb/qwen3-8b",
+    "8xa100-40gb/r1-llama-8b",
+    "1x40gb/qwen2.5-math-1.5b",
+    "1x40gb/qwen2.5-math-7b-lora",
+    "1x24gb/qwen2.5-math-1.5b-lora",
+)
+"""For one machine each; tests/unit/test_plan.py holds that they fit it."""
 QUESTIONS = {"aime24": 30, "amc": 83, "gpqa": 198, "math500": 500}
 SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
@@ -38,7 +50,7 @@ def value(settings: Settings, key: str) -> object:
 
 
 def test_the_shipped_names():
-    assert recipe_names() == sorted([*BENCHMARKS, "tiny-arithmetic"])
+    assert recipe_names() == sorted([*BENCHMARKS, "tiny-arithmetic", *MACHINES])
     assert model_names() == sorted(MODELS)
 
 

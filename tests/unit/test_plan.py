@@ -1,0 +1,258 @@
+"""Plans of real models on real machines, from their config files alone."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ttrl import cli
+from ttrl.config import ModelSettings
+from ttrl.plan import GIB, Machine, ModelShape, Plan, plan
+from ttrl.pretrained import load_bare_outline
+from ttrl.recipe import load_settings, recipe_names
+from ttrl.types import UserError
+
+CONFIGS = Path(__file__).parent / "model_configs"
+A100_40GB = Machine(8, 40)
+MACHINES = {
+    "8xa100-40gb": A100_40GB,
+    "1x40gb": Machine(1, 40),
+    "1x24gb": Machine(1, 24),
+}
+RECIPES = [name for name in recipe_names() if "/" in name]
+
+
+@functools.cache
+def outline(model: str) -> Any:
+    return load_bare_outline(ModelSettings(path=str(CONFIGS / f"{model}.json")))
+
+
+def plan_of(recipe: str, *overrides: str, machine: Machine | None = None) -> Plan:
+    """A machine's recipe on its own machine, or another."""
+    place, _, name = recipe.partition("/")
+    settings = load_settings(recipe, overrides=overrides)
+    return plan(settings, outline(name.removesuffix("-lora")), machine or MACHINES[place])
+
+
+def gib(found: Plan, phase: str, *items: str) -> float:
+    """GiB of some items of a phase, or its total."""
+    (one,) = (p for p in found.phases if p.name == phase)
+    return (sum(one.items.get(i, 0) for i in items) if items else one.total) / GIB
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "kv_kib"),
+    [
+        ("qwen2.5-math-1.5b", 1_543_714_304, 28),
+        ("qwen2.5-math-7b", 7_615_616_512, 56),
+        ("qwen2.5-7b", 7_615_616_512, 56),
+        ("llama3.1-8b-instruct", 8_030_261_248, 128),
+        ("r1-llama-8b", 8_030_261_248, 128),
+        ("qwen3-8b", 8_190_735_360, 144),
+    ],
+)
+def test_the_published_models_have_their_published_sizes(model, parameters, kv_kib):
+    shape = ModelShape.of(outline(model))
+    assert shape.parameters == parameters
+    assert shape.kv_bytes_per_token() == kv_kib * 1024
+    assert shape.tied == (model == "qwen2.5-math-1.5b")
+
+
+@pytest.mark.parametrize(("tokens", "activations", "total"), [(16384, 7.1, 30), (32768, 14.2, 37)])
+def test_the_7b_table_worked_out_by_hand(tokens, activations, total):
+    """Qwen2.5-7B on 8 x A100-40GB without a reference model: another derivation of the same run,
+    in GiB, within 10 %. Its activations are what all layers and the recomputed one keep; the
+    gradients that pass are among its overheads."""
+    found = plan_of(
+        "8xa100-40gb/qwen2.5-7b", "policy.kl_coef=0.0", f"policy.tokens_per_batch={tokens}"
+    )
+    assert found.fits
+    assert gib(found, "backward", "parameters") == pytest.approx(1.77, rel=0.01)
+    assert gib(found, "backward", "gradients") == pytest.approx(1.77, rel=0.01)
+    assert gib(found, "backward", "optimizer") == pytest.approx(3.55 + 7.09, rel=0.01)
+    passing = tokens * (4 * 18944 + 4 * 3584) / GIB
+    kept = gib(found, "backward", "activations", "recomputed layer") - passing
+    assert kept == pytest.approx(activations, rel=0.1)
+    assert gib(found, "backward") == pytest.approx(total, rel=0.1)
+    assert gib(found, "rollout", "parameters") == pytest.approx(1.77, rel=0.01)
+    assert gib(found, "rollout", "gradients", "optimizer") == 0
+    assert gib(found, "rollout", "engine weights") == pytest.approx(14.2, rel=0.01)
+    assert found.to_dict()["host_bytes"] / GIB == pytest.approx(99, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("offload", "share", "least", "most"), [("true", 0.91, 18, 20), ("false", 0.6, 7, 8)]
+)
+def test_the_7b_kv_cache(offload, share, least, most):
+    """18 to 20 GiB with phase offload, 7 to 8 without; 20 are 374k tokens."""
+    found = plan_of(
+        "8xa100-40gb/qwen2.5-7b",
+        "policy.kl_coef=0.0",
+        f"policy.offload_during_rollout={offload}",
+        f"rollout.gpu_memory_share={share}",
+    )
+    cache = gib(found, "rollout", "KV cache")
+    assert found.fits
+    assert 0.9 * least < cache < 1.1 * most
+    assert found.kv_tokens == pytest.approx(374_000 * cache / 20, rel=0.01)
+
+
+def test_without_phase_offload_the_recipe_does_not_fit():
+    full = plan_of("8xa100-40gb/qwen2.5-7b", "policy.offload_during_rollout=false")
+    assert "rollout needs" in full.advice
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_fits_its_machine(recipe):
+    found = plan_of(recipe)
+    assert found.problems == ()
+    assert all(phase.total <= found.job.machine.usable for phase in found.phases)
+    assert found.kv_tokens >= 8 * found.job.longest
+    assert found.job.settings.policy.backend == ("zero3" if recipe.startswith("8x") else "local")
+    assert 0 < sum(found.seconds.values()) < 3600
+
+
+def test_there_are_recipes_for_each_machine():
+    assert {r.partition("/")[0] for r in RECIPES} == set(MACHINES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_choices_fit_and_are_as_fast_as_the_recipe(recipe):
+    found = plan_of(recipe)
+    again = plan_of(recipe, *(f"{k}={str(v).lower()}" for k, v in found.choices.items()))
+    assert again.fits
+    assert sum(again.seconds.values()) == pytest.approx(found.chosen_seconds)
+    assert sum(again.seconds.values()) <= 1.05 * sum(found.seconds.values())
+
+
+def test_a_32b_model_does_not_fit_eight_gpus():
+    settings = load_settings(
+        "8xa100-40gb/qwen2.5-7b", model="qwen2.5-32b", overrides=["policy.kl_coef=0.0"]
+    )
+    found = plan(settings, outline("qwen2.5-32b"), A100_40GB)
+    assert not found.fits
+    assert found.choices == {}
+    assert "backward needs" in found.advice
+    assert re.search(r"is enough: try --set policy.lora_rank=64 or 32 GPUs of 40 GiB", found.advice)
+    assert "\n" not in found.advice
+
+
+def test_an_engine_that_keeps_its_cache_whole_does_not_fit():
+    found = plan_of("8xa100-40gb/qwen3-8b", "rollout.engine=transformers")
+    assert "rollout needs" in found.advice
+    assert "try --set rollout.engine=vllm" in found.advice
+
+
+def test_the_advice_makes_it_fit():
+    recipe = "8xa100-40gb/qwen2.5-math-7b"
+    large = plan_of(recipe, "policy.tokens_per_batch=65536", "policy.gradient_checkpointing=false")
+    assert not large.fits
+    sets = re.findall(r"--set (\S+)", large.advice)
+    assert sets
+    assert plan_of(recipe, *sets).fits
+
+
+def test_a_small_share_has_no_room_for_a_sequence():
+    found = plan_of("8xa100-40gb/qwen2.5-math-7b", "rollout.gpu_memory_share=0.3")
+    assert "leaves a KV cache of 0 tokens, fewer than one sequence of 3584" in found.advice
+
+
+def test_training_speed_of_the_analytic_table():
+    """7B at 30 % of the peak for 6 operations per parameter: 2.2k tokens per second and GPU."""
+    found = plan_of("8xa100-40gb/qwen2.5-7b", "policy.kl_coef=0.0")
+    tokens = 8 * 32 * (200 + 1536) / 8
+    assert tokens / found.seconds["update"] == pytest.approx(2200, rel=0.1)
+
+
+def test_tensor_parallel_must_divide():
+    with pytest.raises(UserError, match="tensor_parallel = 3 does not divide 8 GPUs, 28 heads"):
+        plan_of("8xa100-40gb/qwen2.5-math-7b", "rollout.tensor_parallel=3")
+
+
+def test_assumptions_can_be_changed():
+    machine = A100_40GB.changed(["tflops=989", "hbm_gb_s=3350"])
+    assert (machine.tflops, machine.hbm_gb_s, machine.gpus) == (989, 3350, 8)
+    for change, message in [
+        ("tflop=1", "did you mean 'tflops'"),
+        ("tflops=fast", "positive number"),
+        ("gpus=2", "unknown assumption"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            A100_40GB.changed([change])
+
+
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of ``ttrl plan ...``, without network."""
+    monkeypatch.setattr(sys, "argv", ["ttrl", "plan", *arguments])
+    monkeypatch.setenv("COLUMNS", "140")
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+        raise SystemExit(0)
+    out = capsys.readouterr()
+    return int(stop.value.code or 0), out.out, out.err
+
+
+def test_the_command(capsys, monkeypatch, tmp_path):
+    output = tmp_path / "plan.json"
+    arguments = [
+        "8xa100-40gb/qwen2.5-math-7b", "--gpus", "8", "--gpu-memory", "40",
+        "--model-config", str(CONFIGS / "qwen2.5-math-7b.json"),
+    ]  # fmt: skip
+    code, out, err = call(capsys, monkeypatch, *arguments, "--json", str(output))
+    assert (code, err) == (0, "")
+    assert "7.616 B parameters, 56 KiB" in out
+    assert re.search(r"optimizer +│ +10\.64 │ +10\.64 │ +10\.64 │ +│", out)
+    written = json.loads(output.read_text())
+    assert written["fits"]
+    assert written["phases"]["loss"]["optimizer"] == 12 * 7_615_616_512 // 8
+    code, out, err = call(capsys, monkeypatch, *arguments, "--set", "policy.backend=local")
+    assert code == 1
+    assert "GiB on each GPU" in out
+    assert err.startswith("ttrl: does not fit: loss needs ")
+    assert err.count("\n") == 1
+
+
+def test_the_embedded_model_fits_anything(capsys, monkeypatch):
+    code, out, _ = call(capsys, monkeypatch, "tiny-arithmetic", "--gpu-memory", "8")
+    assert code == 0
+    assert "local, transformers" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model-config", "no.json"], "no.json: there is no such file"),
+        (["--model-config", "list.json"], "holds no settings"),
+        (["--model-config", "remote.json"], "names code on the hub"),
+        (["--machine", "tflop=1"], "did you mean 'tflops'?"),
+        (["--json", "no/such/x.json"], "no folder no/such"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "remote.json").write_text('{"model_type": "qwen2", "attn_implementation": "a/b"}')
+    code, out, err = call(capsys, monkeypatch, "8xa100-40gb/qwen2.5-math-7b", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_model_with_experts_is_refused(tmp_path):
+    config = {
+        "model_type": "qwen3_moe", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 50,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "num_experts": 4, "moe_intermediate_size": 16,
+    }  # fmt: skip
+    path = tmp_path / "moe.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="only models without experts"):
+        ModelShape.of(load_bare_outline(ModelSettings(path=str(path))))

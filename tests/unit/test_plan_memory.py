@@ -1,0 +1,170 @@
+"""The plan's byte counts against what torch holds, saves and allocates for real small models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import make_settings, saved, tiny_model, train_samples
+from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel
+from ttrl_kernels import FusedLMHead, chunks, linear_policy_loss
+
+from ttrl.plan import Machine, ModelShape
+from ttrl.plan.memory import Job, activations, layer_saved, loss, recomputed, states, weight_copies
+from ttrl.policy.attention import PACKED
+from ttrl.policy.local import LocalPolicy
+from ttrl.policy.model import load_policy_model, packed_hidden_states
+
+SIZES = {"hidden_size": 64, "intermediate_size": 256, "head_dim": 16, "num_hidden_layers": 3}
+LENGTHS = (256,) * 4
+"""As long as each other, so that nothing is padded."""
+
+
+def make_job(model: PreTrainedModel, *, autocast: bool, **policy: Any) -> Job:
+    """bfloat16 weights are ZeRO-3's, float32 ones under autocast the local backend's."""
+    settings = make_settings(
+        model={"dtype": "bfloat16"},
+        policy={
+            "backend": "local" if autocast else "zero3",
+            "tokens_per_batch": sum(LENGTHS),
+            **policy,
+        },
+    )
+    return Job(ModelShape.of(model), settings, Machine(1, 40))
+
+
+def packed_model(kind: str, *, autocast: bool, checkpointing: bool = False) -> PreTrainedModel:
+    model = tiny_model(kind, **SIZES).to(torch.float32 if autocast else torch.bfloat16).train()
+    model.set_attn_implementation(PACKED)
+    FusedLMHead.replace(model)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def forward(model: PreTrainedModel, *, autocast: bool) -> torch.Tensor:
+    ids_T = torch.arange(sum(LENGTHS)) % model.config.vocab_size
+    positions_T = torch.cat([torch.arange(n) for n in LENGTHS])
+    ends = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0).tolist()], dtype=torch.int32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        return packed_hidden_states(model, ids_T, positions_T, ends)
+
+
+def saved_bytes(model: PreTrainedModel, *, autocast: bool) -> int:
+    """Bytes of the storages that a forward pass keeps, weights and their copies aside."""
+    sizes = {p.shape for p in model.parameters()} | {p.t().shape for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        if x.shape not in sizes:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        forward(model, autocast=autocast)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def peak_bytes(call: Any) -> int:
+    """Most bytes in use at once of what the call allocates."""
+    call()  # what is allocated once, on first use
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    used = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        used += event.nbytes()
+        most = max(most, used)
+    return most
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_states_are_what_the_local_policy_holds_after_an_update(tmp_path, kl_coef):
+    settings = make_settings(policy={"kl_coef": kl_coef})
+    policy = LocalPolicy(load_policy_model(saved(tiny_model(), tmp_path)), settings)
+    policy.update(train_samples([(5, 7)] * 4), rate=1e-3)
+    planned = states(Job(ModelShape.of(policy.model), settings, Machine(1, 40)))
+    parameters = list(policy.model.parameters())
+    assert planned["parameters"] == sum(p.nbytes for p in parameters)
+    assert planned["gradients"] == sum(p.grad.nbytes for p in parameters if p.grad is not None)
+    moments = [
+        value
+        for state in policy.optimizer.state.values()
+        for name, value in state.items()
+        if name != "step"
+    ]
+    assert planned["optimizer"] == sum(m.nbytes for m in moments)
+    reference = policy.reference.parameters() if policy.reference is not None else ()
+    assert planned["reference model"] == sum(p.nbytes for p in reference)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "qwen3"])
+def test_a_layer_saves_what_the_formula_says(kind, autocast):
+    """Within 2 %: positions, cosines and sines are not counted."""
+    model = packed_model(kind, autocast=autocast)
+    deep = saved_bytes(model, autocast=autocast)
+    model.base_model.layers = model.base_model.layers[:1]
+    shallow = saved_bytes(model, autocast=autocast)
+    per_token = (deep - shallow) / 2 / sum(LENGTHS)
+    assert layer_saved(make_job(model, autocast=autocast), 1.0) == pytest.approx(
+        per_token, rel=0.02
+    )
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
+def test_a_checkpointed_layer_saves_its_input(autocast):
+    model = packed_model("qwen2", autocast=autocast, checkpointing=True)
+    deep = saved_bytes(model, autocast=autocast)
+    model.base_model.layers = model.base_model.layers[:1]
+    shallow = saved_bytes(model, autocast=autocast)
+    job = make_job(model, autocast=autocast, gradient_checkpointing=True)  # of one layer
+    assert deep - shallow == 2 * activations(job)["activations"]
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
+def test_the_peak_of_the_backward_pass(autocast, checkpointing):
+    """Within 8 %: gradients of the weights come in while activations go."""
+    model = packed_model("qwen2", autocast=autocast, checkpointing=checkpointing)
+    job = make_job(model, autocast=autocast, gradient_checkpointing=checkpointing)
+
+    def step() -> None:
+        forward(model, autocast=autocast).float().sum().backward()
+        model.zero_grad()
+
+    parts = activations(job) | recomputed(job) | weight_copies(job, in_backward=True)
+    assert sum(parts.values()) == pytest.approx(peak_bytes(step), rel=0.08)
+
+
+def test_the_loss_holds_a_chunk_of_logits_and_both_gradients():
+    """Within 5 %; a CPU's chunk is smaller than a GPU's, so it is put in."""
+    tokens, vocabulary, hidden = 1024, 4096, 64
+    model = tiny_model(vocab_size=vocabulary, hidden_size=hidden)
+    weight = model.get_output_embeddings().weight.detach().requires_grad_()
+    hidden_TH = torch.randn(tokens, hidden, requires_grad=True)
+    ones_T = torch.ones(tokens)
+
+    def step() -> None:
+        linear_policy_loss(
+            hidden_TH,
+            weight,
+            torch.zeros(tokens, dtype=torch.int64),
+            advantages_T=ones_T,
+            token_weights_T=ones_T,
+            backend="native",
+        ).loss.backward()
+        hidden_TH.grad = weight.grad = None
+
+    job = make_job(model, autocast=True, tokens_per_batch=tokens)
+    rows = chunks.even_rows(tokens, chunks.chunk_rows(hidden_TH, weight))
+    planned = loss(job)["head gradients"] + 4 * rows * vocabulary
+    assert planned == pytest.approx(peak_bytes(step), rel=0.05)
+
+
+def test_the_chunk_is_the_kernels_own():
+    model = tiny_model()
+    job = make_job(model, autocast=False, tokens_per_batch=2**20)
+    assert job.chunk_rows == chunks.LOGITS_BYTES // (4 * model.config.vocab_size)

@@ -1,0 +1,232 @@
+"""Whether a run fits its GPUs, and which settings would make the most of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ttrl.config import Settings
+from ttrl.plan.machine import GIB, Machine
+from ttrl.plan.memory import (
+    Job,
+    Phase,
+    kv_tokens,
+    phases,
+    refuse_impossible,
+    states,
+    widest_share,
+)
+from ttrl.plan.shape import ModelShape
+from ttrl.plan.speed import seconds
+
+TOKEN_BUDGETS = (4096, 8192, 16384, 32768, 65536)
+TENSOR_PARALLEL = (1, 2, 4, 8)
+WORTH_A_CHANGE = 1.05
+"""Steps that differ by less are as short as each other: the rates are not known that well."""
+CHOSEN = (
+    "policy.tokens_per_batch",
+    "policy.gradient_checkpointing",
+    "policy.offload_during_rollout",
+    "rollout.tensor_parallel",
+    "rollout.gpu_memory_share",
+)
+"""What a plan may choose; everything else changes what is learned, or is the user's business."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs, and what could be better."""
+
+    job: Job
+    phases: tuple[Phase, ...]
+    """What one GPU holds at each moment at which memory can peak."""
+    seconds: Mapping[str, float]
+    """Seconds of each part of a step."""
+    kv_tokens: int
+    """Tokens that one engine's KV cache holds."""
+    problems: tuple[str, ...]
+    """Why it does not fit; empty where it does."""
+    choices: Mapping[str, Any]
+    """The `CHOSEN` settings of the fastest plan that fits; empty where none does."""
+    chosen_seconds: float | None
+    """Seconds of a step with them."""
+    repair: Mapping[str, Any]
+    """The fewest changes of them that make it fit; empty where nothing has to be, or can be."""
+    remedy: str
+    """What else would make it fit, where no choice does; else empty."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run fits with the settings it has."""
+        return not self.problems
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Those choices that are not what the settings already say."""
+        return _changes(self.job.settings, self.choices)
+
+    @property
+    def advice(self) -> str:
+        """The one line that says what to change; empty where nothing has to be."""
+        if self.fits:
+            return ""
+        sets = " ".join(f"--set {key}={_toml(value)}" for key, value in self.repair.items())
+        return f"{'; '.join(self.problems)}; {sets or self.remedy}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON: bytes, seconds, settings."""
+        return {
+            "fits": self.fits,
+            "usable_bytes": self.job.machine.usable,
+            "phases": {p.name: {**p.items, "total": p.total} for p in self.phases},
+            "seconds": dict(self.seconds),
+            "kv_tokens": self.kv_tokens,
+            "longest_sequence": self.job.longest,
+            "logits_chunk_rows": self.job.chunk_rows,
+            "host_bytes": host_bytes(self.job),
+            "problems": list(self.problems),
+            "choices": dict(self.choices),
+            "chosen_seconds": self.chosen_seconds,
+            "advice": self.advice,
+        }
+
+
+def plan(settings: Settings, outline: PreTrainedModel, machine: Machine) -> Plan:
+    """Plan a run.
+
+    Args:
+        settings: the run; ``policy.backend = None`` means zero3 on more than one GPU.
+        outline: the model, which needs no weights (`ttrl.pretrained.load_outline`).
+        machine: the GPUs, and the rates to count with.
+
+    Raises:
+        UserError: for a model or a tensor_parallel that cannot be planned.
+    """
+    job = Job(ModelShape.of(outline), settings, machine)
+    refuse_impossible(job)
+    found, fitting = tuple(problems(job)), _fitting(job)
+    best = _fastest(job, fitting)
+    choices = {} if best is None else _choices(best)
+    nearest = min(fitting, key=lambda c: _distance(job, c), default=job)
+    return Plan(
+        job=job,
+        phases=phases(job),
+        seconds=seconds(job),
+        kv_tokens=kv_tokens(job),
+        problems=found,
+        choices=choices,
+        chosen_seconds=None if best is None else sum(seconds(best).values()),
+        repair=_changes(job.settings, _choices(nearest)) if found else {},
+        remedy="" if fitting else _remedy(job),
+    )
+
+
+def problems(job: Job) -> Iterator[str]:
+    """Each phase that is too large, and a KV cache that is too small."""
+    usable = job.machine.usable
+    for phase in phases(job):
+        if phase.total > usable:
+            yield f"{phase.name} needs {phase.total / GIB:.1f} of {usable / GIB:.1f} GiB"
+    if job.vllm and kv_tokens(job) < job.longest:
+        yield (
+            f"rollout.gpu_memory_share = {job.settings.rollout.gpu_memory_share} leaves a KV cache "
+            f"of {kv_tokens(job)} tokens, fewer than one sequence of {job.longest}"
+        )
+
+
+def host_bytes(job: Job) -> int:
+    """Pinned memory of the host that phase offload takes, for all GPUs."""
+    gone = sum(states(job).values()) - sum(states(job, in_rollout=True).values())
+    return gone * job.ranks
+
+
+def _fitting(job: Job) -> list[Job]:
+    return [candidate for candidate in _candidates(job) if not any(problems(candidate))]
+
+
+def _fastest(job: Job, fitting: Sequence[Job]) -> Job | None:
+    """One whose step is as short as any, with the fewest changes."""
+    if not fitting:
+        return None
+    times = [sum(seconds(candidate).values()) for candidate in fitting]
+    near = [c for c, t in zip(fitting, times, strict=True) if t <= WORTH_A_CHANGE * min(times)]
+    return min(near, key=lambda candidate: _distance(job, candidate))
+
+
+def _distance(job: Job, candidate: Job) -> tuple[int, float]:
+    """How many settings differ; then how long a step takes."""
+    changes = _changes(job.settings, _choices(candidate))
+    return len(changes), sum(seconds(candidate).values())
+
+
+def _choices(job: Job) -> dict[str, Any]:
+    return {key: _value(job.settings, key) for key in CHOSEN}
+
+
+def _changes(settings: Settings, choices: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in choices.items() if value != _value(settings, key)}
+
+
+def _candidates(job: Job) -> Iterator[Job]:
+    """Every combination of the `CHOSEN` settings that the rules allow."""
+    shape, policy, rollout = job.shape, job.settings.policy, job.settings.rollout
+    needed = job.settings.data.max_prompt_tokens + rollout.max_new_tokens
+    budgets = {policy.tokens_per_batch, *TOKEN_BUDGETS, -(-needed // 1024) * 1024}
+    parallel = [
+        n for n in TENSOR_PARALLEL if not (job.ranks % n or shape.heads % n or shape.kv_heads % n)
+    ]
+    options = itertools.product(
+        sorted(b for b in budgets if b >= needed),
+        (False, True),
+        (False, True),
+        parallel if job.vllm else [1],
+    )
+    for tokens, checkpointing, offload, tensor_parallel in options:
+        update = {
+            "tokens_per_batch": tokens,
+            "gradient_checkpointing": checkpointing,
+            "offload_during_rollout": offload,
+        }
+        candidate = _with(job, update, {"tensor_parallel": tensor_parallel})
+        yield candidate
+        if job.vllm and (share := widest_share(candidate)) > 0:
+            yield _with(candidate, {}, {"gpu_memory_share": share})
+
+
+def _with(job: Job, policy: dict[str, Any], rollout: dict[str, Any]) -> Job:
+    settings = job.settings.model_copy(
+        update={
+            "policy": job.settings.policy.model_copy(update=policy),
+            "rollout": job.settings.rollout.model_copy(update=rollout),
+        }
+    )
+    return replace(job, settings=settings)
+
+
+def _remedy(job: Job) -> str:
+    """What would make it fit that a plan does not choose: engine, adapters, more GPUs."""
+    found = []
+    if not job.vllm and _fitting(_with(job, {}, {"engine": "vllm"})):
+        found.append("--set rollout.engine=vllm")
+    if job.settings.policy.lora_rank is None and _fitting(_with(job, {"lora_rank": 64}, {})):
+        found.append("--set policy.lora_rank=64")
+    zero3 = _with(job, {"backend": "zero3"}, {})
+    for gpus in (2 * job.machine.gpus, 4 * job.machine.gpus, 8 * job.machine.gpus):
+        if _fitting(replace(zero3, machine=replace(job.machine, gpus=gpus))):
+            found.append(f"{gpus} GPUs of {job.machine.memory_gib:g} GiB with zero3")
+            break
+    enough = "no token budget, checkpointing, offload, tensor parallelism or share is enough"
+    return f"{enough}: try {' or '.join(found)}" if found else enough
+
+
+def _value(settings: Settings, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,102 @@
+"""Seconds per step from the machine's stated rates: a first estimate, to compare settings by."""
+
+from __future__ import annotations
+
+import math
+
+from ttrl.plan.memory import Job, kv_tokens, states
+
+GIGA = 1e9
+
+
+def seconds(job: Job) -> dict[str, float]:
+    """Seconds of each part of a step. Grading, loading and evaluation are left out."""
+    return {
+        "rollout": rollout_seconds(job),
+        "push": push_seconds(job),
+        "update": update_seconds(job),
+        "offload": offload_seconds(job),
+    }
+
+
+def rollout_seconds(job: Job) -> float:
+    """Decoding all votes.
+
+    One token of every live sequence takes as long as reading the weights and all their keys and
+    values, or as its matrix products, whichever is longer. As many tokens are needed as the
+    longest answer has, or more where not all sequences fit at a time.
+    """
+    rollout, machine, shape = job.settings.rollout, job.machine, job.shape
+    parallel = rollout.tensor_parallel if job.vllm else 1
+    answer = machine.answer_share * rollout.max_new_tokens
+    sequences = rollout.questions_per_step * rollout.votes * parallel / job.ranks
+    room = max(1.0, kv_tokens(job) / (machine.prompt_tokens + answer))
+    live_most = min(sequences, rollout.batch_size, room)
+    iterations = max(rollout.max_new_tokens, sequences * answer / live_most)
+    live = sequences * answer / iterations
+    context = machine.prompt_tokens + answer / 2
+    read = 2 * shape.parameters / parallel + live * context * shape.kv_bytes_per_token(parallel)
+    memory = read / (machine.decode_bandwidth * machine.hbm_gb_s * GIGA)
+    multiplied = 2 * (shape.body + shape.head) * live / parallel
+    arithmetic = multiplied / (machine.train_utilization * machine.tflops * 1e12)
+    return iterations * (max(memory, arithmetic) + _latency(job, live, parallel))
+
+
+def _latency(job: Job, live: float, parallel: int) -> float:
+    """Seconds of one token that no bandwidth shortens; tensor parallelism sums twice per layer."""
+    machine, shape = job.machine, job.shape
+    reduction = machine.reduction_us * 1e-6 + 4 * live * shape.hidden / (machine.link_gb_s * GIGA)
+    sums = 2 * reduction if parallel > 1 else 0.0
+    return shape.layers * (machine.layer_us * 1e-6 + sums)
+
+
+def push_seconds(job: Job) -> float:
+    """Gathering all weights, and writing them into the engine."""
+    machine, size = job.machine, 2 * job.shape.parameters
+    gather = size * (job.ranks - 1) / job.ranks / (machine.link_gb_s * GIGA)
+    return gather + 3 * size / (machine.hbm_gb_s * GIGA)
+
+
+def update_seconds(job: Job) -> float:
+    """Training on the chosen answers, all of them: zero advantages, which cost nothing, are not
+    known beforehand.
+
+    Each micro-batch costs the longer of its arithmetic and, under ZeRO-3, its communication, which
+    gathers all weights forward and backward, and divides the gradients.
+    """
+    machine, shape, policy = job.machine, job.shape, job.settings.policy
+    rollout = job.settings.rollout
+    length = machine.prompt_tokens + machine.answer_share * rollout.max_new_tokens
+    sequences = rollout.questions_per_step * policy.trained_samples
+    tokens = sequences * length / job.ranks
+    updates = math.ceil(sequences / policy.sequences_per_update)
+    batches = max(updates, tokens / job.tokens)
+    compute = (
+        tokens * token_flops(job, length) / (machine.train_utilization * machine.tflops * 1e12)
+    )
+    passes = 2 if job.adapters else 3
+    moved = passes * 2 * shape.parameters * (job.ranks - 1) / job.ranks
+    communication = batches * moved / (machine.link_gb_s * GIGA)
+    # An optimizer step reads and writes weights and both moments, and reads the gradients.
+    touched = 30 * (job.adapters or shape.parameters) / job.ranks
+    return max(compute, communication) + updates * touched / (machine.hbm_gb_s * GIGA)
+
+
+def token_flops(job: Job, length: float) -> float:
+    """Operations per trained token of sequences of ``length`` tokens, recomputation included.
+
+    A forward pass multiplies with every parameter, and attention with half of the sequence on
+    average; the backward pass costs twice that, or once with frozen weights. The head is three
+    products whatever is recomputed.
+    """
+    shape, policy = job.shape, job.settings.policy
+    forward = 2 * shape.body + 2 * shape.layers * shape.query * length
+    passes = 1 + (1 if job.adapters else 2) + policy.gradient_checkpointing
+    reference = (forward + 2 * shape.head) if policy.kl_coef > 0 else 0
+    return passes * forward + 2 * shape.head * (2 if job.adapters else 3) + reference
+
+
+def offload_seconds(job: Job) -> float:
+    """Gradients and optimizer state to the host and back."""
+    gone = sum(states(job).values()) - sum(states(job, in_rollout=True).values())
+    return 2 * gone / (job.machine.pcie_gb_s * GIGA)
