@@ -216,8 +216,8 @@ def export_model(
         raise UserError("--step and --best name two checkpoints; give one of them")
     from ttrl.export import export
 
-    which = step if step is not None else "best" if best else "newest"
-    checkpoint = export(source, output, which, dtype)
+    which: int | Literal["newest", "best"] = "best" if best else "newest"
+    checkpoint = export(source, output, which if step is None else step, dtype)
     print(f"{output}: the model after step {checkpoint.step} ({checkpoint.path})")
 
 

@@ -143,6 +143,14 @@ def test_a_run_that_forgets_the_generators_differs(
     assert "rollouts/step_00002.jsonl" not in found
 
 
+def test_saving_changes_nothing(whole: Path, place: Path, tmp_path: Path) -> None:
+    never = tmp_path / "never"
+    _train(never, _overrides(place, "checkpoint.every=0"))
+    assert not (never / "checkpoints").exists()
+    shutil.copytree(whole / "checkpoints", never / "checkpoints")  # for the comparison
+    assert differences(whole, never) == set()
+
+
 def test_a_damaged_checkpoint_is_passed_over(whole: Path, place: Path, tmp_path: Path) -> None:
     run = _without_summary(whole, tmp_path / "damaged")
     victim = run / "checkpoints" / "step_00004" / "rank_00000.safetensors"
@@ -194,10 +202,12 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
     assert "not a complete checkpoint: step_00004.tmp: its writing was not finished" in screen
     assert "resuming from step 2" in screen
     assert differences(tmp_path / "whole", tmp_path / "left") == set()
-    last = tmp_path / "left" / "checkpoints" / "step_00006"
+    earlier, last = (tmp_path / "left" / "checkpoints" / f"step_0000{step}" for step in (4, 6))
     kinds = {key.partition("/")[0] for key in load_file(last / "rank_00000.safetensors")}
     assert kinds == {"weights", "exp_avg", "exp_avg_sq", "kept_0", "kept_1", "teacher"}
-    assert json.loads((last / "state.json").read_text())["kept_steps"] == [4, 6]
+    states = [json.loads((folder / "state.json").read_text()) for folder in (earlier, last)]
+    assert states[1]["kept_steps"] == [4, 6]
+    assert states[0]["generators"] == states[1]["generators"]  # nothing of ours draws from them
 
 
 def _start(folder: Path, overrides: Sequence[str]) -> None:
