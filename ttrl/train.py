@@ -34,12 +34,13 @@ from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.evaluate import Exam, Scores
 from ttrl.guard import CollapseGuard, Keeper
 from ttrl.launch import launched
-from ttrl.memory import memory_metrics
+from ttrl.memory import GIB, memory_metrics
 from ttrl.metrics import labelled_metrics, vote_metrics
+from ttrl.plan import Machine, plan
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model
 from ttrl.policy.update import KINDS, Policy, learning_rate
-from ttrl.pretrained import load_tokenizer
+from ttrl.pretrained import load_bare_outline, load_tokenizer
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
 from ttrl.resume import find_start, go_back
 from ttrl.rewards.judge import Judge, in_background
@@ -153,6 +154,7 @@ class Trainer:
         self.guard = CollapseGuard(settings.guard, self.order.steps_per_epoch)
         stopping = settings.guard.on_collapse == "stop"
         self.keeper = Keeper(self.policy, self.order.steps_per_epoch) if stopping else None
+        self.planned = planned_memory(settings, ranks)
         self.sampler = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.next_rollout: Future[Rollout] | None = None
 
@@ -238,6 +240,13 @@ class Trainer:
         updates = self._update(samples, step)
         metrics |= update_metrics(updates)
         metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
+        metrics |= {f"memory/{phase}_planned": gib for phase, gib in self.planned.items()}
+        if step == 1 and self.planned:
+            found = [
+                f"{phase} {gib:.1f}, {metrics[f'memory/{phase}_gpu']:.1f}"
+                for phase, gib in self.planned.items()
+            ]
+            self.display.note(f"GPU memory in GiB, planned and in use: {'; '.join(found)}")
         return groups, estimates, metrics
 
     def _update(self, samples: Sequence[TrainSample], step: int) -> list[UpdateResult]:
@@ -441,6 +450,20 @@ def make_policy(settings: Settings, ranks: Ranks) -> Policy:
 def backend(settings: Settings, ranks: Ranks) -> str:
     """What holds the policy: "local" or "zero3"."""
     return settings.policy.backend or ("zero3" if launched() else "local")
+
+
+def planned_memory(settings: Settings, ranks: Ranks) -> dict[str, float]:
+    """What a GPU should hold in rollout and update, in GiB, by `ttrl.plan`; empty without one."""
+    if not torch.cuda.is_available():
+        return {}
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
+    machine = Machine(ranks.count, memory, usable_share=1.0)  # torch says what a program sees
+    totals = {
+        phase.name: phase.total / GIB
+        for phase in plan(settings, load_bare_outline(settings.model), machine).phases
+    }
+    update = max(totals[name] for name in ("loss", "backward", "optimizer"))
+    return {"rollout": totals["rollout"], "update": update}
 
 
 HINT = "Continue with --resume, from the last checkpoint, or raise that limit"
