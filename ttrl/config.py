@@ -209,7 +209,8 @@ class PolicySettings(Section):
     """local: one process holds everything. zero3: DeepSpeed spreads weights, gradients and
     optimizer state over the GPUs. None: zero3 when launched on several."""
     offload_during_rollout: bool = False
-    """Keep gradients and optimizer state in host memory while answers are sampled."""
+    """zero3 on GPUs: gradients, optimizer state and its copy of the weights wait in the host's
+    memory while answers are sampled."""
     lora_rank: Positive | None = None
     """Train adapters of this rank on all matrices of the layers, and leave the weights as they
     are; None trains all weights."""
