@@ -114,7 +114,7 @@ def test_every_recipe_fits_its_machine(recipe):
     assert found.problems == ()
     assert all(phase.total <= found.job.machine.usable for phase in found.phases)
     assert found.kv_tokens >= 8 * found.job.longest
-    assert found.job.settings.policy.backend == ("zero3" if recipe.startswith("8x") else "local")
+    assert found.job.settings.policy.backend == ("local" if "lora" in recipe else "zero3")
     assert 0 < sum(found.seconds.values()) < 3600
 
 
@@ -156,6 +156,13 @@ def test_the_advice_makes_it_fit():
     sets = re.findall(r"--set (\S+)", large.advice)
     assert sets
     assert plan_of(recipe, *sets).fits
+
+
+def test_only_zero3_takes_its_states_to_the_host():
+    offload = "policy.offload_during_rollout=true"
+    for backend, held in (("zero3", 0.0), ("local", 12 * 1_543_714_304 / GIB)):
+        found = plan_of("1x40gb/qwen2.5-math-1.5b", offload, f"policy.backend={backend}")
+        assert gib(found, "rollout", "gradients", "optimizer") == pytest.approx(held)
 
 
 def test_a_small_share_has_no_room_for_a_sequence():

@@ -182,7 +182,7 @@ def _candidates(job: Job) -> Iterator[Job]:
     options = itertools.product(
         sorted(b for b in budgets if b >= needed),
         (False, True),
-        (False, True),
+        (False, True) if job.zero3 else (policy.offload_during_rollout,),
         parallel if job.vllm else [1],
     )
     for tokens, checkpointing, offload, tensor_parallel in options:

@@ -152,7 +152,7 @@ def states(job: Job, *, in_rollout: bool = False) -> dict[str, int]:
         "optimizer": optimizer * trained,
         "reference model": reference,
     }
-    if in_rollout and policy.offload_during_rollout:
+    if in_rollout and job.zero3 and policy.offload_during_rollout:
         del items["gradients"], items["optimizer"]
     return {name: math.ceil(value / job.ranks) for name, value in items.items()}
 

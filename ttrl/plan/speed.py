@@ -61,8 +61,8 @@ def update_seconds(job: Job) -> float:
     """Training on the chosen answers, all of them: zero advantages, which cost nothing, are not
     known beforehand.
 
-    Each micro-batch costs the longer of its arithmetic and, under ZeRO-3, its communication, which
-    gathers all weights forward and backward, and divides the gradients.
+    Under ZeRO-3 each micro-batch gathers all weights forward and backward, and divides the
+    gradients, beside none of its arithmetic.
     """
     machine, shape, policy = job.machine, job.shape, job.settings.policy
     rollout = job.settings.rollout
@@ -79,7 +79,7 @@ def update_seconds(job: Job) -> float:
     communication = batches * moved / (machine.link_gb_s * GIGA)
     # An optimizer step reads and writes weights and both moments, and reads the gradients.
     touched = 30 * (job.adapters or shape.parameters) / job.ranks
-    return max(compute, communication) + updates * touched / (machine.hbm_gb_s * GIGA)
+    return compute + communication + updates * touched / (machine.hbm_gb_s * GIGA)
 
 
 def token_flops(job: Job, length: float) -> float:
