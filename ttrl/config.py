@@ -181,6 +181,9 @@ class GuardSettings(Section):
     """A sign: response tokens fell to this share of the first pass."""
     entropy_fall: Share = 0.05
     """A sign: the policy's entropy fell to this share of the first pass."""
+    sampler_kl: Annotated[float, Field(ge=0)] = 0.01
+    """Warn if the engine's log-probs are further than this from the policy's before a step's first
+    update: mean k3 per token, in nats (at 0.01 they differ by about 0.14); 0: never."""
 
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400)]
@@ -233,13 +236,33 @@ class PolicySettings(Section):
     """PPO: the ratio is clipped above at 1 + clip_high."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Dual-clip PPO: bounds the loss of tokens with a negative advantage; None is off."""
+    old_logprobs: Literal["sampler", "policy"] = "sampler"
+    """What the PPO ratio is measured against: the log-probs that the engine sampled with, or the
+    policy's own before a step's first update, which cost a forward pass for the later ones."""
+    sampler_correction: Literal["none", "truncate", "mask"] = "none"
+    """Weight of each token's policy term: policy / sampler before a step's first update.
+    truncate: at most ``sampler_ratio_cap`` (TIS). mask: 0 where it is more than that or less than
+    its inverse (IcePop). Needs ``old_logprobs = "policy"``."""
+    sampler_ratio_cap: Annotated[float, Field(gt=1)] = 2.0
+    """See ``sampler_correction``."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the k3 KL penalty against the starting model, which is kept in memory if > 0."""
+    """Weight of the k3 KL penalty against the starting model. If > 0, a copy of it is kept in
+    memory, except with ``lora_rank``."""
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the entropy bonus."""
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """token_mean: every token of the update weighs the same (DAPO). sequence_mean: every
     sequence weighs the same (GRPO). constant: divided by sequences x max_new_tokens (Dr. GRPO)."""
+    lora_rank: Positive | None = None
+    """Train low-rank adapters of this rank instead of all weights (LoRA); None: all weights. The
+    base is then kept in ``model.dtype``, and serves as the KL reference without a copy."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    """LoRA: the adapters' product is multiplied by lora_alpha / lora_rank."""
+    lora_targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(strict=False)] = (
+        "all-linear"
+    )
+    """LoRA: names of the layers with adapters, for example ["q_proj", "v_proj"]; all-linear: all
+    but the output layer, which can have none."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     liger_kernels: bool = False
@@ -247,9 +270,6 @@ class PolicySettings(Section):
     offload_during_rollout: bool = False
     """zero3 on GPUs: gradients, optimizer state and its copy of the weights wait in the host's
     memory while answers are sampled."""
-    lora_rank: Positive | None = None
-    """Train adapters of this rank on all matrices of the layers, and leave the weights as they
-    are; None trains all weights."""
 
 
 class EvaluationSettings(Section):
@@ -346,6 +366,12 @@ class Settings(Section):
                     f"rollout.engine_gpus = {list(rollout.engine_gpus)} names "
                     f"{len(rollout.engine_gpus)} GPUs, but rollout.engines = {rollout.engines}: "
                     "expected one for each, on each rank",
+                ),
+                (
+                    policy.sampler_correction == "none" or policy.old_logprobs == "policy",
+                    f'policy.sampler_correction = "{policy.sampler_correction}" needs '
+                    'policy.old_logprobs = "policy": a ratio against the sampler\'s log-probs '
+                    "already holds the mismatch",
                 ),
                 (
                     self.reward.labels != "ground_truth" or self.reward.allow_ground_truth,

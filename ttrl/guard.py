@@ -100,6 +100,39 @@ class CollapseGuard:
         return fmean(metrics[name] for metrics in self.window if name in metrics)
 
 
+class MismatchGuard:
+    """Looks for an engine that samples from another distribution than the policy's.
+
+    Then PPO's ratio is off before anything has been learned. Causes are a coarse numeric type, a
+    kernel, or a push of weights that went wrong; or answers recorded from another policy.
+    """
+
+    def __init__(self, limit: float) -> None:
+        """Warn above ``limit``, see ``guard.sampler_kl``."""
+        self.limit = limit
+        self._alarmed = False
+
+    def warning(self, metrics: Mapping[str, float]) -> str | None:
+        """What to say after a step with these metrics: once, until a step is in order again."""
+        is_new = self.is_off(metrics) and not self._alarmed
+        if "mismatch/kl" in metrics:  # else nothing was trained on, and nothing is known
+            self._alarmed = self.is_off(metrics)
+        if not is_new:
+            return None
+        return (
+            "the engine samples from another distribution than the policy's: KL "
+            f"{metrics['mismatch/kl']:.3g} nats per token, largest |log-ratio| "
+            f"{metrics['mismatch/max_log_ratio']:.3g} (guard.sampler_kl = {self.limit:g}); try "
+            'model.dtype = "float32", or policy.sampler_correction'
+        )
+
+    def is_off(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the step's mismatch is above the limit."""
+        if self.limit == 0 or metrics.get("rollout/updates_behind", 0) > 0:
+            return False  # answers from weights before the last update differ as they should
+        return metrics.get("mismatch/kl", 0.0) > self.limit
+
+
 class Keeper:
     """Keeps weights to go back to: those at the start of this pass, and of the one before.
 

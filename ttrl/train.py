@@ -32,12 +32,13 @@ from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.evaluate import Exam, Scores
-from ttrl.guard import CollapseGuard, Keeper
+from ttrl.guard import CollapseGuard, Keeper, MismatchGuard
 from ttrl.launch import launched
 from ttrl.memory import GIB, memory_metrics
 from ttrl.metrics import labelled_metrics, vote_metrics
 from ttrl.plan import Machine, plan
 from ttrl.policy.local import LocalPolicy
+from ttrl.policy.lora import require_peft
 from ttrl.policy.model import load_policy_model
 from ttrl.policy.update import KINDS, Policy, learning_rate
 from ttrl.pretrained import load_bare_outline, load_tokenizer
@@ -152,6 +153,7 @@ class Trainer:
             self.exams = ()  # they are not recorded
         self.labels = self._label_source()
         self.guard = CollapseGuard(settings.guard, self.order.steps_per_epoch)
+        self.mismatch = MismatchGuard(settings.guard.sampler_kl)
         stopping = settings.guard.on_collapse == "stop"
         self.keeper = Keeper(self.policy, self.order.steps_per_epoch) if stopping else None
         self.planned = planned_memory(settings, ranks)
@@ -257,7 +259,7 @@ class Trainer:
                 self.policy.come_back()
                 updates = self.policy.update(samples, rate)
         except FloatingPointError as error:
-            raise UserError(f"step {step}: {error}; lower policy.learning_rate") from error
+            raise UserError(f"step {step}: {error}") from error
         self.labels.follow(self.policy)
         return updates
 
@@ -309,6 +311,9 @@ class Trainer:
         """Look for a collapse; why the run must stop, if it must, with the weights restored."""
         sign = self.guard.sign(metrics)
         metrics["guard/collapse"] = float(sign is not None)
+        metrics["guard/mismatch"] = float(self.mismatch.is_off(metrics))
+        if (warning := self.mismatch.warning(metrics)) is not None:
+            self.display.note(f"step {step}: warning: {warning}")
         if sign is not None and self.guard.is_new:
             self.display.note(f"step {step}: warning: looks like a collapse: {sign}")
         if self.keeper is None:
@@ -438,13 +443,13 @@ class Trainer:
 
 def make_policy(settings: Settings, ranks: Ranks) -> Policy:
     """The policy under the backend that the settings name, or else the launch."""
-    liger = settings.policy.liger_kernels
+    own, liger = getattr(torch, settings.model.dtype), settings.policy.liger_kernels
     if backend(settings, ranks) == "zero3":
         from ttrl.policy.zero3 import Zero3Policy
 
-        dtype = getattr(torch, settings.model.dtype)
-        return Zero3Policy(load_policy_model(settings.model, dtype, liger=liger), settings, ranks)
-    return LocalPolicy(load_policy_model(settings.model, torch.float32, liger=liger), settings)
+        return Zero3Policy(load_policy_model(settings.model, own, liger=liger), settings, ranks)
+    dtype = torch.float32 if settings.policy.lora_rank is None else own
+    return LocalPolicy(load_policy_model(settings.model, dtype, liger=liger), settings)
 
 
 def backend(settings: Settings, ranks: Ranks) -> str:
@@ -492,6 +497,8 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
             f'policy.backend = "local" holds the policy in one process, but {ranks.count} were '
             'started; set policy.backend = "zero3", or start one'
         )
+    if settings.policy.lora_rank is not None:
+        require_peft()
     if replay is not None and settings.reward.labels == "teacher":
         raise UserError(
             '--replay: a teacher\'s answers are not recorded (reward.labels = "teacher")'
@@ -560,7 +567,8 @@ def verify(
 
 
 def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
-    """The step's optimizer steps as ``policy/...``: means, but sums of counts and the largest gap.
+    """The step's optimizer steps as ``policy/...``: means, but sums of counts and the largest gap;
+    and the first one's distance from the sampler as ``mismatch/...``, before anything has moved.
 
     None were taken where unanimous votes left nothing to learn: then only the count 0 is there.
     """
@@ -575,6 +583,11 @@ def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
         for name in (f.name for f in fields(UpdateResult) if f.name != "seconds"):
             values = [getattr(update, name) for update in updates]
             metrics[f"policy/{name}"] = combine.get(name, fmean)(values)
+        metrics |= {
+            "mismatch/kl": updates[0].sampler_kl,
+            "mismatch/mean_log_ratio": updates[0].sampler_log_ratio,
+            "mismatch/max_log_ratio": updates[0].sampler_max_gap,
+        }
     return metrics
 
 

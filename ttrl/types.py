@@ -194,6 +194,9 @@ class TrainSample:
     """The same for every token of the completion."""
     weight: float = 1.0
     """Multiplies the loss of every token of the completion."""
+    old_logprobs: tuple[float, ...] | None = None
+    """The policy's own log-probabilities of ``completion_ids`` before the updates of this rollout;
+    None: not computed, because nothing needs them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +216,10 @@ class PackedBatch:
     """int32, S + 1 entries: sequence s is rows ``cu_seqlens[s]:cu_seqlens[s + 1]``."""
     targets_T: torch.Tensor
     """int64: the next token, or -100."""
-    old_logp_T: torch.Tensor
+    sampler_logp_T: torch.Tensor
     """float32: the sampler's log-probability of the target; 0 where there is none."""
+    old_logp_T: torch.Tensor | None
+    """float32: the policy's own before the updates of this rollout; None: not computed."""
     advantages_T: torch.Tensor
     """float32."""
     token_weights_T: torch.Tensor
@@ -238,10 +243,14 @@ class UpdateResult:
     entropy: float
     """Mean entropy of the next-token distribution, in nats."""
     sampler_kl: float
-    """Mean of k3 = exp(d) - d - 1, d = trainer - sampler log-prob, before this step: drift or a
-    mismatch between engine and trainer."""
+    """Mean of k3 = exp(d) - d - 1, d = trainer - sampler log-prob, before this step: a mismatch
+    between engine and trainer; from a rollout's second update on, the drift of the updates too."""
+    sampler_log_ratio: float
+    """Mean of d, in nats, whatever the correction makes of it."""
     sampler_max_gap: float
-    """Largest |trainer - sampler log-prob|."""
+    """Largest |d|."""
+    corrected: float
+    """Share of tokens whose sampler ratio the correction has cut off or masked."""
     tokens: int
     """Trained tokens."""
     sequences: int

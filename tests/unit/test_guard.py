@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ttrl.config import GuardSettings
-from ttrl.guard import CollapseGuard, Keeper
+from ttrl.guard import CollapseGuard, Keeper, MismatchGuard
 
 HEALTHY = {
     "vote/majority_ratio": 0.4,
@@ -71,6 +71,24 @@ def test_each_alarm_is_new_once() -> None:
 def test_ignored_if_asked_to() -> None:
     flips = {"vote/flip_rate": 1.0}
     assert signs(guard(on_collapse="ignore"), flips, flips, flips) == [None] * 3
+
+
+def mismatch(kl: float) -> dict[str, float]:
+    return {"mismatch/kl": kl, "mismatch/max_log_ratio": 1.5}
+
+
+def test_a_mismatch_is_said_once_per_run_of_alarms() -> None:
+    watch = MismatchGuard(0.1)
+    steps = [mismatch(kl) for kl in (0.05, 0.2, 0.3)]
+    steps += [{}, mismatch(0.2), mismatch(0.1), mismatch(0.2)]  # {}: nothing was trained on
+    said = [watch.warning(step) for step in steps]
+    assert [text is not None for text in said] == [False, True, *[False] * 4, True]
+    assert said[1] is not None
+    assert "KL 0.2 nats per token, largest |log-ratio| 1.5 (guard.sampler_kl = 0.1)" in said[1]
+    assert [watch.is_off(step) for step in steps] == [False, True, True, False, True, False, True]
+    assert not watch.is_off({**mismatch(9.0), "rollout/updates_behind": 1})  # overlap
+    silent = MismatchGuard(0.0)
+    assert silent.warning(mismatch(9.0)) is None and not silent.is_off(mismatch(9.0))
 
 
 class OneWeight:

@@ -74,7 +74,7 @@ def test_layout_of_a_packed_batch():
     assert batch.targets_T.tolist() == [x, 60, 61, 62, 63, x, x, 20, 21, 40]
     assert batch.positions_T.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0]
     assert batch.cu_seqlens.tolist() == [0, 5, 9, 10]
-    assert batch.old_logp_T.tolist() == [0, -1, -2, -3, -4, 0, 0, -0.5, -0.25, -1.5]
+    assert batch.sampler_logp_T.tolist() == [0, -1, -2, -3, -4, 0, 0, -0.5, -0.25, -1.5]
     assert batch.advantages_T.tolist() == [0, 0.5, 0.5, 0.5, 0.5, 0, 0, 2, 2, -1]
     assert batch.token_weights_T.tolist() == [0, 0.5, 0.5, 0.5, 0.5, 0, 0, 0.125, 0.125, 0.25]
 
@@ -82,7 +82,7 @@ def test_layout_of_a_packed_batch():
 def test_types_of_a_packed_batch():
     (batch,) = pack([A, B], [1.0, 1.0], tokens_per_batch=10)
     integers = (batch.token_ids_T, batch.positions_T, batch.targets_T)
-    reals = (batch.old_logp_T, batch.advantages_T, batch.token_weights_T)
+    reals = (batch.sampler_logp_T, batch.advantages_T, batch.token_weights_T)
     assert {x.dtype for x in integers} == {torch.int64}
     assert {x.dtype for x in reals} == {torch.float32}
     assert batch.cu_seqlens.dtype == torch.int32

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ttrl.config import Settings
+from ttrl.policy import lora
 from ttrl.policy.model import PackedModel
 from ttrl.policy.update import KINDS, Policy
 from ttrl.ranks import Ranks
@@ -17,17 +18,17 @@ from ttrl.types import PackedBatch
 
 
 class LocalPolicy(Policy):
-    """Holds the float32 weights; matrix products are in the settings' ``model.dtype``."""
+    """Trained weights are float32; matrix products are in the settings' ``model.dtype``."""
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
-        """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model` in float32."""
+        """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`: in float32, or in
+        ``model.dtype`` where only adapters are trained."""
         super().__init__(model, settings, Ranks())
         policy = settings.policy
-        self.reference = (
-            copy.deepcopy(model).eval().requires_grad_(False) if policy.kl_coef > 0 else None
-        )
+        needs_copy = policy.kl_coef > 0 and policy.lora_rank is None
+        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if needs_copy else None
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [p for p in model.parameters() if p.requires_grad],
             lr=policy.learning_rate,
             betas=policy.betas,
             weight_decay=policy.weight_decay,
@@ -35,7 +36,8 @@ class LocalPolicy(Policy):
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All parameters, by their transformers names; tied ones once."""
-        yield from self.model.named_parameters()
+        named = list(self.model.named_parameters())
+        yield from lora.merged(named, lora.scale(self.settings))
 
     def make_room(self) -> None:
         """Nothing leaves: see ``policy.offload_during_rollout``."""
@@ -44,11 +46,11 @@ class LocalPolicy(Policy):
         """Nothing left."""
 
     def sizes(self) -> dict[str, int]:
-        """All parameters, those without a gradient too."""
-        return {name: parameter.numel() for name, parameter in self.model.named_parameters()}
+        """Of all that is trained."""
+        return {name: parameter.numel() for name, parameter in self._trained()}
 
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
-        """Everything: there is one rank. Before the first step there are no moments."""
+        """All that is trained: there is one rank. Before the first step there are no moments."""
         return {
             key: tensor.detach().flatten().to("cpu", copy=True)
             for key, tensor in self._holdings()
@@ -65,15 +67,15 @@ class LocalPolicy(Policy):
 
     def _holdings(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors themselves, by the keys of `shares`."""
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._trained():
             yield f"weights/{name}", parameter
             state = self.optimizer.state.get(parameter, {})
             yield from ((f"{kind}/{name}", state[kind]) for kind in KINDS if kind in state)
 
     def _make_moments(self) -> None:
         """What the optimizer itself makes in its first step."""
-        for parameter in self.model.parameters():
-            if parameter.requires_grad and parameter not in self.optimizer.state:
+        for _, parameter in self._trained():
+            if parameter not in self.optimizer.state:
                 self.optimizer.state[parameter] = {
                     "step": torch.tensor(0.0),
                     "exp_avg": torch.zeros_like(parameter),
@@ -99,9 +101,15 @@ class LocalPolicy(Policy):
 
     @torch.no_grad()
     def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
-        if self.reference is None:
+        policy = self.settings.policy
+        if policy.kl_coef == 0:
             return None
-        logp_T: torch.Tensor = self._output(self.reference, batch).logp_T
+        logp_T: torch.Tensor
+        if self.reference is None:
+            with lora.without_adapters(self.model):
+                logp_T = self._output(self.model, batch).logp_T
+        else:
+            logp_T = self._output(self.reference, batch).logp_T
         return logp_T
 
     def _zero_grad(self) -> None:

@@ -86,14 +86,15 @@ class PackedModel(torch.nn.Module):
     """A causal LM as a function of packed batches: its `FusedLMHead` is part of the forward."""
 
     def __init__(self, model: PreTrainedModel, products: torch.dtype) -> None:
-        """Run ``model``, with the matrix products of float32 weights in the type ``products``."""
+        """Run ``model``, with matrix products in the type ``products``, whatever its weights'."""
         super().__init__()
         self.model = model
         self.products = products
 
     def forward(self, batch: PackedBatch, **options: Any) -> Any:
         """What the head gives for the batch's rows and targets, see `FusedLMHead.forward`."""
-        autocast = self.model.dtype != self.products
+        # Adapters may be float32 beside a frozen base of another type.
+        autocast = any(p.dtype != self.products for p in self.model.parameters())
         with torch.autocast(self.model.device.type, self.products, enabled=autocast):
             hidden_TH = packed_hidden_states(
                 self.model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens

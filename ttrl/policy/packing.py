@@ -57,6 +57,12 @@ def pack(
         parts: the number of batches is a multiple of it, so that every rank gets as many
             (``batches[rank::parts]``); where there are too few samples, some have no weight.
     """
+    dealt = deal(samples, tokens_per_batch, parts)
+    return [batch_of([samples[i] for i in b], [weights[i] for i in b]) for b in dealt]
+
+
+def deal(samples: Sequence[TrainSample], tokens_per_batch: int, parts: int = 1) -> list[list[int]]:
+    """Which samples, by index, `pack` puts together; a batch may have none."""
     order = sorted(range(len(samples)), key=lambda i: -_rows(samples[i]))
     if order and _rows(samples[order[0]]) > tokens_per_batch:
         longest = samples[order[0]]
@@ -68,7 +74,7 @@ def pack(
     while True:
         dealt = _deal(order, [_rows(s) for s in samples], tokens_per_batch, rounds * parts)
         if dealt is not None:
-            return [_batch([samples[i] for i in b], [weights[i] for i in b]) for b in dealt]
+            return dealt
         rounds += 1
 
 
@@ -91,12 +97,16 @@ def _rows(sample: TrainSample) -> int:
     return len(sample.prompt_ids) + len(sample.completion_ids) - 1
 
 
-def _batch(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
+def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
+    """One micro-batch: the samples one after the other; ``weights`` are those of their tokens."""
     if not samples:  # a rank's share of nothing: it goes through the model as any other does
-        samples, weights = [TrainSample("", (0,), (0,), (0.0,), 0.0)], [0.0]
+        nothing = TrainSample("", (0,), (0,), (0.0,), 0.0, old_logprobs=(0.0,))
+        samples, weights = [nothing], [0.0]
+    known = all(s.old_logprobs is not None for s in samples)
     token_ids: list[int] = []
     positions: list[int] = []
     targets: list[int] = []
+    sampler_logp: list[float] = []
     old_logp: list[float] = []
     advantages: list[float] = []
     token_weights: list[float] = []
@@ -106,7 +116,8 @@ def _batch(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBa
         token_ids += (*sample.prompt_ids, *sample.completion_ids[:-1])
         positions += range(rows)
         targets += [-100] * context + list(sample.completion_ids)
-        old_logp += [0.0] * context + list(sample.logprobs)
+        sampler_logp += [0.0] * context + list(sample.logprobs)
+        old_logp += [0.0] * context + list(sample.old_logprobs or ())
         advantages += [0.0] * context + [sample.advantage] * trained
         token_weights += [0.0] * context + [weight] * trained
     return PackedBatch(
@@ -116,7 +127,8 @@ def _batch(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBa
             list(accumulate((_rows(s) for s in samples), initial=0)), dtype=torch.int32
         ),
         targets_T=torch.tensor(targets),
-        old_logp_T=torch.tensor(old_logp),
+        sampler_logp_T=torch.tensor(sampler_logp),
+        old_logp_T=torch.tensor(old_logp) if known else None,
         advantages_T=torch.tensor(advantages),
         token_weights_T=torch.tensor(token_weights),
     )

@@ -11,7 +11,8 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from transformers import PreTrainedModel
 from ttrl_kernels import PolicyLoss, chosen_backend
 
 from ttrl.config import PolicySettings, Settings
-from ttrl.policy.packing import pack, sequence_weights
+from ttrl.policy import lora
+from ttrl.policy.correction import corrected
+from ttrl.policy.packing import batch_of, deal, pack, sequence_weights
 from ttrl.ranks import Ranks
 from ttrl.types import PackedBatch, TrainSample, UpdateResult
 
@@ -43,6 +46,8 @@ class Policy(ABC):
 
     def __init__(self, model: PreTrainedModel, settings: Settings, ranks: Ranks) -> None:
         """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`."""
+        if settings.policy.lora_rank is not None:
+            lora.add_adapters(model, settings)
         self.model = model.train()
         self.settings = settings
         self.ranks = ranks
@@ -55,13 +60,18 @@ class Policy(ABC):
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All parameters, whole, by their transformers names; tied ones once.
 
-        All ranks must walk through them together and to the end.
+        Adapters are merged into what they stand beside. All ranks must walk through them together
+        and to the end.
         """
 
     def whole_weights(self) -> dict[str, torch.Tensor]:
         """A copy of all parameters on the CPU, on rank 0; the other ranks help and get nothing."""
         main = self.ranks.is_main
         return {n: t.detach().to("cpu", copy=True) for n, t in self.named_weights() if main}
+
+    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """What the optimizer changes: all parameters, or the adapters."""
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     @abstractmethod
     def make_room(self) -> None:
@@ -77,7 +87,7 @@ class Policy(ABC):
 
     @abstractmethod
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
-        """Copies on the CPU of what this rank holds of the ``kinds``, flat, in float32.
+        """Copies on the CPU of what this rank holds and trains of the ``kinds``, flat, in float32.
 
         The key of a parameter's weight is ``weights/NAME``, and so on. Shares of all ranks, one
         after the other, are the whole, with nothing or some zeros behind it; all are as long, the
@@ -145,26 +155,69 @@ class Policy(ABC):
             One result per optimizer step; steps without any gradient are not taken.
 
         Raises:
-            FloatingPointError: on all ranks, if a loss or a gradient is not finite; the weights
-                are then those before the step.
+            FloatingPointError: on all ranks, if a sample, a loss or a gradient is not finite; the
+                weights are then those before the step.
         """
         size = self.settings.policy.sequences_per_update
         steps = [samples[i : i + size] for i in range(0, len(samples), size)]
-        results = [self._optimizer_step(step, rate) for step in steps]
-        return [r for r in results if r is not None]
+        steps = [step for step in steps if any(map(self._is_live, step))]
+        return [self._optimizer_step(step, rate) for step in self._with_old_logprobs(steps)]
 
-    def _optimizer_step(self, samples: Sequence[TrainSample], rate: float) -> UpdateResult | None:
+    def _is_live(self, sample: TrainSample) -> bool:
+        """Whether the sample has a gradient.
+
+        A zero weight or, without a KL or entropy term, a zero advantage means a zero gradient,
+        exactly: such sequences count in the token weights, and cost nothing.
+        """
+        policy = self.settings.policy
+        every = policy.kl_coef > 0 or policy.entropy_coef > 0
+        return sample.weight != 0 and (every or sample.advantage != 0)
+
+    def _with_old_logprobs(
+        self, steps: Sequence[Sequence[TrainSample]]
+    ) -> list[Sequence[TrainSample]]:
+        """The steps, with the policy's own log-probs where ``policy.old_logprobs`` needs them.
+
+        The first step starts from the same weights, so its ratio is 1 without them; only a
+        correction of the sampler's ratio needs them there too.
+        """
+        policy = self.settings.policy
+        known = 1 if policy.sampler_correction == "none" else 0
+        if policy.old_logprobs == "sampler":
+            known = len(steps)
+        later = [s for step in steps[known:] for s in step if self._is_live(s)]
+        if not later:
+            return list(steps)
+        logprobs = iter(self._own_logprobs(later))
+        return [
+            *steps[:known],
+            *(
+                [replace(s, old_logprobs=next(logprobs)) if self._is_live(s) else s for s in step]
+                for step in steps[known:]
+            ),
+        ]
+
+    @torch.no_grad()
+    def _own_logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
+        """The present policy's log-probs of the completions, computed by all ranks together."""
+        room, ranks = self.settings.policy.tokens_per_batch, self.ranks
+        own: dict[int, tuple[float, ...]] = {}
+        for chosen in deal(samples, room, ranks.count)[ranks.rank :: ranks.count]:
+            together = [samples[i] for i in chosen]
+            batch = _to(batch_of(together, [0.0] * len(together)), self.model.device)
+            logprobs = iter(self._forward(batch).logp_T[batch.targets_T >= 0].tolist())
+            own |= {i: tuple(islice(logprobs, len(samples[i].completion_ids))) for i in chosen}
+        found = ranks.merge(own)
+        return [found[i] for i in range(len(samples))]
+
+    def _optimizer_step(self, samples: Sequence[TrainSample], rate: float) -> UpdateResult:
         started = time.perf_counter()
         policy = self.settings.policy
+        self._refuse_bad_samples(samples)
         weights = sequence_weights(
             samples, policy.aggregation, self.settings.rollout.max_new_tokens
         )
-        # A zero weight or, without a KL or entropy term, a zero advantage means a zero gradient,
-        # exactly: such sequences count in the weights above, and cost nothing.
-        every = policy.kl_coef > 0 or policy.entropy_coef > 0
-        live = [i for i, s in enumerate(samples) if s.weight != 0 and (every or s.advantage != 0)]
-        if not live:
-            return None
+        live = [i for i, s in enumerate(samples) if self._is_live(s)]
         batches = pack(
             [samples[i] for i in live],
             [weights[i] for i in live],
@@ -174,8 +227,9 @@ class Policy(ABC):
         own = _Sums()
         self._zero_grad()
         for batch in batches[self.ranks.rank :: self.ranks.count]:
+            batch, cut_T = corrected(batch, policy.sampler_correction, policy.sampler_ratio_cap)
             result = self._loss(_to(batch, self.model.device))
-            own.add(batch, result)
+            own.add(batch, result, cut_T)
             self._backward(result.loss)
         gradients = self._gradients()
         own_norm = torch.nn.utils.get_total_norm(list(gradients.values()))
@@ -193,7 +247,9 @@ class Policy(ABC):
             kl=sums.kl / sums.tokens,
             entropy=sums.entropy / sums.tokens,
             sampler_kl=sums.sampler_kl / sums.tokens,
+            sampler_log_ratio=sums.sampler_log_ratio / sums.tokens,
             sampler_max_gap=sums.sampler_max_gap,
+            corrected=sums.corrected / sums.tokens,
             tokens=sums.tokens,
             sequences=len(live),
             skipped_sequences=len(samples) - len(live),
@@ -203,11 +259,12 @@ class Policy(ABC):
     def _loss(self, batch: PackedBatch) -> PolicyLoss:
         """The policy loss of one micro-batch."""
         policy = self.settings.policy
+        from_sampler = policy.old_logprobs == "sampler"
         result: PolicyLoss = self._forward(
             batch,
             advantages_T=batch.advantages_T,
             token_weights_T=batch.token_weights_T,
-            old_logp_T=batch.old_logp_T,
+            old_logp_T=batch.sampler_logp_T if from_sampler else batch.old_logp_T,
             ref_logp_T=self._reference_logp(batch),
             clip_low=policy.clip_low,
             clip_high=policy.clip_high,
@@ -217,6 +274,23 @@ class Policy(ABC):
             entropy_coef=policy.entropy_coef,
         )
         return result
+
+    def _refuse_bad_samples(self, samples: Sequence[TrainSample]) -> None:
+        """Raise, on all ranks alike, if a sample brings a number that is not finite."""
+        for sample in samples:
+            numbers = {
+                "advantage": (sample.advantage,),
+                "weight": (sample.weight,),
+                "sampler log-prob": sample.logprobs,
+            }
+            for what, values in numbers.items():
+                bad = [value for value in values if not math.isfinite(value)]
+                if bad:
+                    self._zero_grad()
+                    raise FloatingPointError(
+                        f"the update is not finite: question {sample.question_id!r} has "
+                        f"{len(bad)} of {len(values)} {what}s {bad[0]}; the weights are unchanged"
+                    )
 
     def _refuse_non_finite(
         self, loss: float, grad_norm: torch.Tensor, gradients: dict[str, torch.Tensor]
@@ -229,12 +303,15 @@ class Policy(ABC):
         self._zero_grad()
         raise FloatingPointError(
             f"the update is not finite (loss {loss}, gradient norm {grad_norm.item()}, "
-            f"gradients of {bad[:3] or 'no parameter'}); the weights are unchanged"
+            f"gradients of {bad[:3] or 'no parameter'}); the weights are unchanged; lower "
+            "policy.learning_rate"
         )
 
 
 def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
-    return PackedBatch(**{f.name: getattr(batch, f.name).to(device) for f in fields(batch)})
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    moved: dict[str, Any] = {n: None if v is None else v.to(device) for n, v in values.items()}
+    return PackedBatch(**moved)
 
 
 class _Sums:
@@ -242,20 +319,23 @@ class _Sums:
 
     def __init__(self) -> None:
         self.loss = self.clipped = self.kl = self.entropy = 0.0
-        self.sampler_kl = self.sampler_max_gap = 0.0
+        self.sampler_kl = self.sampler_log_ratio = self.sampler_max_gap = self.corrected = 0.0
         self.tokens = 0
 
-    def add(self, batch: PackedBatch, result: PolicyLoss) -> None:
-        """Add one micro-batch."""
+    def add(self, batch: PackedBatch, result: PolicyLoss, cut_T: torch.Tensor) -> None:
+        """Add one micro-batch; ``cut_T`` says where the sampler's correction was cut off."""
         live_T = batch.token_weights_T != 0
         # k3 of trainer against sampler: never negative, 0 only where both agree.
-        gap_T = (result.logp_T.cpu() - batch.old_logp_T)[live_T]
+        # In float64, where the square of a gap of 1e-7 is not lost beside 1.
+        gap_T = (result.logp_T.cpu() - batch.sampler_logp_T)[live_T].double()
         self.loss += result.loss.item()
         self.clipped += result.clipped_T.cpu()[live_T].sum().item()
         if result.kl_T is not None:
             self.kl += result.kl_T.cpu()[live_T].sum().item()
         self.entropy += result.entropy_T.cpu()[live_T].sum().item()
-        self.sampler_kl += (gap_T.exp() - 1 - gap_T).sum().item()
+        self.sampler_kl += (gap_T.expm1() - gap_T).sum().item()
+        self.sampler_log_ratio += gap_T.sum().item()
+        self.corrected += cut_T[live_T].sum().item()
         self.sampler_max_gap = max([self.sampler_max_gap, *gap_T.abs().tolist()])
         self.tokens += int(live_T.sum())
 

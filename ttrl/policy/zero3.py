@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ttrl.config import Settings
+from ttrl.policy import lora
 from ttrl.policy.model import PackedModel
 from ttrl.policy.update import KINDS, Policy
 from ttrl.ranks import Ranks
@@ -26,13 +27,14 @@ from ttrl.types import PackedBatch, UserError
 
 CONTRACT = (
     "deepspeed.initialize",
+    "deepspeed.ops.__compatible_ops__",
     "deepspeed.zero.GatheredParameters",
     "deepspeed.utils.safe_get_local_grad",
     "deepspeed.utils.safe_get_local_fp32_param",
     "deepspeed.utils.safe_get_local_optimizer_state",
     "deepspeed.DeepSpeedEngine.backward",
     "deepspeed.DeepSpeedEngine.step",
-    "deepspeed.DeepSpeedEngine.zero_grad",
+    "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3.zero_grad",
     "deepspeed.DeepSpeedEngine.offload_states",
     "deepspeed.DeepSpeedEngine.reload_states",
     "deepspeed.runtime.zero.offload_config.OffloadStateTypeEnum",
@@ -58,6 +60,7 @@ def require_deepspeed() -> None:
             f"DeepSpeed {version} lacks what is used of it here: {', '.join(lost)}; expected "
             f"0.19.8. {INSTALL}"
         )
+    _without_compiler()
 
 
 class Zero3Policy(Policy):
@@ -76,14 +79,14 @@ class Zero3Policy(Policy):
         policy = settings.policy
         dtype = getattr(torch, settings.model.dtype)
         reference = None
-        if policy.kl_coef > 0:
+        if policy.kl_coef > 0 and policy.lora_rank is None:
             frozen = PackedModel(copy.deepcopy(model).eval().requires_grad_(False), dtype)
-            reference, *_ = deepspeed.initialize(model=frozen, config=_config(settings))
+            reference, *_ = deepspeed.initialize(model=frozen, config=_config(settings, model))
         self.reference = reference
         optimizer = _optimizer(model, settings)
         packed = PackedModel(model, dtype)
         self.engine, *_ = deepspeed.initialize(
-            model=packed, optimizer=optimizer, config=_config(settings)
+            model=packed, optimizer=optimizer, config=_config(settings, model)
         )
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -93,7 +96,8 @@ class Zero3Policy(Policy):
         for _, layer in groupby(self.model.named_parameters(), lambda item: _layer(item[0])):
             named = list(layer)
             with deepspeed.zero.GatheredParameters([p for _, p in named]):
-                yield from ((name, p.data) for name, p in named)
+                whole = [(name, p.data) for name, p in named]
+                yield from lora.merged(whole, lora.scale(self.settings))
 
     def make_room(self) -> None:
         """With ``policy.offload_during_rollout``: all but the model's own weights leaves the GPU.
@@ -113,7 +117,7 @@ class Zero3Policy(Policy):
             self.engine.reload_states()
 
     def sizes(self) -> dict[str, int]:
-        """The trained parameters: others never change."""
+        """Of all that is trained: the rest never changes."""
         return {name: p.ds_numel for name, p in self._trained()}  # type: ignore[attr-defined]
 
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
@@ -157,9 +161,6 @@ class Zero3Policy(Policy):
                     "exp_avg_sq": torch.zeros_like(flat),
                 }
 
-    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
-
     @property
     def steps_taken(self) -> int:
         """Optimizer steps so far."""
@@ -178,14 +179,20 @@ class Zero3Policy(Policy):
 
     @torch.no_grad()
     def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
-        if self.reference is None:
+        if self.settings.policy.kl_coef == 0:
             return None
-        temperature = self.settings.rollout.temperature
-        logp_T: torch.Tensor = self.reference(batch, temperature=temperature).logp_T
+        logp_T: torch.Tensor
+        if self.reference is None:
+            with lora.without_adapters(self.model):
+                logp_T = self._forward(batch).logp_T
+        else:
+            temperature = self.settings.rollout.temperature
+            logp_T = self.reference(batch, temperature=temperature).logp_T
         return logp_T
 
     def _zero_grad(self) -> None:
-        self.engine.zero_grad()
+        # The engine's own zero_grad leaves the shares, to which the next backward pass would add.
+        self.engine.optimizer.zero_grad()
 
     def _backward(self, loss: torch.Tensor) -> None:
         # DeepSpeed takes the mean over ranks; ours is a sum, with weights that know of all ranks.
@@ -203,9 +210,21 @@ class Zero3Policy(Policy):
         self.engine.step()  # clips by itself, to policy.grad_clip
 
 
-def _config(settings: Settings) -> dict[str, Any]:
+def _without_compiler() -> None:
+    """Keep DeepSpeed from compiling its shared-memory all-reduce for CPUs: gloo has one.
+
+    That takes a minute at the first start, and a start that is killed meanwhile leaves a lock file
+    behind for which every later one waits without an end.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _config(settings: Settings, model: PreTrainedModel) -> dict[str, Any]:
     """DeepSpeed's configuration; we decide ourselves where an optimizer step ends."""
     policy = settings.policy
+    numbers = sum(p.numel() for p in model.parameters())
     return {
         "train_micro_batch_size_per_gpu": 1,  # ours are packed to a number of tokens
         "gradient_accumulation_steps": 1,
@@ -216,6 +235,8 @@ def _config(settings: Settings) -> dict[str, Any]:
             "stage": 3,
             "overlap_comm": False,  # with it, DeepSpeed has to manage the accumulation
             "contiguous_gradients": True,
+            # A buffer of this many gradients; by default of 5e8, 2 GB, even for a tiny model.
+            "reduce_bucket_size": min(50_000_000, numbers),
             "sub_group_size": 100_000_000,  # of 1e9, the temporary gradient of a shard is 4 GB
             "stage3_max_live_parameters": 1_000_000_000,
         },

@@ -1,0 +1,53 @@
+"""A run that trains adapters, from end to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from small_run import Run
+from transformers import AutoModelForCausalLM
+
+from ttrl.policy.local import LocalPolicy
+from ttrl.policy.update import Policy
+from ttrl.pretrained import TINY_BASE
+
+LORA = ("policy.lora_rank=4", "policy.kl_coef=0.01", "policy.learning_rate=1e-3")
+
+
+def test_a_run_with_adapters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The saved model is an ordinary one, and gives the policy's log-probs."""
+    seen: list[Policy] = []
+    whole = LocalPolicy.whole_weights
+    monkeypatch.setattr(
+        LocalPolicy, "whole_weights", lambda policy: (seen.append(policy), whole(policy))[1]
+    )
+    folder = run("run", LORA)
+    policy = seen[-1]
+    steps = [json.loads(x) for x in (folder / "metrics.jsonl").open()]
+    assert all(s["mismatch/kl"] < 1e-6 and s["guard/mismatch"] == 0 for s in steps)
+    # The second update of a step starts where the first one has gone.
+    assert all(s["policy/sampler_kl"] > 2 * s["mismatch/kl"] for s in steps)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    base = AutoModelForCausalLM.from_pretrained(TINY_BASE)
+    assert list(model.state_dict()) == list(base.state_dict())
+    ids = [int(i) for i in torch.arange(40) % 20 + 5]
+    with torch.no_grad():
+        logp = [(m(torch.tensor([ids])).logits[0]).log_softmax(-1) for m in (model, base)]
+    saved_n, base_n = (x[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0] for x in logp)
+    own_n = torch.tensor(policy.logprobs(ids[:1], ids[1:]))
+    assert policy.settings.rollout.temperature == 1.0
+    assert (saved_n - own_n).abs().max() < 1e-4
+    assert (base_n - own_n).abs().max() > 1e-2
+
+
+def test_the_engine_is_compared_with_the_policy_in_every_step(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a limit below rounding, there is an alarm, in the metrics of every step."""
+    folder = run("run", ["guard.sampler_kl=1e-30", "max_steps=2"])
+    steps = [json.loads(x) for x in (folder / "metrics.jsonl").open()]
+    assert [s["guard/mismatch"] for s in steps] == [1, 1]
+    assert all(0 < s["mismatch/max_log_ratio"] < 1e-4 for s in steps)
+    assert all(abs(s["mismatch/mean_log_ratio"]) < 1e-4 for s in steps)

@@ -1,0 +1,221 @@
+"""Old log-probs and the sampler's mismatch: the corrected loss against a float64 twin."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import all_logprobs, make_settings, saved, tiny_model, train_samples
+from transformers import PreTrainedModel
+
+from ttrl.config import ModelSettings, PolicySettings, Settings
+from ttrl.policy.correction import importance_weights
+from ttrl.policy.local import LocalPolicy
+from ttrl.policy.model import load_policy_model
+from ttrl.types import TrainSample
+
+RATE = 3e-3
+TEMPERATURE = 1.3  # that of `make_settings`
+LENGTHS = [(3, 7), (12, 1), (1, 16), (9, 4), (5, 5), (2, 12), (24, 2), (1, 1)]
+CAP = 1.5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
+    return saved(tiny_model(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def samples(folder: ModelSettings) -> list[TrainSample]:
+    """A sampler that is off by up to 1.1 nats per token, on both sides of the cap."""
+    policy = LocalPolicy(load_policy_model(folder), make_settings())
+    found = []
+    for i, sample in enumerate(train_samples(LENGTHS)):
+        own_n = torch.tensor(policy.logprobs(sample.prompt_ids, sample.completion_ids))
+        random = torch.Generator().manual_seed(i)
+        noise_n = torch.empty(len(own_n)).uniform_(-1.1, 1.1, generator=random)
+        found.append(dataclasses.replace(sample, logprobs=tuple((own_n + noise_n).tolist())))
+    return found
+
+
+def settings_with(**policy: Any) -> Settings:
+    """Two optimizer steps of four sequences, on the policy's own old log-probs."""
+    common = {"old_logprobs": "policy", "sampler_ratio_cap": CAP, "sequences_per_update": 4}
+    return make_settings(policy={**common, "grad_clip": 1e3, **policy})
+
+
+class Twin:
+    """Sequence by sequence, with all logits, in float64."""
+
+    def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
+        self.policy = settings.policy
+        self.model = copy.deepcopy(model)
+        self.model.set_attn_implementation("sdpa")
+        self.model.double().eval()
+        self.start = copy.deepcopy(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=0.01)
+
+    def logprobs(self, model: PreTrainedModel, sample: TrainSample) -> torch.Tensor:
+        logp_nV = all_logprobs(model, sample.prompt_ids, sample.completion_ids, TEMPERATURE)
+        return logp_nV.gather(1, torch.tensor(sample.completion_ids).unsqueeze(1)).squeeze(1)
+
+    def step(self, samples: list[TrainSample]) -> dict[str, float]:
+        self.optimizer.zero_grad()
+        tokens = sum(len(s.completion_ids) for s in samples)
+        losses, changed, gaps = [], 0, []
+        for sample in samples:
+            sampler_n = torch.tensor(sample.logprobs, dtype=torch.float64)
+            with torch.no_grad():
+                start_n = self.logprobs(self.start, sample)
+            logp_n = self.logprobs(self.model, sample)
+            weight_n = (start_n - sampler_n).exp()
+            if self.policy.sampler_correction == "truncate":
+                changed += int((weight_n > CAP).sum())
+                weight_n = weight_n.minimum(torch.tensor(CAP))
+            elif self.policy.sampler_correction == "mask":
+                inside_n = (weight_n >= 1 / CAP) & (weight_n <= CAP)
+                changed += int((~inside_n).sum())
+                weight_n = weight_n * inside_n
+            else:
+                weight_n = torch.ones_like(weight_n)
+            ratio_n, a = (logp_n - start_n).exp(), sample.advantage
+            bounded_n = ratio_n.clamp(1 - self.policy.clip_low, 1 + self.policy.clip_high)
+            objective_n = weight_n * torch.minimum(ratio_n * a, bounded_n * a)
+            gap_n = start_n - logp_n
+            kl_n = gap_n.exp() - gap_n - 1
+            losses.append((-objective_n + self.policy.kl_coef * kl_n).sum() / tokens)
+            gaps.append((logp_n - sampler_n).detach())
+        loss = torch.stack(losses).sum()
+        loss.backward()
+        self.optimizer.step()
+        gap_T = torch.cat(gaps)
+        return {
+            "loss": loss.item(),
+            "corrected": changed / tokens,
+            "sampler_log_ratio": gap_T.mean().item(),
+            "sampler_kl": (gap_T.exp() - gap_T - 1).mean().item(),
+            "sampler_max_gap": gap_T.abs().max().item(),
+        }
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.5])
+@pytest.mark.parametrize("correction", ["none", "truncate", "mask"])
+def test_corrected_updates_are_those_of_the_twin(
+    correction: str, kl_coef: float, folder: ModelSettings, samples: list[TrainSample]
+) -> None:
+    """The second step has moved away from the old log-probs; its gradient is the one compared."""
+    settings = settings_with(sampler_correction=correction, kl_coef=kl_coef)
+    model = load_policy_model(folder)
+    twin, policy = Twin(model, settings), LocalPolicy(model, settings)
+    expected = [twin.step(samples[:4]), twin.step(samples[4:])]
+    results = policy.update(samples, RATE)
+    for result, truth in zip(results, expected, strict=True):
+        assert {k: getattr(result, k) for k in truth} == pytest.approx(truth, rel=1e-3, abs=1e-5)
+    assert results[0].clip_fraction == 0
+    if correction == "none":
+        assert results[1].clip_fraction > 0
+    for name, p in twin.model.named_parameters():
+        error = (policy.model.get_parameter(name).grad - p.grad).abs().max()
+        assert error <= 1e-3 * p.grad.abs().max(), name
+    if correction != "none":
+        assert all(0.1 < r.corrected < 0.9 for r in results)
+
+
+def gradients(folder: ModelSettings, samples: list[TrainSample], **policy: Any) -> torch.Tensor:
+    """Of one optimizer step."""
+    settings = settings_with(sequences_per_update=8, **policy)
+    made = LocalPolicy(load_policy_model(folder), settings)
+    made.update(samples, RATE)
+    return torch.cat([p.grad.flatten() for p in made.model.parameters()])
+
+
+def test_on_the_policys_own_log_probs_the_sampler_does_not_matter(
+    folder: ModelSettings, samples: list[TrainSample]
+) -> None:
+    others = [dataclasses.replace(s, logprobs=tuple(x - 1 for x in s.logprobs)) for s in samples]
+    own, other = gradients(folder, samples), gradients(folder, others)
+    assert torch.equal(own, other)
+    with_sampler = [gradients(folder, s, old_logprobs="sampler") for s in (samples, others)]
+    assert not torch.allclose(*with_sampler)
+
+
+def test_a_weight_that_is_never_capped_is_the_ratio_against_the_sampler(
+    folder: ModelSettings, samples: list[TrainSample]
+) -> None:
+    """Where nothing is clipped either: both are policy / sampler, times the gradient of logp."""
+    weighted = gradients(folder, samples, sampler_correction="truncate", sampler_ratio_cap=1e3)
+    wide = {"clip_low": 0.99, "clip_high": 1e3}
+    plain = gradients(folder, samples, old_logprobs="sampler", **wide)
+    assert (weighted - plain).abs().max() < 1e-5 * plain.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("policy", "passes"),
+    [
+        ({"old_logprobs": "sampler"}, 2),
+        ({}, 3),  # the second step's old log-probs
+        ({"sampler_correction": "mask"}, 3),  # both steps', in one pass
+        ({"sequences_per_update": 8}, 1),
+        ({"sequences_per_update": 8, "sampler_correction": "mask"}, 2),
+    ],
+)
+def test_forward_passes(
+    policy: dict[str, Any], passes: int, folder: ModelSettings, samples: list[TrainSample]
+) -> None:
+    made, calls = LocalPolicy(load_policy_model(folder), settings_with(**policy)), []
+    made.model.get_input_embeddings().register_forward_pre_hook(lambda *_: calls.append(1))
+    made.update(samples, RATE)
+    assert len(calls) == passes
+
+
+def test_steps_that_are_not_taken_cost_no_pass(
+    folder: ModelSettings, samples: list[TrainSample]
+) -> None:
+    """The first step has no gradient: the second is the first that moves anything."""
+    idle = [dataclasses.replace(s, advantage=0.0) for s in samples[:4]]
+    made, calls = LocalPolicy(load_policy_model(folder), settings_with()), []
+    made.model.get_input_embeddings().register_forward_pre_hook(lambda *_: calls.append(1))
+    (result,) = made.update([*idle, *samples[4:]], RATE)
+    assert (len(calls), result.clip_fraction) == (1, 0)
+
+
+def test_weights_by_hand() -> None:
+    log_ratio_T = torch.tensor([0.4, 0.5, 0.6, 1.0, 1.9, 2.1, 50.0]).log()
+    log_ratio_T[-1] = 500.0  # its ratio is infinite
+    weights_T, changed_T = importance_weights(log_ratio_T, "truncate", 2.0)
+    assert weights_T.tolist() == pytest.approx([0.4, 0.5, 0.6, 1.0, 1.9, 2.0, 2.0])
+    assert changed_T.tolist() == [False] * 5 + [True] * 2
+    weights_T, changed_T = importance_weights(log_ratio_T, "mask", 2.1)
+    assert weights_T.tolist() == pytest.approx([0.0, 0.5, 0.6, 1.0, 1.9, 2.1, 0.0])
+    assert changed_T.tolist() == [True] + [False] * 5 + [True]
+    weights_T, changed_T = importance_weights(log_ratio_T, "none", 2.0)
+    assert weights_T.tolist() == [1.0] * 7 and not changed_T.any()
+
+
+def test_a_correction_needs_the_policys_own_log_probs() -> None:
+    with pytest.raises(ValueError, match=r'= "truncate" needs policy.old_logprobs = "policy"'):
+        make_settings(policy={"sampler_correction": "truncate"})
+    assert PolicySettings().sampler_correction == "none"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"logprobs": (-1.0, math.nan)}, "question 'q6' has 1 of 2 sampler log-probs nan"),
+        ({"logprobs": (-math.inf, math.nan)}, "question 'q6' has 2 of 2 sampler log-probs -inf"),
+        ({"advantage": math.nan}, "question 'q6' has 1 of 1 advantages nan"),
+    ],
+)
+def test_bad_numbers_are_named(
+    change: dict[str, Any], words: str, folder: ModelSettings, samples: list[TrainSample]
+) -> None:
+    made = LocalPolicy(load_policy_model(folder), settings_with(old_logprobs="sampler"))
+    before = made.shares()
+    bad = [*samples[:6], dataclasses.replace(samples[6], **change), samples[7]]
+    with pytest.raises(FloatingPointError, match=words):
+        made.update(bad[4:], RATE)
+    assert all(torch.equal(t, made.shares()[n]) for n, t in before.items())

@@ -1,0 +1,125 @@
+"""What both sides compute: the ranks under DeepSpeed, and one process without it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tiny_models import make_settings, saved, tiny_model, train_samples
+
+from ttrl.config import ModelSettings, Settings
+from ttrl.policy.local import LocalPolicy
+from ttrl.policy.model import load_policy_model
+from ttrl.policy.update import Policy
+from ttrl.types import TrainSample, UpdateResult
+
+RATES = (3e-4, 1e-4)
+"""Of the two rollouts that every case trains on."""
+
+LENGTHS = [(3, 7), (12, 1), (1, 16), (9, 4), (5, 5), (2, 12), (24, 2), (1, 1), (8, 8), (4, 3)]
+"""Prompt and completion tokens."""
+
+CASES: dict[str, dict[str, Any]] = {
+    "token_mean": {},
+    "sequence_mean": {"aggregation": "sequence_mean"},
+    "constant": {"aggregation": "constant"},
+    "small-batches": {"tokens_per_batch": 40},
+    "small-batches-sequence_mean": {"tokens_per_batch": 40, "aggregation": "sequence_mean"},
+    "small-batches-constant": {"tokens_per_batch": 40, "aggregation": "constant"},
+    "other-order": {"sequences_per_update": 16},
+    "kl": {"kl_coef": 0.5},
+    "entropy": {"entropy_coef": 0.3},
+    "dual-clip": {"dual_clip": 1.5, "clip_low": 0.1, "clip_high": 0.5},
+    "grad-clip": {"grad_clip": 0.02},
+    "checkpointing": {"gradient_checkpointing": True, "kl_coef": 0.2},
+    "tied": {},
+    "old-policy": {"old_logprobs": "policy", "tokens_per_batch": 40},
+    "truncate": {
+        "old_logprobs": "policy",
+        "sampler_correction": "truncate",
+        "sampler_ratio_cap": 1.5,
+    },
+    "mask": {"old_logprobs": "policy", "sampler_correction": "mask", "tokens_per_batch": 40},
+    "lora": {"lora_rank": 3, "lora_alpha": 6.0},
+    "lora-kl": {"lora_rank": 4, "kl_coef": 0.3, "gradient_checkpointing": True},
+    "one-sequence": {},
+    "skipped": {"tokens_per_batch": 40},
+    "bfloat16": {"kl_coef": 0.1},
+}
+"""Changed policy settings; everything else about a case follows from its name."""
+
+
+def case_settings(case: str) -> Settings:
+    """Three optimizer steps per rollout, of four, four and two sequences."""
+    dtype = "bfloat16" if case == "bfloat16" else "float32"
+    policy = {"sequences_per_update": 4, "grad_clip": 1e3, **CASES.get(case, {})}
+    return make_settings(model={"dtype": dtype}, policy=policy)
+
+
+def case_samples(case: str, samples: list[TrainSample]) -> list[TrainSample]:
+    """What a case trains on."""
+    if case == "one-sequence":
+        return samples[:1]
+    if case == "skipped":  # and one optimizer step that is not taken at all
+        idle = {0: {"advantage": 0.0}, 2: {"weight": 0.0}, 8: {"weight": 0.0}}
+        idle |= {9: {"advantage": 0.0}}
+        return [replace(s, **idle.get(i, {})) for i, s in enumerate(samples)]
+    return samples
+
+
+def other_order(samples: list[TrainSample]) -> list[TrainSample]:
+    """The same samples; sorted another way, they are also packed another way."""
+    return [samples[i] for i in (6, 2, 9, 0, 4, 8, 1, 7, 3, 5)]
+
+
+def case_model(case: str, folder: Path) -> ModelSettings:
+    """The start of a case, in `prepare`'s folder."""
+    return ModelSettings(path=str(folder / ("tied" if case == "tied" else "untied")))
+
+
+def two_rollouts(policy: Policy, samples: list[TrainSample]) -> list[UpdateResult]:
+    """All updates of a case."""
+    return [result for rate in RATES for result in policy.update(samples, rate)]
+
+
+def local_policy(case: str, folder: Path) -> LocalPolicy:
+    """The policy of a case in one process, without DeepSpeed."""
+    return LocalPolicy(load_policy_model(case_model(case, folder)), case_settings(case))
+
+
+def prepare(folder: Path) -> None:
+    """Models and samples of all cases; the ratios lie between 0.3 and 3."""
+    for name, tied in (("untied", False), ("tied", True)):
+        saved(tiny_model(tie_word_embeddings=tied), folder / name)
+    policy = local_policy("token_mean", folder)
+    samples = []
+    for i, sample in enumerate(train_samples(LENGTHS)):
+        own_n = torch.tensor(policy.logprobs(sample.prompt_ids, sample.completion_ids))
+        noise_n = torch.empty(len(own_n)).uniform_(
+            -1.1, 1.1, generator=torch.Generator().manual_seed(i)
+        )
+        weight = 2.5 if i == 3 else 1.0
+        samples.append(replace(sample, logprobs=tuple((own_n + noise_n).tolist()), weight=weight))
+    (folder / "samples.json").write_text(json.dumps([asdict(s) for s in samples]))
+
+
+def read_samples(folder: Path) -> list[TrainSample]:
+    """Those of `prepare`."""
+    rows = json.loads((folder / "samples.json").read_text())
+    names = ("prompt_ids", "completion_ids", "logprobs")
+    return [TrainSample(**{**row, **{n: tuple(row[n]) for n in names}}) for row in rows]
+
+
+class Seen(NamedTuple):
+    """What ``zero3_facts.py`` has seen."""
+
+    facts: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    def of(self, case: str, kind: str) -> dict[str, torch.Tensor]:
+        """A case's tensors of one kind, by parameter."""
+        prefix = f"{case}/{kind}/"
+        return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,193 @@
+"""What the ranks of one launch compute, written down: starting them takes most of the time.
+
+torchrun --nproc_per_node=N zero3_facts.py FOLDER OUTPUT
+
+OUTPUT.json holds facts, OUTPUT.safetensors tensors as CASE/KIND/PARAMETER.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from zero3_cases import (
+    CASES,
+    RATES,
+    case_model,
+    case_samples,
+    case_settings,
+    other_order,
+    read_samples,
+    two_rollouts,
+)
+
+from ttrl.policy.model import load_policy_model
+from ttrl.policy.packing import pack
+from ttrl.policy.update import KINDS
+from ttrl.policy.zero3 import Zero3Policy
+from ttrl.ranks import Ranks, join_ranks, leave_ranks
+from ttrl.types import TrainSample
+
+Tensors = dict[str, torch.Tensor]
+
+
+def main(folder: Path, output: str) -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    ranks = join_ranks()
+    samples = read_samples(folder)
+    facts: dict[str, Any] = {}
+    tensors: Tensors = {}
+    for case in CASES:
+        policy = zero3_policy(case, folder, ranks)
+        chosen = case_samples(case, samples)
+        results = two_rollouts(policy, other_order(chosen) if case == "other-order" else chosen)
+        facts[case] = {
+            "results": [asdict(r) for r in results],
+            "steps_taken": policy.steps_taken,
+            "digests": ranks.gather(digest(dict(policy.named_weights()))),
+        }
+        for kind, found in whole(policy).items():
+            tensors |= {f"{case}/{kind}/{name}": tensor for name, tensor in found.items()}
+    facts["round_trip"] = round_trip(folder, ranks, samples)
+    facts["documents"] = documents(zero3_policy("token_mean", folder, ranks), samples)
+    facts["not_finite"] = {
+        name: not_finite(name, folder, ranks, samples) for name in ("loss", "gradient", "sampler")
+    }
+    if ranks.is_main:
+        Path(f"{output}.json").write_text(json.dumps(facts), encoding="utf-8")
+        save_file(tensors, f"{output}.safetensors")
+    leave_ranks()
+
+
+def zero3_policy(case: str, folder: Path, ranks: Ranks) -> Zero3Policy:
+    settings = case_settings(case)
+    dtype = getattr(torch, settings.model.dtype)
+    return Zero3Policy(load_policy_model(case_model(case, folder), dtype), settings, ranks)
+
+
+def whole(policy: Zero3Policy) -> dict[str, Tensors]:
+    """By kind and parameter, what the shares of all ranks are together; and what is pushed."""
+    found: dict[str, Tensors] = {kind: {} for kind in KINDS}
+    found["pushed"] = {n: t.detach().clone() for n, t in policy.named_weights()}
+    parts = policy.ranks.gather(policy.shares())
+    for key in parts[0]:
+        kind, _, name = key.partition("/")
+        shape = policy.model.get_parameter(name).ds_shape
+        flat = torch.cat([part[key] for part in parts])
+        found[kind][name] = flat[: shape.numel()].view(shape).clone()
+        assert not flat[shape.numel() :].any(), f"{key}: padding that is not zero"
+    return found
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Names, shapes and bits."""
+    sha = hashlib.sha256()
+    for name, tensor in tensors.items():
+        sha.update(f"{name} {list(tensor.shape)}".encode())
+        sha.update(tensor.detach().float().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def everything(policy: Zero3Policy) -> str:
+    """The digest of this rank's shares, and of the weights that are pushed."""
+    return digest(policy.shares()) + digest(dict(policy.named_weights()))
+
+
+def round_trip(folder: Path, ranks: Ranks, samples: list[TrainSample]) -> dict[str, Any]:
+    """A policy that goes on from another's shares, and one that only has its weights."""
+    first = zero3_policy("kl", folder, ranks)
+    first.update(samples, RATES[0])
+    shares, steps = first.shares(), first.steps_taken
+    resumed, weights_only = (zero3_policy("kl", folder, ranks) for _ in range(2))
+    before = [everything(p) for p in (first, resumed)]
+    resumed.load_shares(shares)
+    resumed.steps_taken = steps
+    weights_only.load_shares(first.shares(("weights",)))
+    loaded = [everything(p) for p in (first, resumed)]
+    kept = weights_only.shares(("weights",)).keys() == first.shares(("weights",)).keys()
+    pushed = [digest(dict(p.named_weights())) for p in (first, weights_only)]
+    moments = sum(float(t.abs().sum()) for t in weights_only.shares(KINDS[1:]).values())
+    for policy in (first, resumed):
+        policy.update(samples, RATES[1])
+    mine = {
+        "before_differ": before[0] != before[1],
+        "loaded_equal": loaded[0] == loaded[1],
+        "after_equal": everything(first) == everything(resumed),
+        "after_differs": everything(first) != loaded[0],
+        "weights_only_equal": kept and pushed[0] == pushed[1],
+        "weights_only_moments": moments,
+        "steps": [steps, first.steps_taken, resumed.steps_taken],
+    }
+    return {key: [part[key] for part in ranks.gather(mine)] for key in mine}
+
+
+@torch.no_grad()
+def documents(policy: Zero3Policy, samples: list[TrainSample]) -> list[float]:
+    """Per sample, by how much its log-probs change when the text of sample 4 does."""
+    shifted = tuple((i + 7) % 30 for i in samples[4].completion_ids)
+    changed = [*samples[:4], replace(samples[4], completion_ids=shifted), *samples[5:]]
+    found = []
+    for texts in (samples, changed):
+        (batch,) = pack(texts, [1.0] * len(texts), 1024)  # the same one on every rank
+        logp_T = policy._forward(batch).logp_T
+        parts = logp_T.split(batch.cu_seqlens.diff().tolist())
+        found.append({targets(batch, s): part for s, part in enumerate(parts)})
+    own, other = found
+    return [
+        (own[s.completion_ids] - other[t.completion_ids]).abs().max().item()
+        for s, t in zip(samples, changed, strict=True)
+    ]
+
+
+def targets(batch: Any, sequence: int) -> tuple[int, ...]:
+    """Which completion a packed sequence is."""
+    begin, end = batch.cu_seqlens[sequence : sequence + 2].tolist()
+    return tuple(i for i in batch.targets_T[begin:end].tolist() if i >= 0)
+
+
+def not_finite(
+    what: str, folder: Path, ranks: Ranks, samples: list[TrainSample]
+) -> dict[str, list[Any]]:
+    """One bad update, between two good ones."""
+    policy = zero3_policy("token_mean", folder, ranks)
+    clean = zero3_policy("token_mean", folder, ranks)
+    for p in (policy, clean):
+        p.update(samples, RATES[0])
+    before = everything(policy)
+    bad, hook = samples, None
+    if what == "loss":  # finite, and its product with a ratio is not
+        bad = [*samples[:3], replace(samples[3], advantage=3e38, logprobs=(-50.0,) * 4)]
+    elif what == "sampler":
+        bad = [*samples[:2], replace(samples[2], logprobs=(-1.0,) * 15 + (math.nan,))]
+    elif ranks.rank == ranks.count - 1:
+        weight = policy.model.get_parameter("model.layers.1.self_attn.v_proj.weight")
+        hook = weight.register_hook(lambda g: torch.full_like(g, math.nan))
+    try:
+        policy.update(bad, RATES[0])
+        message = "no error"
+    except FloatingPointError as error:
+        message = str(error)
+    if hook is not None:
+        hook.remove()
+    unchanged = everything(policy) == before
+    for p in (policy, clean):
+        p.update(samples, RATES[1])
+    mine = {
+        "message": message,
+        "unchanged": unchanged,
+        "goes_on": everything(policy) == everything(clean),
+    }
+    return {key: [part[key] for part in ranks.gather(mine)] for key in mine}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,120 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): W + scale·B·A with W frozen.
+
+The only file that touches peft. A is [rank, inputs], random at the start; B is [outputs, rank],
+zero at the start, so that the policy starts as its base; scale = lora_alpha / lora_rank. Names of
+parameters are those of peft: ``X.weight`` becomes ``X.base_layer.weight``, ``X.lora_A.default
+.weight`` and ``X.lora_B.default.weight``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+from ttrl_kernels import FusedLMHead
+
+from ttrl.config import Settings
+from ttrl.types import UserError
+
+ADAPTER = "default"
+"""peft's name for the only adapter."""
+
+INSTALL = "bash scripts/setup.sh lora, or pip install 'peft>=0.18'"
+
+
+def require_peft() -> None:
+    """Raise a UserError unless peft is there."""
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(f"policy.lora_rank is set, but peft is not installed: {INSTALL}")
+
+
+def add_adapters(model: PreTrainedModel, settings: Settings) -> None:
+    """Freeze ``model`` and put adapters, in float32, beside the layers that the settings name.
+
+    They start from the run's seed alone: on every rank the same.
+
+    Raises:
+        UserError: if peft is missing, or if ``policy.lora_targets`` names no linear layer, or the
+            output layer.
+    """
+    require_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
+    policy = settings.policy
+    targets = policy.lora_targets
+    config = LoraConfig(
+        r=policy.lora_rank,
+        lora_alpha=policy.lora_alpha,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )
+    model.requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        try:
+            inject_adapter_in_model(config, model, ADAPTER)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"policy.lora_targets = {targets!r}: {reason}") from error
+    if type(model.get_output_embeddings()) is not FusedLMHead:
+        raise UserError(
+            f"policy.lora_targets = {targets!r} names the output layer, whose log-probs are "
+            'computed without its logits: leave it out, as "all-linear" does'
+        )
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def scale(settings: Settings) -> float:
+    """By what B·A is multiplied."""
+    rank = settings.policy.lora_rank
+    return 0.0 if rank is None else settings.policy.lora_alpha / rank
+
+
+def merged(
+    named: Sequence[tuple[str, torch.Tensor]], scale: float
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters by their transformers names, adapters added to what they stand beside.
+
+    Args:
+        named: names and whole tensors; an adapter's parts must be there with its base.
+        scale: see `scale`.
+
+    Yields:
+        One new tensor at a time, of the base's type, added up in float32; parameters without an
+        adapter as they are.
+    """
+    parts = dict(named)
+    for name, tensor in named:
+        if ".lora_A." in name or ".lora_B." in name:
+            continue
+        module = name.removesuffix(".base_layer.weight")
+        a_RI = parts.get(f"{module}.lora_A.{ADAPTER}.weight")
+        b_OR = parts.get(f"{module}.lora_B.{ADAPTER}.weight")
+        if a_RI is not None and b_OR is not None:
+            change_OI = b_OR.detach().float() @ a_RI.detach().float()
+            tensor = (tensor.detach().float() + scale * change_OI).to(tensor.dtype)
+        yield name.replace(".base_layer.", "."), tensor
+
+
+@contextmanager
+def without_adapters(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model is its base, to the bit: the adapters' outputs are multiplied by 0.
+
+    Switching them off, as peft can, would make them untrainable meanwhile, and another set of
+    layers would run, which ZeRO-3 takes for another model: it would fetch them one by one.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    scales = [layer.scaling[ADAPTER] for layer in layers]
+    for layer in layers:
+        layer.scaling[ADAPTER] = 0.0
+    try:
+        yield
+    finally:
+        for layer, own in zip(layers, scales, strict=True):
+            layer.scaling[ADAPTER] = own
