@@ -25,6 +25,13 @@ from ttrl.rollout.vllm_engine import require_vllm
 from ttrl.types import Question, TrainSample, UserError
 
 PACKAGES = ("ttrl", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
+EXTRAS = {
+    "deepspeed": "policy.backend = zero3",
+    "peft": "policy.lora_rank",
+    "liger-kernel": "policy.liger_kernels",
+    "flash-attn": "attention on GPUs; else PyTorch's own",
+}
+"""What else may be installed, and what for."""
 
 
 def report(console: Console) -> bool:
@@ -33,6 +40,8 @@ def report(console: Console) -> bool:
     table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
     for name in PACKAGES:
         table.add_row(name, _version(name))
+    for name, purpose in EXTRAS.items():
+        table.add_row(name, f"{_version(name)} (for {purpose})")
     table.add_row("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
     table.add_row("gpu", _gpus())
     chosen = ttrl_kernels.chosen_backend("cuda" if torch.cuda.is_available() else "cpu")
