@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from machine import ROOT, describe
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from ttrl.plan import Machine, plan
 from ttrl_kernels import FusedLMHead, PolicyLoss
 
 from ttrl.config import Settings
 from ttrl.memory import GIB
+from ttrl.plan import Machine, plan
 from ttrl.policy.attention import PACKED
 from ttrl.policy.model import use_liger
 from ttrl.policy.zero3 import Zero3Policy

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from statistics import fmean
 
 from ttrl.answers import Grader, default_grader, tie_order
 from ttrl.rewards.vote import answer_entropy, majority_vote
-from ttrl.types import AnswerKey, CompletionGroup, Estimate, FinishReason, Visit, Vote
+from ttrl.types import (
+    AnswerKey,
+    CompletionGroup,
+    Estimate,
+    FinishReason,
+    UpdateResult,
+    Visit,
+    Vote,
+)
 
 Metrics = dict[str, float]
 
@@ -197,3 +206,41 @@ def _draw(ways: Sequence[int], available: int, at_most: int) -> list[int]:
         sum(ways[j - i] * choices[i] for i in range(min(j + 1, len(choices))))
         for j in range(len(ways))
     ]
+
+
+# ---------------------------------------------------------------------------------------------
+# Of the update and the exams
+
+
+def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
+    """The step's optimizer steps as ``policy/...``: means, but sums of counts and the largest gap;
+    and the first one's distance from the sampler as ``mismatch/...``, before anything has moved.
+
+    None were taken where unanimous votes left nothing to learn: then only the count 0 is there.
+    """
+    metrics: dict[str, float] = {"policy/updates": len(updates)}
+    if updates:
+        combine: dict[str, Callable[[list[float]], float]] = {
+            "tokens": sum,
+            "sequences": sum,
+            "skipped_sequences": sum,
+            "sampler_max_gap": max,
+        }
+        for name in (f.name for f in fields(UpdateResult) if f.name != "seconds"):
+            values = [getattr(update, name) for update in updates]
+            metrics[f"policy/{name}"] = combine.get(name, fmean)(values)
+        metrics |= {
+            "mismatch/kl": updates[0].sampler_kl,
+            "mismatch/mean_log_ratio": updates[0].sampler_log_ratio,
+            "mismatch/max_log_ratio": updates[0].sampler_max_gap,
+        }
+    return metrics
+
+
+def exam_metrics(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The scores of the exams as ``exam/NAME/...``."""
+    return {
+        f"exam/{exam}/{name}": value
+        for exam, scores in results.items()
+        for name, value in scores.items()
+    }

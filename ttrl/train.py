@@ -15,33 +15,35 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, closing
-from dataclasses import fields, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from ttrl.answers import Grader
 from ttrl.checkpoint import Checkpoint, Checkpoints, own_share
 from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
-from ttrl.data.questions import QuestionSet, load_questions, overlap
-from ttrl.evaluate import Exam, Scores
+from ttrl.evaluate import Scores
 from ttrl.guard import CollapseGuard, Keeper, MismatchGuard
-from ttrl.launch import launched
-from ttrl.memory import GIB, memory_metrics
-from ttrl.metrics import labelled_metrics, vote_metrics
-from ttrl.plan import Machine, plan
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.lora import require_peft
-from ttrl.policy.model import load_policy_model
-from ttrl.policy.update import KINDS, Policy, learning_rate
-from ttrl.pretrained import load_bare_outline, load_tokenizer
+from ttrl.memory import memory_metrics
+from ttrl.metrics import exam_metrics, labelled_metrics, update_metrics, vote_metrics
+from ttrl.parts import (
+    load_data,
+    make_policy,
+    make_repeatable,
+    planned_memory,
+    refuse_impossible,
+    total_steps,
+    verify,
+    voting,
+)
+from ttrl.policy.update import KINDS, learning_rate
+from ttrl.pretrained import load_tokenizer
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
 from ttrl.resume import find_start, go_back
 from ttrl.rewards.judge import Judge, in_background
@@ -53,14 +55,11 @@ from ttrl.rewards.labels import (
     Teacher,
 )
 from ttrl.rewards.selection import select
-from ttrl.rng import globals_state, restore_globals, seed_globals
+from ttrl.rng import globals_state, restore_globals
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.recorded import RecordedEngine
-from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.vllm_engine import require_vllm
 from ttrl.tracking import Display, RunFolder, Summary
 from ttrl.types import (
-    AnswerKey,
     CompletionGroup,
     Estimate,
     Question,
@@ -70,6 +69,8 @@ from ttrl.types import (
     WeightSource,
 )
 from ttrl.watchdog import Watchdog
+
+HINT = "Continue with --resume, from the last checkpoint, or raise that limit"
 
 Rollout = tuple[list[CompletionGroup], list[Estimate]]
 """What was sampled in a step, and what it is worth."""
@@ -439,162 +440,3 @@ class Trainer:
             groups = self.pool.sample(questions, params, lambda group: bar.advance())
         self.pool.refresh(self.policy)
         return {group.question.id: self.judge.vote(group).majority for group in groups}
-
-
-def make_policy(settings: Settings, ranks: Ranks) -> Policy:
-    """The policy under the backend that the settings name, or else the launch."""
-    own, liger = getattr(torch, settings.model.dtype), settings.policy.liger_kernels
-    if backend(settings, ranks) == "zero3":
-        from ttrl.policy.zero3 import Zero3Policy
-
-        return Zero3Policy(load_policy_model(settings.model, own, liger=liger), settings, ranks)
-    dtype = torch.float32 if settings.policy.lora_rank is None else own
-    return LocalPolicy(load_policy_model(settings.model, dtype, liger=liger), settings)
-
-
-def backend(settings: Settings, ranks: Ranks) -> str:
-    """What holds the policy: "local" or "zero3"."""
-    return settings.policy.backend or ("zero3" if launched() else "local")
-
-
-def planned_memory(settings: Settings, ranks: Ranks) -> dict[str, float]:
-    """What a GPU should hold in rollout and update, in GiB, by `ttrl.plan`; empty without one."""
-    if not torch.cuda.is_available():
-        return {}
-    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
-    machine = Machine(ranks.count, memory, usable_share=1.0)  # torch says what a program sees
-    totals = {
-        phase.name: phase.total / GIB
-        for phase in plan(settings, load_bare_outline(settings.model), machine).phases
-    }
-    update = max(totals[name] for name in ("loss", "backward", "optimizer"))
-    return {"rollout": totals["rollout"], "update": update}
-
-
-HINT = "Continue with --resume, from the last checkpoint, or raise that limit"
-
-
-def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> None:
-    """Raise a UserError for what would fail only after a model has been loaded."""
-    shared = settings.rollout.tensor_parallel
-    if ranks.count % shared:
-        raise UserError(
-            f"rollout.tensor_parallel = {shared} does not divide the {ranks.count} ranks of this "
-            "run: start a multiple of it, one per GPU (--ranks)"
-        )
-    zero3 = backend(settings, ranks) == "zero3"
-    if settings.policy.offload_during_rollout and not (zero3 and torch.cuda.is_available()):
-        raise UserError(
-            'policy.offload_during_rollout = true: expected policy.backend = "zero3" on a GPU, '
-            "whose memory it is about; unset it"
-        )
-    if zero3:
-        from ttrl.policy.zero3 import require_deepspeed
-
-        require_deepspeed()
-    elif ranks.count > 1:
-        raise UserError(
-            f'policy.backend = "local" holds the policy in one process, but {ranks.count} were '
-            'started; set policy.backend = "zero3", or start one'
-        )
-    if settings.policy.lora_rank is not None:
-        require_peft()
-    if replay is not None and settings.reward.labels == "teacher":
-        raise UserError(
-            '--replay: a teacher\'s answers are not recorded (reward.labels = "teacher")'
-        )
-    if replay is None and settings.rollout.engine == "vllm":
-        require_vllm()
-
-
-def make_repeatable(settings: Settings) -> None:
-    """The same settings on the same machine give the same bits.
-
-    Sums in another order differ in the last bit, and one bit can change a sampled token; so the
-    number of threads is a setting, and operations without a fixed order are refused by torch.
-    """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(True)
-    seed_globals(settings.seed)
-
-
-def load_data(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, judge: Judge, display: Display
-) -> tuple[QuestionSet, tuple[Exam, ...]]:
-    """The training questions, and the exams: on them, and on held-out questions (maybe none)."""
-    train_set = load_questions(settings.data.train, settings.data, tokenizer)
-    held_out = QuestionSet((), AnswerKey(), ())
-    if settings.data.held_out is not None:
-        held_out = load_questions(settings.data.held_out, settings.data, tokenizer)
-    display.rejected((*train_set.rejected, *held_out.rejected))
-    if shared := overlap(train_set, held_out):
-        display.note(
-            f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
-            f"trained on, for example {shared[0]!r}"
-        )
-    ks = (1, settings.evaluation.samples)
-    return train_set, (
-        Exam(settings, judge.extract, judge.grader, "train", train_set, ks),
-        Exam(settings, judge.extract, judge.grader, "held_out", held_out, ks),
-    )
-
-
-def total_steps(settings: Settings, order: QuestionOrder) -> int:
-    """Steps of the run: whole epochs, unless ``max_steps`` is less."""
-    steps = settings.epochs * order.steps_per_epoch
-    return steps if settings.max_steps is None else min(steps, settings.max_steps)
-
-
-def voting(settings: Settings, *stream: int | str) -> SamplingParams:
-    """How votes are sampled, with random numbers of their own for each ``stream``."""
-    rollout = settings.rollout
-    return SamplingParams(
-        n=rollout.votes,
-        temperature=rollout.temperature,
-        max_new_tokens=rollout.max_new_tokens,
-        stream=(settings.seed, *stream),
-    )
-
-
-def verify(
-    settings: Settings, pool: RolloutPool, policy: Policy, questions: Sequence[Question]
-) -> None:
-    """Raise a UserError unless the pool's engine computes the policy's own log-probs."""
-    params = replace(voting(settings, "verify"), n=2)
-    params = replace(params, max_new_tokens=min(32, params.max_new_tokens))
-    pool.verify(policy, questions[: max(4, pool.engines)], params, settings.model.dtype)
-
-
-def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
-    """The step's optimizer steps as ``policy/...``: means, but sums of counts and the largest gap;
-    and the first one's distance from the sampler as ``mismatch/...``, before anything has moved.
-
-    None were taken where unanimous votes left nothing to learn: then only the count 0 is there.
-    """
-    metrics: dict[str, float] = {"policy/updates": len(updates)}
-    if updates:
-        combine: dict[str, Callable[[list[float]], float]] = {
-            "tokens": sum,
-            "sequences": sum,
-            "skipped_sequences": sum,
-            "sampler_max_gap": max,
-        }
-        for name in (f.name for f in fields(UpdateResult) if f.name != "seconds"):
-            values = [getattr(update, name) for update in updates]
-            metrics[f"policy/{name}"] = combine.get(name, fmean)(values)
-        metrics |= {
-            "mismatch/kl": updates[0].sampler_kl,
-            "mismatch/mean_log_ratio": updates[0].sampler_log_ratio,
-            "mismatch/max_log_ratio": updates[0].sampler_max_gap,
-        }
-    return metrics
-
-
-def exam_metrics(results: Mapping[str, Scores]) -> dict[str, float]:
-    """The scores of the exams as ``exam/NAME/...``."""
-    return {
-        f"exam/{exam}/{name}": value
-        for exam, scores in results.items()
-        for name, value in scores.items()
-    }

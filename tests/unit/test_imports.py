@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     {"cli"},
     {"train"},
+    {"parts"},
     {"evaluate", "plan", "doctor", "export"},
     {"rollout", "rewards", "metrics", "policy", "tracking", "guard", "memory", "resume"},
     {"checkpoint"},
