@@ -27,6 +27,7 @@ from ttrl_kernels import FusedLMHead, PolicyLoss
 
 from ttrl.config import Settings
 from ttrl.memory import GIB
+from ttrl.parts import make_repeatable
 from ttrl.plan import Machine, plan
 from ttrl.policy.attention import PACKED
 from ttrl.policy.model import use_liger
@@ -180,6 +181,7 @@ def main() -> None:
     for variable, value in {**alone, "MASTER_PORT": 29591}.items():
         os.environ.setdefault(variable, str(value))
     settings = settings_for(options, longest)
+    make_repeatable(settings)
     model = random_model(name, getattr(torch, settings.model.dtype), liger=options.liger)
     plans = planned(settings, model, options.memory_gb)
     parameters = model.num_parameters()

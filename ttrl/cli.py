@@ -80,7 +80,8 @@ def train(
         typer.Option(
             min=1,
             help="Start so many processes on this machine, one per GPU. On several machines, start "
-            "`python -m ttrl.cli train ...` with torchrun or deepspeed instead.",
+            "`-m ttrl.cli train ...` with torchrun instead, or `--module ttrl.cli train ...` with "
+            "deepspeed --no_local_rank.",
             show_default="with zero3 all GPUs, else one process",
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -98,11 +99,15 @@ def make_repeatable(settings: Settings) -> None:
     """The same settings on the same machine give the same bits.
 
     Sums in another order differ in the last bit, and one bit can change a sampled token; so the
-    number of threads is a setting, and operations without a fixed order are refused by torch.
+    number of threads is a setting, and operations without a fixed order are refused by torch; on
+    GPUs, where some have no other, it warns.
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(True)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:  # read when cuBLAS starts; without it torch refuses every matrix product
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=on_gpu)
     seed_globals(settings.seed)
 
 

@@ -96,7 +96,8 @@ class Host:
         """Make the engine, in a torch that computes as the trainer's does."""
         settings = Settings.model_validate_json(request["settings"])
         torch.set_num_threads(request["threads"])
-        torch.use_deterministic_algorithms(request["deterministic"])
+        on_gpu = torch.cuda.is_available()
+        torch.use_deterministic_algorithms(request["deterministic"], warn_only=on_gpu)
         tokenizer = load_tokenizer(settings.model)
         self._engine = make_engine(settings, tokenizer, Ranks(), empty=request["empty"])
 

@@ -397,12 +397,13 @@ def _torch_restored() -> Iterator[None]:
     """
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     preload = os.environ.get("LD_PRELOAD")
     torch.use_deterministic_algorithms(False)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads = set_threads
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
