@@ -16,18 +16,12 @@ from ttrl_kernels.chunks import most_rows
 from ttrl.config import Settings
 from ttrl.plan.machine import GIB, Machine
 from ttrl.plan.shape import ModelShape
+from ttrl.policy.zero3 import LIVE_PARAMETERS, REDUCE_BUCKET, SUB_GROUP
 from ttrl.types import UserError
 
-LIVE_PARAMETERS = 1_000_000_000
-"""ZeRO-3: parameters that may be gathered at a time (DeepSpeed's stage3_max_live_parameters)."""
-REDUCE_BUCKET = 500_000_000
-"""ZeRO-3: gradients that wait to be reduced together (reduce_bucket_size)."""
-SUB_GROUP = 100_000_000
-"""ZeRO-3: parameters that one optimizer call updates (sub_group_size); their gradients are widened
-to float32 first. DeepSpeed's default, 10^9, would widen all of a 7B model's share at once."""
 PACKED_PADDING = 1.2
-"""Places over tokens where packed attention lays sequences side by side. Batches are packed by
-length, so that neighbours are nearly as long."""
+"""Places over tokens where packed attention lays sequences side by side. On GPUs in half precision
+it does not, and this counts too much."""
 VLLM_BATCHED_TOKENS = 8192
 """Tokens in one prefill of vLLM (its max_num_batched_tokens for GPUs below 70 GiB)."""
 

@@ -41,6 +41,14 @@ CONTRACT = (
 )
 """Every symbol of DeepSpeed that is used here."""
 
+LIVE_PARAMETERS = 1_000_000_000
+"""So many parameters at most are whole at a time."""
+REDUCE_BUCKET = 50_000_000
+"""A buffer of so many gradients; by default of 5e8, 2 GB, even for a tiny model."""
+SUB_GROUP = 100_000_000
+"""Parameters of a share that one call of the optimizer updates: of 1e9, DeepSpeed's default, the
+temporary gradient in float32 is 4 GB."""
+
 INSTALL = "bash scripts/setup.sh zero3, or pip install --no-build-isolation 'deepspeed==0.19.8'"
 
 
@@ -235,18 +243,20 @@ def _config(settings: Settings, model: PreTrainedModel) -> dict[str, Any]:
             "stage": 3,
             "overlap_comm": False,  # with it, DeepSpeed has to manage the accumulation
             "contiguous_gradients": True,
-            # A buffer of this many gradients; by default of 5e8, 2 GB, even for a tiny model.
-            "reduce_bucket_size": min(50_000_000, numbers),
-            "sub_group_size": 100_000_000,  # of 1e9, the temporary gradient of a shard is 4 GB
-            "stage3_max_live_parameters": 1_000_000_000,
+            "reduce_bucket_size": min(REDUCE_BUCKET, numbers),
+            "sub_group_size": SUB_GROUP,
+            "stage3_max_live_parameters": LIVE_PARAMETERS,
         },
-        "zero_allow_untested_optimizer": True,  # torch's AdamW, on a CPU
+        "zero_allow_untested_optimizer": True,  # torch's AdamW
         "steps_per_print": 2**31,
     }
 
 
 def _optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW; on GPUs DeepSpeed's, whose state can leave the GPU between updates."""
+    """AdamW; DeepSpeed's own where its state has to leave the GPU between updates.
+
+    That one is compiled when it is first used, and needs CUDA's compiler.
+    """
     policy = settings.policy
     parameters = [p for p in model.parameters() if p.requires_grad]
     options: dict[str, Any] = {
@@ -254,7 +264,7 @@ def _optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Optimi
         "betas": policy.betas,
         "weight_decay": policy.weight_decay,
     }
-    if torch.cuda.is_available():
+    if policy.offload_during_rollout:
         from deepspeed.ops.adam import FusedAdam
 
         fused: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=True, **options)
