@@ -119,7 +119,7 @@ def test_real_text_runs_through(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert summary["after"]["pass@1"] == 0
     metrics = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").open()]
     share = metrics[0]["vote/abstention_share"]
-    assert 0.2 < share < 1  # most of what it writes about such text has no box
+    assert 0.2 < share <= 1  # most of what it writes about such text has no box
     assert f"abstained {share:.1%}" in capsys.readouterr().out
 
 

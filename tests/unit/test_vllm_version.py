@@ -47,6 +47,6 @@ def test_none_is_refused_before_a_model_is_loaded(
     settings = load_settings(
         "tiny-arithmetic", overrides=["rollout.engine=vllm", "model.path=/nowhere"]
     )
-    with pytest.raises(UserError, match=r"vLLM is not installed: pip install -e '\.\[vllm\]'"):
+    with pytest.raises(UserError, match=r"vLLM is not installed: bash scripts/setup.sh vllm"):
         train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
     assert not (tmp_path / "run").exists()
