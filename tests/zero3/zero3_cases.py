@@ -30,6 +30,8 @@ CASES: dict[str, dict[str, Any]] = {
     "small-batches-sequence_mean": {"tokens_per_batch": 40, "aggregation": "sequence_mean"},
     "small-batches-constant": {"tokens_per_batch": 40, "aggregation": "constant"},
     "other-order": {"sequences_per_update": 16},
+    "one-sequence": {},
+    "skipped": {"tokens_per_batch": 40},
     "kl": {"kl_coef": 0.5},
     "entropy": {"entropy_coef": 0.3},
     "dual-clip": {"dual_clip": 1.5, "clip_low": 0.1, "clip_high": 0.5},
@@ -45,11 +47,16 @@ CASES: dict[str, dict[str, Any]] = {
     "mask": {"old_logprobs": "policy", "sampler_correction": "mask", "tokens_per_batch": 40},
     "lora": {"lora_rank": 3, "lora_alpha": 6.0},
     "lora-kl": {"lora_rank": 4, "kl_coef": 0.3, "gradient_checkpointing": True},
-    "one-sequence": {},
-    "skipped": {"tokens_per_batch": 40},
-    "bfloat16": {"kl_coef": 0.1},
+    # No clip: rounding would put tokens on its other side.
+    "bfloat16": {"kl_coef": 0.1, "clip_low": 0.99, "clip_high": 1e3},
 }
 """Changed policy settings; everything else about a case follows from its name."""
+
+
+def cases_of(ranks: int) -> list[str]:
+    """Two ranks compute all cases; one and four those up to "skipped", about how work is split."""
+    names = list(CASES)
+    return names if ranks == 2 else names[: names.index("skipped") + 1]
 
 
 def case_settings(case: str) -> Settings:

@@ -7,6 +7,7 @@ OUTPUT.json holds facts, OUTPUT.safetensors tensors as CASE/KIND/PARAMETER.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
@@ -19,11 +20,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from zero3_cases import (
-    CASES,
     RATES,
     case_model,
     case_samples,
     case_settings,
+    cases_of,
     other_order,
     read_samples,
     two_rollouts,
@@ -40,13 +41,14 @@ Tensors = dict[str, torch.Tensor]
 
 
 def main(folder: Path, output: str) -> None:
+    gc.freeze()  # DeepSpeed looks for garbage often: not in all that has been imported
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     ranks = join_ranks()
     samples = read_samples(folder)
     facts: dict[str, Any] = {}
     tensors: Tensors = {}
-    for case in CASES:
+    for case in cases_of(ranks.count):
         policy = zero3_policy(case, folder, ranks)
         chosen = case_samples(case, samples)
         results = two_rollouts(policy, other_order(chosen) if case == "other-order" else chosen)
@@ -58,9 +60,12 @@ def main(folder: Path, output: str) -> None:
         for kind, found in whole(policy).items():
             tensors |= {f"{case}/{kind}/{name}": tensor for name, tensor in found.items()}
     facts["round_trip"] = round_trip(folder, ranks, samples)
-    facts["documents"] = documents(zero3_policy("token_mean", folder, ranks), samples)
+    policy, clean = (zero3_policy("token_mean", folder, ranks) for _ in range(2))
+    facts["documents"] = documents(clean, samples)
+    for p in (policy, clean):
+        p.update(samples, RATES[0])
     facts["not_finite"] = {
-        name: not_finite(name, folder, ranks, samples) for name in ("loss", "gradient", "sampler")
+        name: not_finite(name, policy, clean, samples) for name in ("loss", "gradient", "sampler")
     }
     if ranks.is_main:
         Path(f"{output}.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -155,14 +160,10 @@ def targets(batch: Any, sequence: int) -> tuple[int, ...]:
 
 
 def not_finite(
-    what: str, folder: Path, ranks: Ranks, samples: list[TrainSample]
+    what: str, policy: Zero3Policy, clean: Zero3Policy, samples: list[TrainSample]
 ) -> dict[str, list[Any]]:
-    """One bad update, between two good ones."""
-    policy = zero3_policy("token_mean", folder, ranks)
-    clean = zero3_policy("token_mean", folder, ranks)
-    for p in (policy, clean):
-        p.update(samples, RATES[0])
-    before = everything(policy)
+    """A bad update of one of two equal policies, and then a good one of both."""
+    ranks, before = policy.ranks, everything(policy)
     bad, hook = samples, None
     if what == "loss":  # finite, and its product with a ratio is not
         bad = [*samples[:3], replace(samples[3], advantage=3e38, logprobs=(-50.0,) * 4)]
