@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -83,6 +84,8 @@ class Zero3Policy(Policy):
         require_deepspeed()
         import deepspeed
 
+        # DeepSpeed calls torch's collectives by names that are about to change.
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
         super().__init__(model, settings, ranks)
         policy = settings.policy
         dtype = getattr(torch, settings.model.dtype)
