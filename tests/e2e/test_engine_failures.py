@@ -67,6 +67,8 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # What starts the tests in the background makes their children ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         metrics = folder / "metrics.jsonl"
         _wait_until(lambda: self._has_ended() or self._lines(metrics) >= 2, 300)
