@@ -224,8 +224,8 @@ class Trainer:
         settings, judge, key = self.settings, self.judge, self.train_set.key
         begun = time.perf_counter()
         with self._limited("rollout"):
-            begun_before = self.next_rollout
-            groups, estimates = begun_before.result() if begun_before else self._rollout(step)
+            ahead = self.next_rollout
+            groups, estimates = self._rollout(step) if ahead is None else ahead.result()
         sampled = time.perf_counter()
         metrics = {
             "step": step,
@@ -270,13 +270,10 @@ class Trainer:
         Not where a checkpoint is due: it is taken between two steps, and a run that goes on from
         it must sample what this one does.
         """
-        if not self.settings.rollout.overlap or step == self.total:
+        overlap = self.settings.rollout.overlap and step < self.total
+        if not overlap or self.saving.due(step, self.total):
             return None
-        return (
-            None
-            if self.saving.due(step, self.total)
-            else self.sampler.submit(self._rollout, step + 1)
-        )
+        return self.sampler.submit(self._rollout, step + 1)
 
     def _rollout(self, step: int) -> Rollout:
         """A step's groups and their estimates, with the weights that the engine has now."""
