@@ -4,7 +4,8 @@
     .venv/bin/python bench/rollouts.py --rounds 1 --questions 2 --votes 4      a quick look
     .venv/bin/python bench/rollouts.py --model qwen2.5-math-1.5b --set model.dtype=bfloat16
 
-One process, one vLLM, all contenders in turn, several times over; the prefix cache is emptied
+One process, one vLLM, all contenders in turn, several times over, each round in another order: who
+comes after `generate` finds cold caches and was seen to lose a tenth. The prefix cache is emptied
 before each. "bare vLLM" is `LLM.generate` with the very request parameters that the pool makes:
 what the pool adds (log-probs taken out, texts decoded, completions checked) is the difference.
 Prints a table, and writes ``bench/results/rollouts.json``.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,7 +130,7 @@ def main() -> None:
     parser.add_argument("--model", help="a folder, hub name or model recipe")
     parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--votes", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "rollouts.json")
     options = parser.parse_args()
@@ -147,10 +149,10 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     tokens: dict[str, list[int]] = {name: [] for name in runs}
     for number in track(range(options.rounds + 1), "rounds"):
-        for name, run in runs.items():
+        for name in random.Random(number).sample(list(runs), len(runs)):
             engine._llm.reset_prefix_cache()
             begun = time.perf_counter()
-            count = run()
+            count = runs[name]()
             if number:  # the first one warms up
                 seconds[name].append(time.perf_counter() - begun)
                 tokens[name].append(count)
