@@ -345,7 +345,7 @@ def test_the_reference_stays_where_training_began(model):
     kl = [policy.update(samples, RATE)[0].kl for _ in range(3)]
     assert kl[0] == pytest.approx(0, abs=1e-6)
     assert 1e-4 < kl[1] < kl[2]
-    assert_equal_to_the_bit(weights(policy.reference), start)
+    assert_equal_to_the_bit(weights(policy.reference.model), start)
     assert not any(p.requires_grad for p in policy.reference.parameters())
 
 
@@ -421,7 +421,7 @@ def test_products_of_policy_and_reference_are_in_the_type_that_the_settings_say(
         model={"dtype": str(dtype).removeprefix("torch.")}, policy={"kl_coef": 0.1}
     )
     policy, found = LocalPolicy(model, settings), []
-    for part in (policy.model, policy.reference):
+    for part in (policy.model, policy.reference.model):
         part.model.layers[1].mlp.up_proj.register_forward_hook(
             lambda module, args, output: found.append(output.dtype)
         )

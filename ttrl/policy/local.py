@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ttrl.config import Settings
 from ttrl.policy import lora
-from ttrl.policy.model import PackedModel
 from ttrl.policy.update import KINDS, Policy
 from ttrl.ranks import Ranks
-from ttrl.types import PackedBatch
 
 
 class LocalPolicy(Policy):
@@ -25,8 +21,7 @@ class LocalPolicy(Policy):
         ``model.dtype`` where only adapters are trained."""
         super().__init__(model, settings, Ranks())
         policy = settings.policy
-        needs_copy = policy.kl_coef > 0 and policy.lora_rank is None
-        self.reference = copy.deepcopy(model).eval().requires_grad_(False) if needs_copy else None
+        self.network, self.reference = self._packed(model), self._frozen_copy()
         self.optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
             lr=policy.learning_rate,
@@ -91,26 +86,6 @@ class LocalPolicy(Policy):
     def steps_taken(self, steps: int) -> None:
         for state in self.optimizer.state.values():
             state["step"].fill_(steps)
-
-    def _forward(self, batch: PackedBatch, **options: Any) -> Any:
-        return self._output(self.model, batch, **options)
-
-    def _output(self, model: PreTrainedModel, batch: PackedBatch, **options: Any) -> Any:
-        packed = PackedModel(model, getattr(torch, self.settings.model.dtype))
-        return packed(batch, temperature=self.settings.rollout.temperature, **options)
-
-    @torch.no_grad()
-    def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
-        policy = self.settings.policy
-        if policy.kl_coef == 0:
-            return None
-        logp_T: torch.Tensor
-        if self.reference is None:
-            with lora.without_adapters(self.model):
-                logp_T = self._output(self.model, batch).logp_T
-        else:
-            logp_T = self._output(self.reference, batch).logp_T
-        return logp_T
 
     def _zero_grad(self) -> None:
         self.optimizer.zero_grad()

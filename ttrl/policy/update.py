@@ -7,6 +7,7 @@ weights, so that one process, many ranks and any packing give the same step, up 
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from abc import ABC, abstractmethod
@@ -22,6 +23,7 @@ from ttrl_kernels import PolicyLoss, chosen_backend
 from ttrl.config import PolicySettings, Settings
 from ttrl.policy import lora
 from ttrl.policy.correction import corrected
+from ttrl.policy.model import PackedModel
 from ttrl.policy.packing import batch_of, deal, pack, sequence_weights
 from ttrl.ranks import Ranks
 from ttrl.types import PackedBatch, TrainSample, UpdateResult
@@ -44,6 +46,11 @@ KINDS = ("weights", "exp_avg", "exp_avg_sq")
 class Policy(ABC):
     """A model that GRPO updates change."""
 
+    network: torch.nn.Module
+    """A `PackedModel` of the model, or what wraps it."""
+    reference: torch.nn.Module | None
+    """The same of `_frozen_copy`."""
+
     def __init__(self, model: PreTrainedModel, settings: Settings, ranks: Ranks) -> None:
         """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`."""
         if settings.policy.lora_rank is not None:
@@ -55,6 +62,19 @@ class Policy(ABC):
         """Which row backend computes the loss; they agree up to rounding."""
         if settings.policy.gradient_checkpointing:
             model.gradient_checkpointing_enable()
+
+    def _frozen_copy(self) -> PackedModel | None:
+        """The starting model, to stay as it is; None if it is not needed.
+
+        It is not without a KL term, nor with adapters, without which the model is the starting one.
+        """
+        if self.settings.policy.kl_coef == 0 or self.settings.policy.lora_rank is not None:
+            return None
+        return self._packed(copy.deepcopy(self.model).eval().requires_grad_(False))
+
+    def _packed(self, model: PreTrainedModel) -> PackedModel:
+        """``model`` as a function of batches."""
+        return PackedModel(model, getattr(torch, self.settings.model.dtype))
 
     @abstractmethod
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -109,14 +129,6 @@ class Policy(ABC):
     def steps_taken(self, steps: int) -> None: ...
 
     @abstractmethod
-    def _forward(self, batch: PackedBatch, **options: Any) -> Any:
-        """What the model's `FusedLMHead` gives, at the temperature of the rollouts."""
-
-    @abstractmethod
-    def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
-        """The starting model's log-probs of the targets; None without a KL term."""
-
-    @abstractmethod
     def _zero_grad(self) -> None:
         """Forget the gradients of an earlier step."""
 
@@ -131,6 +143,24 @@ class Policy(ABC):
     @abstractmethod
     def _apply(self, rate: float, grad_norm: torch.Tensor) -> None:
         """Clip the gradients, whose norm this is, and take the optimizer step."""
+
+    def _forward(self, batch: PackedBatch, **options: Any) -> Any:
+        """What the model's `FusedLMHead` gives, at the temperature of the rollouts."""
+        return self.network(batch, temperature=self.settings.rollout.temperature, **options)
+
+    @torch.no_grad()
+    def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
+        """The starting model's log-probs of the targets; None without a KL term."""
+        logp_T: torch.Tensor
+        if self.settings.policy.kl_coef == 0:
+            return None
+        if self.reference is not None:
+            temperature = self.settings.rollout.temperature
+            logp_T = self.reference(batch, temperature=temperature).logp_T
+        else:
+            with lora.without_adapters(self.model):
+                logp_T = self._forward(batch).logp_T
+        return logp_T
 
     @torch.no_grad()
     def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:

@@ -6,7 +6,6 @@ copy of the weights and its moments in float32.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.metadata
 import os
@@ -21,10 +20,9 @@ from transformers import PreTrainedModel
 
 from ttrl.config import Settings
 from ttrl.policy import lora
-from ttrl.policy.model import PackedModel
 from ttrl.policy.update import KINDS, Policy
 from ttrl.ranks import Ranks
-from ttrl.types import PackedBatch, UserError
+from ttrl.types import UserError
 
 CONTRACT = (
     "deepspeed.initialize",
@@ -87,18 +85,17 @@ class Zero3Policy(Policy):
         # DeepSpeed calls torch's collectives by names that are about to change.
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
         super().__init__(model, settings, ranks)
-        policy = settings.policy
-        dtype = getattr(torch, settings.model.dtype)
-        reference = None
-        if policy.kl_coef > 0 and policy.lora_rank is None:
-            frozen = PackedModel(copy.deepcopy(model).eval().requires_grad_(False), dtype)
-            reference, *_ = deepspeed.initialize(model=frozen, config=_config(settings, model))
-        self.reference = reference
-        optimizer = _optimizer(model, settings)
-        packed = PackedModel(model, dtype)
+        self.reference = self._frozen_copy()
+        if self.reference is not None:
+            self.reference, *_ = deepspeed.initialize(
+                model=self.reference, config=_config(settings, model)
+            )
         self.engine, *_ = deepspeed.initialize(
-            model=packed, optimizer=optimizer, config=_config(settings, model)
+            model=self._packed(model),
+            optimizer=_optimizer(model, settings),
+            config=_config(settings, model),
         )
+        self.network = self.engine
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All parameters, by their transformers names, gathered one layer at a time."""
@@ -184,22 +181,6 @@ class Zero3Policy(Policy):
                 state["step"].fill_(steps)
             else:
                 state["step"] = steps
-
-    def _forward(self, batch: PackedBatch, **options: Any) -> Any:
-        return self.engine(batch, temperature=self.settings.rollout.temperature, **options)
-
-    @torch.no_grad()
-    def _reference_logp(self, batch: PackedBatch) -> torch.Tensor | None:
-        if self.settings.policy.kl_coef == 0:
-            return None
-        logp_T: torch.Tensor
-        if self.reference is None:
-            with lora.without_adapters(self.model):
-                logp_T = self._forward(batch).logp_T
-        else:
-            temperature = self.settings.rollout.temperature
-            logp_T = self.reference(batch, temperature=temperature).logp_T
-        return logp_T
 
     def _zero_grad(self) -> None:
         # The engine's own zero_grad leaves the shares, to which the next backward pass would add.
