@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from ttrl.checkpoint import Checkpoint, IncompleteError, best_of, find_newest
-from ttrl.pretrained import load_outline, load_tokenizer
+from ttrl.config import Settings
+from ttrl.policy import lora
+from ttrl.pretrained import load_model, load_outline, load_tokenizer
 from ttrl.recipe import load_settings
 from ttrl.tracking import save_model
 from ttrl.types import UserError
@@ -40,18 +43,51 @@ def export(
     checkpoint = _choose(source, run, which)
     settings = load_settings(str(run / "config.toml"))
     kind = getattr(torch, dtype or settings.model.dtype)
-    model = load_outline(settings.model).to(kind)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    outline = load_outline(settings.model).to(kind)
+    shapes = {name: parameter.shape for name, parameter in outline.named_parameters()}
+    weights = _weights(checkpoint, settings, shapes)
+    for name in weights:  # one by one: there is never a second model of the other type
+        weights[name] = weights[name].to(kind)
+    save_model(output, outline, weights, load_tokenizer(settings.model))
+    return checkpoint
+
+
+def _weights(
+    checkpoint: Checkpoint, settings: Settings, shapes: Mapping[str, torch.Size]
+) -> dict[str, torch.Tensor]:
+    """All parameters, in float32; with adapters merged, in ``model.dtype``.
+
+    Raises:
+        UserError: if they are not those of the model, whose ``shapes`` these are.
+    """
+    rank = settings.policy.lora_rank
     sizes = checkpoint.state()["sizes"]
-    if sizes != {name: shape.numel() for name, shape in shapes.items()}:
+    trained = shapes if rank is None else _adapters(shapes, sizes, rank)
+    fits = all(sizes.get(name) == shape.numel() for name, shape in trained.items())
+    if not fits or sizes.keys() - shapes.keys() - trained.keys():
         raise UserError(
             f"{checkpoint.path} holds other parameters than model.path = {settings.model.path!r} "
-            f"of {run / 'config.toml'}: put back the model that the run began with"
+            "has: put back the model that the run began with"
         )
     flat = checkpoint.shares(("weights",), sizes)
-    weights = {name: flat[f"weights/{name}"].view(shapes[name]).to(kind) for name in shapes}
-    save_model(output, model, weights, load_tokenizer(settings.model))
-    return checkpoint
+    weights = {name: flat.pop(f"weights/{name}").view(shape) for name, shape in trained.items()}
+    if rank is None:
+        return weights
+    base = load_model(settings.model, getattr(torch, settings.model.dtype))
+    whole = [(name, parameter.detach().cpu()) for name, parameter in base.named_parameters()]
+    return dict(lora.merged([*whole, *weights.items()], lora.scale(settings)))
+
+
+def _adapters(
+    shapes: Mapping[str, torch.Size], sizes: Mapping[str, int], rank: int
+) -> dict[str, torch.Size]:
+    """The shapes of A and B beside all weights that have them among ``sizes``."""
+    adapters: dict[str, torch.Size] = {}
+    for name, shape in shapes.items():
+        a, b = lora.adapter_names(name)
+        if a in sizes and b in sizes:
+            adapters |= {a: torch.Size((rank, shape[1])), b: torch.Size((shape[0], rank))}
+    return adapters
 
 
 def _run_of(source: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,3 +18,13 @@ SMALL = (
 )
 
 Run = Callable[..., Path]
+
+
+def interrupted(run: Path, copy: Path, step: int) -> Path:
+    """A copy of a finished run, as if it had been killed after ``step`` was saved."""
+    shutil.copytree(run, copy)
+    (copy / "summary.json").unlink()
+    for path in (copy / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step_")) > step:
+            shutil.rmtree(path)
+    return copy

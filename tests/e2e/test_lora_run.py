@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from small_run import Run
+from compared_runs import differences
+from rich.console import Console
+from safetensors.torch import load_file
+from small_run import Run, interrupted
 from transformers import AutoModelForCausalLM
 
+from ttrl.export import export
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.update import Policy
 from ttrl.pretrained import TINY_BASE
+from ttrl.recipe import load_settings
+from ttrl.tracking import Display, RunFolder
+from ttrl.train import train
+from ttrl.types import UserError
 
 LORA = ("policy.lora_rank=4", "policy.kl_coef=0.01", "policy.learning_rate=1e-3")
 
@@ -40,6 +49,40 @@ def test_a_run_with_adapters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert policy.settings.rollout.temperature == 1.0
     assert (saved_n - own_n).abs().max() < 1e-4
     assert (base_n - own_n).abs().max() > 1e-2
+
+
+def test_it_goes_on_bit_for_bit_and_a_checkpoint_is_exported_merged(
+    run: Run, tmp_path: Path
+) -> None:
+    whole = run("whole", [*LORA, "checkpoint.every=1"])
+    left = interrupted(whole, tmp_path / "left", step=1)
+    settings = load_settings(str(whole / "config.toml"))
+    train(settings, RunFolder(left), Display(Console(quiet=True)), resume=True)
+    assert differences(whole, left) == set()
+    shares = load_file(whole / "checkpoints" / "step_00002" / "rank_00000.safetensors")
+    assert all(".lora_A." in name or ".lora_B." in name for name in shares)  # nothing else moved
+
+    export(whole, tmp_path / "out", "newest", None)
+    exported, saved = (
+        (folder / "model.safetensors").read_bytes()
+        for folder in (tmp_path / "out", whole / "model")
+    )
+    assert exported == saved
+    export(whole, tmp_path / "first", 1, None)
+    first = load_file(tmp_path / "first" / "model.safetensors")
+    base, last = (load_file(p / "model.safetensors") for p in (TINY_BASE, whole / "model"))
+    name = "model.layers.0.mlp.up_proj.weight"
+    moved, rest = ((x[name] - first[name]).abs().max().item() for x in (base, last))
+    assert moved > 1e-5 and rest > 1e-5
+
+
+def test_a_checkpoint_of_other_adapters_is_not_exported(run: Run, tmp_path: Path) -> None:
+    folder = run("run", [*LORA, "max_steps=1"])
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace("lora_rank = 4", "lora_rank = 8"))
+    with pytest.raises(UserError, match=r"holds other parameters than model\.path"):
+        export(folder, tmp_path / "out", "newest", None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_engine_is_compared_with_the_policy_in_every_step(

@@ -19,7 +19,7 @@ import torch
 from compared_runs import differences
 from rich.console import Console
 from safetensors.torch import load_file
-from small_run import SMALL
+from small_run import SMALL, interrupted
 
 from ttrl import checkpoint
 from ttrl.data.arithmetic import question_rows
@@ -117,13 +117,6 @@ def left(killed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(killed, tmp_path / "left"))
 
 
-def _without_summary(run: Path, copy: Path) -> Path:
-    """As if ``run`` had been killed just before its end."""
-    shutil.copytree(run, copy)
-    (copy / "summary.json").unlink()
-    return copy
-
-
 def test_sigkill_and_resume(whole: Path, left: Path, place: Path) -> None:
     assert len((left / "metrics.jsonl").read_text().splitlines()) == 4  # the last one is half
     screen = _train(left, _overrides(place), resume=True)
@@ -152,7 +145,7 @@ def test_saving_changes_nothing(whole: Path, place: Path, tmp_path: Path) -> Non
 
 
 def test_a_damaged_checkpoint_is_passed_over(whole: Path, place: Path, tmp_path: Path) -> None:
-    run = _without_summary(whole, tmp_path / "damaged")
+    run = interrupted(whole, tmp_path / "damaged", step=4)
     victim = run / "checkpoints" / "step_00004" / "rank_00000.safetensors"
     os.truncate(victim, 1000)
     screen = _train(run, _overrides(place), resume=True)
@@ -164,7 +157,7 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, place: Path, tmp_path:
 def test_after_the_last_step_only_the_end_is_missing(
     whole: Path, place: Path, tmp_path: Path
 ) -> None:
-    run = _without_summary(whole, tmp_path / "ended")
+    run = interrupted(whole, tmp_path / "ended", step=4)
     screen = _train(run, _overrides(place), resume=True)
     assert "resuming from step 4" in screen and "step 4/4" not in screen
     assert differences(whole, run) == set()

@@ -80,7 +80,8 @@ def merged(
     """Parameters by their transformers names, adapters added to what they stand beside.
 
     Args:
-        named: names and whole tensors; an adapter's parts must be there with its base.
+        named: names, peft's or those of transformers, and whole tensors; an adapter's parts must
+            be there with its base.
         scale: see `scale`.
 
     Yields:
@@ -91,13 +92,18 @@ def merged(
     for name, tensor in named:
         if ".lora_A." in name or ".lora_B." in name:
             continue
-        module = name.removesuffix(".base_layer.weight")
-        a_RI = parts.get(f"{module}.lora_A.{ADAPTER}.weight")
-        b_OR = parts.get(f"{module}.lora_B.{ADAPTER}.weight")
+        plain = name.replace(".base_layer.", ".")
+        a_RI, b_OR = (parts.get(part) for part in adapter_names(plain))
         if a_RI is not None and b_OR is not None:
             change_OI = b_OR.detach().float() @ a_RI.detach().float()
             tensor = (tensor.detach().float() + scale * change_OI).to(tensor.dtype)
-        yield name.replace(".base_layer.", "."), tensor
+        yield plain, tensor
+
+
+def adapter_names(weight: str) -> tuple[str, str]:
+    """What A and B beside the weight of that transformers name are called, if they are there."""
+    module = weight.removesuffix(".weight")
+    return f"{module}.lora_A.{ADAPTER}.weight", f"{module}.lora_B.{ADAPTER}.weight"
 
 
 @contextmanager
