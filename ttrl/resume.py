@@ -32,11 +32,11 @@ rounding depends."""
 
 
 def find_start(settings: Settings, folder: RunFolder, display: Display) -> Checkpoint:
-    """Where the run in ``folder`` can go on, after saying so; nothing is changed yet.
+    """Where the run in ``folder`` can go on, after claiming it and saying so; nothing is changed.
 
     Raises:
-        UserError: if there is no such run, it is finished, was made with other settings, or has no
-            complete checkpoint.
+        UserError: if there is no such run, it is finished or still going, was made with other
+            settings, or has no complete checkpoint.
     """
     path = folder.path
     if not (path / "config.toml").is_file():
@@ -46,6 +46,7 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
         )
     if (path / "summary.json").exists():
         raise UserError(f"--resume: the run in {path} is finished, see its summary.json")
+    folder.claim()
     for key in _differences(path / "config.toml", settings):
         display.note(f"continuing with another {key}")
     checkpoint, problems = find_newest(folder.checkpoints)

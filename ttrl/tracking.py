@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from rich.console import Console
@@ -51,12 +53,41 @@ class RunFolder:
     ``summary.json``.
 
     A folder that exists is written to only by a run that goes on where it ended (`ttrl.resume`).
+    A context: what `claim` took is given back at its end.
     """
 
     def __init__(self, path: Path) -> None:
         """Name the folder; `create` makes it."""
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self._claims = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._claims.close()
+
+    def claim(self) -> None:
+        """Keep every other process from training in this folder.
+
+        The system ends the claim with the process, however that ends. On a file system that knows
+        no locks there is none.
+
+        Raises:
+            UserError: if another process has claimed it.
+        """
+        config = self._claims.enter_context((self.path / "config.toml").open("ab"))
+        try:
+            fcntl.flock(config, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"run folder {self.path}: another process is training in it; wait for its end, or "
+                "end it"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
 
     def refuse_existing(self) -> None:
         """Raise a UserError that says what is there and what to do, if the folder exists."""
@@ -77,10 +108,11 @@ class RunFolder:
         )
 
     def create(self, settings: Settings) -> None:
-        """Make the folder and write the resolved settings."""
+        """Make the folder, write the resolved settings, and `claim` it."""
         self.refuse_existing()
         (self.path / "rollouts").mkdir(parents=True)
         (self.path / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
+        self.claim()
 
     def add_step(
         self,

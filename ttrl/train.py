@@ -96,11 +96,11 @@ def train(
     """
     ranks = join_ranks()
     checkpoint: Checkpoint | None = None
-    if resume:
-        checkpoint = ranks.first(lambda: find_start(settings, folder, display))
-    elif ranks.is_main:
-        folder.refuse_existing()
-    with Grader(settings.answers) as grader:
+    with folder, Grader(settings.answers) as grader:
+        if resume:
+            checkpoint = ranks.first(lambda: find_start(settings, folder, display))
+        elif ranks.is_main:
+            folder.refuse_existing()
         watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", HINT)
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks, watchdog)
@@ -133,6 +133,7 @@ class Trainer:
         self.after: dict[str, Scores] = {}
         self.settings, self.display, self.judge, self.ranks = settings, display, judge, ranks
         self.watchdog = watchdog
+        self.replayed = replay is not None
         make_repeatable(settings)
         refuse_impossible(settings, replay, ranks)
         self.tokenizer = load_tokenizer(settings.model)
@@ -173,7 +174,7 @@ class Trainer:
             while self.done < self.total and not stopped:
                 saving.check()
                 step = self.done + 1
-                groups, estimates, metrics = self._train(step)
+                groups, estimates, metrics = self._step(step)
                 stopped = self._watch(step, metrics)
                 self._refresh()
                 if stopped or step == self.total or (every and step % every == 0):
@@ -219,7 +220,7 @@ class Trainer:
         limit: float = getattr(self.settings.limits, setting)
         return self.watchdog.phase(phase, f"limits.{setting}", limit)
 
-    def _train(self, step: int) -> tuple[list[CompletionGroup], list[Estimate], dict[str, float]]:
+    def _step(self, step: int) -> tuple[list[CompletionGroup], list[Estimate], dict[str, float]]:
         """One step: what was sampled, what it was worth, and what there is to say of both."""
         settings, judge, key = self.settings, self.judge, self.train_set.key
         begun = time.perf_counter()
@@ -327,6 +328,7 @@ class Trainer:
         """All but `_shares` that decides the rest of the run; random numbers have no state."""
         return {
             "step": self.done,
+            "replayed": self.replayed,
             "questions": self._fingerprint(),
             "sizes": self._sizes(),
             "steps_taken": self.policy.steps_taken,
@@ -362,9 +364,13 @@ class Trainer:
         """Go on where a run of the same settings was, on any number of ranks.
 
         Raises:
-            UserError: if it had other questions, or a model of other shapes.
+            UserError: if it had other questions, or a model of other shapes, or was a replay of
+                recorded rollouts and this one is none, or the other way round.
         """
         state, sizes = checkpoint.state(), self._sizes()
+        if state["replayed"] != self.replayed:
+            add = "give --replay as well" if state["replayed"] else "leave --replay out"
+            raise UserError(f"--resume: {add}, as when the run was started")
         for what, now in (("questions", self._fingerprint()), ("sizes", sizes)):
             if state[what] != now:
                 setting = {"questions": "data.train", "sizes": "model.path"}[what]

@@ -205,7 +205,8 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
 
 def _start(folder: Path, overrides: Sequence[str]) -> None:
     settings = load_settings("tiny-arithmetic", overrides=overrides)
-    find_start(settings, RunFolder(folder), Display(Console(file=io.StringIO())))
+    with RunFolder(folder) as run:
+        find_start(settings, run, Display(Console(file=io.StringIO())))
 
 
 def test_what_cannot_be_continued(whole: Path, left: Path, place: Path) -> None:
@@ -223,6 +224,40 @@ def test_what_cannot_be_continued(whole: Path, left: Path, place: Path) -> None:
     shutil.rmtree(left / "checkpoints")
     with pytest.raises(UserError, match=r"no complete checkpoint \(nothing was saved\): start"):
         _start(left, options)
+
+
+def test_a_run_that_still_goes_is_left_alone(left: Path, place: Path) -> None:
+    before = {path: path.read_bytes() for path in left.rglob("*") if path.is_file()}
+    with RunFolder(left) as other:
+        other.claim()
+        with pytest.raises(UserError, match="another process is training in it"):
+            _train(left, _overrides(place), resume=True)
+    assert {path: path.read_bytes() for path in left.rglob("*") if path.is_file()} == before
+    _start(left, _overrides(place))  # the claim has ended
+
+
+def test_a_new_run_claims_its_folder(tmp_path: Path) -> None:
+    config = tmp_path / "run" / "config.toml"
+    lock = f"import fcntl; fcntl.flock(open({str(config)!r}, 'ab'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with RunFolder(config.parent) as folder:
+        folder.create(load_settings("tiny-arithmetic"))
+        assert "BlockingIOError" in _python("-c", lock).stderr
+    assert _python("-c", lock).returncode == 0
+
+
+def test_a_replay_goes_on_as_one_and_nothing_else_does(whole: Path, place: Path) -> None:
+    options = _overrides(place)
+    settings = load_settings("tiny-arithmetic", overrides=options)
+    folder, quiet = place / "replayed", Display(Console(quiet=True))
+    train(settings, RunFolder(folder), quiet, whole / "rollouts")
+    left = interrupted(folder, place / "replay-left", step=2)
+    with pytest.raises(UserError, match="give --replay as well"):
+        _train(left, options, resume=True)
+    train(settings, RunFolder(left), quiet, whole / "rollouts", resume=True)
+    assert differences(folder, left) == set()
+    other = interrupted(whole, place / "whole-left", step=2)
+    with pytest.raises(UserError, match="leave --replay out"):
+        train(settings, RunFolder(other), quiet, whole / "rollouts", resume=True)
 
 
 def test_other_questions_are_noticed(left: Path, place: Path) -> None:
