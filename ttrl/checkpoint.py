@@ -199,7 +199,19 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, settings: CheckpointSettings, ranks: Ranks) -> None:
-        """Save into ``folder``, which need not exist; all ranks must see the same one."""
+        """Save into ``folder``, which need not exist, in one that does and that all ranks see.
+
+        Raises:
+            UserError: on all ranks, if one of them does not see it.
+        """
+        ranks.gather(None)  # rank 0 has made it by now
+        blind = [rank for rank, sees in enumerate(ranks.gather(folder.parent.is_dir())) if not sees]
+        if blind and settings.every > 0:
+            raise UserError(
+                f"ranks {blind} do not see {folder.parent.absolute()}, where each saves its share "
+                "of every checkpoint: name one on a disk that all machines share with --run-dir, "
+                "or set checkpoint.every = 0"
+            )
         self.folder = folder
         self.settings = settings
         self.ranks = ranks

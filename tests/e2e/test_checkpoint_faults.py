@@ -77,6 +77,7 @@ def _changes() -> list[str]:
 def folder(tmp_path: Path) -> Path:
     """A run's checkpoints, with that of step 1."""
     path = tmp_path / "run" / "checkpoints"
+    path.parent.mkdir()
     _save(path, 1)
     return path
 

@@ -231,3 +231,16 @@ def test_what_comes_after_a_step_is_removed(tmp_path: Path) -> None:
     (tmp_path / "step_00003").rename(tmp_path / "step_00003.tmp")
     module.remove_after(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00001"]
+
+
+def test_ranks_without_a_common_folder_are_refused_at_once(tmp_path: Path) -> None:
+    """As on two machines, each with a disk of its own."""
+    (tmp_path / "machine_0").mkdir()
+
+    def begin(ranks: Any, **settings: Any) -> None:
+        saver(tmp_path / f"machine_{ranks.rank}" / "checkpoints", ranks, **settings)
+
+    for error in on_ranks(2, begin):
+        assert isinstance(error, UserError)
+        assert "ranks [1] do not see" in str(error) and "--run-dir" in str(error)
+    assert on_ranks(2, lambda ranks: begin(ranks, every=0)) == [None, None]  # nothing is saved
