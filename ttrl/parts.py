@@ -48,16 +48,21 @@ def backend(settings: Settings) -> str:
     return settings.policy.backend or ("zero3" if launched() else "local")
 
 
-def planned_memory(settings: Settings, ranks: Ranks) -> dict[str, float]:
-    """What a GPU should hold in rollout and update, in GiB, by `ttrl.plan`; empty without one."""
+def planned_memory(settings: Settings, ranks: Ranks, display: Display) -> dict[str, float]:
+    """What a GPU should hold in rollout and update, in GiB, by `ttrl.plan`.
+
+    Empty without a GPU, and for what cannot be planned: that is no reason not to train.
+    """
     if not torch.cuda.is_available():
         return {}
     memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
     machine = Machine(ranks.count, memory, usable_share=1.0)  # torch says what a program sees
-    totals = {
-        phase.name: phase.total / GIB
-        for phase in plan(settings, load_bare_outline(settings.model), machine).phases
-    }
+    try:
+        found = plan(settings, load_bare_outline(settings.model), machine)
+    except UserError as error:
+        display.note(f"no memory plan: {error}")
+        return {}
+    totals = {phase.name: phase.total / GIB for phase in found.phases}
     update = max(totals[name] for name in ("loss", "backward", "optimizer"))
     return {"rollout": totals["rollout"], "update": update}
 

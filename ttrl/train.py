@@ -158,7 +158,7 @@ class Trainer:
         self.mismatch = MismatchGuard(settings.guard.sampler_kl)
         stopping = settings.guard.on_collapse == "stop"
         self.keeper = Keeper(self.policy, self.order.steps_per_epoch) if stopping else None
-        self.planned = planned_memory(settings, ranks)
+        self.planned = planned_memory(settings, ranks, display)
         self.sampler = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.next_rollout: Future[Rollout] | None = None
 

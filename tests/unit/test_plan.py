@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import re
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ttrl import cli
 from ttrl.config import ModelSettings
+from ttrl.parts import planned_memory
 from ttrl.plan import GIB, Machine, ModelShape, Plan, plan
 from ttrl.pretrained import load_bare_outline
+from ttrl.ranks import Ranks
 from ttrl.recipe import load_settings, recipe_names
+from ttrl.tracking import Display
 from ttrl.types import UserError
 
 CONFIGS = Path(__file__).parent / "model_configs"
@@ -175,6 +181,31 @@ def test_training_speed_of_the_analytic_table():
     found = plan_of("8xa100-40gb/qwen2.5-7b", "policy.kl_coef=0.0")
     tokens = 8 * 32 * (200 + 1536) / 8
     assert tokens / found.seconds["update"] == pytest.approx(2200, rel=0.1)
+
+
+def test_engines_elsewhere_are_not_planned():
+    with pytest.raises(UserError, match=r"placement = \"separate\" cannot be planned"):
+        plan_of("8xa100-40gb/qwen2.5-math-7b", "rollout.placement=separate")
+
+
+def test_a_run_without_a_plan_is_trained(monkeypatch):
+    """On a GPU, where memory is logged beside what was planned."""
+    memory = types.SimpleNamespace(total_memory=40 * GIB)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: memory)
+    screen = io.StringIO()
+    display = Display(Console(file=screen, width=200))
+    settings = load_settings("tiny-arithmetic")
+    found = planned_memory(settings, Ranks(), display)
+    job = plan(settings, load_bare_outline(settings.model), Machine(1, 40, usable_share=1.0))
+    totals = {phase.name: phase.total / GIB for phase in job.phases}
+    assert found["rollout"] == totals["rollout"]
+    assert found["update"] == max(totals[name] for name in ("loss", "backward", "optimizer"))
+    assert screen.getvalue() == ""
+    apart = load_settings("tiny-arithmetic", overrides=["rollout.placement=separate"])
+    assert planned_memory(apart, Ranks(), display) == {}
+    assert "no memory plan: rollout.placement" in screen.getvalue()
 
 
 def test_tensor_parallel_must_divide():

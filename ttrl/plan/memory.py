@@ -303,7 +303,12 @@ def widest_share(job: Job) -> float:
 
 
 def refuse_impossible(job: Job) -> None:
-    """Raise a UserError for settings that no amount of memory would make possible."""
+    """Raise a UserError for what no amount of memory would make possible, or is not counted."""
+    if job.settings.rollout.placement == "separate":
+        raise UserError(
+            'rollout.placement = "separate" cannot be planned: engines are counted on the GPUs of '
+            'the trainer; plan with "colocated"'
+        )
     parallel, gpus = job.settings.rollout.tensor_parallel, job.machine.gpus
     if gpus % parallel or job.shape.heads % parallel or job.shape.kv_heads % parallel:
         raise UserError(
