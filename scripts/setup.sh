@@ -15,14 +15,16 @@ done
 if [ ${#missing[@]} = 0 ]; then exit 0; fi
 
 if [ ! -x .venv/bin/python ]; then
-    for python in "${PYTHON:-}" python3.11 python3.12 python3.13 python3 ""; do
-        if [ -z "$python" ]; then continue; fi
+    candidates=(python3.11 python3.12 python3.13 python3)
+    if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
+    for python in "${candidates[@]}" ""; do
+        if [ -z "$python" ]; then
+            echo "setup: ${PYTHON:-python3} is no Python 3.11 or newer; install one, or name it:" \
+                "PYTHON=/path/to/python3" >&2
+            exit 1
+        fi
         if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi
     done
-    if [ -z "$python" ]; then
-        echo "setup: no Python 3.11 or newer found; install one, or name it: PYTHON=/path/to/python3" >&2
-        exit 1
-    fi
     echo "setup: making .venv with $("$python" --version)"
     "$python" -m venv .venv
 fi
