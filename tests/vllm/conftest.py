@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process import run_python
+from python_process import run_python
 
 from ttrl.pretrained import TINY_BASE
 from ttrl.rollout.vllm_engine import require_vllm
@@ -37,8 +37,6 @@ def ranks_facts(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> 
     """What ``ranks_facts.py`` has seen on each of two ranks."""
     pytest.importorskip("deepspeed", reason="needs the extra zero3")
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    script = str(Path(__file__).with_name("ranks_facts.py"))
-    done = run_python(*torchrun, script, str(folder))
+    done = run_python(str(Path(__file__).with_name("ranks_facts.py")), str(folder), ranks=2)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads((folder / f"rank_{i}.json").read_text()) for i in range(2)]

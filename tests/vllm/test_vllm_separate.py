@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process import run_python
+from python_process import run_python
 
 from ttrl.pretrained import TINY_BASE
 
