@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,9 +10,6 @@ from pathlib import Path
 import pytest
 from python_process import run_python
 from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # tiny_models, wherever pytest starts
-
 from zero3_cases import Seen, prepare
 
 from ttrl.policy.zero3 import require_deepspeed
