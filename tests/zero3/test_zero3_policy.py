@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from tiny_models import LENGTHS
 from zero3_cases import (
     CASES,
-    LENGTHS,
     RATES,
     Seen,
     case_samples,
