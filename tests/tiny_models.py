@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ttrl.config import ModelSettings, Settings
 from ttrl.policy.local import LocalPolicy
-from ttrl.types import TrainSample
+from ttrl.types import Question, TrainSample
 
 TOKENIZER = tiny_tokenizer()
 VOCABULARY = len(TOKENIZER)
@@ -86,6 +86,24 @@ def make_settings(**sections: dict[str, Any]) -> Settings:
     for name, changes in sections.items():
         tables[name] = {**tables.get(name, {}), **changes}
     return Settings.model_validate(tables)
+
+
+def engine_settings(model: ModelSettings, engines: int = 0) -> Settings:
+    """Settings of so many engines, each in a process of its own; 0: of one in this process."""
+    placement = {"placement": "separate", "engines": engines} if engines else {}
+    rollout = {**placement, "batch_size": 12, "stuck_after_s": 60.0}
+    return make_settings(model={"path": model.path}, rollout=rollout)
+
+
+def tiny_questions(*lengths: int) -> list[Question]:
+    """Random prompts of so many tokens."""
+    return [
+        Question(f"q{i}", "unused", tuple(ids.tolist()))
+        for i, length in enumerate(lengths)
+        for ids in [
+            torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(i))
+        ]
+    ]
 
 
 def train_samples(
