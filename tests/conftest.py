@@ -1,4 +1,4 @@
-"""Settings of every test."""
+"""Settings of every test; this file also makes pytest put the helpers beside it on the path."""
 
 from hypothesis import settings
 

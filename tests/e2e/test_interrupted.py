@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+from python_process import run_python
 from small_run import SMALL
 
-TTRL = [sys.executable, "-m", "ttrl.cli", "train", "tiny-arithmetic"]
-OPTIONS = [
-    option for setting in (*SMALL, "max_steps=500", "epochs=100") for option in ("--set", setting)
+COMMAND = [
+    *("-m", "ttrl.cli", "train", "tiny-arithmetic"),
+    *(f"--set={setting}" for setting in (*SMALL, "max_steps=500", "epochs=100")),
 ]
 
 
@@ -25,19 +26,10 @@ def _hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _start_again(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*TTRL, *OPTIONS, "--run-dir", str(folder), *more],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def test_sigkill_and_start_again(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
-    with subprocess.Popen([*TTRL, *OPTIONS, "--run-dir", str(folder)]) as process:
+    command = [*COMMAND, "--run-dir", str(folder)]
+    with subprocess.Popen([sys.executable, *command]) as process:
         deadline = time.monotonic() + 120
         metrics = folder / "metrics.jsonl"
         while not (metrics.exists() and len(metrics.read_bytes().splitlines()) >= 2):
@@ -48,14 +40,14 @@ def test_sigkill_and_start_again(tmp_path: Path) -> None:
     left = _hashes(folder)
     assert "summary.json" not in left
 
-    again = _start_again(folder)
+    again = run_python(*command)
     assert again.returncode == 2
     assert f"run folder {folder} exists (unfinished" in again.stderr
     assert "--resume" in again.stderr
     assert f"--run-dir {folder}-2" in again.stderr
     assert "Traceback" not in again.stderr
 
-    resumed = _start_again(folder, "--resume")
+    resumed = run_python(*command, "--resume")
     assert resumed.returncode == 2
     assert "holds no complete checkpoint (nothing was saved)" in resumed.stderr
 

@@ -8,8 +8,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from compared_runs import differences
+from python_process import run_python
 from rich.console import Console
 from safetensors.torch import load_file
 from small_run import SMALL, interrupted
@@ -82,18 +81,6 @@ def _train(folder: Path, overrides: Sequence[str], *, resume: bool = False) -> s
     return screen.getvalue()
 
 
-def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
     """An uninterrupted run."""
@@ -104,7 +91,8 @@ def whole(place: Path) -> Path:
 @pytest.fixture(scope="module")
 def killed(place: Path) -> Path:
     """The same, killed in its third step: the checkpoint of the second is the only one."""
-    done = _python(KILLED_RUN, str(place / "killed"), "3", *_overrides(place))
+    arguments = (str(place / "killed"), "3", *_overrides(place))
+    done = run_python(KILLED_RUN, *arguments, gpus=True)
     assert done.returncode == -9, done.stderr
     names = [path.name for path in (place / "killed" / "checkpoints").iterdir()]
     assert names == ["step_00002"]
@@ -241,8 +229,8 @@ def test_a_new_run_claims_its_folder(tmp_path: Path) -> None:
     lock = f"import fcntl; fcntl.flock(open({str(config)!r}, 'ab'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     with RunFolder(config.parent) as folder:
         folder.create(load_settings("tiny-arithmetic"))
-        assert "BlockingIOError" in _python("-c", lock).stderr
-    assert _python("-c", lock).returncode == 0
+        assert "BlockingIOError" in run_python("-c", lock).stderr
+    assert run_python("-c", lock).returncode == 0
 
 
 def test_a_replay_goes_on_as_one_and_nothing_else_does(whole: Path, place: Path) -> None:
@@ -285,14 +273,14 @@ def test_two_ranks(place: Path, tmp_path: Path) -> None:
     overrides = _overrides(place, "reward.estimator=majority", "rollout.questions_per_step=2")
     settings = [f"--set={setting}" for setting in overrides]
     command = ["-m", "ttrl.cli", "train", "tiny-arithmetic", *settings, "--ranks", "2"]
-    done = _python(*command, "--run-dir", str(tmp_path / "whole"))
+    done = run_python(*command, "--run-dir", str(tmp_path / "whole"), gpus=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    dead = _python(*torchrun, KILLED_RUN, str(tmp_path / "left"), "3", *overrides)
+    arguments = (str(tmp_path / "left"), "3", *overrides)
+    dead = run_python(KILLED_RUN, *arguments, ranks=2, gpus=True)
     assert dead.returncode != 0 and "SIGKILL" in dead.stderr
     shutil.copytree(tmp_path / "left", tmp_path / "alone")
 
-    done = _python(*command, "--run-dir", str(tmp_path / "left"), "--resume")
+    done = run_python(*command, "--run-dir", str(tmp_path / "left"), "--resume", gpus=True)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "resuming from step 2" in done.stdout
     assert differences(tmp_path / "whole", tmp_path / "left") == set()

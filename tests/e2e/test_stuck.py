@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
+from python_process import run_python
 from small_run import SMALL
 
 HANGS = """
@@ -21,16 +20,10 @@ def test_an_estimator_that_hangs_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
     settings = (*SMALL, f"reward.estimator={tmp_path}/hangs.py:Hangs", "limits.rollout_s=10")
     folder = tmp_path / "run"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "ttrl.cli", "train", "tiny-arithmetic"),
-            *("--run-dir", str(folder)),
-            *(f"--set={s}" for s in settings),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    done = run_python(
+        *("-m", "ttrl.cli", "train", "tiny-arithmetic", "--run-dir", str(folder)),
+        *(f"--set={s}" for s in settings),
+        gpus=True,
     )
     assert done.returncode == 3, done.stderr
     assert "rollout took longer than limits.rollout_s = 10 seconds" in done.stderr

@@ -1,9 +1,9 @@
-"""What a call allocates, by the allocator's own record."""
+"""What log-probs and loss without all the logits allocate."""
 
 import pytest
 import torch
+from allocations import allocations
 from cases import head_case, loss_case
-from torch.profiler import ProfilerActivity, profile
 from ttrl_kernels import chunks, linear_logprob, linear_policy_loss
 
 H, CHUNK = 16, 1 << 16
@@ -26,18 +26,6 @@ def logprob_backward(tokens, vocabulary):
 def dense_backward(tokens, vocabulary):
     hidden, weight, targets, _ = head_case(torch.float32, shape=(tokens, H, vocabulary))
     return lambda: torch.nn.functional.cross_entropy(hidden @ weight.t(), targets).backward()
-
-
-def allocations(call):
-    """(most bytes in use at once, bytes of the largest tensor) of what the call allocates."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    used = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        used += event.nbytes()
-        most = max(most, used)
-    return most, max(e.nbytes() for e in events)
 
 
 @pytest.mark.parametrize("call", [policy_loss_backward, logprob_backward])

@@ -4,12 +4,11 @@ By hand: TRITON_INTERPRET=1 python -m pytest tests/kernels/test_triton_rows.py
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from python_process import run_python
 from ttrl_kernels import rows
 
 HERE = Path(__file__).parent
@@ -20,17 +19,17 @@ IN_THE_HOST_LOOP = (
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["test_triton_rows.py"], ["test_linear_policy_loss.py", "-k", IN_THE_HOST_LOOP]],
+    ("tests", "arguments"),
+    [("test_triton_rows.py", []), ("test_linear_policy_loss.py", ["-k", IN_THE_HOST_LOOP])],
     ids=["rows by themselves", "rows in the host loop"],
 )
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="this is the interpreted process")
-def test_in_the_interpreter(arguments):
+def test_in_the_interpreter(tests, arguments, monkeypatch):
+    """Without a GPU: the rows know CUDA devices and the CPU, and interpreted kernels take that."""
     pytest.importorskip("triton")
-    # The rows know CUDA devices and the CPU: an interpreted kernel takes the latter.
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    run = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / tests), *arguments)
+    run = run_python(*command)
     output = run.stdout + run.stderr
     assert run.returncode == 0, output
     assert "passed" in output and "skipped" not in output, output
@@ -88,5 +87,5 @@ def test_the_kernels_cannot_read_the_memory_of_the_cpu():
 
 def test_the_kernels_are_imported_when_used():
     code = "import sys, ttrl_kernels; print('ttrl_kernels.rows.triton' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
+    run = run_python("-c", code)
+    assert (run.returncode, run.stdout.strip()) == (0, "False"), run.stderr

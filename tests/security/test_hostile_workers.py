@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from python_process import run_python
 
 from ttrl.answers import Grader, extract_answer
 from ttrl.answers.notation import Expression
@@ -266,7 +267,8 @@ with Grader(AnswerSettings(workers=2, deadline_s=60)) as grader:
     assert os.waitpid(child, 0)[1] == 0
     assert right([3])
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+    done = run_python("-c", program)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_process_is_left():
@@ -286,7 +288,7 @@ def test_no_orphan_is_left(end):
         "assert default_grader().equivalent(r'\\sqrt{4}', '2')\n"
         "print(*[w.process.pid for w in default_grader()._workers._alive], flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code + end], capture_output=True, text=True)
+    done = run_python("-c", code + end)
     (pid,) = done.stdout.split()
     until = time.monotonic() + 30
     while Path(f"/proc/{pid}/cmdline").exists() and time.monotonic() < until:

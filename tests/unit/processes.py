@@ -1,10 +1,17 @@
-"""Other processes, as the kernel sees them."""
+"""Other processes: those of an engine, and all that the kernel knows of."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 from pathlib import Path
+from typing import Any
+
+
+def processes_of(engine: Any) -> list[subprocess.Popen[bytes]]:
+    """Those that a `RemoteEngine` has started."""
+    return [p.process for p in engine._processes]
 
 
 def children_of(parent: int, command: str = "") -> set[int]:

@@ -21,8 +21,6 @@ def sample(wire: Wire, request: Message) -> None:
                 os._exit(int(code))
             case ["signal", name]:
                 os.kill(os.getpid(), signal.Signals[name])
-            case ["hang up"]:
-                wire.close()
             case [("decode" | "hang") as what, seconds]:
                 until = time.monotonic() + float(seconds)
                 steps = 0

@@ -3,12 +3,11 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 from fractions import Fraction
 from itertools import combinations
 
 import pytest
+from python_process import run_python
 
 from ttrl.answers import Grader, canonical, default_grader, equivalent
 from ttrl.answers.notation import translate
@@ -245,8 +244,8 @@ def test_no_computer_algebra_in_our_process():
         "assert equivalent(r'\\sqrt{4}', '2') and not equivalent(r'\\sqrt{5}', '2')\n"
         "print(sorted({'sympy', 'mpmath', 'math_verify', 'torch'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    done = run_python("-c", code)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
 def test_without_the_symbolic_stage_spelling_decides():

@@ -9,74 +9,30 @@ from typing import Any
 
 import pytest
 import torch
+from tensors import assert_close_everywhere, assert_equal_to_the_bit, gradients, weights
 from tiny_models import (
+    LENGTHS,
+    MAX_NEW_TOKENS,
+    TEMPERATURE,
     TOKENIZER,
     all_logprobs,
+    at,
     make_settings,
+    near_samples,
+    plain_twin,
     saved,
     tiny_model,
-    train_samples,
 )
 from transformers import PreTrainedModel
 
-from ttrl.config import PolicySettings, Settings
+from ttrl.config import Settings
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model
-from ttrl.policy.update import learning_rate
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.types import Question, TrainSample
 
 RATE = 3e-4
-TEMPERATURE = 1.3  # that of `make_settings`
-MAX_NEW_TOKENS = 16  # likewise
-
-LENGTHS = [(3, 7), (12, 1), (1, 16), (9, 4), (5, 5), (2, 12), (24, 2), (1, 1), (8, 8), (4, 3)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A saved tiny model, and what loads it."""
-    return saved(tiny_model(), tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def model(folder) -> PreTrainedModel:
-    return load_policy_model(folder)
-
-
-def near_samples(model: PreTrainedModel, lengths=LENGTHS, seed: int = 0) -> list[TrainSample]:
-    """Samples whose ratios lie between 0.3 and 3, on both sides of every clip."""
-    samples = []
-    for sample in train_samples(lengths, seed):
-        own_n = plain_logprobs(model, sample)[1]
-        noise_n = torch.empty(len(own_n)).uniform_(
-            -1.1, 1.1, generator=torch.Generator().manual_seed(len(samples))
-        )
-        samples.append(dataclasses.replace(sample, logprobs=tuple((own_n + noise_n).tolist())))
-    return samples
-
-
-@torch.no_grad()
-def plain_logprobs(model: PreTrainedModel, sample: TrainSample) -> tuple[torch.Tensor, ...]:
-    """([n, V], [n]): log-probs of all tokens, and of the sampled ones, without packing."""
-    logp_nV = all_logprobs(plain_twin(model), sample.prompt_ids, sample.completion_ids, TEMPERATURE)
-    return logp_nV, at(logp_nV, sample)
-
-
-def plain_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A float64 copy that knows nothing of packing."""
-    twin = copy.deepcopy(model)
-    twin.set_attn_implementation("sdpa")
-    return twin.double().eval()
-
-
-def at(values_nV: torch.Tensor, sample: TrainSample) -> torch.Tensor:
-    return values_nV.gather(1, torch.tensor(sample.completion_ids).unsqueeze(1)).squeeze(1)
-
-
-# ---------------------------------------------------------------------------------------------
-# The twin
 
 
 class Twin:
@@ -126,7 +82,7 @@ class Twin:
         }[policy.aggregation]
         ids = (sample.prompt_ids, sample.completion_ids)
         logp_nV = all_logprobs(self.model, *ids, TEMPERATURE)
-        logp_n = at(logp_nV, sample)
+        logp_n = at(logp_nV, sample.completion_ids)
         old_n = torch.tensor(sample.logprobs, dtype=torch.float64)
         advantage = sample.advantage
 
@@ -137,7 +93,7 @@ class Twin:
             objective_n = objective_n.clamp(min=policy.dual_clip * advantage)
         entropy_n = -(logp_nV.exp() * logp_nV).sum(1)
         with torch.no_grad():
-            ref_n = at(all_logprobs(self.reference, *ids, TEMPERATURE), sample)
+            ref_n = at(all_logprobs(self.reference, *ids, TEMPERATURE), sample.completion_ids)
         kl_n = (ref_n - logp_n).exp() - (ref_n - logp_n) - 1
 
         if advantage != 0 or policy.kl_coef or policy.entropy_coef:  # what UpdateResult covers
@@ -157,22 +113,6 @@ def assert_same_results(results, twins):
     for result, twin in zip(results, twins, strict=True):
         found = {name: getattr(result, name) for name in twin}
         assert found == pytest.approx(twin, rel=1e-4, abs=1e-5)
-
-
-def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {name: p.grad.double() for name, p in model.named_parameters()}
-
-
-def assert_close_everywhere(ours: dict, theirs: dict, share: float):
-    """Off by at most this share of the largest entry of the same tensor."""
-    assert ours.keys() == theirs.keys()
-    for name, truth in theirs.items():
-        error = (ours[name].double() - truth).abs().max()
-        assert error <= share * truth.abs().max(), name
-
-
-def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -218,13 +158,13 @@ def test_updates_are_those_of_the_twin(case, model):
 
 
 @pytest.mark.parametrize("tokens_per_batch", [40, 61, 200])
-def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, folder):
+def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, saved_model):
     """The sum of gradients is the same, in another order of float32 additions."""
-    samples = near_samples(load_policy_model(folder))
+    samples = near_samples(load_policy_model(saved_model))
     found = {}
     for budget in (1024, tokens_per_batch):
         policy = LocalPolicy(
-            load_policy_model(folder),
+            load_policy_model(saved_model),
             make_settings(policy={"tokens_per_batch": budget, "kl_coef": 0.1}),
         )
         (result,) = policy.update(samples, RATE)
@@ -234,27 +174,22 @@ def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, folder):
     assert dataclasses.asdict(split) == pytest.approx(dataclasses.asdict(one), rel=1e-5, abs=1e-6)
 
 
-def test_an_update_is_repeatable_to_the_bit(folder):
-    samples = near_samples(load_policy_model(folder))
+def test_an_update_is_repeatable_to_the_bit(saved_model):
+    samples = near_samples(load_policy_model(saved_model))
     runs = []
     for _ in range(2):
-        policy = LocalPolicy(load_policy_model(folder), make_settings())
+        policy = LocalPolicy(load_policy_model(saved_model), make_settings())
         policy.update(samples, RATE)
         runs.append(weights(policy.model))
     assert_equal_to_the_bit(*runs)
 
 
-def assert_equal_to_the_bit(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-
-
-def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(folder):
-    samples = near_samples(load_policy_model(folder))
+def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_model):
+    samples = near_samples(load_policy_model(saved_model))
     found, forwards = [], []
     for checkpointing in (False, True):
         policy = LocalPolicy(
-            load_policy_model(folder),
+            load_policy_model(saved_model),
             make_settings(policy={"gradient_checkpointing": checkpointing, "kl_coef": 0.1}),
         )
         calls: list[int] = []
@@ -385,162 +320,3 @@ def test_named_weights_are_all_an_engine_needs(tied, tmp_path):
     engine = TransformersEngine(tiny_model(seed=1, tie_word_embeddings=tied), TOKENIZER, 8)
     engine.load_weights(policy.named_weights())
     assert_equal_to_the_bit(weights(engine.model), dict(policy.named_weights()))
-
-
-# ---------------------------------------------------------------------------------------------
-# bfloat16
-
-
-def test_bfloat16_products_train_float32_weights(folder):
-    """Steps far below the spacing of bfloat16 numbers must not be lost."""
-    model = load_policy_model(folder)
-    before, samples = weights(model), near_samples(model)
-    settings = make_settings(
-        model={"dtype": "bfloat16"}, policy={"weight_decay": 0.0, "kl_coef": 0.1}
-    )
-    policy = LocalPolicy(model, settings)
-    policy.update(samples, 1e-6)
-    for name, p in policy.model.named_parameters():
-        assert p.dtype == p.grad.dtype == torch.float32
-        step = p.detach() - before[name]
-        moved = p.grad.abs() > 1e-3 * p.grad.abs().max()
-        # AdamW's first step is the learning rate in the direction of the sign of the gradient.
-        assert int(moved.sum()) > 0.01 * p.numel()
-        torch.testing.assert_close(
-            step[moved], -1e-6 * p.grad[moved].sign(), rtol=0.05, atol=2 * 2.0**-24
-        )
-    weight = before["model.layers.0.mlp.up_proj.weight"]
-    after = policy.model.model.layers[0].mlp.up_proj.weight
-    # Bfloat16 weights would not have moved.
-    assert (after.bfloat16() == weight.bfloat16()).float().mean() > 0.99
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_of_policy_and_reference_are_in_the_type_that_the_settings_say(dtype, model):
-    settings = make_settings(
-        model={"dtype": str(dtype).removeprefix("torch.")}, policy={"kl_coef": 0.1}
-    )
-    policy, found = LocalPolicy(model, settings), []
-    for part in (policy.model, policy.reference.model):
-        part.model.layers[1].mlp.up_proj.register_forward_hook(
-            lambda module, args, output: found.append(output.dtype)
-        )
-    policy.update(train_samples(LENGTHS), RATE)
-    assert found == [dtype, dtype]
-
-
-def test_bfloat16_gradients_point_where_float32_ones_do(folder):
-    samples = near_samples(load_policy_model(folder))
-    found = []
-    for dtype in ("float32", "bfloat16"):
-        policy = LocalPolicy(load_policy_model(folder), make_settings(model={"dtype": dtype}))
-        (result,) = policy.update(samples, RATE)
-        found.append((torch.cat([g.flatten() for g in gradients(policy.model).values()]), result))
-    (truth, exact), (rounded, result) = found
-    assert not torch.equal(truth, rounded)
-    # 8 bits per factor, in some ten products one after the other
-    assert torch.cosine_similarity(truth, rounded, dim=0) > 0.99
-    assert result.entropy == pytest.approx(exact.entropy, rel=0.02)
-
-
-# ---------------------------------------------------------------------------------------------
-# Not finite
-
-
-def poisoned(samples: list[TrainSample], **changes: Any) -> list[TrainSample]:
-    return [*samples[:6], dataclasses.replace(samples[6], **changes), *samples[7:]]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"advantage": math.nan},
-        {"advantage": math.inf},
-        {"advantage": math.inf, "logprobs": (-50.0, -50.0)},  # clipped: the gradient is finite
-        {"weight": math.nan},
-        {"logprobs": (math.nan, -1.0)},
-        {"logprobs": (-1.0, math.nan)},
-    ],
-)
-def test_a_loss_that_is_not_finite_leaves_everything_as_it_was(changes, folder):
-    """Also for the next update, which must find neither gradients nor moments of the bad one."""
-    samples = near_samples(load_policy_model(folder))
-    runs = []
-    for bad in (False, True):
-        policy = LocalPolicy(load_policy_model(folder), make_settings())
-        policy.update(samples, RATE)
-        if bad:
-            before = weights(policy.model)
-            with pytest.raises(FloatingPointError, match=r"not finite.* weights are unchanged"):
-                policy.update(poisoned(samples, **changes), RATE)
-            assert all(p.grad is None for p in policy.model.parameters())
-            assert_equal_to_the_bit(weights(policy.model), before)
-        policy.update(samples, RATE)
-        runs.append(weights(policy.model))
-    assert_equal_to_the_bit(*runs)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_is_named(value, model):
-    policy = LocalPolicy(model, make_settings())
-    before, samples = weights(policy.model), near_samples(model)
-    name = "model.layers.1.self_attn.v_proj.weight"
-    policy.model.get_parameter(name).register_hook(
-        lambda g: g.index_fill(0, torch.tensor(3), value)
-    )
-    with pytest.raises(FloatingPointError, match=rf"gradient norm (nan|inf).*\['{name}'\]"):
-        policy.update(samples, RATE)
-    assert_equal_to_the_bit(weights(policy.model), before)
-
-
-def test_updates_before_the_bad_one_are_kept(folder):
-    """An error in the second optimizer step leaves the weights as the first one made them."""
-    samples = near_samples(load_policy_model(folder))
-    settings = make_settings(policy={"sequences_per_update": 5})
-    policies = [LocalPolicy(load_policy_model(folder), settings) for _ in range(2)]
-    policies[0].update(samples[:5], RATE)
-    with pytest.raises(FloatingPointError):
-        policies[1].update(poisoned(samples, advantage=math.nan), RATE)
-    assert_equal_to_the_bit(*(weights(p.model) for p in policies))
-
-
-# ---------------------------------------------------------------------------------------------
-# The learning rate
-
-
-def rates(total: int, **changes: float) -> list[float]:
-    policy = PolicySettings(learning_rate=8.0, **changes)
-    return [learning_rate(step, total, policy) for step in range(1, total + 1)]
-
-
-def test_learning_rates_by_hand():
-    """Ten steps: two of warm-up, then eight along half a cosine, beginning at the peak."""
-    cosine = [math.cos(math.pi * i / 8) for i in range(8)]
-    expected = [4.0, 8.0, *(2 + 6 * (1 + c) / 2 for c in cosine)]
-    assert rates(10, warmup_share=0.2, final_lr_share=0.25) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("total", "changes", "expected"),
-    [
-        (1, {}, [8.0]),
-        (2, {"warmup_share": 0.0}, [8.0, 4.0]),
-        (4, {"warmup_share": 1.0}, [2.0, 4.0, 6.0, 8.0]),
-        (3, {"final_lr_share": 1.0, "warmup_share": 0.0}, [8.0, 8.0, 8.0]),
-        (4, {"warmup_share": 0.01}, [8.0, 8.0, 6.0, 2.0]),  # any share is at least one step
-    ],
-)
-def test_learning_rates_at_the_edges(total, changes, expected):
-    assert rates(total, **changes) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("total", [5, 80, 240])
-def test_learning_rates_rise_to_the_peak_and_fall_to_the_final_share(total):
-    found = rates(total, warmup_share=0.1, final_lr_share=0.5)
-    top = found.index(8.0)
-    assert found[: top + 1] == sorted(found[: top + 1])
-    assert found[top:] == sorted(found[top:], reverse=True)
-    assert 4.0 < found[-1] < 8.0 and all(rate > 0 for rate in found)
-    assert learning_rate(total + 1, total, PolicySettings(final_lr_share=0.5)) == pytest.approx(
-        0.5 * PolicySettings().learning_rate
-    )

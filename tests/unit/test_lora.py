@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import TOKENIZER, make_settings, saved, tiny_model, train_samples
+from tensors import weights
+from tiny_models import TOKENIZER, make_settings, near_samples, saved, tiny_model
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -22,34 +23,18 @@ from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.types import TrainSample, UserError
 
 RATE = 3e-3
-LENGTHS = [(3, 7), (12, 1), (1, 16), (9, 4), (5, 5), (2, 12)]
 LORA: dict[str, Any] = {"lora_rank": 3, "lora_alpha": 6.0, "grad_clip": 1e3}
 SCALE = 2.0
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
-    return saved(tiny_model(), tmp_path_factory.mktemp("model"))
+def samples(saved_model: ModelSettings) -> list[TrainSample]:
+    return near_samples(load_policy_model(saved_model), off=0.0)[:6]
 
 
-@pytest.fixture(scope="module")
-def samples(folder: ModelSettings) -> list[TrainSample]:
-    policy = LocalPolicy(load_policy_model(folder), make_settings())
-    made = train_samples(LENGTHS)
-    logprobs = [tuple(policy.logprobs(s.prompt_ids, s.completion_ids)) for s in made]
-    rows = zip(made, logprobs, strict=True)
-    return [
-        TrainSample(s.question_id, s.prompt_ids, s.completion_ids, x, s.advantage) for s, x in rows
-    ]
-
-
-def lora_policy(folder: ModelSettings, dtype: str = "float32", **changes: Any) -> LocalPolicy:
+def lora_policy(start: ModelSettings, dtype: str = "float32", **changes: Any) -> LocalPolicy:
     settings = make_settings(model={"dtype": dtype}, policy={**LORA, **changes})
-    return LocalPolicy(load_policy_model(folder, getattr(torch, dtype)), settings)
-
-
-def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+    return LocalPolicy(load_policy_model(start, getattr(torch, dtype)), settings)
 
 
 def adapters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
@@ -100,11 +85,11 @@ class Twin:
 
 
 def test_updates_are_those_of_a_hand_written_twin(
-    folder: ModelSettings, samples: list[TrainSample]
+    saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
     """Three of them, so that A has gradients too."""
-    policy = lora_policy(folder)
-    twin = Twin(AutoModelForCausalLM.from_pretrained(folder.path), policy)
+    policy = lora_policy(saved_model)
+    twin = Twin(AutoModelForCausalLM.from_pretrained(saved_model.path), policy)
     for _ in range(3):
         (result,) = policy.update(samples, RATE)
         assert result.loss == pytest.approx(twin.update(samples), abs=1e-5)
@@ -117,8 +102,8 @@ def test_updates_are_those_of_a_hand_written_twin(
         assert (weight - expected[name]).abs().max() < 0.05 * RATE, name
 
 
-def test_only_adapters_train(folder: ModelSettings, samples: list[TrainSample]) -> None:
-    policy = lora_policy(folder, weight_decay=0.0)
+def test_only_adapters_train(saved_model: ModelSettings, samples: list[TrainSample]) -> None:
+    policy = lora_policy(saved_model, weight_decay=0.0)
     before = weights(policy.model)
     policy.update(samples, RATE)
     after = weights(policy.model)
@@ -133,8 +118,10 @@ def test_only_adapters_train(folder: ModelSettings, samples: list[TrainSample]) 
     assert {key.partition("/")[2] for key in policy.shares()} == set(adapters(policy.model))
 
 
-def test_shares_go_to_another_policy(folder: ModelSettings, samples: list[TrainSample]) -> None:
-    first, second = lora_policy(folder), lora_policy(folder)
+def test_shares_go_to_another_policy(
+    saved_model: ModelSettings, samples: list[TrainSample]
+) -> None:
+    first, second = lora_policy(saved_model), lora_policy(saved_model)
     first.update(samples, RATE)
     second.load_shares(first.shares())
     second.steps_taken = first.steps_taken
@@ -144,29 +131,29 @@ def test_shares_go_to_another_policy(folder: ModelSettings, samples: list[TrainS
     assert all(torch.equal(a, b) for (_, a), (_, b) in pairs)
 
 
-def test_adapters_start_from_the_seed_alone(folder: ModelSettings) -> None:
+def test_adapters_start_from_the_seed_alone(saved_model: ModelSettings) -> None:
     torch.manual_seed(7)
-    first = weights(lora_policy(folder).model)
+    first = weights(lora_policy(saved_model).model)
     torch.manual_seed(8)
-    second = weights(lora_policy(folder).model)
+    second = weights(lora_policy(saved_model).model)
     assert all(torch.equal(t, second[n]) for n, t in first.items())
 
 
 def test_gradient_checkpointing_gives_the_same(
-    folder: ModelSettings, samples: list[TrainSample]
+    saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
     """Although nothing that goes into the first layer has a gradient."""
     found = []
     for on in (False, True):
-        policy = lora_policy(folder, gradient_checkpointing=on)
+        policy = lora_policy(saved_model, gradient_checkpointing=on)
         policy.update(samples, RATE)
         found.append({n: p.grad for n, p in adapters(policy.model).items()})
     assert all((found[1][n] - g).abs().max() <= 1e-6 * g.abs().max() for n, g in found[0].items())
     assert max(g.abs().max() for g in found[0].values()) > 0
 
 
-def test_named_targets(folder: ModelSettings) -> None:
-    policy = lora_policy(folder, lora_targets=["q_proj", "down_proj"])
+def test_named_targets(saved_model: ModelSettings) -> None:
+    policy = lora_policy(saved_model, lora_targets=["q_proj", "down_proj"])
     layers = {name.split(".lora_")[0].split(".")[-1] for name in adapters(policy.model)}
     assert layers == {"q_proj", "down_proj"}
 
@@ -175,9 +162,9 @@ def test_named_targets(folder: ModelSettings) -> None:
     ("targets", "words"),
     [(["lm_head"], "names the output layer"), (["nothing"], "policy.lora_targets = ")],
 )
-def test_targets_that_cannot_be(targets: list[str], words: str, folder: ModelSettings) -> None:
+def test_targets_that_cannot_be(targets: list[str], words: str, saved_model: ModelSettings) -> None:
     with pytest.raises(UserError, match=words):
-        lora_policy(folder, lora_targets=targets)
+        lora_policy(saved_model, lora_targets=targets)
 
 
 def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,9 +220,9 @@ def test_pushed_weights_are_pefts_own_merge(
 
 
 def test_bfloat16_base_with_float32_adapters(
-    folder: ModelSettings, samples: list[TrainSample]
+    saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
-    policy = lora_policy(folder, "bfloat16", kl_coef=0.1)
+    policy = lora_policy(saved_model, "bfloat16", kl_coef=0.1)
     before = {n: p.detach().clone() for n, p in adapters(policy.model).items()}
     policy.update(samples, 1e-6)
     types = {("lora_" in n, p.dtype) for n, p in policy.model.named_parameters()}
@@ -251,13 +238,14 @@ def test_bfloat16_base_with_float32_adapters(
 
 
 def test_the_reference_is_the_start_without_a_copy(
-    folder: ModelSettings, samples: list[TrainSample]
+    saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
-    policy = lora_policy(folder, kl_coef=0.5)
+    policy = lora_policy(saved_model, kl_coef=0.5)
     assert policy.reference is None
     (batch,) = pack(samples, [1.0] * len(samples), 1024)
     with torch.no_grad():
-        start_T = LocalPolicy(load_policy_model(folder), make_settings())._forward(batch).logp_T
+        start = LocalPolicy(load_policy_model(saved_model), make_settings())
+        start_T = start._forward(batch).logp_T
     kl = []
     for _ in range(3):
         kl.append(policy.update(samples, RATE)[0].kl)
@@ -268,8 +256,8 @@ def test_the_reference_is_the_start_without_a_copy(
         assert not torch.equal(policy._forward(batch).logp_T, start_T)
 
 
-def test_an_error_inside_puts_the_adapters_back(folder: ModelSettings) -> None:
-    policy = lora_policy(folder)
+def test_an_error_inside_puts_the_adapters_back(saved_model: ModelSettings) -> None:
+    policy = lora_policy(saved_model)
     model = copy.deepcopy(policy.model)
     with pytest.raises(ZeroDivisionError), lora.without_adapters(model):
         raise ZeroDivisionError

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from allocations import allocations
 from tiny_models import make_settings, saved, tiny_model, train_samples
-from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 from ttrl_kernels import FusedLMHead, chunks, linear_policy_loss
 
@@ -67,16 +68,10 @@ def saved_bytes(model: PreTrainedModel, *, autocast: bool) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def peak_bytes(call: Any) -> int:
+def peak_bytes(call: Callable[[], None]) -> int:
     """Most bytes in use at once of what the call allocates."""
     call()  # what is allocated once, on first use
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    used = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        used += event.nbytes()
-        most = max(most, used)
+    most, _ = allocations(call)
     return most
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import all_logprobs, make_settings, saved, tiny_model, train_samples
+from tiny_models import TEMPERATURE, all_logprobs, at, make_settings, near_samples, plain_twin
 from transformers import PreTrainedModel
 
 from ttrl.config import ModelSettings, PolicySettings, Settings
@@ -19,27 +19,13 @@ from ttrl.policy.model import load_policy_model
 from ttrl.types import TrainSample
 
 RATE = 3e-3
-TEMPERATURE = 1.3  # that of `make_settings`
-LENGTHS = [(3, 7), (12, 1), (1, 16), (9, 4), (5, 5), (2, 12), (24, 2), (1, 1)]
 CAP = 1.5
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
-    return saved(tiny_model(), tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def samples(folder: ModelSettings) -> list[TrainSample]:
+def samples(saved_model: ModelSettings) -> list[TrainSample]:
     """A sampler that is off by up to 1.1 nats per token, on both sides of the cap."""
-    policy = LocalPolicy(load_policy_model(folder), make_settings())
-    found = []
-    for i, sample in enumerate(train_samples(LENGTHS)):
-        own_n = torch.tensor(policy.logprobs(sample.prompt_ids, sample.completion_ids))
-        random = torch.Generator().manual_seed(i)
-        noise_n = torch.empty(len(own_n)).uniform_(-1.1, 1.1, generator=random)
-        found.append(dataclasses.replace(sample, logprobs=tuple((own_n + noise_n).tolist())))
-    return found
+    return near_samples(load_policy_model(saved_model), off=1.1)[:8]
 
 
 def settings_with(**policy: Any) -> Settings:
@@ -53,15 +39,13 @@ class Twin:
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
         self.policy = settings.policy
-        self.model = copy.deepcopy(model)
-        self.model.set_attn_implementation("sdpa")
-        self.model.double().eval()
+        self.model = plain_twin(model)
         self.start = copy.deepcopy(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=0.01)
 
     def logprobs(self, model: PreTrainedModel, sample: TrainSample) -> torch.Tensor:
-        logp_nV = all_logprobs(model, sample.prompt_ids, sample.completion_ids, TEMPERATURE)
-        return logp_nV.gather(1, torch.tensor(sample.completion_ids).unsqueeze(1)).squeeze(1)
+        ids = sample.prompt_ids, sample.completion_ids
+        return at(all_logprobs(model, *ids, TEMPERATURE), sample.completion_ids)
 
     def step(self, samples: list[TrainSample]) -> dict[str, float]:
         self.optimizer.zero_grad()
@@ -105,11 +89,11 @@ class Twin:
 @pytest.mark.parametrize("kl_coef", [0.0, 0.5])
 @pytest.mark.parametrize("correction", ["none", "truncate", "mask"])
 def test_corrected_updates_are_those_of_the_twin(
-    correction: str, kl_coef: float, folder: ModelSettings, samples: list[TrainSample]
+    correction: str, kl_coef: float, saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
     """The second step has moved away from the old log-probs; its gradient is the one compared."""
     settings = settings_with(sampler_correction=correction, kl_coef=kl_coef)
-    model = load_policy_model(folder)
+    model = load_policy_model(saved_model)
     twin, policy = Twin(model, settings), LocalPolicy(model, settings)
     expected = [twin.step(samples[:4]), twin.step(samples[4:])]
     results = policy.update(samples, RATE)
@@ -125,31 +109,31 @@ def test_corrected_updates_are_those_of_the_twin(
         assert all(0.1 < r.corrected < 0.9 for r in results)
 
 
-def gradients(folder: ModelSettings, samples: list[TrainSample], **policy: Any) -> torch.Tensor:
+def gradients(start: ModelSettings, samples: list[TrainSample], **policy: Any) -> torch.Tensor:
     """Of one optimizer step."""
     settings = settings_with(sequences_per_update=8, **policy)
-    made = LocalPolicy(load_policy_model(folder), settings)
+    made = LocalPolicy(load_policy_model(start), settings)
     made.update(samples, RATE)
     return torch.cat([p.grad.flatten() for p in made.model.parameters()])
 
 
 def test_on_the_policys_own_log_probs_the_sampler_does_not_matter(
-    folder: ModelSettings, samples: list[TrainSample]
+    saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
     others = [dataclasses.replace(s, logprobs=tuple(x - 1 for x in s.logprobs)) for s in samples]
-    own, other = gradients(folder, samples), gradients(folder, others)
+    own, other = gradients(saved_model, samples), gradients(saved_model, others)
     assert torch.equal(own, other)
-    with_sampler = [gradients(folder, s, old_logprobs="sampler") for s in (samples, others)]
+    with_sampler = [gradients(saved_model, s, old_logprobs="sampler") for s in (samples, others)]
     assert not torch.allclose(*with_sampler)
 
 
 def test_a_weight_that_is_never_capped_is_the_ratio_against_the_sampler(
-    folder: ModelSettings, samples: list[TrainSample]
+    saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
     """Where nothing is clipped either: both are policy / sampler, times the gradient of logp."""
-    weighted = gradients(folder, samples, sampler_correction="truncate", sampler_ratio_cap=1e3)
+    weighted = gradients(saved_model, samples, sampler_correction="truncate", sampler_ratio_cap=1e3)
     wide = {"clip_low": 0.99, "clip_high": 1e3}
-    plain = gradients(folder, samples, old_logprobs="sampler", **wide)
+    plain = gradients(saved_model, samples, old_logprobs="sampler", **wide)
     assert (weighted - plain).abs().max() < 1e-5 * plain.abs().max()
 
 
@@ -164,20 +148,20 @@ def test_a_weight_that_is_never_capped_is_the_ratio_against_the_sampler(
     ],
 )
 def test_forward_passes(
-    policy: dict[str, Any], passes: int, folder: ModelSettings, samples: list[TrainSample]
+    policy: dict[str, Any], passes: int, saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
-    made, calls = LocalPolicy(load_policy_model(folder), settings_with(**policy)), []
+    made, calls = LocalPolicy(load_policy_model(saved_model), settings_with(**policy)), []
     made.model.get_input_embeddings().register_forward_pre_hook(lambda *_: calls.append(1))
     made.update(samples, RATE)
     assert len(calls) == passes
 
 
 def test_steps_that_are_not_taken_cost_no_pass(
-    folder: ModelSettings, samples: list[TrainSample]
+    saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
     """The first step has no gradient: the second is the first that moves anything."""
     idle = [dataclasses.replace(s, advantage=0.0) for s in samples[:4]]
-    made, calls = LocalPolicy(load_policy_model(folder), settings_with()), []
+    made, calls = LocalPolicy(load_policy_model(saved_model), settings_with()), []
     made.model.get_input_embeddings().register_forward_pre_hook(lambda *_: calls.append(1))
     (result,) = made.update([*idle, *samples[4:]], RATE)
     assert (len(calls), result.clip_fraction) == (1, 0)
@@ -211,9 +195,9 @@ def test_a_correction_needs_the_policys_own_log_probs() -> None:
     ],
 )
 def test_bad_numbers_are_named(
-    change: dict[str, Any], words: str, folder: ModelSettings, samples: list[TrainSample]
+    change: dict[str, Any], words: str, saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
-    made = LocalPolicy(load_policy_model(folder), settings_with(old_logprobs="sampler"))
+    made = LocalPolicy(load_policy_model(saved_model), settings_with(old_logprobs="sampler"))
     before = made.shares()
     bad = [*samples[:6], dataclasses.replace(samples[6], **change), samples[7]]
     with pytest.raises(FloatingPointError, match=words):

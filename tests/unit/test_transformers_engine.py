@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TOKENIZER, VOCABULARY, all_logprobs, tiny_model
+from tiny_models import STOPS, TOKENIZER, VOCABULARY, all_logprobs, tiny_model, tiny_questions
 
 from ttrl.rollout import transformers_engine
 from ttrl.rollout.pool import RolloutPool
@@ -14,14 +14,8 @@ from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
 from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.types import Completion, FinishReason, Question, UserError
 
-STOPS = list(range(10, 40))  # so many that completions of 20 tokens end at every length
-
 # Prompts of very different lengths, so that the short ones are mostly padding in a batch.
-QUESTIONS = [
-    Question(f"q{i}", "unused", tuple(torch.randint(VOCABULARY, (length,), generator=rng).tolist()))
-    for i, length in enumerate((1, 40, 3, 17))
-    for rng in [torch.Generator().manual_seed(i)]
-]
+QUESTIONS = tiny_questions(1, 40, 3, 17)
 PARAMS = SamplingParams(n=6, temperature=1.3, max_new_tokens=20, stream=(0, "rollout", 1))
 
 # Decoding with a cache, left-padded, in a batch, adds up the same float32 products in another

@@ -1,9 +1,10 @@
 """What hangs is ended in bounded time, and says where it hung."""
 
 import subprocess
-import sys
 import time
 from pathlib import Path
+
+from python_process import run_python
 
 SCRIPT = """
 import ctypes, sys, time
@@ -23,13 +24,7 @@ time.sleep(1.5)
 
 def run(body: str, stacks: Path) -> subprocess.CompletedProcess[str]:
     begun = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(body=body), str(stacks)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_python("-c", SCRIPT.format(body=body), str(stacks))
     assert time.perf_counter() - begun < 30  # the sleeps below are of an hour
     return done
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process import run_python
+from python_process import run_python
 
-from ttrl.pretrained import TINY_BASE
 from ttrl.rollout.vllm_engine import require_vllm
 from ttrl.types import UserError
 
@@ -27,8 +26,15 @@ def vllm_version() -> str:
 def facts(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What ``facts.py`` has seen."""
     output = tmp_path_factory.mktemp("facts") / "facts.json"
-    done = run_python(str(Path(__file__).with_name("facts.py")), str(TINY_BASE), str(output))
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_script("facts.py", output)
+    return json.loads(output.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def separate(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What ``separate_facts.py`` has seen."""
+    output = tmp_path_factory.mktemp("separate") / "facts.json"
+    run_script("separate_facts.py", output)
     return json.loads(output.read_text(encoding="utf-8"))
 
 
@@ -37,8 +43,11 @@ def ranks_facts(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> 
     """What ``ranks_facts.py`` has seen on each of two ranks."""
     pytest.importorskip("deepspeed", reason="needs the extra zero3")
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    script = str(Path(__file__).with_name("ranks_facts.py"))
-    done = run_python(*torchrun, script, str(folder))
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_script("ranks_facts.py", folder, ranks=2)
     return [json.loads((folder / f"rank_{i}.json").read_text()) for i in range(2)]
+
+
+def run_script(name: str, output: Path, ranks: int | None = None) -> None:
+    """Run one of this folder's to its good end."""
+    done = run_python(str(Path(__file__).with_name(name)), str(output), ranks=ranks)
+    assert done.returncode == 0, done.stderr[-4000:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from process import run_python
+from python_process import run_python
 
 CODE = """
 from ttrl.rollout import vllm_engine

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from process import run_python
+from python_process import run_python
 
 SMALL = (
     "max_steps=1",

@@ -28,6 +28,10 @@ def test_each_trap_is_caught_on_every_rank(ranks_facts: Any, trap: str) -> None:
         assert trap == "trap_prefix_cache" or "Zero3Policy disagree" in refusal
 
 
+def test_the_prefix_cache_was_the_whole_difference(ranks_facts: Any) -> None:
+    assert max(f["trap_prefix_cache_reset"] for f in ranks_facts) < EXACT
+
+
 def test_a_push_that_lacks_one_tensor_is_refused_on_every_rank(ranks_facts: Any) -> None:
     for facts in ranks_facts:
         assert "1 parameters missing: ['model.layers.1.mlp.down_proj.weight']" in facts["partial"]

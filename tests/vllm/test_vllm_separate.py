@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from process import run_python
-
-
-@pytest.fixture(scope="module")
-def separate(vllm_version: str, wide_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    output = tmp_path_factory.mktemp("separate") / "facts.json"
-    script = str(Path(__file__).with_name("separate_facts.py"))
-    done = run_python(script, str(wide_base), str(output))
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(output.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("push", ["loaded", "pushed", "woken"])

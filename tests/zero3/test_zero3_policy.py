@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from tensors import assert_close_everywhere
+from tiny_models import LENGTHS
 from zero3_cases import (
     CASES,
-    LENGTHS,
     RATES,
     Seen,
     case_samples,
@@ -58,14 +59,6 @@ def local(zero3_folder: Path) -> Callable[[str], Local]:
         return found[case]
 
     return compute
-
-
-def assert_close_everywhere(ours: KIND, theirs: KIND, share: float) -> None:
-    """Off by at most this share of the largest entry of the same tensor."""
-    assert ours.keys() == theirs.keys()
-    for name, truth in theirs.items():
-        error = (ours[name] - truth).abs().max().item()
-        assert error <= share * truth.abs().max().item(), name
 
 
 @pytest.mark.parametrize(("case", "ranks"), [c for c in COMPUTED if c[0] != "bfloat16"])

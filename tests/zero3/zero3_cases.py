@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tiny_models import make_settings, saved, tiny_model, train_samples
+from tiny_models import make_settings, near_samples, saved, tiny_model
 
 from ttrl.config import ModelSettings, Settings
 from ttrl.policy.local import LocalPolicy
@@ -18,9 +18,6 @@ from ttrl.types import TrainSample, UpdateResult
 
 RATES = (3e-4, 1e-4)
 """Of the two rollouts that every case trains on."""
-
-LENGTHS = [(3, 7), (12, 1), (1, 16), (9, 4), (5, 5), (2, 12), (24, 2), (1, 1), (8, 8), (4, 3)]
-"""Prompt and completion tokens."""
 
 CASES: dict[str, dict[str, Any]] = {
     "token_mean": {},
@@ -101,15 +98,8 @@ def prepare(folder: Path) -> None:
     """Models and samples of all cases; the ratios lie between 0.3 and 3."""
     for name, tied in (("untied", False), ("tied", True)):
         saved(tiny_model(tie_word_embeddings=tied), folder / name)
-    policy = local_policy("token_mean", folder)
-    samples = []
-    for i, sample in enumerate(train_samples(LENGTHS)):
-        own_n = torch.tensor(policy.logprobs(sample.prompt_ids, sample.completion_ids))
-        noise_n = torch.empty(len(own_n)).uniform_(
-            -1.1, 1.1, generator=torch.Generator().manual_seed(i)
-        )
-        weight = 2.5 if i == 3 else 1.0
-        samples.append(replace(sample, logprobs=tuple((own_n + noise_n).tolist()), weight=weight))
+    samples = near_samples(load_policy_model(case_model("token_mean", folder)))
+    samples[3] = replace(samples[3], weight=2.5)
     (folder / "samples.json").write_text(json.dumps([asdict(s) for s in samples]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,20 @@ from tiny_tokenizer import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ttrl.config import ModelSettings, Settings
-from ttrl.types import TrainSample
+from ttrl.policy.local import LocalPolicy
+from ttrl.types import Question, TrainSample
 
 TOKENIZER = tiny_tokenizer()
 VOCABULARY = len(TOKENIZER)
+
+STOPS = list(range(10, 40))
+"""End-of-sequence tokens: so many that completions of 20 tokens end at every length."""
+
+TEMPERATURE, MAX_NEW_TOKENS = 1.3, 16
+"""Of the rollouts that `make_settings` says."""
+
+LENGTHS = [(3, 7), (12, 1), (1, 16), (9, 4), (5, 5), (2, 12), (24, 2), (1, 1), (8, 8), (4, 3)]
+"""Prompt and completion tokens of `near_samples`."""
 
 
 def tiny_model(kind: str = "qwen2", seed: int = 0, **changes: Any) -> PreTrainedModel:
@@ -58,7 +70,12 @@ def make_settings(**sections: dict[str, Any]) -> Settings:
         "name": "test",
         "model": {"path": "unused", "dtype": "float32"},
         "data": {"train": "unused.jsonl", "max_prompt_tokens": 24},
-        "rollout": {"questions_per_step": 4, "votes": 4, "temperature": 1.3, "max_new_tokens": 16},
+        "rollout": {
+            "questions_per_step": 4,
+            "votes": 4,
+            "temperature": TEMPERATURE,
+            "max_new_tokens": MAX_NEW_TOKENS,
+        },
         "policy": {
             "trained_samples": 4,
             "sequences_per_update": 16,
@@ -69,6 +86,24 @@ def make_settings(**sections: dict[str, Any]) -> Settings:
     for name, changes in sections.items():
         tables[name] = {**tables.get(name, {}), **changes}
     return Settings.model_validate(tables)
+
+
+def engine_settings(model: ModelSettings, engines: int = 0) -> Settings:
+    """Settings of so many engines, each in a process of its own; 0: of one in this process."""
+    placement = {"placement": "separate", "engines": engines} if engines else {}
+    rollout = {**placement, "batch_size": 12, "stuck_after_s": 60.0}
+    return make_settings(model={"path": model.path}, rollout=rollout)
+
+
+def tiny_questions(*lengths: int) -> list[Question]:
+    """Random prompts of so many tokens."""
+    return [
+        Question(f"q{i}", "unused", tuple(ids.tolist()))
+        for i, length in enumerate(lengths)
+        for ids in [
+            torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(i))
+        ]
+    ]
 
 
 def train_samples(
@@ -96,3 +131,27 @@ def all_logprobs(
     ids_1T = torch.tensor([[*prompt, *completion]])
     logits_TV = model(input_ids=ids_1T).logits[0]
     return torch.log_softmax(logits_TV[len(prompt) - 1 : -1] / temperature, dim=-1)
+
+
+def plain_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A float64 copy that knows nothing of packing."""
+    twin = copy.deepcopy(model)
+    twin.set_attn_implementation("sdpa")
+    return twin.double().eval()
+
+
+def at(values_nV: torch.Tensor, completion: tuple[int, ...]) -> torch.Tensor:
+    """[n]: what stands at the completion's own tokens."""
+    return values_nV.gather(1, torch.tensor(completion).unsqueeze(1)).squeeze(1)
+
+
+def near_samples(model: PreTrainedModel, off: float = 1.1) -> list[TrainSample]:
+    """Random samples with log-probs that are the model's own, off by up to so many nats per token:
+    by default, ratios lie between 0.3 and 3, on both sides of every clip."""
+    policy, samples = LocalPolicy(copy.deepcopy(model), make_settings()), []
+    for i, sample in enumerate(train_samples(LENGTHS)):
+        own_n = torch.tensor(policy.logprobs(sample.prompt_ids, sample.completion_ids))
+        random = torch.Generator().manual_seed(i)
+        noise_n = torch.empty(len(own_n)).uniform_(-off, off, generator=random)
+        samples.append(replace(sample, logprobs=tuple((own_n + noise_n).tolist())))
+    return samples
