@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
@@ -98,24 +100,27 @@ def train(
     if dry_run:
         print(settings.to_toml(), end="")
         return
-    if not launched():
-        every = settings.policy.backend == "zero3"
-        if ranks is not None or (every and gpu_count() > 1):
-            launch(ranks or gpu_count(), sys.argv[1:])
     from rich.console import Console
 
     from ttrl.tracking import Display, RunFolder, result_table
+
+    folder = RunFolder(run_dir or Path("runs") / settings.name)
+    if not launched() and (ranks is not None or settings.policy.backend == "zero3"):
+        if not resume:
+            folder.refuse_existing()  # before anything is started
+        launch(_rank_count(ranks), sys.argv[1:])
     from ttrl.train import train as run
 
     console = Console(quiet=not is_main())
-    folder = RunFolder(run_dir or Path("runs") / settings.name)
     try:
         summary = run(settings, folder, Display(console), replay, resume=resume)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a launcher sends it again
         kept = f"; {folder.path} holds the steps so far" if folder.path.exists() else ""
         if any(folder.checkpoints.glob("step_*")):
             kept += ", and the same command with --resume continues"
-        print(f"ttrl: interrupted{kept}", file=sys.stderr)
+        if is_main():
+            print(f"ttrl: interrupted{kept}", file=sys.stderr)
         raise typer.Exit(130) from None
     console.print()
     if summary["before"] or summary["held_out"]["before"]:
@@ -161,10 +166,12 @@ def evaluate(
     settings = load_settings(recipe, model=model, data=data, overrides=overrides or [])
     samples = settings.evaluation.samples
     ks = sorted({1, *(k or [samples])})
-    if not 1 <= ks[0] <= ks[-1] <= samples:
+    if ks[0] < 1:
+        raise UserError(f"--k {ks[0]}: expected 1 or more")
+    if ks[-1] > samples:
         raise UserError(
-            f"--k {ks}: expected from 1 to evaluation.samples = {samples}; raise it with "
-            f"--set evaluation.samples={max(ks)}"
+            f"--k {ks[-1]}: expected at most evaluation.samples = {samples}; raise it with "
+            f"--set evaluation.samples={ks[-1]}"
         )
     _refuse_output(output)
     from rich.console import Console
@@ -293,6 +300,14 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
+def _rank_count(asked: int | None) -> int:
+    """How many processes to start: as many as GPUs, unless another number is asked for."""
+    gpus = gpu_count()
+    if asked is not None and 0 < gpus < asked:
+        raise UserError(f"--ranks {asked}: expected one per GPU, and this machine has {gpus}")
+    return asked or max(1, gpus)
+
+
 def _refuse_output(output: Path | None) -> None:
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--json {output}: there is no folder {output.parent}")
@@ -306,12 +321,25 @@ def _command() -> str:
     return called if os.sep in called and len(called) < len(sys.argv[0]) else "ttrl"
 
 
+def _refuse_surrogates(argument: str) -> None:
+    """Names and prompts are written as UTF-8, some of them at the end of a run only."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the argument {argument!r} is not UTF-8") from None
+
+
 def main() -> None:
     """The entry point: what the user can put right is one line and exit code 2."""
     try:
+        for argument in sys.argv:
+            _refuse_surrogates(argument)
         app()
     except (UserError, OSError) as error:  # OSError: a full disk, no permission
-        who = "" if is_main() else f"rank {os.environ['RANK']}: "
+        who = ""
+        if not is_main():
+            who = f"rank {os.environ['RANK']}: "
+            time.sleep(10)  # mostly rank 0 says the same, and its end ends this one
         print(f"ttrl: {who}error: {error}", file=sys.stderr)
         sys.exit(2)
 

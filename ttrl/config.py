@@ -13,7 +13,9 @@ import pydantic
 import tomli_w
 from pydantic import Field
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+Count = Annotated[int, Field(gt=0, le=2**16)]
+Temperature = Annotated[float, Field(ge=0.01, le=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -85,15 +87,15 @@ class RolloutSettings(Section):
     """What generates: transformers works anywhere; vllm is fast, and installed separately."""
     questions_per_step: Positive = 8
     """Questions in one step."""
-    votes: Annotated[int, Field(ge=2)] = 64
+    votes: Annotated[int, Field(ge=2, le=2**16)] = 64
     """Answers sampled per question; all of them vote."""
-    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    temperature: Temperature = 1.0
     """Sampling temperature; the loss uses the same one."""
     max_new_tokens: Positive = 3072
     """An answer is cut off after this many tokens."""
-    batch_size: Positive = 512
+    batch_size: Count = 512
     """Sequences that are decoded together, at most."""
-    tensor_parallel: Positive = 1
+    tensor_parallel: Count = 1
     """vllm: ranks that share one engine, which then needs less of each GPU's memory."""
     gpu_memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """vllm on a GPU: share of its memory for weights and KV cache, while it samples."""
@@ -102,7 +104,7 @@ class RolloutSettings(Section):
     placement: Literal["colocated", "separate"] = "colocated"
     """colocated: the engine is in the trainer's process and sleeps while the policy is updated.
     separate: engines are processes of their own, on this machine."""
-    engines: Positive = 1
+    engines: Count = 1
     """separate: how many processes; questions are spread over them."""
     engine_gpus: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
     """separate, on GPUs: which one each engine gets, as torch numbers them; with several ranks,
@@ -131,7 +133,7 @@ class AnswerSettings(Section):
     """Seconds for one symbolic question; what takes longer is compared by its spelling."""
     memory_mb: Annotated[int, Field(ge=256)] = 1024
     """Address space of one worker process."""
-    workers: Positive | None = None
+    workers: Count | None = None
     """Worker processes at most; None: one per CPU core. They start when first needed."""
 
 
@@ -253,7 +255,7 @@ class PolicySettings(Section):
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """token_mean: every token of the update weighs the same (DAPO). sequence_mean: every
     sequence weighs the same (GRPO). constant: divided by sequences x max_new_tokens (Dr. GRPO)."""
-    lora_rank: Positive | None = None
+    lora_rank: Count | None = None
     """Train low-rank adapters of this rank instead of all weights (LoRA); None: all weights. The
     base is then kept in ``model.dtype``, and serves as the KL reference without a copy."""
     lora_alpha: Annotated[float, Field(gt=0)] = 32.0
@@ -275,9 +277,9 @@ class PolicySettings(Section):
 class EvaluationSettings(Section):
     """Measurement against the answer key, before and after training."""
 
-    samples: Positive = 16
+    samples: Count = 16
     """Answers per question; pass@1 is their mean, maj@k their vote."""
-    temperature: Annotated[float, Field(gt=0, le=10)] = 0.6
+    temperature: Temperature = 0.6
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Nucleus sampling."""
@@ -314,7 +316,7 @@ class Settings(Section):
     """Passes over the training questions; a last incomplete step of a pass is dropped."""
     max_steps: Positive | None = None
     """Stop after this many steps, whatever ``epochs`` says."""
-    threads: Positive | None = None
+    threads: Count | None = None
     """CPU threads; part of the settings because the last bit of a CPU sum depends on it."""
     rollout: RolloutSettings = RolloutSettings()
     answers: AnswerSettings = AnswerSettings()
@@ -329,6 +331,7 @@ class Settings(Section):
     def _rules(self) -> Self:
         """Rules that span sections, one line each; all broken ones are reported together."""
         rollout, policy, saving = self.rollout, self.policy, self.checkpoint
+        default = PolicySettings()
         trained = rollout.questions_per_step * policy.trained_samples
         longest = self.data.max_prompt_tokens + rollout.max_new_tokens
         broken = [
@@ -372,6 +375,13 @@ class Settings(Section):
                     f'policy.sampler_correction = "{policy.sampler_correction}" needs '
                     'policy.old_logprobs = "policy": a ratio against the sampler\'s log-probs '
                     "already holds the mismatch",
+                ),
+                (
+                    policy.lora_rank is not None
+                    or (policy.lora_alpha, policy.lora_targets)
+                    == (default.lora_alpha, default.lora_targets),
+                    "policy.lora_alpha and policy.lora_targets need policy.lora_rank: without it "
+                    "all weights are trained",
                 ),
                 (
                     self.reward.labels != "ground_truth" or self.reward.allow_ground_truth,

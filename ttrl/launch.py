@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
+
+LAUNCHER = "TTRL_LAUNCHER"
+"""Names the process that `launch` is in, for the ranks."""
 
 
 def launched() -> bool:
@@ -26,12 +32,42 @@ def gpu_count() -> int:
 
 
 def launch(ranks: int, arguments: Sequence[str]) -> NoReturn:
-    """Become torchrun, which starts ``ttrl`` with these arguments so many times on this machine.
+    """Start ``ttrl`` with these arguments so many times on this machine, and end as it does.
 
     Its rendezvous listens on this machine only.
     """
     cores = os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command = [sys.executable, *torchrun, "-m", "ttrl.cli", *arguments]
-    os.execv(sys.executable, command)
+    os.environ[LAUNCHER] = str(os.getpid())
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    logging.disable()  # a rank says itself what was wrong, in one line
+    try:
+        torchrun(["--standalone", f"--nproc_per_node={ranks}", "-m", "ttrl.cli", *arguments])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            print(f"ttrl: error: rank {rank} was ended by {name}", file=sys.stderr)
+        sys.exit(failure.exitcode if failure.exitcode > 0 else 1)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    sys.exit(0)
+
+
+def end_with_launcher() -> None:
+    """In a rank that `launch` started: not to go on when that is killed."""
+    if LAUNCHER in os.environ:
+        end_with_parent()
+        if os.getppid() != int(os.environ[LAUNCHER]):  # it was killed before
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the thread that started this process ends: whoever is
+    stopped, or hangs, would not notice."""
+    set_death_signal = 1  # PR_SET_PDEATHSIG in <sys/prctl.h>
+    if ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")

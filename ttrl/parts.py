@@ -25,6 +25,7 @@ from ttrl.pretrained import load_bare_outline
 from ttrl.ranks import Ranks
 from ttrl.rewards.judge import Judge
 from ttrl.rng import seed_globals
+from ttrl.rollout.ends import context_length, refuse_overflow
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.vllm_engine import require_vllm
@@ -125,6 +126,9 @@ def load_data(
     if settings.data.held_out is not None:
         held_out = load_questions(settings.data.held_out, settings.data, tokenizer)
     display.rejected((*train_set.rejected, *held_out.rejected))
+    outline = load_bare_outline(settings.model)
+    asked = (*train_set.questions, *(q for q in held_out.questions if q.id in held_out.key.answers))
+    refuse_overflow(asked, voting(settings), context_length(outline))
     if shared := overlap(train_set, held_out):
         display.note(
             f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ttrl.launch import launched
+from ttrl.launch import end_with_launcher, launched
 from ttrl.types import UserError
 
 T = TypeVar("T")
@@ -87,6 +87,7 @@ def join_ranks() -> Ranks:
     """
     if not launched():
         return Ranks()
+    end_with_launcher()
     if torch.cuda.is_available():
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():

@@ -119,7 +119,7 @@ def _read_recipe(path: Path, included_by: tuple[Path, ...] = ()) -> dict[str, An
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
@@ -156,7 +156,7 @@ def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:
         raise _unknown_key(key)
     try:
         (value,) = tomllib.loads(f"value = {text}").values()
-    except ValueError:  # not TOML, or more than one value: text
+    except (ValueError, RecursionError):  # not TOML, or more than one value: text
         value = text.strip()
     *sections, last = key.split(".")
     nested: dict[str, Any] = {last: None if value == "none" else value}

@@ -95,6 +95,11 @@ def train(
             folder is made only after all of them have been read.
     """
     ranks = join_ranks()
+    if replay is not None and replay.resolve() == (folder.path / "rollouts").resolve():
+        raise UserError(
+            f"--replay {replay}: this run writes its own answers there; name the rollouts of the "
+            "run that was recorded"
+        )
     checkpoint: Checkpoint | None = None
     with folder, Grader(settings.answers) as grader:
         if resume:

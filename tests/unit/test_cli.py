@@ -58,6 +58,18 @@ def test_every_model_and_benchmark_of_the_paper(
         (["export", "nowhere", "no/such/out"], "no folder"),
         (["export", "nowhere", "out", "--best", "--step", "3"], "give one of them"),
         (["train", "aime24"], "names no model: add --model"),
+        (["train", "tiny-arithmetic", "--run-dir", "r\udcff"], "'r\\udcff' is not UTF-8"),
+        (["train", "tiny-arithmetic", "--replay", "runs/tiny-arithmetic/rollouts"], "its own"),
+        (["train", "tiny-arithmetic", "--set", "policy.lora_alpha=16"], "need policy.lora_rank"),
+        (
+            [
+                *("train", "tiny-arithmetic", "--set", "rollout.max_new_tokens=8180"),
+                *("--set", "policy.tokens_per_batch=20000"),
+            ],
+            "in all, but the model's context is 8192; lower rollout.max_new_tokens",
+        ),
+        (["eval", "tiny-base", "arithmetic:train", "--k", "0"], "--k 0: expected 1 or more"),
+        (["eval", "tiny-base", "arithmetic:train", "--k", "17"], "evaluation.samples=17"),
         (["eval", "tiny-base", "nowhere.jsonl"], "no file at nowhere.jsonl"),
         (["eval", "tiny-base", "arithmetic:train", "--k", "17"], "evaluation.samples=17"),
         (

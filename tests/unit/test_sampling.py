@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ttrl.rng import generator
 from ttrl.rollout.sampling import draw, sampling_logprobs
+from ttrl.types import UserError
 
 LARGEST_U = 1 - 2**-53  # the largest number that numpy's Generator.random returns
 NEVER = -math.inf
@@ -167,3 +168,13 @@ def test_streams_are_told_apart_by_every_part_and_its_type():
     streams = [(0, "q", 1), (0, "q", 11), (0, "q1", 1), ("0", "q", 1), (0, "q"), (0, "q", 1, 1)]
     assert len({generator(*stream).random() for stream in streams}) == len(streams)
     assert generator(0, "q", 1).random(3).tolist() == generator(0, "q", 1).random(3).tolist()
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_refused(broken):
+    """One row of several; where every logit is the same infinity there is no distribution."""
+    logits_BV = torch.zeros(3, 4)
+    logits_BV[1, 2] = broken
+    u_B = torch.full((3,), 0.5, dtype=torch.float64)
+    with pytest.raises(UserError, match="the model's log-probs are not finite"):
+        draw(sampling_logprobs(logits_BV, 1.0, 1.0), u_B)

@@ -23,7 +23,6 @@ and at the latest when the kernel tells that the thread which started it is gone
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import signal
@@ -37,6 +36,7 @@ from typing import Any
 import torch
 
 from ttrl.config import Settings
+from ttrl.launch import end_with_parent
 from ttrl.pretrained import load_tokenizer
 from ttrl.ranks import Ranks
 from ttrl.rollout.pool import CountingEngine, make_engine
@@ -146,17 +146,9 @@ def _params(values: dict[str, Any]) -> SamplingParams:
     return SamplingParams(**{**values, "stream": tuple(values["stream"])})
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the thread that started this process ends: a process that is
-    stopped, or hangs, would not notice that its socket has ended."""
-    set_death_signal = 1  # PR_SET_PDEATHSIG in <sys/prctl.h>
-    if ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl")
-
-
 def main(arguments: Sequence[str]) -> None:
     """Host an engine until the trainer is gone."""
-    _die_with_parent()
+    end_with_parent()
     end, weights = map(int, arguments)
     Host(Wire(socket.socket(fileno=end)), weights).run()
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ttrl.types import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -39,8 +41,17 @@ def sampling_logprobs(logits_BV: torch.Tensor, temperature: float, top_p: float)
 
 
 def draw(logp_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
-    """One token id per row by inversion: the first whose cumulative probability exceeds u."""
+    """One token id per row by inversion: the first whose cumulative probability exceeds u.
+
+    Raises:
+        UserError: if a row holds no distribution, because the model's logits are not finite.
+    """
     cdf_BV = logp_BV.double().exp().cumsum(dim=-1)
+    if not bool(torch.isfinite(cdf_BV[:, -1]).all()):
+        raise UserError(
+            "the model's log-probs are not finite: it has diverged, or its weights are broken; "
+            "lower policy.learning_rate, and start again from an earlier state"
+        )
     # The sum is 1 only up to rounding: scaling u to it keeps u below the sum, so the token found
     # is never past the end and never one of probability 0.
     target_B1 = (uniform_B * cdf_BV[:, -1]).unsqueeze(1)
