@@ -447,6 +447,10 @@ class Settings(Section):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
+SHOWN = 200
+"""Characters of a wrong value in a message."""
+
+
 def readable_errors(error: pydantic.ValidationError) -> str:
     """What is wrong with settings, by their names, in one line."""
     return "; ".join(_readable(e) for e in error.errors())
@@ -461,7 +465,10 @@ def _readable(error: Any) -> str:
         return f"{where} is missing"
     if error["type"] == "extra_forbidden":
         return f"{where} is unknown"
-    return f"{where} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+    given = repr(error["input"])
+    if len(given) > SHOWN:
+        given = f"{given[:SHOWN]}..."
+    return f"{where} = {given}: {message[0].lower()}{message[1:]}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

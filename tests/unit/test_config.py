@@ -162,6 +162,7 @@ def test_an_unknown_key_in_a_file_names_the_nearest(recipe):
         ("rollout.temperature=0", "rollout.temperature = 0: input should be greater than or"),
         ("evaluation.samples=1000000", "evaluation.samples = 1000000: input should be less than"),
         ("rollout.votes=" + "[" * 3000, "rollout.votes = '[[["),
+        ("rollout.engine=" + "x" * 5000, "rollout.engine = '" + "x" * 199 + "...: input should be"),
         ("rollout.temperature=nan", "rollout.temperature = nan: input should be a finite number"),
         ("policy.learning_rate=inf", "policy.learning_rate = inf: input should be a finite number"),
         ("policy.learning_rate=-1e-6", "policy.learning_rate = -1e-06: input should be greater"),

@@ -73,7 +73,8 @@ def read_rows(source: str, settings: DataSettings) -> Iterator[Row | Rejection]:
             f'in {", ".join(SUFFIXES)}, "hub:OWNER/NAME", or "arithmetic:train"'
         )
     if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*") if p.suffix.lower() in SUFFIXES]
+        beside = [p for p in path.parent.glob("*") if p.is_file()]
+        siblings = [str(p) for p in beside if p.suffix.lower() in SUFFIXES]
         raise UserError(f"no file at {source}{_near(source, siblings)}")
     if suffix == ".jsonl":
         return _jsonl_rows(source)
