@@ -19,6 +19,9 @@ def sample(wire: Wire, request: Message) -> None:
                 print("".join(f"line {n}\n" for n in range(int(lines))), end="", flush=True)
             case ["exit", code]:
                 os._exit(int(code))
+            case ["hangup"]:
+                wire.close()
+                time.sleep(60)
             case ["signal", name]:
                 os.kill(os.getpid(), signal.Signals[name])
             case [("decode" | "hang") as what, seconds]:

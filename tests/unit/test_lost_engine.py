@@ -74,6 +74,13 @@ def test_an_engine_that_cannot_start_says_why(saved_model: ModelSettings, tmp_pa
     assert children_of(os.getpid()) == before
 
 
+def test_an_engine_that_hangs_up_and_lives_on_is_ended(
+    stubs: Stubs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_engine, "END_S", 0.5)
+    assert "hung up while it sampled; all engines were ended" in loss(stubs(2), "7", "hangup")
+
+
 def test_a_process_that_ends_at_once_is_reported_with_its_log(
     saved_model: ModelSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
