@@ -70,7 +70,7 @@ from ttrl.types import (
 )
 from ttrl.watchdog import Watchdog
 
-HINT = "Continue with --resume, from the last checkpoint, or raise that limit"
+HINT = "Raise that limit; --resume continues from the last checkpoint, if there is one"
 
 Rollout = tuple[list[CompletionGroup], list[Estimate]]
 """What was sampled in a step, and what it is worth."""
