@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,20 @@ from ttrl.types import UserError
 
 TINY_BASE = Path(__file__).parent / "data" / "tiny_base"
 
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+)
+"""What a config file that comes without weights must say: transformers has defaults for all."""
+
+EXPECTED = "expected a folder in the Hugging Face format, a hub name, or tiny-base"
+
+REASON = 300
+"""Characters of what transformers says that are shown; some of it lists every model it knows."""
+
 if not sys.stderr.isatty():  # its bars fill a log file with control characters
     transformers_logging.disable_progress_bar()
 
@@ -42,7 +57,7 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
 
     Only safetensors files are read: code or pickles in a repository are never run.
     """
-    _refuse_hub_attention(settings)
+    _refuse_files(settings)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         loaded: tuple[PreTrainedModel, dict[str, Any]] = _load(
             AutoModelForCausalLM,
@@ -59,13 +74,20 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
             f"model.path = {settings.path!r} lacks {len(absent)} weights of a "
             f"{type(model).__name__}, for example {absent[0]}; expected a complete causal LM"
         )
+    if extra := sorted(info["unexpected_keys"]):  # without those that a model says it can ignore
+        raise UserError(
+            f"model.path = {settings.path!r} holds {len(extra)} weights for which a "
+            f"{type(model).__name__} of its config.json has no place, for example {extra[0]}; "
+            "expected the config.json that belongs to the weights"
+        )
     return model
 
 
 def load_outline(settings: ModelSettings) -> PreTrainedModel:
     """The model without its weights: names, shapes, configuration and stop tokens."""
     model = load_bare_outline(settings)
-    with contextlib.suppress(OSError):  # there is none: what the model's own config says, then
+    # If there is none, what the model's own config says; a broken file was refused above.
+    with _explained(settings), contextlib.suppress(OSError):
         model.generation_config = GenerationConfig.from_pretrained(
             model_path(settings), revision=settings.revision or "main"
         )
@@ -74,30 +96,47 @@ def load_outline(settings: ModelSettings) -> PreTrainedModel:
 
 def load_bare_outline(settings: ModelSettings) -> PreTrainedModel:
     """The same without the stop tokens: ``settings.path`` may also be a model's config file."""
-    _refuse_hub_attention(settings)
+    _refuse_files(settings)
     config: PreTrainedConfig = _load(AutoConfig, settings)
-    with torch.device("meta"):
+    with _explained(settings), torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, attn_implementation="sdpa", trust_remote_code=False
         )
     return model
 
 
-def _refuse_hub_attention(settings: ModelSettings) -> None:
-    """A config.json may name attention code on the hub, which transformers would fetch and run."""
+def _refuse_files(settings: ModelSettings) -> None:
+    """Raise a UserError for settings of a model on this machine that transformers would believe.
+
+    A config.json may name attention code on the hub, which it would fetch and run; without sizes,
+    it would plan a model of its own; it goes on without a generation_config.json, and the stop
+    tokens in it, if that is broken. On the hub, it reads them, and our attn_implementation goes
+    first.
+    """
     path = Path(model_path(settings))
     config = path if path.is_file() else path / "config.json"
-    if not config.is_file():
-        return  # on the hub: transformers reads it, and our attn_implementation goes first
-    try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{config} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{config} holds no settings: expected a JSON object")
+    values = _object(config)
     for key, value in values.items():
         if "attn_implementation" in key and isinstance(value, str) and "/" in value:
             raise UserError(f"{config}: {key} = {value!r} names code on the hub; remove it")
+    if path.is_file():
+        if absent := [size for size in SIZES if size not in values]:
+            raise UserError(f"{config} has no {', '.join(absent)}; expected a model's config.json")
+    else:
+        _object(path / "generation_config.json")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings: expected a JSON object")
+    return values
 
 
 def model_path(settings: ModelSettings) -> str:
@@ -106,13 +145,22 @@ def model_path(settings: ModelSettings) -> str:
 
 
 def _load(auto_class: Any, settings: ModelSettings, **options: Any) -> Any:
-    try:
+    with _explained(settings):
         return auto_class.from_pretrained(
             model_path(settings), revision=settings.revision, trust_remote_code=False, **options
         )
-    except Exception as error:  # a broken folder fails in many ways, all of them mean the same
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"cannot load model.path = {settings.path!r}: {reason} "
-            "(expected a folder in the Hugging Face format, a hub name, or tiny-base)"
-        ) from error
+
+
+@contextlib.contextmanager
+def _explained(settings: ModelSettings) -> Iterator[None]:
+    """Inside, whatever goes wrong is the model's fault: a broken one fails in many ways."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if not isinstance(error, OSError | ValueError):  # a KeyError is only the key
+            reason = f"{type(error).__name__}: {reason}"
+        reason = reason if len(reason) <= REASON else f"{reason[:REASON]}..."
+        trained = Path(settings.path) / "model"
+        hint = f"did you mean {trained}?" if (trained / "config.json").is_file() else EXPECTED
+        raise UserError(f"cannot load model.path = {settings.path!r}: {reason} ({hint})") from error

@@ -145,7 +145,14 @@ def test_an_interrupt_waits_for_nobody() -> None:
     [
         ("(1.0,), None", "rewards_G has 1 entries for 2 completions"),
         ("(1.0, 0.0), None, (1.0,)", "advantages_G has 1 entries"),
-        ("(1.0, float('nan')), None", "rewards_G is not finite"),
+        ("(1.0, float('nan')), None", "rewards_G holds nan, expected finite"),
+        ("(1.0, 1e308), None", r"rewards_G holds 1e\+308, expected finite numbers of at most 1e"),
+        ("(1.0, 10**400), None", "something else than numbers: int too large"),
+        ("(1.0, 0.0), None, (-1e308, 0.0)", r"advantages_G holds -1e\+308"),
+        ("(1.0, 0.0), None, None, None, 1e308", r"weight holds 1e\+308"),
+        ("(1.0, 0.0), None, None, None, float('inf')", "weight holds inf"),
+        ("(1.0, 0.0), None, confidence=float('nan')", "confidence holds nan"),
+        ("(1.0, 0.0), None, metrics={'x': float('nan')}", r"metrics\['x'\] holds nan"),
         ("(1.0, 0.0), None, None, None, -1.0", "weight = -1.0"),
         ("('a', 'b'), None", "something else than numbers: could not convert"),
         ("None, None", "rewards_G is None"),
@@ -159,6 +166,27 @@ def test_an_estimate_that_does_not_fit_its_group(tmp_path: Any, returned: str, w
         "class Mine:\n"
         "    def estimate(self, ballot):\n"
         f"        return Estimate(ballot.vote, {returned})\n"
+    )
+    with pytest.raises(UserError, match=words):
+        judge(f"reward.estimator={tmp_path / 'mine.py'}:Mine").estimate(group("1", "2"), None, 1)
+
+
+@pytest.mark.parametrize(
+    ("vote", "words"),
+    [
+        ("None", "vote is of type NoneType, expected a ttrl.types.Vote"),
+        ("ballot", "vote is of type Ballot, expected a ttrl.types.Vote"),
+        ("replace(ballot.vote, answers_G=('1',))", r"vote\.answers_G has 1 entries for 2"),
+        ("replace(ballot.vote, clusters_G=())", r"vote\.clusters_G has 0 entries for 2"),
+    ],
+)
+def test_a_vote_that_is_none(tmp_path: Any, vote: str, words: str) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from ttrl.types import Estimate\n"
+        "class Mine:\n"
+        "    def estimate(self, ballot):\n"
+        f"        return Estimate({vote}, (0.0, 0.0), None)\n"
     )
     with pytest.raises(UserError, match=words):
         judge(f"reward.estimator={tmp_path / 'mine.py'}:Mine").estimate(group("1", "2"), None, 1)

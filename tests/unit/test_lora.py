@@ -160,11 +160,30 @@ def test_named_targets(saved_model: ModelSettings) -> None:
 
 @pytest.mark.parametrize(
     ("targets", "words"),
-    [(["lm_head"], "names the output layer"), (["nothing"], "policy.lora_targets = ")],
+    [
+        (["lm_head"], "names the output layer"),
+        (
+            ["nothing"],
+            "no layer is called 'nothing'; expected .* down_proj, gate_proj, k_proj, o_proj",
+        ),
+        (["q_proj", "nosuch"], "no layer is called 'nosuch'"),
+        (["q_proj", "proj"], "no layer is called 'proj'"),
+        (["embed_tokens"], "names model.embed_tokens, of type Embedding; expected"),
+        (["q_proj", "mlp"], "names model.layers.0.mlp, of type Qwen2MLP; expected"),
+        ([""], "names the model, of type Qwen2ForCausalLM"),
+        ([], "policy.lora_targets = "),
+    ],
 )
 def test_targets_that_cannot_be(targets: list[str], words: str, saved_model: ModelSettings) -> None:
     with pytest.raises(UserError, match=words):
         lora_policy(saved_model, lora_targets=targets)
+
+
+def test_a_target_may_be_a_full_name(saved_model: ModelSettings) -> None:
+    name = "model.layers.1.mlp.up_proj"
+    policy = lora_policy(saved_model, lora_targets=[name, "layers.0.mlp.up_proj"])
+    layers = {n.split(".lora_")[0] for n in adapters(policy.model)}
+    assert layers == {name, "model.layers.0.mlp.up_proj"}
 
 
 def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:

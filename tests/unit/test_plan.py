@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import json
@@ -18,6 +19,8 @@ from ttrl import cli
 from ttrl.config import ModelSettings
 from ttrl.parts import planned_memory
 from ttrl.plan import GIB, Machine, ModelShape, Plan, plan
+from ttrl.plan.machine import SHARES
+from ttrl.plan.report import show
 from ttrl.pretrained import load_bare_outline
 from ttrl.ranks import Ranks
 from ttrl.recipe import load_settings, recipe_names
@@ -165,10 +168,22 @@ def test_the_advice_makes_it_fit():
 
 
 def test_only_zero3_takes_its_states_to_the_host():
-    offload = "policy.offload_during_rollout=true"
-    for backend, held in (("zero3", 0.0), ("local", 12 * 1_543_714_304 / GIB)):
-        found = plan_of("1x40gb/qwen2.5-math-1.5b", offload, f"policy.backend={backend}")
+    for offload, held in (("true", 0.0), ("false", 14 * 1_543_714_304 / GIB)):
+        change = f"policy.offload_during_rollout={offload}"
+        found = plan_of("1x40gb/qwen2.5-math-1.5b", change)
         assert gib(found, "rollout", "gradients", "optimizer") == pytest.approx(held)
+    with pytest.raises(UserError, match=r'offload_during_rollout = true: expected .* = "zero3"'):
+        plan_of("1x40gb/qwen2.5-math-1.5b", "policy.backend=local")
+
+
+def test_one_process_has_one_gpu():
+    """As `ttrl train` would say."""
+    with pytest.raises(UserError, match="holds the policy in one process, but 8 GPUs were given"):
+        plan_of(
+            "8xa100-40gb/qwen2.5-math-7b",
+            "policy.backend=local",
+            "policy.offload_during_rollout=false",
+        )
 
 
 def test_a_small_share_has_no_room_for_a_sequence():
@@ -218,11 +233,80 @@ def test_assumptions_can_be_changed():
     assert (machine.tflops, machine.hbm_gb_s, machine.gpus) == (989, 3350, 8)
     for change, message in [
         ("tflop=1", "did you mean 'tflops'"),
-        ("tflops=fast", "positive number"),
+        ("tflops=fast", "--machine 'tflops=fast': expected a number"),
+        ("usable_share=5", "--machine usable_share=5: expected a number from 0.001 to 1"),
         ("gpus=2", "unknown assumption"),
     ]:
         with pytest.raises(UserError, match=message):
             A100_40GB.changed([change])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "usable_share=1e300", "usable_share=1e-300", "usable_share=5", "fragmentation=1e308",
+        "prompt_tokens=1e308", "hbm_gb_s=1e-320", "decode_bandwidth=1e-300", "answer_share=100",
+        "train_utilization=50", "context_gib=-1", "nccl_gib=inf", "tflops=nan", "layer_us=0",
+    ],
+)  # fmt: skip
+def test_no_machine_has_such_numbers(change):
+    with pytest.raises(UserError, match=r"expected a number from 0.001 to (1|1e\+06)$"):
+        A100_40GB.changed([change])
+
+
+@pytest.mark.parametrize("bound", [0.001, 1e6])
+def test_the_bounds_of_a_machine_can_be_planned(bound):
+    names = [f.name for f in dataclasses.fields(Machine) if f.name not in ("gpus", "memory_gib")]
+    for name in names:
+        value = min(bound, 1.0) if name in SHARES else bound
+        machine = A100_40GB.changed([f"{name}={value}"])
+        found = plan_of("8xa100-40gb/qwen2.5-math-7b", machine=machine)
+        json.dumps(found.to_dict(), allow_nan=False)
+        show(found, Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory", "message"),
+    [
+        (8, float("inf"), "--gpu-memory inf: expected a number from"),
+        (8, 1e300, r"--gpu-memory 1e\+300: expected"),
+        (8, 0, "--gpu-memory 0: expected"),
+        (0, 40, "--gpus 0: expected"),
+    ],
+)
+def test_no_machine_is_like_that(gpus, memory, message):
+    with pytest.raises(UserError, match=message):
+        Machine(gpus, memory)
+
+
+def test_the_remedy_asks_for_no_more_gpus_than_there_can_be():
+    settings = load_settings(
+        "8xa100-40gb/qwen2.5-7b", overrides=["policy.tokens_per_batch=9999999"]
+    )
+    machine = Machine(1_000_000, 0.1)
+    assert "is enough" in plan(settings, outline("qwen2.5-32b"), machine).advice
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 0, "layer_types": None}, "num_hidden_layers = 0: expected 1 or"),
+        ({"intermediate_size": 0}, "intermediate_size = 0: expected 1 or more"),
+        ({"intermediate_size": -8}, "cannot load model.path = .* negative dimension -8"),
+        ({"hidden_size": 0}, "cannot load model.path = "),
+        ({"hidden_size": -64}, "cannot load model.path = "),
+        ({"head_dim": 0}, "cannot load model.path = "),
+        ({"max_position_embeddings": 0}, "max_position_embeddings = 0: expected 1 or more"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings = -1: expected 1 or more"),
+        ({"num_key_value_heads": 5}, "num_key_value_heads = 5: expected a divisor of num_att"),
+    ],
+)
+def test_models_of_absurd_sizes(changes, message, tmp_path):
+    config = json.loads((CONFIGS / "qwen2.5-math-1.5b.json").read_text())
+    path = tmp_path / "absurd.json"
+    path.write_text(json.dumps({**config, **changes}))
+    with pytest.raises(UserError, match=message):
+        ModelShape.of(load_bare_outline(ModelSettings(path=str(path))))
 
 
 def call(
@@ -251,7 +335,7 @@ def test_the_command(capsys, monkeypatch, tmp_path):
     written = json.loads(output.read_text())
     assert written["fits"]
     assert written["phases"]["loss"]["optimizer"] == 12 * 7_615_616_512 // 8
-    code, out, err = call(capsys, monkeypatch, *arguments, "--set", "policy.backend=local")
+    code, out, err = call(capsys, monkeypatch, *arguments, "--gpus", "2")
     assert code == 1
     assert "GiB on each GPU" in out
     assert err.startswith("ttrl: does not fit: loss needs ")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from tiny_models import make_settings
 
 from ttrl.rewards import majority_vote
 from ttrl.rollout.pool import RolloutPool
-from ttrl.rollout.recorded import RecordedEngine
+from ttrl.rollout.recorded import RecordedEngine, tokens_of
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.tracking import RunFolder
 from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question, UserError
@@ -79,8 +84,124 @@ def test_other_questions_and_folders_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "safetensors"])
-def test_a_broken_file_is_named(kind: str, folder: Path) -> None:
-    path = folder / f"step_00001.{kind}"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"cannot read step 1 from|answers to question"):
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_broken_file_is_named_before_anything_is_trained(
+    kind: str, step: int, folder: Path
+) -> None:
+    for suffix in ("jsonl", "safetensors"):
+        (folder / f"step_00002.{suffix}").write_bytes(
+            (folder / f"step_00001.{suffix}").read_bytes()
+        )
+    RecordedEngine(folder)
+    path = folder / f"step_0000{step}.{kind}"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    with pytest.raises(UserError, match=f"cannot read step {step} from"):
+        RecordedEngine(folder)
+    path.write_bytes(whole)
+    (folder / f"step_00002.{kind}").unlink()
+    with pytest.raises(UserError, match="cannot read step 2 from"):
+        RecordedEngine(folder)
+
+
+def test_another_prompt_is_refused(folder: Path) -> None:
+    other = replace(QUESTIONS[0], prompt="? Really?")
+    with pytest.raises(UserError, match="'a' in step 1 differs from character 1 on: '', expected"):
+        list(RecordedEngine(folder).sample([other], PARAMS))
+
+
+def rewritten(folder: Path, edit: Callable[[list[Any]], None], **arrays: Any) -> None:
+    """Edit the lines of step 1, and replace some of its arrays."""
+    lines, tokens = folder / "step_00001.jsonl", folder / "step_00001.safetensors"
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    edit(rows)
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with safe_open(tokens, "np") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+        metadata = file.metadata()
+    save_file({**stored, **arrays}, tokens, metadata)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda rows: rows.reverse(), "line 1: the answers have other lengths"),
+        (lambda rows: rows[0]["completions"].pop(), "line 2: the answers have other lengths"),
+        (lambda rows: rows[1]["completions"].pop(), "does not say what was sampled"),
+        (lambda rows: rows[1]["completions"].append(rows[1]["completions"][0]), "other lengths"),
+        (lambda rows: rows[0]["completions"][0].update(tokens=99), "other lengths"),
+        (lambda rows: rows[0]["completions"][0].update(text="8"), "does not say what was sampled"),
+        (lambda rows: rows[1].update(question="a"), "line 2: question 'a' is there twice"),
+        (lambda rows: rows.__setitem__(1, [1]), "line 2: .* whose 'question' is of type str"),
+        (lambda rows: rows.__setitem__(1, None), "line 2: .* whose 'question' is of type str"),
+        (lambda rows: rows[0].update(question=["a"]), "whose 'question' is of type str"),
+        (lambda rows: rows[0].update(prompt=None), "whose 'prompt' is of type str"),
+        (lambda rows: rows[0].update(completions=None), "whose 'completions' is of type list"),
+        (lambda rows: rows[0].update(completions="x"), "whose 'completions' is of type list"),
+        (lambda rows: rows[0]["completions"].__setitem__(0, 5), "whose 'tokens' is of type int"),
+        (lambda rows: rows[0]["completions"][0].update(text=5), "whose 'text' is of type str"),
+        (lambda rows: rows[0]["completions"][0].update(finish_reason="x"), "not a valid Finish"),
+    ],
+)
+def test_edited_answers_are_refused(
+    edit: Callable[[list[Any]], None], words: str, folder: Path
+) -> None:
+    rewritten(folder, edit)
+    with pytest.raises(UserError, match=words):
+        list(RecordedEngine(folder).sample(QUESTIONS, PARAMS))
+
+
+def test_lines_in_another_order_are_refused_even_with_answers_as_long(
+    groups: list[CompletionGroup], folder: Path
+) -> None:
+    """Then only the digest can tell; a record of an earlier version has none, and is read."""
+    same = [replace(g, completions=groups[0].completions) for g in groups]
+    (folder / "step_00001.safetensors").write_bytes(tokens_of(same))
+
+    def as_long(rows: list[Any]) -> None:
+        rows[1]["completions"] = rows[0]["completions"]
+
+    rewritten(folder, as_long)
+    assert len(list(RecordedEngine(folder).sample(QUESTIONS, PARAMS))) == 2
+    rewritten(folder, lambda rows: rows.reverse())
+    with pytest.raises(UserError, match="does not say what was sampled"):
+        list(RecordedEngine(folder).sample(QUESTIONS, PARAMS))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"lengths": np.array([1, 2], np.int32)}, "do not divide into the lengths"),
+        ({"lengths": np.array([1, 2], np.int64)}, r"lengths is int64\[2\], expected int32"),
+        ({"token_ids": np.zeros((2, 2), np.int32)}, "token_ids is int32.*expected int32 in one"),
+        ({"logprobs": np.zeros(3, np.float32)}, "and 3 logprobs do not divide"),
+        ({"logprobs": np.zeros(3, np.float64)}, "logprobs is float64"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(
+    arrays: dict[str, Any], words: str, folder: Path
+) -> None:
+    rewritten(folder, lambda rows: None, **arrays)
+    with pytest.raises(UserError, match=f"cannot read step 1 .*{words}"):
+        list(RecordedEngine(folder).sample(QUESTIONS, PARAMS))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("token_ids", -1, "token_ids has negative ones"),
+        ("logprobs", 0.5, "no logarithm of a probability"),
+        ("logprobs", float("nan"), "no logarithm of a probability"),
+        ("logprobs", -float("inf"), "no logarithm of a probability"),
+        ("lengths", 0, "do not divide into the lengths"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    name: str, value: float, words: str, folder: Path
+) -> None:
+    with safe_open(folder / "step_00001.safetensors", "np") as file:
+        array = file.get_tensor(name)
+    array[0] = value
+    rewritten(folder, lambda rows: None, **{name: array})
+    with pytest.raises(UserError, match=f"cannot read step 1 .*{words}"):
         list(RecordedEngine(folder).sample(QUESTIONS, PARAMS))

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ttrl.config import Settings
-from ttrl.plan.machine import GIB, Machine
+from ttrl.plan.machine import GIB, MOST, Machine
 from ttrl.plan.memory import (
     Job,
     Phase,
@@ -216,7 +216,7 @@ def _remedy(job: Job) -> str:
         found.append("--set policy.lora_rank=64")
     zero3 = _with(job, {"backend": "zero3"}, {})
     for gpus in (2 * job.machine.gpus, 4 * job.machine.gpus, 8 * job.machine.gpus):
-        if _fitting(replace(zero3, machine=replace(job.machine, gpus=gpus))):
+        if gpus <= MOST and _fitting(replace(zero3, machine=replace(job.machine, gpus=gpus))):
             found.append(f"{gpus} GPUs of {job.machine.memory_gib:g} GiB with zero3")
             break
     enough = "no token budget, checkpointing, offload, tensor parallelism or share is enough"

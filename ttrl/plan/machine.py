@@ -10,6 +10,17 @@ from ttrl.types import UserError
 
 GIB = 2**30
 
+SHARES = (
+    "usable_share",
+    "fragmentation",
+    "train_utilization",
+    "decode_bandwidth",
+    "answer_share",
+)
+"""Fields that are at most 1. The others have room for any machine, and none for nonsense that
+would divide by zero or overflow."""
+LEAST, MOST = 0.001, 1e6
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -52,6 +63,17 @@ class Machine:
     prompt_tokens: float = 200.0
     """Mean length of a prompt."""
 
+    def __post_init__(self) -> None:
+        """Raise a UserError for a number that no machine has."""
+        for name in (f.name for f in fields(self)):
+            value, most = getattr(self, name), 1.0 if name in SHARES else MOST
+            if not LEAST <= value <= most:  # nor what is no number
+                options = {"gpus": "--gpus ", "memory_gib": "--gpu-memory "}
+                raise UserError(
+                    f"{options.get(name, f'--machine {name}=')}{value:g}: expected a number from "
+                    f"{LEAST:g} to {most:g}"
+                )
+
     @property
     def usable(self) -> int:
         """Bytes of one GPU that a program can have."""
@@ -66,7 +88,7 @@ class Machine:
         """This machine with other assumptions, each "name=number".
 
         Raises:
-            UserError: for an unknown name, or what is no positive number.
+            UserError: for an unknown name, or a number that no machine has.
         """
         names = [f.name for f in fields(self) if f.name not in ("gpus", "memory_gib")]
         values: dict[str, float] = {}
@@ -77,8 +99,6 @@ class Machine:
                 raise UserError(f"--machine {change!r}: unknown assumption{hint}")
             try:
                 values[name] = float(text)
-            except ValueError:
-                values[name] = float("nan")
-            if not 0 < values[name] < float("inf"):
-                raise UserError(f"--machine {change!r}: expected a positive number")
+            except ValueError as error:
+                raise UserError(f"--machine {change!r}: expected a number") from error
         return replace(self, **values)  # type: ignore[arg-type]  # floats only, see names

@@ -310,6 +310,16 @@ def refuse_impossible(job: Job) -> None:
             'the trainer; plan with "colocated"'
         )
     parallel, gpus = job.settings.rollout.tensor_parallel, job.machine.gpus
+    if job.settings.policy.offload_during_rollout and not job.zero3:
+        raise UserError(
+            'policy.offload_during_rollout = true: expected policy.backend = "zero3", whose '
+            "memory it is about; unset it"
+        )
+    if not job.zero3 and gpus > 1:
+        raise UserError(
+            f'policy.backend = "local" holds the policy in one process, but {gpus} GPUs were '
+            'given; set policy.backend = "zero3", or plan for one'
+        )
     if gpus % parallel or job.shape.heads % parallel or job.shape.kv_heads % parallel:
         raise UserError(
             f"rollout.tensor_parallel = {parallel} does not divide {gpus} GPUs, "

@@ -64,7 +64,8 @@ class ModelShape:
         """The shape of a model, whose weights may be on the meta device.
 
         Raises:
-            UserError: for an architecture whose activations the formulas do not describe.
+            UserError: for an architecture whose activations the formulas do not describe, and for
+                sizes that no model has.
         """
         config, layers = outline.config, getattr(outline.base_model, "layers", None)
         kind = type(outline).__name__
@@ -76,6 +77,27 @@ class ModelShape:
             raise UserError(f"cannot plan a {kind}: expected a decoder with {', '.join(names)}")
         if any("expert" in name for name, _ in layers.named_modules()):
             raise UserError(f"cannot plan a {kind}: only models without experts are known")
+        heads, context = (
+            config.num_attention_heads,
+            getattr(config, "max_position_embeddings", None),
+        )
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
+        counts = {
+            **{name: getattr(config, name) for name in names},
+            "num_hidden_layers": len(layers),
+            "num_key_value_heads": kv_heads,
+            "head_dim": head_dim,
+            "max_position_embeddings": 1 if context is None else context,
+        }
+        for name, count in counts.items():
+            if not (isinstance(count, int) and count >= 1):
+                raise UserError(f"cannot plan a {kind} with {name} = {count}: expected 1 or more")
+        if heads % kv_heads:
+            raise UserError(
+                f"cannot plan a {kind} with num_key_value_heads = {kv_heads}: expected a divisor "
+                f"of num_attention_heads = {heads}"
+            )
         sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
         matrices = [m for m in layers.modules() if isinstance(m, torch.nn.Linear)]
         return cls(
@@ -87,13 +109,12 @@ class ModelShape:
             layers=len(layers),
             hidden=config.hidden_size,
             intermediate=config.intermediate_size,
-            heads=config.num_attention_heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-            head_dim=getattr(config, "head_dim", None)
-            or config.hidden_size // config.num_attention_heads,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
             head_norms=any(name.endswith("q_norm.weight") for name, _ in layers.named_parameters()),
             vocabulary=head.weight.shape[0],
-            context=getattr(config, "max_position_embeddings", None),
+            context=context,
             adapted=sum(m.in_features + m.out_features for m in matrices),
             adapted_matrices=len(matrices) // len(layers),
         )

@@ -37,14 +37,17 @@ def add_adapters(model: PreTrainedModel, settings: Settings) -> None:
     They start from the run's seed alone: on every rank the same.
 
     Raises:
-        UserError: if peft is missing, or if ``policy.lora_targets`` names no linear layer, or the
-            output layer.
+        UserError: if peft is missing, or if a name in ``policy.lora_targets`` is that of no layer,
+            of one that is not linear, or of the output layer.
     """
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
     policy = settings.policy
     targets = policy.lora_targets
+    if not isinstance(targets, str):
+        for target in targets:
+            _refuse_target(model, target)
     config = LoraConfig(
         r=policy.lora_rank,
         lora_alpha=policy.lora_alpha,
@@ -66,6 +69,32 @@ def add_adapters(model: PreTrainedModel, settings: Settings) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def _refuse_target(model: PreTrainedModel, target: str) -> None:
+    """Raise a UserError unless all layers of that name are linear, and there is one.
+
+    peft has a name mean what it means here. It ignores one of several that is misspelt, and gives
+    embeddings adapters of another form, which `merged` does not know.
+    """
+    layers = dict(model.named_modules())
+    named = {name: m for name, m in layers.items() if f".{name}".endswith(f".{target}")}
+    if not named:
+        linear = {
+            n.rpartition(".")[2]
+            for n, m in layers.items()
+            if isinstance(m, torch.nn.Linear) and not isinstance(m, FusedLMHead)
+        }
+        raise UserError(
+            f"policy.lora_targets: no layer is called {target!r}; expected names of linear layers: "
+            f"{', '.join(sorted(linear))}"
+        )
+    for name, layer in named.items():
+        if not isinstance(layer, torch.nn.Linear):
+            raise UserError(
+                f"policy.lora_targets: {target!r} names {name or 'the model'}, of type "
+                f"{type(layer).__name__}; expected names of linear layers"
+            )
 
 
 def scale(settings: Settings) -> float:

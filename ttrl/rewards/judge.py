@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,10 @@ if TYPE_CHECKING:
 
 GRADING_THREADS = 4
 """They wait for worker processes most of the time."""
+
+LARGEST = 1e15
+"""Of an estimator's numbers. Further ones would be finite here, and not when averaged, turned into
+advantages, or multiplied with each other in float32: after the update, when it is too late."""
 
 
 class Judge:
@@ -129,27 +132,50 @@ def _checked(returned: object, completions: int, name: str) -> Estimate:
             confidence=float(returned.confidence),
             metrics={str(key): float(value) for key, value in returned.metrics.items()},
         )
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"reward.estimator = {name!r} returned an Estimate that holds something else than "
             f"numbers: {error}"
         ) from error
+    if not isinstance(estimate.vote, Vote):
+        raise UserError(
+            f"reward.estimator = {name!r}: vote is of type {type(estimate.vote).__name__}, "
+            "expected a ttrl.types.Vote, for example ballot.vote"
+        )
     if not isinstance(estimate.label, str | None):
         raise UserError(
             f"reward.estimator = {name!r}: label = {estimate.label!r}, expected a str or None"
         )
     if estimate.rewards_G is None:
         raise UserError(f"reward.estimator = {name!r}: rewards_G is None, expected numbers")
-    for field in ("rewards_G", "advantages_G", "keep_G"):
-        values = getattr(estimate, field)
+    per_completion = {
+        "rewards_G": estimate.rewards_G,
+        "advantages_G": estimate.advantages_G,
+        "keep_G": estimate.keep_G,
+        "vote.answers_G": estimate.vote.answers_G,
+        "vote.clusters_G": estimate.vote.clusters_G,
+    }
+    for field, values in per_completion.items():
         if values is not None and len(values) != completions:
             raise UserError(
                 f"reward.estimator = {name!r}: {field} has {len(values)} entries for "
                 f"{completions} completions; expected one each"
             )
-        if values is not None and not all(math.isfinite(value) for value in values):
-            raise UserError(f"reward.estimator = {name!r}: {field} is not finite: {values}")
-    if not (math.isfinite(estimate.weight) and estimate.weight >= 0):
+    figures = {
+        "rewards_G": estimate.rewards_G,
+        "advantages_G": estimate.advantages_G or (),
+        "weight": (estimate.weight,),
+        "confidence": (estimate.confidence,),
+        **{f"metrics[{key!r}]": (value,) for key, value in estimate.metrics.items()},
+    }
+    for field, numbers in figures.items():
+        for number in numbers:
+            if not abs(number) <= LARGEST:
+                raise UserError(
+                    f"reward.estimator = {name!r}: {field} holds {number}, expected finite "
+                    f"numbers of at most {LARGEST:g}"
+                )
+    if estimate.weight < 0:
         raise UserError(
             f"reward.estimator = {name!r}: weight = {estimate.weight}, expected a number >= 0"
         )

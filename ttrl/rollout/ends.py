@@ -11,11 +11,20 @@ from ttrl.types import FinishReason, Question, UserError
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The model's end-of-sequence ids and the tokenizer's."""
+    """The model's end-of-sequence ids and the tokenizer's.
+
+    Raises:
+        UserError: if the model's are no ids.
+    """
     generation = getattr(model, "generation_config", None)
     named = getattr(generation, "eos_token_id", None)
     ids = named if isinstance(named, list) else [named]
-    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
+    if not all(i is None or type(i) is int for i in ids):  # a bool is an int too
+        raise UserError(
+            f"the model's eos_token_id is {named!r}, expected a token id or a list of them: put it "
+            "right in its generation_config.json or config.json"
+        )
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
 
 
 def context_length(model: PreTrainedModel) -> int | None:
