@@ -77,10 +77,8 @@ class ModelShape:
             raise UserError(f"cannot plan a {kind}: expected a decoder with {', '.join(names)}")
         if any("expert" in name for name, _ in layers.named_modules()):
             raise UserError(f"cannot plan a {kind}: only models without experts are known")
-        heads, context = (
-            config.num_attention_heads,
-            getattr(config, "max_position_embeddings", None),
-        )
+        heads = config.num_attention_heads
+        context = getattr(config, "max_position_embeddings", None)
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)
         counts = {
