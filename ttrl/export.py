@@ -61,7 +61,8 @@ def _weights(
         UserError: if they are not those of the model, whose ``shapes`` these are.
     """
     rank = settings.policy.lora_rank
-    sizes = checkpoint.state()["sizes"]
+    with checkpoint.blamed():
+        sizes = dict(checkpoint.state()["sizes"])
     trained = shapes if rank is None else _adapters(shapes, sizes, rank)
     fits = all(sizes.get(name) == shape.numel() for name, shape in trained.items())
     if not fits or sizes.keys() - shapes.keys() - trained.keys():
@@ -69,7 +70,7 @@ def _weights(
             f"{checkpoint.path} holds other parameters than model.path = {settings.model.path!r} "
             "has: put back the model that the run began with"
         )
-    flat = checkpoint.shares(("weights",), sizes)
+    flat = checkpoint.shares(("weights",), {name: sizes[name] for name in trained})
     weights = {name: flat.pop(f"weights/{name}").view(shape) for name, shape in trained.items()}
     if rank is None:
         return weights
