@@ -72,6 +72,7 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
             f"({'; '.join(problems) or 'nothing was saved'}): start again with another --run-dir, "
             "or remove the run's folder"
         )
+    folder.lines_until(checkpoint.step)
     display.note(f"resuming from step {checkpoint.step} ({checkpoint.path})")
     return checkpoint
 
