@@ -13,7 +13,7 @@ from ttrl.checkpoint import Checkpoint, IncompleteError, best_of, find_newest, n
 from ttrl.config import Settings
 from ttrl.policy import lora
 from ttrl.pretrained import load_model, load_outline, load_tokenizer
-from ttrl.resume import settings_of
+from ttrl.resume import settings_of, weights_digest
 from ttrl.tracking import save_model
 from ttrl.types import UserError
 
@@ -76,7 +76,8 @@ def _weights(
     """
     rank = settings.policy.lora_rank
     with checkpoint.blamed():
-        sizes = dict(checkpoint.state()["sizes"])
+        state = checkpoint.state()
+        sizes, began_with = dict(state["sizes"]), state["origin"]["weights"]
     trained = shapes if rank is None else _adapters(shapes, sizes, rank)
     fits = all(sizes.get(name) == shape.numel() for name, shape in trained.items())
     if not fits or sizes.keys() - shapes.keys() - trained.keys():
@@ -88,8 +89,15 @@ def _weights(
     weights = {name: flat.pop(f"weights/{name}").view(shape) for name, shape in trained.items()}
     if rank is None:
         return weights
-    base = load_model(settings.model, getattr(torch, settings.model.dtype))
+    dtype = getattr(torch, settings.model.dtype)
+    base = load_model(settings.model, dtype)
     whole = [(name, parameter.detach().cpu()) for name, parameter in base.named_parameters()]
+    if weights_digest(whole, dtype) != began_with:
+        raise UserError(
+            f"one of the weights of model.path = {settings.model.path!r} is not what it was when "
+            f"{checkpoint.path} was saved, which holds adapters to them: put back the model that "
+            "the run began with"
+        )
     return dict(lora.merged([*whole, *weights.items()], lora.scale(settings)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,23 +122,30 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
 def origin_of(policy: Policy, dtype: torch.dtype) -> dict[str, str]:
     """Digests of the configuration and the weights of a policy that has not been trained yet.
 
-    Of each weight, its name, its shape and so many numbers, evenly spread, that neither a large
-    model costs much nor one that was trained, merged or quantized meanwhile looks the same. They
-    are compared in ``model.dtype``, which is all that one of the backends keeps of them. All ranks
-    call this together.
+    All ranks call this together.
     """
-    weights = hashlib.sha256()
-    for name, tensor in policy.named_weights():
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", dtype).float()
-        weights.update(repr((name, tuple(tensor.shape))).encode())
-        weights.update((some + 0.0).numpy().tobytes())  # -0.0, which merging adapters may lose
     text = policy.model.config.to_json_string(use_diff=True)
     config = json.loads(text, object_hook=lambda d: {k: d[k] for k in d.keys() - NOT_COMPUTED})
     return {
         "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
-        "weights": weights.hexdigest(),
+        "weights": weights_digest(policy.named_weights(), dtype),
     }
+
+
+def weights_digest(named: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> str:
+    """A digest that tells models apart.
+
+    Of each weight, its name, its shape and so many numbers, evenly spread, that neither a large
+    model costs much nor one that was trained, merged or quantized meanwhile looks the same. They
+    are compared in ``model.dtype``, which is all that one of the backends keeps of them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        flat = tensor.detach().flatten()
+        some = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", dtype).float()
+        digest.update(repr((name, tuple(tensor.shape))).encode())
+        digest.update((some + 0.0).numpy().tobytes())  # -0.0, which merging adapters may lose
+    return digest.hexdigest()
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
