@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -37,7 +38,11 @@ T = TypeVar("T")
 STATE = "state.json"
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp"
-FOLDER_NAME = re.compile(r"step_(\d{5,})")
+FORMAT = 1
+"""What a manifest says of the version of all this; a reader of another one refuses it."""
+STEP_NAME = "step_([0-9]{5}|[1-9][0-9]{5,})"
+"""As a regular expression, what all that belongs to a step is named; anything else is a user's."""
+FOLDER_NAME = re.compile(f"{STEP_NAME}({re.escape(TEMPORARY)})?")
 
 
 class Disk:
@@ -70,8 +75,11 @@ class Disk:
         old.rename(new)
 
     def remove(self, path: Path) -> None:
-        """A folder and all in it."""
-        shutil.rmtree(path)
+        """A folder and all in it; of a link, not what it points to."""
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
 
 
 disk = Disk()
@@ -100,12 +108,15 @@ class Checkpoint:
 
         Raises:
             IncompleteError: if anything is missing or differs.
+            OSError: if it may be whole, and cannot be read.
+            UserError: if another version of ttrl has written it.
         """
         manifest = _manifest(path)
         for name, entry in manifest["files"].items():
-            if not (path / name).is_file():
-                raise IncompleteError(f"{name} is missing")
-            size = (path / name).stat().st_size
+            try:
+                size = (path / name).stat().st_size
+            except FileNotFoundError:
+                raise IncompleteError(f"{name} is missing") from None
             if size != entry["bytes"]:
                 raise IncompleteError(f"{name} has {size} bytes, expected {entry['bytes']}")
             if _sha256(path / name) != entry["sha256"]:
@@ -114,35 +125,70 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """What was saved beside the tensors."""
-        state: dict[str, Any] = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        with self.blamed(), _named(self.path / STATE) as path:
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return state
 
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """What cannot be used inside this context was wrong in the checkpoint: a UserError.
+
+        Its digests are right, so it was not damaged but changed, by hand or by another program.
+        """
+        try:
+            yield
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
+            raise UserError(
+                f"{self.path} holds something else than ttrl saves: {type(error).__name__}: "
+                f"{error}; remove that checkpoint, and an earlier one is used"
+            ) from error
+
     def shares(
-        self, kinds: Collection[str], sizes: Mapping[str, int], rank: int = 0, count: int = 1
+        self,
+        kinds: Collection[str],
+        sizes: Mapping[str, int],
+        rank: int = 0,
+        count: int = 1,
+        may_lack: Collection[str] = (),
     ) -> dict[str, torch.Tensor]:
         """The shares of one of ``count`` ranks, however many have written it.
 
         Args:
-            kinds: what to read: the first part of the keys ``KIND/NAME``; what was not saved is
-                left out.
+            kinds: what to read: the first part of the keys ``KIND/NAME``.
             sizes: numbers of elements by NAME.
             rank: whose shares; with a ``count`` of 1, they are the whole.
             count: of how many.
+            may_lack: kinds of which names, or all, may not have been saved; they are left out.
 
         Returns:
             Flat float32 tensors, all ranks' of the same length, so with zeros behind the last.
+
+        Raises:
+            UserError: if a tensor is missing, or has another type or length.
         """
-        with ExitStack() as stack:
+        with self.blamed(), ExitStack() as stack:
             files = [
                 stack.enter_context(safe_open(self.path / _rank_file(r), "pt"))
                 for r in range(self.ranks)
             ]
-            split = [(key, *key.split("/", 1)) for key in files[0].keys()]  # noqa: SIM118
-            return {
-                key: _cut([file.get_slice(key) for file in files], sizes[name], rank, count)
-                for key, kind, name in split
-                if kind in kinds
-            }
+            saved = set(files[0].keys())
+            shares = {}
+            for kind in kinds:
+                for name, size in sizes.items():
+                    key = f"{kind}/{name}"
+                    if key in saved or kind not in may_lack:
+                        parts = [file.get_slice(key) for file in files]
+                        _check(key, parts, size)
+                        shares[key] = _cut(parts, size, rank, count)
+            return shares
 
 
 def own_share(whole: torch.Tensor, ranks: Ranks) -> torch.Tensor:
@@ -153,6 +199,15 @@ def own_share(whole: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     share = torch.zeros(length)
     share[: len(own)] = own
     return share
+
+
+def _check(key: str, parts: Sequence[Any], size: int) -> None:
+    """Raise a ValueError unless these slices of files are ``size`` numbers, as they were saved."""
+    kinds = {(part.get_dtype(), len(part.get_shape())) for part in parts}
+    if kinds != {("F32", 1)}:
+        raise ValueError(f"{key} has the types and dimensions {kinds}, expected F32 and 1")
+    if (numbers := sum(part.get_shape()[0] for part in parts)) < size:
+        raise ValueError(f"{key} has {numbers} numbers, expected {size}")
 
 
 def _cut(parts: Sequence[Any], size: int, rank: int, count: int) -> torch.Tensor:
@@ -174,10 +229,14 @@ def _cut(parts: Sequence[Any], size: int, rank: int, count: int) -> torch.Tensor
 
 
 def find_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest complete checkpoint in ``folder``, and what is wrong with each newer one."""
+    """The newest complete checkpoint in ``folder``, and what is wrong with each newer one.
+
+    Raises:
+        OSError: if one that may be complete cannot be read: it must not be taken for lost.
+        UserError: if another version of ttrl has written one.
+    """
     problems: list[str] = []
-    paths = folder.glob("step_*")
-    for path in sorted(paths, key=lambda p: (_step(p), _is_named_so(p)), reverse=True):
+    for path in reversed(named_as_ours(folder)):
         try:
             return Checkpoint.open(path), problems
         except IncompleteError as error:
@@ -187,9 +246,23 @@ def find_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def remove_after(folder: Path, step: int) -> None:
     """Remove checkpoints of later steps than ``step``: none of them can be used."""
-    for path in folder.glob("step_*"):
+    for path in named_as_ours(folder):
         if _step(path) > step:
             disk.remove(path)
+
+
+def named_as_ours(folder: Path) -> list[Path]:
+    """What is named as a checkpoint, finished or not, by step; all else is left alone.
+
+    Raises:
+        OSError: if the folder is there and cannot be read, which `Path.glob` takes for empty.
+    """
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    ours = [folder / name for name in names if FOLDER_NAME.fullmatch(name)]
+    return sorted(ours, key=lambda path: (_step(path), is_finished(path)))
 
 
 class Checkpoints:
@@ -294,6 +367,7 @@ class Checkpoints:
             self._on_all(lambda: self._make_room(temporary))
             files = self._on_all(lambda: self._write_own(temporary, state, shares))
             manifest = {
+                "format": FORMAT,
                 "step": step,
                 "ranks": self.ranks.count,
                 "score": score,
@@ -321,8 +395,9 @@ class Checkpoints:
     def _make_room(self, temporary: Path) -> None:
         """An empty folder, and no remains of saves that were not finished."""
         if self.ranks.is_main:
-            for remains in self.folder.glob(f"step_*{TEMPORARY}"):
-                disk.remove(remains)
+            for remains in named_as_ours(self.folder):
+                if not is_finished(remains):
+                    disk.remove(remains)
             disk.make_folder(temporary)
 
     def _write_own(
@@ -364,8 +439,8 @@ def best_of(folder: Path) -> Path | None:
 def _manifests(folder: Path) -> dict[Path, dict[str, Any]]:
     """The manifests of all checkpoints that were completed, oldest first."""
     manifests = {}
-    for path in sorted(folder.glob("step_*"), key=_step):
-        with suppress(IncompleteError):
+    for path in named_as_ours(folder):
+        with suppress(IncompleteError, UserError):  # one of another version is not ours to judge
             manifests[path] = _manifest(path)
     return manifests
 
@@ -375,22 +450,41 @@ def _manifest(path: Path) -> dict[str, Any]:
 
     Raises:
         IncompleteError: if it does not say so.
+        OSError: if it cannot be read.
+        UserError: if it is of another version of ttrl.
     """
-    if not _is_named_so(path):
+    if not is_finished(path):
         raise IncompleteError("its writing was not finished")
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        whole = {STATE, *map(_rank_file, range(manifest["ranks"]))}
-        known = manifest["files"].keys() == whole and manifest["step"] == _step(path)
-        known = known and isinstance(manifest["score"], float | None)
-        known = known and all({"bytes", "sha256"} <= e.keys() for e in manifest["files"].values())
-    except FileNotFoundError:
+        with _named(path / MANIFEST) as file:
+            manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found = manifest.get("format")
+        known = found == FORMAT and _is_manifest(manifest, _step(path))
+    except (FileNotFoundError, NotADirectoryError):
         raise IncompleteError(f"it has no {MANIFEST}") from None
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise IncompleteError(f"{MANIFEST} cannot be read: {error!r}") from error
+    if found != FORMAT:
+        raise UserError(
+            f"{path} is a checkpoint of another version of ttrl: its {MANIFEST} says format "
+            f"{found!r}, expected {FORMAT}; use that version"
+        )
     if not known:
         raise IncompleteError(f"{MANIFEST} is not that of this checkpoint")
     return manifest
+
+
+def _is_manifest(manifest: Mapping[str, Any], step: int) -> bool:
+    """Whether a checkpoint of that step would have it; True is no number of ranks, nor is 2.0."""
+    saved, ranks, score, files = (manifest[k] for k in ("step", "ranks", "score", "files"))
+    if not (type(saved) is type(ranks) is int and saved == step and 1 <= ranks == len(files) - 1):
+        return False
+    if not (score is None or (type(score) is float and math.isfinite(score))):
+        return False
+    whole = {STATE, *map(_rank_file, range(ranks))}
+    return files.keys() == whole and all(
+        type(entry["bytes"]) is int and type(entry["sha256"]) is str for entry in files.values()
+    )
 
 
 def _write(path: Path, content: bytes | dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -401,7 +495,7 @@ def _write(path: Path, content: bytes | dict[str, torch.Tensor]) -> dict[str, An
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with _named(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -409,11 +503,22 @@ def _rank_file(rank: int) -> str:
     return f"rank_{rank:05d}.safetensors"
 
 
-def _is_named_so(path: Path) -> bool:
-    return FOLDER_NAME.fullmatch(path.name) is not None
+@contextmanager
+def _named(path: Path) -> Iterator[Path]:
+    """An OSError inside names this file; one from reading, as of a broken disk, names none."""
+    try:
+        yield path
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a checkpoint was written to the end, by its name."""
+    return not path.name.endswith(TEMPORARY) and FOLDER_NAME.fullmatch(path.name) is not None
 
 
 def _step(path: Path) -> int:
     """From the folder's name, also of one that is not finished; 0 if it is none of ours."""
-    named = FOLDER_NAME.match(path.name)
+    named = FOLDER_NAME.fullmatch(path.name)
     return int(named[1]) if named else 0

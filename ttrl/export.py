@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from ttrl.checkpoint import Checkpoint, IncompleteError, best_of, find_newest
+from ttrl.checkpoint import Checkpoint, IncompleteError, best_of, find_newest, named_as_ours
 from ttrl.config import Settings
 from ttrl.policy import lora
 from ttrl.pretrained import load_model, load_outline, load_tokenizer
-from ttrl.recipe import load_settings
+from ttrl.resume import settings_of, weights_digest
 from ttrl.tracking import save_model
 from ttrl.types import UserError
 
 
 def export(
-    source: Path, output: Path, which: int | Literal["newest", "best"], dtype: str | None
+    source: Path,
+    output: Path,
+    which: int | Literal["newest", "best"],
+    dtype: str | None,
+    note: Callable[[str], object] = print,
 ) -> Checkpoint:
     """Write a checkpoint's weights, with configuration and tokenizer, to a new folder.
 
     Args:
         source: a run's folder, or one of its checkpoints.
         output: the folder to make.
-        which: of a run's checkpoints: the newest, the best by ``checkpoint.best``, or a step's.
+        which: of a run's checkpoints: the newest complete one, the best by ``checkpoint.best``, or
+            a step's.
         dtype: of the weights; None for the run's ``model.dtype``.
+        note: is told what is wrong with newer ones.
 
     Returns:
         The checkpoint.
 
     Raises:
-        UserError: if there is no such checkpoint, it is damaged, or ``output`` exists.
+        UserError: if there is no such checkpoint, it is damaged, or ``output`` cannot be made.
     """
     if os.path.lexists(output):
         raise UserError(f"{output} exists; name a new folder")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"{output}: there is no folder {output.absolute().parent}")
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        raise UserError(f"{output}: there is no folder {parent}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{output}: cannot make a folder in {parent}; choose another place")
     run = _run_of(source)
-    checkpoint = _choose(source, run, which)
-    settings = load_settings(str(run / "config.toml"))
+    if parent.resolve().is_relative_to(run.resolve()):
+        raise UserError(
+            f"{output} is in the run's own folder {run}, in which --resume may remove it; choose "
+            "another place"
+        )
+    checkpoint = _choose(source, run, which, note)
+    settings = settings_of(run / "config.toml")
     kind = getattr(torch, dtype or settings.model.dtype)
     outline = load_outline(settings.model).to(kind)
     shapes = {name: parameter.shape for name, parameter in outline.named_parameters()}
@@ -61,7 +75,9 @@ def _weights(
         UserError: if they are not those of the model, whose ``shapes`` these are.
     """
     rank = settings.policy.lora_rank
-    sizes = checkpoint.state()["sizes"]
+    with checkpoint.blamed():
+        state = checkpoint.state()
+        sizes, began_with = dict(state["sizes"]), state["origin"]["weights"]
     trained = shapes if rank is None else _adapters(shapes, sizes, rank)
     fits = all(sizes.get(name) == shape.numel() for name, shape in trained.items())
     if not fits or sizes.keys() - shapes.keys() - trained.keys():
@@ -69,12 +85,19 @@ def _weights(
             f"{checkpoint.path} holds other parameters than model.path = {settings.model.path!r} "
             "has: put back the model that the run began with"
         )
-    flat = checkpoint.shares(("weights",), sizes)
+    flat = checkpoint.shares(("weights",), {name: sizes[name] for name in trained})
     weights = {name: flat.pop(f"weights/{name}").view(shape) for name, shape in trained.items()}
     if rank is None:
         return weights
-    base = load_model(settings.model, getattr(torch, settings.model.dtype))
+    dtype = getattr(torch, settings.model.dtype)
+    base = load_model(settings.model, dtype)
     whole = [(name, parameter.detach().cpu()) for name, parameter in base.named_parameters()]
+    if weights_digest(whole, dtype) != began_with:
+        raise UserError(
+            f"one of the weights of model.path = {settings.model.path!r} is not what it was when "
+            f"{checkpoint.path} was saved, which holds adapters to them: put back the model that "
+            "the run began with"
+        )
     return dict(lora.merged([*whole, *weights.items()], lora.scale(settings)))
 
 
@@ -102,10 +125,21 @@ def _run_of(source: Path) -> Path:
     )
 
 
-def _choose(source: Path, run: Path, which: int | Literal["newest", "best"]) -> Checkpoint:
+def _choose(
+    source: Path,
+    run: Path,
+    which: int | Literal["newest", "best"],
+    note: Callable[[str], object],
+) -> Checkpoint:
     folder = run / "checkpoints"
     path: Path | None = None
     if source.absolute() != run:
+        if which != "newest":
+            asked = "--best" if which == "best" else f"--step {which}"
+            raise UserError(
+                f"{source} is a checkpoint already, so {asked} names a second one; leave it out, "
+                f"or name the run's folder {run}"
+            )
         path = source
     elif isinstance(which, int):
         path = folder / f"step_{which:05d}"
@@ -118,11 +152,13 @@ def _choose(source: Path, run: Path, which: int | Literal["newest", "best"]) -> 
                 f"{folder} holds no complete checkpoint "
                 f"({'; '.join(problems) or 'nothing was saved'})"
             )
+        for problem in problems:
+            note(f"warning: not a complete checkpoint: {problem}")
         return newest
     try:
         return Checkpoint.open(path)
     except IncompleteError as error:
-        there = ", ".join(sorted(p.name for p in folder.glob("step_*"))) or "nothing"
+        there = ", ".join(p.name for p in named_as_ours(folder)) or "nothing"
         raise UserError(
             f"{path} is not a complete checkpoint: {error}; {folder} holds {there}"
         ) from error

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ttrl.checkpoint import Checkpoint, find_newest, remove_after
 from ttrl.config import Settings
+from ttrl.policy.update import Policy
 from ttrl.recipe import load_settings
 from ttrl.tracking import Display, RunFolder
 from ttrl.types import UserError
@@ -30,13 +35,19 @@ MAY_DIFFER = (
 """Settings, or sections of them, that say how the work is done and not which: of these only
 rounding depends."""
 
+SAMPLED = 4096
+"""How many numbers of each weight, at least, say which model it is."""
+
+NOT_COMPUTED = {"architectures", "dtype", "transformers_version", "use_cache", "_name_or_path"}
+"""What a model's configuration holds beside what it computes, or what the backend decides."""
+
 
 def find_start(settings: Settings, folder: RunFolder, display: Display) -> Checkpoint:
     """Where the run in ``folder`` can go on, after claiming it and saying so; nothing is changed.
 
     Raises:
         UserError: if there is no such run, it is finished or still going, was made with other
-            settings, or has no complete checkpoint.
+            settings, has no complete checkpoint, or its folder cannot be gone on with.
     """
     path = folder.path
     if not (path / "config.toml").is_file():
@@ -47,7 +58,10 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
     if (path / "summary.json").exists():
         raise UserError(f"--resume: the run in {path} is finished, see its summary.json")
     folder.claim()
-    for key in _differences(path / "config.toml", settings):
+    config = path / "config.toml"
+    started = "the run was started with other settings"
+    again = f"Continue it as it was: ttrl train {config} --resume --run-dir {path}"
+    for key in refuse_differences(settings_of(config), settings, started, again):
         display.note(f"continuing with another {key}")
     checkpoint, problems = find_newest(folder.checkpoints)
     for problem in problems:
@@ -58,6 +72,7 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
             f"({'; '.join(problems) or 'nothing was saved'}): start again with another --run-dir, "
             "or remove the run's folder"
         )
+    folder.lines_until(checkpoint.step)
     display.note(f"resuming from step {checkpoint.step} ({checkpoint.path})")
     return checkpoint
 
@@ -68,29 +83,69 @@ def go_back(folder: RunFolder, checkpoint: Checkpoint) -> None:
     remove_after(folder.checkpoints, checkpoint.step)
 
 
-def _differences(config: Path, settings: Settings) -> list[str]:
+def settings_of(config: Path) -> Settings:
+    """The settings in a run's ``config.toml``; a UserError names that file."""
+    try:
+        return load_settings(str(config))
+    except UserError as error:
+        raise UserError(f"{config}: {error}") from error
+
+
+def refuse_differences(before: Settings, now: Settings, what: str, advice: str) -> list[str]:
     """What differs and may, as "KEY = NEW (was OLD)".
+
+    Args:
+        before: settings that the run once had.
+        now: those that it would be continued with.
+        what: what is wrong if they differ.
+        advice: what to do then.
 
     Raises:
         UserError: if something differs that may not.
     """
-    before, now = (dict(_flat(s.model_dump())) for s in (load_settings(str(config)), settings))
+    then, here = (dict(_flat(s.model_dump())) for s in (before, now))
     differ = {
-        key: f"{key} = {now.get(key)!r} (was {before.get(key)!r})"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        key: f"{key} = {here.get(key)!r} (was {then.get(key)!r})"
+        for key in sorted(then.keys() | here.keys())
+        if then.get(key) != here.get(key)
     }
     # Nothing is sampled ahead of a checkpoint: then when they are taken decides what is sampled.
-    fixed = "checkpoint.every" if settings.rollout.overlap else None
+    fixed = "checkpoint.every" if now.rollout.overlap else None
     refused = [
         text for key, text in differ.items() if key == fixed or not key.startswith(MAY_DIFFER)
     ]
     if refused:
-        raise UserError(
-            f"--resume: the run was started with other settings: {'; '.join(refused)}. Continue it "
-            f"as it was: ttrl train {config} --resume --run-dir {config.parent}"
-        )
+        raise UserError(f"--resume: {what}: {'; '.join(refused)}. {advice}")
     return list(differ.values())
+
+
+def origin_of(policy: Policy, dtype: torch.dtype) -> dict[str, str]:
+    """Digests of the configuration and the weights of a policy that has not been trained yet.
+
+    All ranks call this together.
+    """
+    text = policy.model.config.to_json_string(use_diff=True)
+    config = json.loads(text, object_hook=lambda d: {k: d[k] for k in d.keys() - NOT_COMPUTED})
+    return {
+        "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
+        "weights": weights_digest(policy.named_weights(), dtype),
+    }
+
+
+def weights_digest(named: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> str:
+    """A digest that tells models apart.
+
+    Of each weight, its name, its shape and so many numbers, evenly spread, that neither a large
+    model costs much nor one that was trained, merged or quantized meanwhile looks the same. They
+    are compared in ``model.dtype``, which is all that one of the backends keeps of them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        flat = tensor.detach().flatten()
+        some = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", dtype).float()
+        digest.update(repr((name, tuple(tensor.shape))).encode())
+        digest.update((some + 0.0).numpy().tobytes())  # -0.0, which merging adapters may lose
+    return digest.hexdigest()
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import fcntl
 import json
 import os
-import shutil
+import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -28,13 +30,18 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ttrl.checkpoint import STEP_NAME, disk, is_finished, named_as_ours
 from ttrl.config import Settings
 from ttrl.rollout.recorded import step_file, tokens_of
 from ttrl.types import CompletionGroup, Estimate, UserError
 
 Summary = dict[str, Any]
+
+ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
+MODEL_NAME = re.compile(r"model(\.[a-z0-9_]{8}\.tmp)?")
+"""The trained model, and what is left of `save_model` if it is killed."""
 
 STEP_LINE = (
     ("vote/majority_ratio", "majority ratio", ".3f"),
@@ -98,14 +105,18 @@ class RunFolder:
             return
         finished = (self.path / "summary.json").exists()
         steps = _line_count(self.path / "metrics.jsonl")
-        state, go_on = (
-            ("finished", "") if finished else ("unfinished", "continue it with --resume, ")
-        )
+        state = "finished" if finished else "unfinished"
+        go_on = "continue it with --resume, " if not finished and self._can_go_on() else ""
         raise UserError(
             f"run folder {self.path} exists ({state}, {steps} steps); nothing was overwritten. "
             f"Choose another name with --run-dir {_free_name(self.path)}, {go_on}or remove the "
             "folder"
         )
+
+    def _can_go_on(self) -> bool:
+        """Whether there is something to resume from."""
+        is_run = (self.path / "config.toml").is_file()
+        return is_run and any(map(is_finished, named_as_ours(self.checkpoints)))
 
     def create(self, settings: Settings) -> None:
         """Make the folder, write the resolved settings, and `claim` it."""
@@ -141,26 +152,45 @@ class RunFolder:
         """The trained model in ``model/``, see `save_model`."""
         save_model(self.path / "model", model, weights, tokenizer)
 
-    def remove_after(self, step: int) -> None:
-        """Go back to what the folder held after ``step``; the checkpoints are left alone.
-
-        A killed run may have written further, or half a line.
+    def lines_until(self, step: int) -> list[bytes]:
+        """The lines of metrics up to ``step``, of a folder that can go back to it and on.
 
         Raises:
-            UserError: if metrics of earlier steps are missing.
+            UserError: if some are missing, or a folder is, or cannot be written to.
         """
+        for folder in (self.path, self.path / "rollouts", self.checkpoints):
+            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+                raise UserError(
+                    f"{folder} is not there, or cannot be written to: a run that goes on needs it; "
+                    "put it back, or start again with another --run-dir"
+                )
         metrics = self.path / "metrics.jsonl"
         lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
         if len(lines) < step:
-            raise UserError(f"{metrics} has {len(lines)} steps, expected {step} or more")
+            raise UserError(
+                f"{metrics} has {len(lines)} steps, expected {step} or more: put it back, or start "
+                "again with another --run-dir"
+            )
+        return lines[:step]
+
+    def remove_after(self, step: int) -> None:
+        """Go back to what the folder held after ``step``; the checkpoints are left alone.
+
+        A killed run may have written further, or half a line. What is not named as ours stays.
+
+        Raises:
+            UserError: before anything is changed, see `lines_until`.
+        """
+        lines = self.lines_until(step)
         temporary = self.path / "metrics.jsonl.tmp"
-        _write(temporary, b"".join(line + b"\n" for line in lines[:step]), mode="wb")
-        temporary.rename(metrics)
-        for path in (self.path / "rollouts").glob("step_*"):
-            if int(path.stem.removeprefix("step_")) > step:
+        _write(temporary, b"".join(line + b"\n" for line in lines), mode="wb")
+        temporary.rename(self.path / "metrics.jsonl")
+        for path in (self.path / "rollouts").iterdir():
+            if (named := ROLLOUT_NAME.fullmatch(path.name)) and int(named[1]) > step:
                 path.unlink()
-        for name in ("model", "model.tmp"):  # killed between them and the summary
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        for path in self.path.iterdir():
+            if MODEL_NAME.fullmatch(path.name):  # killed between them and the summary
+                disk.remove(path)
 
     def write_summary(self, summary: Summary) -> None:
         """Write ``summary.json``, whole or not at all; its presence says that the run finished."""
@@ -187,13 +217,35 @@ def save_model(
     Raises:
         OSError: if it cannot be written, for instance because the disk is full.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        model.save_pretrained(temporary, state_dict=weights)
-        tokenizer.save_pretrained(temporary)
-    except SafetensorError as error:  # what a full disk becomes
-        raise OSError(f"cannot write the model to {temporary}: {error}") from error
-    temporary.rename(path)
+    model.generation_config = _valid(model.generation_config)
+    with tempfile.TemporaryDirectory(
+        prefix=f"{path.name}.", suffix=".tmp", dir=path.parent
+    ) as beside:
+        temporary = Path(beside) / path.name  # not ``beside`` itself, which nobody else may read
+        try:
+            model.save_pretrained(temporary, state_dict=weights)
+            tokenizer.save_pretrained(temporary)
+        except SafetensorError as error:  # what a full disk becomes
+            raise OSError(f"cannot write the model to {temporary}: {error}") from error
+        temporary.rename(path)
+
+
+def _valid(generation: GenerationConfig) -> GenerationConfig:
+    """The same, or what transformers is willing to save of it.
+
+    It loads values that are without effect, such as a temperature beside ``do_sample: false``, and
+    refuses to save them, when the model has been trained. With ``do_sample`` they stay what other
+    engines read them for, which do not look at it. If that is not enough, the stop tokens remain.
+    """
+    sampling = copy.deepcopy(generation)
+    sampling.do_sample = True
+    for config in (generation, sampling):
+        with suppress(ValueError):
+            config.validate(strict=True)
+            return config
+    return GenerationConfig(
+        bos_token_id=generation.bos_token_id, eos_token_id=generation.eos_token_id
+    )
 
 
 def _record(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:

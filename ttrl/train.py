@@ -45,7 +45,7 @@ from ttrl.parts import (
 from ttrl.policy.update import KINDS, learning_rate
 from ttrl.pretrained import load_tokenizer
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
-from ttrl.resume import find_start, go_back
+from ttrl.resume import find_start, go_back, origin_of, refuse_differences
 from ttrl.rewards.judge import Judge, in_background
 from ttrl.rewards.labels import (
     Labels,
@@ -147,6 +147,7 @@ class Trainer:
         self.order = QuestionOrder(questions, settings.rollout.questions_per_step, settings.seed)
         self.total = total_steps(settings, self.order)
         self.policy = make_policy(settings, ranks)
+        self.origin = origin_of(self.policy, getattr(torch, settings.model.dtype))
         # Rollouts may go on while the update talks to the other ranks.
         self.sampling_ranks = ranks.apart() if settings.rollout.overlap else ranks
         if replay is None:
@@ -333,7 +334,9 @@ class Trainer:
         """All but `_shares` that decides the rest of the run; random numbers have no state."""
         return {
             "step": self.done,
+            "settings": self.settings.model_dump(mode="json"),
             "replayed": self.replayed,
+            "origin": self.origin,
             "questions": self._fingerprint(),
             "sizes": self._sizes(),
             "steps_taken": self.policy.steps_taken,
@@ -369,40 +372,67 @@ class Trainer:
         """Go on where a run of the same settings was, on any number of ranks.
 
         Raises:
-            UserError: if it had other questions, or a model of other shapes, or was a replay of
-                recorded rollouts and this one is none, or the other way round.
+            UserError: if it had other settings or questions, or began with another model, or was a
+                replay of recorded rollouts and this one is none, or the other way round; or if the
+                checkpoint holds what no run has saved.
         """
-        state, sizes = checkpoint.state(), self._sizes()
+        rank, count = self.ranks.rank, self.ranks.count
+        with checkpoint.blamed():
+            state = checkpoint.state()
+            if state["step"] != checkpoint.step:
+                raise ValueError(f"the state of step {state['step']}")
+            self._refuse_other_run(checkpoint, state)
+        self.policy.come_back()  # what is not on the GPU would be written to a copy
+        sizes = self.policy.sizes()
+        self.policy.load_shares(checkpoint.shares(KINDS, sizes, rank, count, may_lack=KINDS[1:]))
+        with checkpoint.blamed():
+            self.policy.steps_taken = state["steps_taken"]
+            self.judge.load_state(state["history"])
+            self.guard.load_state(state["guard"])
+            if self.keeper is not None:
+                kinds = [f"kept_{i}" for i in range(len(state["kept_steps"]))]
+                kept = checkpoint.shares(kinds, sizes, rank, count)
+                self.keeper.load(state["kept_steps"], kept)
+            if isinstance(self.labels, Teacher):
+                moved = {name: w.numel() for name, w in self.labels.moved_weights().items()}
+                whole = checkpoint.shares(("teacher",), moved)
+                weights = {key.removeprefix("teacher/"): tensor for key, tensor in whole.items()}
+                self.labels.load_state(state["teacher"], weights)
+            self.before, self.after = (
+                {exam: dict(scores) for exam, scores in state[when].items()}
+                for when in ("before", "after")
+            )
+            self.done = checkpoint.step
+            self.started -= state["wall_s"]
+        self._refresh()
+        with checkpoint.blamed():
+            self.pool.load_state(state["pool"])
+            generators = state["generators"]
+            restore_globals(generators[rank % len(generators)])
+
+    def _refuse_other_run(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
+        """Raise a UserError that says what this run began with, and that one did not."""
+        refuse_differences(
+            Settings.model_validate(state["settings"]),
+            self.settings,
+            f"{checkpoint.path} was saved by a run with other settings",
+            "Remove that checkpoint, and an earlier one is used",
+        )
         if state["replayed"] != self.replayed:
             add = "give --replay as well" if state["replayed"] else "leave --replay out"
             raise UserError(f"--resume: {add}, as when the run was started")
-        for what, now in (("questions", self._fingerprint()), ("sizes", sizes)):
-            if state[what] != now:
-                setting = {"questions": "data.train", "sizes": "model.path"}[what]
+        model = f"model.path = {self.settings.model.path!r}"
+        for what, then, now in (
+            ("data.train", state["questions"], self._fingerprint()),
+            (f"the configuration of {model}", state["origin"]["config"], self.origin["config"]),
+            (f"one of the weights of {model}", state["origin"]["weights"], self.origin["weights"]),
+            (f"the set of parameters of {model}", state["sizes"], self._sizes()),
+        ):
+            if then != now:
                 raise UserError(
-                    f"--resume: {setting} is not what it was when {checkpoint.path} was saved; "
-                    "put it back, or start a new run"
+                    f"--resume: {what} is not what it was when {checkpoint.path} was saved; put it "
+                    "back, or start a new run"
                 )
-        rank, count = self.ranks.rank, self.ranks.count
-        self.policy.come_back()  # what is not on the GPU would be written to a copy
-        self.policy.load_shares(checkpoint.shares(KINDS, sizes, rank, count))
-        self.policy.steps_taken = state["steps_taken"]
-        self.judge.load_state(state["history"])
-        self.guard.load_state(state["guard"])
-        if self.keeper is not None:
-            kinds = [f"kept_{i}" for i in range(len(state["kept_steps"]))]
-            kept = checkpoint.shares(kinds, sizes, rank, count)
-            self.keeper.load(state["kept_steps"], kept)
-        if isinstance(self.labels, Teacher):
-            whole = checkpoint.shares(("teacher",), sizes)
-            weights = {key.removeprefix("teacher/"): tensor for key, tensor in whole.items()}
-            self.labels.load_state(state["teacher"], weights)
-        self._refresh()
-        self.pool.load_state(state["pool"])
-        self.done, self.before, self.after = state["step"], state["before"], state["after"]
-        self.started -= state["wall_s"]
-        generators = state["generators"]
-        restore_globals(generators[rank % len(generators)])
 
     def _fingerprint(self) -> str:
         """A digest of the training questions, in order."""

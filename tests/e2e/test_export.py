@@ -60,6 +60,10 @@ def test_one_of_them_by_name(run: Path, tmp_path: Path) -> None:
         export(run, tmp_path / "none", 7, None)
     with pytest.raises(UserError, match=r"first exists; name a new folder"):
         export(run, tmp_path / "first", 1, None)
+    first = run / "checkpoints" / "step_00001"
+    for which, asked in ((1, "--step 1"), ("best", "--best")):
+        with pytest.raises(UserError, match=f"is a checkpoint already, so {asked} names a second"):
+            export(first, tmp_path / "none", which, None)
 
 
 def test_a_damaged_one_is_refused(run: Path, tmp_path: Path) -> None:
@@ -71,4 +75,28 @@ def test_a_damaged_one_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="differs from its SHA-256"):
         export(copy, tmp_path / "out", 2, None)
     assert not (tmp_path / "out").exists()
-    assert export(copy, tmp_path / "out", "newest", None).step == 1
+    notes: list[str] = []
+    assert export(copy, tmp_path / "out", "newest", None, notes.append).step == 1
+    (note,) = notes
+    assert note.startswith("warning: not a complete checkpoint: step_00002: rank_00000.safetensors")
+
+
+def test_a_place_where_it_cannot_be_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is read."""
+    monkeypatch.setattr("ttrl.export.load_outline", None)
+    (tmp_path / "link").symlink_to(run / "checkpoints")
+    for place in (run / "out", tmp_path / "link" / "step_00009"):
+        with pytest.raises(UserError, match="is in the run's own folder"):
+            export(run, place, "newest", None)
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match=f"out: cannot make a folder in {tmp_path}"):
+        export(run, tmp_path / "out", "newest", None)
+
+
+def test_an_error_in_the_settings_names_their_file(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "config.toml").write_text("seed = 'x'\n")
+    with pytest.raises(UserError, match=rf"{copy}/config\.toml"):
+        export(copy, tmp_path / "out", "newest", None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from compared_runs import differences
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_run import Run, interrupted
 from transformers import AutoModelForCausalLM
 
@@ -76,8 +77,18 @@ def test_it_goes_on_bit_for_bit_and_a_checkpoint_is_exported_merged(
     assert moved > 1e-5 and rest > 1e-5
 
 
-def test_a_checkpoint_of_other_adapters_is_not_exported(run: Run, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_or_other_adapters_is_not_exported(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = run("run", [*LORA, "max_steps=1"])
+    other = Path(shutil.copytree(TINY_BASE, tmp_path / "other"))
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] *= 1.01
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with monkeypatch.context() as patch:
+        patch.setattr("ttrl.pretrained.TINY_BASE", other)
+        with pytest.raises(UserError, match=r"one of the weights of model\.path .* is not what"):
+            export(folder, tmp_path / "out", "newest", None)
     config = folder / "config.toml"
     config.write_text(config.read_text().replace("lora_rank = 4", "lora_rank = 8"))
     with pytest.raises(UserError, match=r"holds other parameters than model\.path"):

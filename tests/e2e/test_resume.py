@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib.util
 import io
 import json
@@ -17,7 +18,7 @@ import torch
 from compared_runs import differences
 from python_process import run_python
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_run import SMALL, interrupted
 
 from ttrl import checkpoint
@@ -260,6 +261,77 @@ def test_other_questions_are_noticed(left: Path, place: Path) -> None:
     finally:
         questions.write_text(text)
     assert (left / "metrics.jsonl").read_bytes() == before
+
+
+def _change(checkpoint: Path, **changes: Any) -> None:
+    """Change what was saved beside the tensors, and its digest with it."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    state = json.loads((checkpoint / "state.json").read_text())
+    for key, value in changes.items():
+        state[key] = state[key] | value if isinstance(value, dict) else value
+    text = json.dumps(state).encode()
+    (checkpoint / "state.json").write_bytes(text)
+    entry = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
+    manifest["files"]["state.json"] = entry
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"settings": {"seed": 5}}, r"other settings: seed = 0 \(was 5\)"),
+        ({"settings": {"seed": "x"}}, "holds something else than ttrl saves"),
+        ({"origin": None}, "holds something else"),
+        ({"step": 1}, "holds something else than ttrl saves: .* step 1"),
+        ({"steps_taken": "many"}, "holds something else"),
+        ({"history": {"q": [[1]]}}, "holds something else"),
+        ({"before": [1]}, "holds something else"),
+        ({"generators": []}, "holds something else"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_run_or_of_no_run(
+    changes: dict[str, Any], problem: str, left: Path, place: Path
+) -> None:
+    _change(left / "checkpoints" / "step_00002", **changes)
+    before = {path: path.read_bytes() for path in left.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"step_00002 .*{problem}"):
+        _train(left, _overrides(place), resume=True)
+    assert {path: path.read_bytes() for path in left.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("what", ["one of the weights", "the configuration"])
+def test_another_starting_model_is_noticed(
+    what: str, left: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in no checkpoint where only adapters are trained, nor as the reference of a KL term."""
+    base = Path(shutil.copytree(TINY_BASE, tmp_path / "base"))
+    if what == "the configuration":
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-4}))
+    else:
+        weights = load_file(base / "model.safetensors")
+        weights["model.norm.weight"] *= 1.01
+        save_file(weights, base / "model.safetensors", {"format": "pt"})
+    monkeypatch.setattr("ttrl.pretrained.TINY_BASE", base)
+    with pytest.raises(UserError, match=f"{what} of model.path = 'tiny-base' is not what it was"):
+        _train(left, _overrides(place), resume=True)
+
+
+def test_a_folder_that_cannot_be_gone_on_with(left: Path, place: Path) -> None:
+    """Known before the model is loaded."""
+    options = _overrides(place)
+    shutil.move(left / "rollouts", left / "away")
+    with pytest.raises(UserError, match="rollouts is not there"):
+        _start(left, options)
+    shutil.move(left / "away", left / "rollouts")
+    os.truncate(left / "metrics.jsonl", 10)
+    with pytest.raises(UserError, match=r"metrics\.jsonl has 0 steps, expected 2"):
+        _start(left, options)
+    config = left / "config.toml"
+    config.write_text(config.read_text().replace("votes = 8", "votes = -8"))
+    with pytest.raises(UserError, match=rf"{config}: rollout\.votes = -8"):
+        _start(left, options)
 
 
 needs_deepspeed = pytest.mark.skipif(

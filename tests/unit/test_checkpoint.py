@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +107,7 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(
         assert len(whole) == -(-size // readers) * readers
         assert whole[:size].equal(WHOLE[name])
         assert not whole[size:].any()
-    assert newest.shares(("exp_avg",), SIZES) == {}
+    assert newest.shares(("exp_avg",), SIZES, may_lack=("exp_avg",)) == {}
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -143,25 +146,118 @@ def test_a_damaged_file_is_found(victim: str, damage: str, tmp_path: Path) -> No
     assert damage == "flipped" or victim in problem
 
 
+def manifest_of(step: int, ranks: int) -> dict[str, Any]:
+    """A manifest as it should be."""
+    names = ["state.json", *(f"rank_{i:05d}.safetensors" for i in range(ranks))]
+    files = {name: {"bytes": 1, "sha256": "0"} for name in names}
+    return {"format": 1, "step": step, "ranks": ranks, "score": None, "files": files}
+
+
 @pytest.mark.parametrize(
-    "text",
+    "change",
     [
-        "",
-        "[]",
-        "[" * 100_000,
-        '{"step": 1, "ranks": 1, "score": null, "files": {"../../secret": {}}}',
-        '{"step": 1, "ranks": "1", "score": null, "files": {}}',
-        '{"step": 1, "ranks": 1, "score": "high", "files": FILES}',
-        '{"step": 2, "ranks": 1, "score": null, "files": FILES}',
+        {"files": {"../../secret": {}}},
+        {"files": {"state.json": 1, "rank_00000.safetensors": 1}},
+        {"files": {"state.json": {}, "rank_00000.safetensors": {}}},
+        {"ranks": "1"},
+        {"ranks": True},
+        {"ranks": 0, "files": {"state.json": {"bytes": 1, "sha256": "0"}}},
+        {"ranks": 1e10},
+        {"ranks": 10**10},
+        {"score": "high"},
+        {"score": float("nan")},
+        {"step": 2},
+        {"step": 1.0},
     ],
+    ids=str,
 )
+def test_a_manifest_that_was_changed(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "step_00001"
+    path.mkdir()
+    for name in manifest_of(1, 1)["files"]:
+        (path / name).write_text("x")
+    for changes, problem in (({}, "differs from its SHA-256"), (change, r"manifest\.json")):
+        (path / "manifest.json").write_text(json.dumps(manifest_of(1, 1) | changes))
+        with pytest.raises(IncompleteError, match=problem):
+            Checkpoint.open(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, "{", '"\xff"'], ids=lambda t: t[:5])
 def test_a_manifest_that_is_none(text: str, tmp_path: Path) -> None:
     save(tmp_path, 1)
     manifest = tmp_path / "step_00001" / "manifest.json"
-    files = json.dumps(json.loads(manifest.read_text())["files"])
-    manifest.write_text(text.replace("FILES", files))
+    manifest.write_bytes(text.encode("latin-1"))
     with pytest.raises(IncompleteError, match=r"manifest\.json"):
         Checkpoint.open(manifest.parent)
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    """And not passed over: what is newer than the one that is used gets removed."""
+    save(tmp_path, 1, 2)
+    manifest = tmp_path / "step_00002" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(UserError, match=r"step_00002 .* another version .* format 2, expected 1"):
+        find_newest(tmp_path)
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, method: str, name: str, number: int) -> None:
+    """As if the system refused this file or folder, also to the superuser."""
+    plain = getattr(Path, method)
+
+    def refuse(path: Path, *more: Any, **options: Any) -> Any:
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        return plain(path, *more, **options)
+
+    monkeypatch.setattr(Path, method, refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("victim", ["rank_00000.safetensors", "state.json", "manifest.json"])
+def test_a_file_that_cannot_be_read_is_not_taken_for_lost(
+    victim: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 1)
+    unreadable(monkeypatch, "read_text" if victim == "manifest.json" else "open", victim, number)
+    with pytest.raises(OSError, match=rf"{os.strerror(number)}: '.*step_00001/{victim}'"):
+        find_newest(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_newest(tmp_path / "none") == (None, [])
+    save(tmp_path, 1)
+
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)  # what glob looks with, and says nothing
+    with pytest.raises(PermissionError, match=str(tmp_path)):
+        find_newest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"a": torch.zeros(7), "b": torch.zeros(1)},
+        {"a": torch.zeros(7), "b": torch.zeros(1), "c": torch.zeros(11)},
+        {"a": torch.zeros(7), "b": torch.zeros(1), "c": torch.zeros(4, 3)},
+        {"a": torch.zeros(7), "b": torch.zeros(1), "c": torch.zeros(12).double()},
+    ],
+    ids=["missing", "too short", "not flat", "float64"],
+)
+def test_tensors_that_are_not_what_was_saved(
+    shares: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """Saved so by somebody else: their digests are right."""
+    named = {f"weights/{name}": tensor for name, tensor in shares.items()}
+    saver(tmp_path).save(1, {}, named, None)
+    newest, _ = find_newest(tmp_path)
+    assert newest is not None
+    with pytest.raises(UserError, match=r"step_00001 holds something else .*weights/c"):
+        newest.shares(("weights",), SIZES)
 
 
 class SlowDisk(Disk):
@@ -231,6 +327,38 @@ def test_what_comes_after_a_step_is_removed(tmp_path: Path) -> None:
     (tmp_path / "step_00003").rename(tmp_path / "step_00003.tmp")
     module.remove_after(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00001"]
+
+
+def test_what_a_user_has_named_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    save(folder, 1)
+    names = ["step_00002_keep", "step_00009 (old)", "step_00009.tmp.tar", "step_000010", "step_9"]
+    for name in names:
+        shutil.copytree(folder / "step_00001", folder / name)
+    newest, problems = find_newest(folder)
+    assert newest is not None and (newest.step, problems) == (1, [])
+    save(folder, 2, 3, keep=1)
+    module.remove_after(folder, 0)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+
+
+def test_links_and_files_with_our_names_are_no_reason_to_fail(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    save(elsewhere, 2)
+    save(folder, 1)
+    (folder / "step_00002").symlink_to(elsewhere / "step_00002")
+    (folder / "step_00004.tmp").symlink_to(elsewhere)
+    (folder / "step_00005.tmp").write_text("text")
+    (folder / "step_00006").write_text("text")
+    newest, problems = find_newest(folder)
+    assert newest is not None and newest.step == 2
+    assert problems[0] == "step_00006: it has no manifest.json"
+    save(folder, 3, keep=1)
+    assert sorted(path.name for path in folder.iterdir()) == ["step_00003", "step_00006"]
+    (folder / "step_00005").symlink_to(tmp_path / "nothing")
+    module.remove_after(folder, 3)
+    assert [path.name for path in folder.iterdir()] == ["step_00003"]
+    assert Checkpoint.open(elsewhere / "step_00002").step == 2
 
 
 def test_ranks_without_a_common_folder_are_refused_at_once(tmp_path: Path) -> None:

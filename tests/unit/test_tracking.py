@@ -1,16 +1,20 @@
 """What a run leaves on disk, and the tables that it shows."""
 
+import copy
 import io
 import json
 import math
 
 import pytest
+import torch
 from groups import estimate, group
 from rich.console import Console
-from tiny_models import make_settings
+from tiny_models import TOKENIZER, make_settings, saved, tiny_model
+from transformers import GenerationConfig
 
+from ttrl.pretrained import load_model
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder, result_table, scores_table
+from ttrl.tracking import Display, RunFolder, result_table, save_model, scores_table
 from ttrl.types import UserError
 
 
@@ -72,6 +76,18 @@ def test_an_empty_folder_or_a_file_is_refused_too(tmp_path):
         with pytest.raises(UserError, match=rf"{name} exists \(unfinished, 0 steps\)"):
             RunFolder(tmp_path / name).refuse_existing()
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("left", ["", "step_00002.tmp", "step_00002_keep", "step_00002"])
+def test_resume_is_offered_where_it_can_work(folder, left):
+    (folder.checkpoints / left).mkdir(parents=True)
+    with pytest.raises(UserError) as error:
+        folder.refuse_existing()
+    assert ("--resume" in str(error.value)) is (left == "step_00002")
+    (folder.path / "config.toml").unlink()
+    with pytest.raises(UserError) as error:
+        folder.refuse_existing()
+    assert "--resume" not in str(error.value)
 
 
 def test_the_folder_that_the_program_runs_in_is_refused(tmp_path, monkeypatch):
@@ -146,6 +162,111 @@ def test_groups_without_their_estimates_are_an_error(folder):
     with pytest.raises(ValueError):
         folder.add_step(1, [sampled], [], {"step": 1})
     assert list((folder.path / "rollouts").iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------
+# Going back
+
+
+@pytest.fixture
+def three_steps(folder) -> RunFolder:
+    for step in (1, 2, 3):
+        add_step(folder, step, "1", "2")
+    folder.checkpoints.mkdir()
+    return folder
+
+
+def test_going_back_removes_what_was_written_later_and_nothing_of_the_user_s(three_steps):
+    foreign = [
+        "step_00003 (copy).jsonl",
+        "step_00003.jsonl.gz",
+        "step_3.jsonl",
+        "step_000003.jsonl",
+    ]
+    for name in foreign:
+        (three_steps.path / "rollouts" / name).write_text("kept")
+    others = ["model.tmp", "model.mine.tmp", "models"]
+    for name in (*others, "model", "model.abc_1234.tmp"):
+        (three_steps.path / name).mkdir()
+    three_steps.remove_after(1)
+    names = {p.name for p in (three_steps.path / "rollouts").iterdir()}
+    assert names == {"step_00001.jsonl", "step_00001.safetensors", *foreign}
+    assert lines(three_steps.path / "metrics.jsonl") == [{"step": 1}]
+    own = {"config.toml", "metrics.jsonl", "rollouts", "checkpoints"}
+    assert {p.name for p in three_steps.path.iterdir()} == {*others, *own}
+
+
+@pytest.mark.parametrize("what", ["rollouts", "checkpoints", "."])
+def test_a_folder_that_cannot_be_written_to_is_not_gone_back_in(three_steps, what, monkeypatch):
+    """As on a disk that is mounted read-only: nothing is changed before that is known."""
+    victim = three_steps.path / what
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=f"{victim} is not there"):
+        patch.setattr("os.access", lambda path, mode: path != victim)
+        three_steps.remove_after(1)
+    assert len(lines(three_steps.path / "metrics.jsonl")) == 3
+
+
+def test_missing_steps_are_noticed_before_anything_is_changed(three_steps):
+    before = {p: p.read_bytes() for p in three_steps.path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=r"metrics\.jsonl has 3 steps, expected 4"):
+        three_steps.remove_after(4)
+    assert {p: p.read_bytes() for p in three_steps.path.rglob("*") if p.is_file()} == before
+
+
+# ---------------------------------------------------------------------------------------------
+# The model
+
+
+def weights_of(model) -> dict:
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ({"temperature": 0.7, "top_p": 0.9, "do_sample": False}, {"temperature": 0.7}),
+        ({"temperature": 0.7, "do_sample": True}, {"temperature": 0.7}),
+        ({"temperature": 0.7, "length_penalty": 2.0}, {"temperature": None}),
+    ],
+    ids=["sampling", "valid", "beams"],
+)
+def test_any_model_that_can_be_loaded_can_be_saved(values, kept, tmp_path):
+    """transformers refuses what it loads: values that are without effect."""
+    settings = saved(tiny_model(), tmp_path / "base")
+    text = json.dumps({"eos_token_id": [5, 7], **values})
+    (tmp_path / "base" / "generation_config.json").write_text(text)
+    model = load_model(settings, torch.float32)
+    save_model(tmp_path / "out", model, weights_of(model), TOKENIZER)
+    config = GenerationConfig.from_pretrained(tmp_path / "out")
+    assert config.eos_token_id == [5, 7]
+    assert {name: getattr(config, name) for name in kept} == kept
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_saving_a_model_uses_a_folder_of_its_own(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "file.tmp").write_text("kept")
+    (tmp_path / "link.tmp").symlink_to(elsewhere)
+    model = tiny_model()
+    for name in ("file", "link"):
+        save_model(tmp_path / name, model, weights_of(model), TOKENIZER)
+        assert (tmp_path / name / "config.json").is_file()
+        assert (tmp_path / name).stat().st_mode == elsewhere.stat().st_mode
+    assert list(elsewhere.iterdir()) == []
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["elsewhere", "file", "file.tmp", "link", "link.tmp"]
+
+
+def test_a_model_that_cannot_be_saved_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    model, tokenizer = tiny_model(), copy.deepcopy(TOKENIZER)
+    monkeypatch.setattr(tokenizer, "save_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(tmp_path / "out", model, weights_of(model), tokenizer)
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------------------------------------
