@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,10 @@ EXPECTED = "expected a folder in the Hugging Face format, a hub name, or tiny-ba
 REASON = 300
 """Characters of what transformers says that are shown; some of it lists every model it knows."""
 
+if not torch.cuda.is_available():
+    # DeepSpeed looks for an accelerator, and warns if there is none, whoever loads it: transformers
+    # does when it saves a model.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 if not sys.stderr.isatty():  # its bars fill a log file with control characters
     transformers_logging.disable_progress_bar()
 

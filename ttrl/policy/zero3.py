@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,8 +52,6 @@ INSTALL = "bash scripts/setup.sh zero3, or pip install --no-build-isolation 'dee
 
 def require_deepspeed() -> None:
     """Raise a UserError unless DeepSpeed is there with all that is used of it."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         version = importlib.metadata.version("deepspeed")
     except importlib.metadata.PackageNotFoundError:
