@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from ttrl.checkpoint import Checkpoint, find_newest, remove_after
+from ttrl.checkpoint import Checkpoint, find_newest
 from ttrl.config import Settings
 from ttrl.policy.update import Policy
 from ttrl.recipe import load_settings
+from ttrl.saving import remove_after
 from ttrl.tracking import Display, RunFolder
 from ttrl.types import UserError
 

@@ -32,9 +32,10 @@ from rich.text import Text
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ttrl.checkpoint import STEP_NAME, disk, is_finished, named_as_ours
+from ttrl.checkpoint import STEP_NAME, is_finished, named_as_ours
 from ttrl.config import Settings
 from ttrl.rollout.recorded import step_file, tokens_of
+from ttrl.saving import disk
 from ttrl.types import CompletionGroup, Estimate, UserError
 
 Summary = dict[str, Any]

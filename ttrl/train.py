@@ -13,19 +13,17 @@ asked for twice: ``reward.labels = "ground_truth"`` with ``reward.allow_ground_t
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 
 from ttrl.answers import Grader
-from ttrl.checkpoint import Checkpoint, Checkpoints, own_share
+from ttrl.checkpoint import Checkpoint
 from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
 from ttrl.evaluate import Scores
@@ -42,10 +40,10 @@ from ttrl.parts import (
     verify,
     voting,
 )
-from ttrl.policy.update import KINDS, learning_rate
+from ttrl.policy.update import learning_rate
 from ttrl.pretrained import load_tokenizer
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
-from ttrl.resume import find_start, go_back, origin_of, refuse_differences
+from ttrl.resume import find_start, go_back, origin_of
 from ttrl.rewards.judge import Judge, in_background
 from ttrl.rewards.labels import (
     Labels,
@@ -55,9 +53,10 @@ from ttrl.rewards.labels import (
     Teacher,
 )
 from ttrl.rewards.selection import select
-from ttrl.rng import globals_state, restore_globals
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.recorded import RecordedEngine
+from ttrl.saving import Checkpoints
+from ttrl.state import Resumable
 from ttrl.tracking import Display, RunFolder, Summary
 from ttrl.types import (
     CompletionGroup,
@@ -119,7 +118,7 @@ def train(
     return summary
 
 
-class Trainer:
+class Trainer(Resumable):
     """One run: all that can be wrong with it is found when it is made."""
 
     def __init__(
@@ -182,7 +181,7 @@ class Trainer:
                 step = self.done + 1
                 groups, estimates, metrics = self._step(step)
                 stopped = self._watch(step, metrics)
-                self._refresh()
+                self.refresh()
                 if stopped or step == self.total or (every and step % every == 0):
                     self.after = self._measure(step)
                     metrics |= exam_metrics(self.after)
@@ -192,7 +191,7 @@ class Trainer:
                 self.done = step
                 if saving.due(step, self.total) and not stopped:
                     with self._limited("save"):
-                        saving.save(step, self._state(), self._shares(), self._score(metrics))
+                        saving.save(step, self.state(), self.shares(), self._score(metrics))
             with self._limited("save"):
                 saving.finish()
         weights = self.policy.whole_weights()
@@ -211,7 +210,7 @@ class Trainer:
             folder.write_summary(summary)
         return summary
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """The engine at the policy's weights, in what memory the policy can spare."""
         if self.next_rollout is not None:
             with self._limited("rollout"):
@@ -329,117 +328,6 @@ class Trainer:
         kept = self.keeper.restore(self.policy)
         self.display.note(f"stopped; the model is that of step {kept}")
         return f"step {step}: {sign}; the model is that of step {kept}"
-
-    def _state(self) -> dict[str, Any]:
-        """All but `_shares` that decides the rest of the run; random numbers have no state."""
-        return {
-            "step": self.done,
-            "settings": self.settings.model_dump(mode="json"),
-            "replayed": self.replayed,
-            "origin": self.origin,
-            "questions": self._fingerprint(),
-            "sizes": self._sizes(),
-            "steps_taken": self.policy.steps_taken,
-            "history": self.judge.state(),
-            "guard": self.guard.state(),
-            "kept_steps": self.keeper.steps() if self.keeper else [],
-            "teacher": self.labels.state() if isinstance(self.labels, Teacher) else {},
-            "pool": self.pool.state(),
-            "before": self.before,
-            "after": self.after,
-            "wall_s": time.perf_counter() - self.started,
-            "generators": self.ranks.gather(globals_state()),
-        }
-
-    def _shares(self) -> dict[str, torch.Tensor]:
-        """Copies of this rank's part of all large tensors, by KIND/NAME."""
-        shares = self.policy.shares()
-        if self.keeper is not None:
-            shares |= self.keeper.shares()
-        if isinstance(self.labels, Teacher):
-            moved = self.labels.moved_weights().items()
-            shares |= {f"teacher/{name}": own_share(tensor, self.ranks) for name, tensor in moved}
-        return shares
-
-    def _sizes(self) -> dict[str, int]:
-        """The numbers of elements of those tensors, whole, by NAME."""
-        sizes = self.policy.sizes()
-        if isinstance(self.labels, Teacher):
-            sizes |= {name: w.numel() for name, w in self.labels.moved_weights().items()}
-        return sizes
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on where a run of the same settings was, on any number of ranks.
-
-        Raises:
-            UserError: if it had other settings or questions, or began with another model, or was a
-                replay of recorded rollouts and this one is none, or the other way round; or if the
-                checkpoint holds what no run has saved.
-        """
-        rank, count = self.ranks.rank, self.ranks.count
-        with checkpoint.blamed():
-            state = checkpoint.state()
-            if state["step"] != checkpoint.step:
-                raise ValueError(f"the state of step {state['step']}")
-            self._refuse_other_run(checkpoint, state)
-        self.policy.come_back()  # what is not on the GPU would be written to a copy
-        sizes = self.policy.sizes()
-        self.policy.load_shares(checkpoint.shares(KINDS, sizes, rank, count, may_lack=KINDS[1:]))
-        with checkpoint.blamed():
-            self.policy.steps_taken = state["steps_taken"]
-            self.judge.load_state(state["history"])
-            self.guard.load_state(state["guard"])
-            if self.keeper is not None:
-                kinds = [f"kept_{i}" for i in range(len(state["kept_steps"]))]
-                kept = checkpoint.shares(kinds, sizes, rank, count)
-                self.keeper.load(state["kept_steps"], kept)
-            if isinstance(self.labels, Teacher):
-                moved = {name: w.numel() for name, w in self.labels.moved_weights().items()}
-                whole = checkpoint.shares(("teacher",), moved)
-                weights = {key.removeprefix("teacher/"): tensor for key, tensor in whole.items()}
-                self.labels.load_state(state["teacher"], weights)
-            self.before, self.after = (
-                {exam: dict(scores) for exam, scores in state[when].items()}
-                for when in ("before", "after")
-            )
-            self.done = checkpoint.step
-            self.started -= state["wall_s"]
-        self._refresh()
-        with checkpoint.blamed():
-            self.pool.load_state(state["pool"])
-            generators = state["generators"]
-            restore_globals(generators[rank % len(generators)])
-
-    def _refuse_other_run(self, checkpoint: Checkpoint, state: Mapping[str, Any]) -> None:
-        """Raise a UserError that says what this run began with, and that one did not."""
-        refuse_differences(
-            Settings.model_validate(state["settings"]),
-            self.settings,
-            f"{checkpoint.path} was saved by a run with other settings",
-            "Remove that checkpoint, and an earlier one is used",
-        )
-        if state["replayed"] != self.replayed:
-            add = "give --replay as well" if state["replayed"] else "leave --replay out"
-            raise UserError(f"--resume: {add}, as when the run was started")
-        model = f"model.path = {self.settings.model.path!r}"
-        for what, then, now in (
-            ("data.train", state["questions"], self._fingerprint()),
-            (f"the configuration of {model}", state["origin"]["config"], self.origin["config"]),
-            (f"one of the weights of {model}", state["origin"]["weights"], self.origin["weights"]),
-            (f"the set of parameters of {model}", state["sizes"], self._sizes()),
-        ):
-            if then != now:
-                raise UserError(
-                    f"--resume: {what} is not what it was when {checkpoint.path} was saved; put it "
-                    "back, or start a new run"
-                )
-
-    def _fingerprint(self) -> str:
-        """A digest of the training questions, in order."""
-        digest = hashlib.sha256()
-        for question in self.train_set.questions:
-            digest.update(repr((question.id, question.prompt_ids)).encode())
-        return digest.hexdigest()
 
     def _score(self, metrics: Mapping[str, float]) -> float | None:
         """How good the policy is by ``checkpoint.best``; None if nobody asks, or it collapses."""

@@ -21,7 +21,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from small_run import SMALL, interrupted
 
-from ttrl import checkpoint
+from ttrl import saving
 from ttrl.data.arithmetic import question_rows
 from ttrl.pretrained import TINY_BASE
 from ttrl.recipe import load_settings
@@ -118,7 +118,7 @@ def test_a_run_that_forgets_the_generators_differs(
     whole: Path, left: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the comparison above would notice."""
-    monkeypatch.setattr("ttrl.train.restore_globals", lambda state: None)
+    monkeypatch.setattr("ttrl.state.restore_globals", lambda state: None)
     _train(left, _overrides(place), resume=True)
     found = differences(whole, left)
     assert {"model", "metrics", "state/generators", "step_00004/rank_00000.safetensors"} <= found
@@ -170,14 +170,14 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
     )
     _train(tmp_path / "whole", options)
 
-    class FullDisk(checkpoint.Disk):
+    class FullDisk(saving.Disk):
         def write(self, path: Path, content: Any) -> None:
             if path.parent.name.startswith("step_00004"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             super().write(path, content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "disk", FullDisk())
+        patched.setattr(saving, "disk", FullDisk())
         with pytest.raises(UserError, match=r"checkpoint of step 4 .* No space left on device"):
             _train(tmp_path / "left", options)
     screen = _train(tmp_path / "left", options, resume=True)

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from ttrl import checkpoint as module
-from ttrl.checkpoint import Checkpoint, Checkpoints, Disk, IncompleteError, find_newest, own_share
+from ttrl import saving as module
+from ttrl.checkpoint import Checkpoint, IncompleteError, find_newest
 from ttrl.config import CheckpointSettings
 from ttrl.ranks import Ranks
+from ttrl.saving import Checkpoints, Disk, own_share
 from ttrl.types import UserError
 
 SIZES = {"a": 7, "b": 1, "c": 12}

@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     {"cli"},
     {"train"},
-    {"parts"},
+    {"parts", "state"},
     {"evaluate", "plan", "doctor", "export"},
     {"rollout", "rewards", "metrics", "policy", "tracking", "guard", "memory", "resume"},
+    {"saving"},
     {"checkpoint"},
     {"answers", "data", "pretrained", "ranks", "rng", "watchdog"},
     {"plugins"},
