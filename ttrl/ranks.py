@@ -54,14 +54,14 @@ class Ranks:
         """What rank 0 decides, on all of them.
 
         Raises:
-            UserError: what it raised, on all of them.
+            UserError: what it raised, on all of them; also what the system would not do.
         """
         decided: T | None = None
         refused = ""
         if self.is_main:
             try:
                 decided = decide()
-            except UserError as error:
+            except (UserError, OSError) as error:  # no permission, a broken disk
                 refused = str(error)
         decided, refused = self.gather((decided, refused))[0]
         if refused:
