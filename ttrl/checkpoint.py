@@ -90,6 +90,8 @@ class Checkpoint:
         """
         try:
             yield
+        except torch.OutOfMemoryError:  # a RuntimeError, for which it can do nothing
+            raise
         except (
             LookupError,
             TypeError,

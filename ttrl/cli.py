@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -115,9 +114,8 @@ def train(
     try:
         summary = run(settings, folder, Display(console), replay, resume=resume)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a launcher sends it again
         kept = f"; {folder.path} holds the steps so far" if folder.path.exists() else ""
-        if any(folder.checkpoints.glob("step_*")):
+        if folder.can_go_on():
             kept += ", and the same command with --resume continues"
         if is_main():
             print(f"ttrl: interrupted{kept}", file=sys.stderr)
@@ -339,7 +337,8 @@ def main() -> None:
         who = ""
         if not is_main():
             who = f"rank {os.environ['RANK']}: "
-            time.sleep(10)  # mostly rank 0 says the same, and its end ends this one
+            with suppress(KeyboardInterrupt):
+                time.sleep(10)  # mostly rank 0 says the same, and its end ends this one
         print(f"ttrl: {who}error: {error}", file=sys.stderr)
         sys.exit(2)
 

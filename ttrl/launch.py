@@ -49,8 +49,8 @@ def launch(ranks: int, arguments: Sequence[str]) -> NoReturn:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            print(f"ttrl: error: rank {rank} was ended by {name}", file=sys.stderr)
+            name = signal.strsignal(-failure.exitcode) or f"signal {-failure.exitcode}"
+            print(f"ttrl: error: rank {rank} was ended: {name}", file=sys.stderr)
         sys.exit(failure.exitcode if failure.exitcode > 0 else 1)
     except SignalException as error:
         sys.exit(128 + error.sigval)

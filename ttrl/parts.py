@@ -58,6 +58,8 @@ def planned_memory(settings: Settings, ranks: Ranks, display: Display) -> dict[s
         return {}
     memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
     machine = Machine(ranks.count, memory, usable_share=1.0)  # torch says what a program sees
+    policy = settings.policy.model_copy(update={"backend": backend(settings)})
+    settings = settings.model_copy(update={"policy": policy})
     try:
         found = plan(settings, load_bare_outline(settings.model), machine)
     except UserError as error:

@@ -62,7 +62,7 @@ class Ranks:
             try:
                 decided = decide()
             except (UserError, OSError) as error:  # no permission, a broken disk
-                refused = str(error)
+                refused = str(error) or type(error).__name__
         decided, refused = self.gather((decided, refused))[0]
         if refused:
             raise UserError(refused)

@@ -25,10 +25,14 @@ MAY_DIFFER = (
     "policy.tokens_per_batch",
     "policy.gradient_checkpointing",
     "policy.offload_during_rollout",
+    "policy.liger_kernels",
     "rollout.batch_size",
     "rollout.tensor_parallel",
     "rollout.gpu_memory_share",
     "rollout.kv_cache_gb",
+    "rollout.engines",
+    "rollout.engine_gpus",
+    "rollout.stuck_after_s",
     "answers.workers",
     "answers.memory_mb",
     "threads",
@@ -56,9 +60,9 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
             f"--resume: there is no run in {path} (no config.toml): name its folder with "
             "--run-dir, or start it without --resume"
         )
+    folder.claim()  # first: whoever has it may be about to finish
     if (path / "summary.json").exists():
         raise UserError(f"--resume: the run in {path} is finished, see its summary.json")
-    folder.claim()
     config = path / "config.toml"
     started = "the run was started with other settings"
     again = f"Continue it as it was: ttrl train {config} --resume --run-dir {path}"

@@ -86,14 +86,8 @@ class Checkpoints:
         Raises:
             UserError: on all ranks, if one of them does not see it.
         """
-        ranks.gather(None)  # rank 0 has made it by now
-        blind = [rank for rank, sees in enumerate(ranks.gather(folder.parent.is_dir())) if not sees]
-        if blind and settings.every > 0:
-            raise UserError(
-                f"ranks {blind} do not see {folder.parent.absolute()}, where each saves its share "
-                "of every checkpoint: name one on a disk that all machines share with --run-dir, "
-                "or set checkpoint.every = 0"
-            )
+        if settings.every > 0:
+            refuse_separate_disks(folder.parent, ranks)
         self.folder = folder
         self.settings = settings
         self.ranks = ranks
@@ -230,6 +224,17 @@ class Checkpoints:
         for old in superseded(self.folder, self.settings.keep):
             disk.rename(old, old.with_suffix(TEMPORARY))  # half a checkpoint must not look like one
             disk.remove(old.with_suffix(TEMPORARY))
+
+
+def refuse_separate_disks(folder: Path, ranks: Ranks) -> None:
+    """Raise a UserError, on all ranks, unless all of them see ``folder``."""
+    blind = [rank for rank, sees in enumerate(ranks.gather(folder.is_dir())) if not sees]
+    if blind:
+        raise UserError(
+            f"ranks {blind} do not see {folder.absolute()}, where each has its share of every "
+            "checkpoint: name a folder on a disk that all machines share with --run-dir, or set "
+            "checkpoint.every = 0"
+        )
 
 
 def superseded(folder: Path, keep: int) -> list[Path]:

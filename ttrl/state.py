@@ -22,7 +22,7 @@ from ttrl.rewards.judge import Judge
 from ttrl.rewards.labels import LabelSource, Teacher
 from ttrl.rng import globals_state, restore_globals
 from ttrl.rollout.pool import RolloutPool
-from ttrl.saving import own_share
+from ttrl.saving import own_share, refuse_separate_disks
 from ttrl.types import UserError
 
 
@@ -101,6 +101,7 @@ class Resumable(ABC):
                 checkpoint holds what no run has saved.
         """
         rank, count = self.ranks.rank, self.ranks.count
+        refuse_separate_disks(checkpoint.path, self.ranks)
         with checkpoint.blamed():
             state = checkpoint.state()
             if state["step"] != checkpoint.step:

@@ -32,15 +32,14 @@ from rich.text import Text
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ttrl.checkpoint import STEP_NAME, is_finished, named_as_ours
+from ttrl.checkpoint import is_finished, named_as_ours
 from ttrl.config import Settings
-from ttrl.rollout.recorded import step_file, tokens_of
+from ttrl.rollout.recorded import ROLLOUT_NAME, step_file, tokens_of
 from ttrl.saving import disk
 from ttrl.types import CompletionGroup, Estimate, UserError
 
 Summary = dict[str, Any]
 
-ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
 MODEL_NAME = re.compile(r"model(\.[a-z0-9_]{8}\.tmp)?")
 """The trained model, and what is left of `save_model` if it is killed."""
 
@@ -107,14 +106,14 @@ class RunFolder:
         finished = (self.path / "summary.json").exists()
         steps = _line_count(self.path / "metrics.jsonl")
         state = "finished" if finished else "unfinished"
-        go_on = "continue it with --resume, " if not finished and self._can_go_on() else ""
+        go_on = "continue it with --resume, " if not finished and self.can_go_on() else ""
         raise UserError(
             f"run folder {self.path} exists ({state}, {steps} steps); nothing was overwritten. "
             f"Choose another name with --run-dir {_free_name(self.path)}, {go_on}or remove the "
             "folder"
         )
 
-    def _can_go_on(self) -> bool:
+    def can_go_on(self) -> bool:
         """Whether there is something to resume from."""
         is_run = (self.path / "config.toml").is_file()
         return is_run and any(map(is_finished, named_as_ours(self.checkpoints)))

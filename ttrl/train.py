@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, closing
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -103,16 +104,19 @@ def train(
     with folder, Grader(settings.answers) as grader:
         if resume:
             checkpoint = ranks.first(lambda: find_start(settings, folder, display))
-        elif ranks.is_main:
-            folder.refuse_existing()
+        else:
+            ranks.first(folder.refuse_existing)
         watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", HINT)
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks, watchdog)
         with closing(trainer.pool):
             if checkpoint is not None:
                 trainer.restore(checkpoint)
-            if ranks.is_main:
-                folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
+            ranks.first(
+                lambda: (
+                    folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
+                )
+            )
             summary = trainer.run(folder)
     leave_ranks()
     return summary
@@ -185,8 +189,7 @@ class Trainer(Resumable):
                 if stopped or step == self.total or (every and step % every == 0):
                     self.after = self._measure(step)
                     metrics |= exam_metrics(self.after)
-                if self.ranks.is_main:
-                    folder.add_step(step, groups, estimates, metrics)
+                self.ranks.first(partial(folder.add_step, step, groups, estimates, metrics))
                 self.display.step(step, self.total, metrics)
                 self.done = step
                 if saving.due(step, self.total) and not stopped:
@@ -205,9 +208,12 @@ class Trainer(Resumable):
             "kernels": self.policy.kernels,
             "wall_s": time.perf_counter() - self.started,
         }
-        if self.ranks.is_main:
+
+        def end() -> None:
             folder.save_model(self.policy.model, weights, self.tokenizer)
             folder.write_summary(summary)
+
+        self.ranks.first(end)
         return summary
 
     def refresh(self) -> None:

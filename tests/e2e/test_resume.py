@@ -209,7 +209,7 @@ def test_what_cannot_be_continued(whole: Path, left: Path, place: Path) -> None:
         _start(left, other)
     assert "seed = 1 (was 0)" in str(refused.value)
     assert "checkpoint.keep" not in str(refused.value)
-    _start(left, [*options, "checkpoint.keep=5", "checkpoint.every=3", "answers.workers=1"])
+    _start(left, [*options, "checkpoint.keep=5", "checkpoint.every=3", "rollout.stuck_after_s=999"])
     shutil.rmtree(left / "checkpoints")
     with pytest.raises(UserError, match=r"no complete checkpoint \(nothing was saved\): start"):
         _start(left, options)

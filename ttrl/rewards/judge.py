@@ -132,7 +132,7 @@ def _checked(returned: object, completions: int, name: str) -> Estimate:
             confidence=float(returned.confidence),
             metrics={str(key): float(value) for key, value in returned.metrics.items()},
         )
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise UserError(
             f"reward.estimator = {name!r} returned an Estimate that holds something else than "
             f"numbers: {error}"

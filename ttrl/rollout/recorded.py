@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from os.path import commonprefix
@@ -21,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ttrl.checkpoint import STEP_NAME
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError
 
@@ -28,6 +30,9 @@ T = TypeVar("T")
 
 Answers = tuple[str, tuple[Completion, ...]]
 """A prompt, and what was sampled for it."""
+
+ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
+"""Of the files of a step; others are a user's."""
 
 ABOVE_ZERO = 1e-4
 """How far rounding may lift a log-prob of an almost certain token."""
@@ -85,9 +90,8 @@ class RecordedEngine:
                 "expected the rollouts folder of a run"
             )
         # What can be seen without reading the answers is seen before hours of training.
-        stems = (path.stem.removeprefix("step_") for path in folder.glob("step_*.*"))
-        newest = max(int(number) for number in stems if number.isdecimal())
-        for step in range(1, newest + 1):
+        named = (ROLLOUT_NAME.fullmatch(path.name) for path in folder.iterdir())
+        for step in range(1, max(int(name[1]) for name in named if name) + 1):
             self._check_whole(step)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
