@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from contextlib import closing, suppress
@@ -114,9 +115,11 @@ def train(
     try:
         summary = run(settings, folder, Display(console), replay, resume=resume)
     except KeyboardInterrupt:
-        kept = f"; {folder.path} holds the steps so far" if folder.path.exists() else ""
+        kept = ""
         if folder.can_go_on():
-            kept += ", and the same command with --resume continues"
+            kept = f"; {folder.path} holds a checkpoint: the same command with --resume continues"
+        elif folder.path.exists():
+            kept = f"; {folder.path} holds no checkpoint yet: remove it before you start again"
         if is_main():
             print(f"ttrl: interrupted{kept}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -130,7 +133,7 @@ def train(
         f"run folder: {folder.path} (settings, metrics, all voting answers, trained model)\n"
         f"measure it: {_command()} eval {folder.path / 'model'} DATA "
         f"--recipe {folder.path / 'config.toml'}\n"
-        f"a real one: {_command()} train aime24 --model qwen2.5-math-1.5b   (on a GPU)",
+        f"a real one: {_command()} train 1x24gb/qwen2.5-math-1.5b-lora   (on a GPU of 24 GB)",
         highlight=False,
         markup=False,
         soft_wrap=True,
@@ -314,9 +317,12 @@ def _refuse_output(output: Path | None) -> None:
 
 
 def _command() -> str:
-    """How this program was called, as the user could type it again."""
-    called = os.path.relpath(sys.argv[0])
-    return called if os.sep in called and len(called) < len(sys.argv[0]) else "ttrl"
+    """How this program is called from here."""
+    script = Path(sys.executable).with_name("ttrl")
+    found = shutil.which("ttrl")
+    if not script.exists() or (found is not None and Path(found).samefile(script)):
+        return "ttrl"
+    return os.path.relpath(script)
 
 
 def _refuse_surrogates(argument: str) -> None:

@@ -144,7 +144,9 @@ def _choose(
     elif isinstance(which, int):
         path = folder / f"step_{which:05d}"
     elif which == "best" and (path := best_of(folder)) is None:
-        raise UserError(f"{folder}: no checkpoint has a score; see checkpoint.best")
+        raise UserError(
+            f"{folder}: no checkpoint has a score: the run was started without checkpoint.best"
+        )
     if path is None:
         newest, problems = find_newest(folder)
         if newest is None:
@@ -160,5 +162,6 @@ def _choose(
     except IncompleteError as error:
         there = ", ".join(p.name for p in named_as_ours(folder)) or "nothing"
         raise UserError(
-            f"{path} is not a complete checkpoint: {error}; {folder} holds {there}"
+            f"{path} is not a complete checkpoint: {error}; {folder} holds {there} (how many are "
+            "kept: checkpoint.keep, checkpoint.best)"
         ) from error

@@ -80,9 +80,10 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
         )
     zero3 = backend(settings) == "zero3"
     if settings.policy.offload_during_rollout and not (zero3 and torch.cuda.is_available()):
+        found = "torch sees no GPU here" if zero3 else 'policy.backend = "local"'
         raise UserError(
             'policy.offload_during_rollout = true: expected policy.backend = "zero3" on a GPU, '
-            "whose memory it is about; unset it"
+            f"whose memory it is about; {found}"
         )
     if zero3:
         from ttrl.policy.zero3 import require_deepspeed

@@ -49,8 +49,8 @@ STEP_LINE = (
     ("vote/abstention_share", "abstained", ".1%"),
     ("policy/entropy", "entropy", ".3f"),
     ("policy/grad_norm", "grad norm", ".2f"),
-    ("time/rollout_s", "rollout", ".1f"),
-    ("time/update_s", "update", ".1f"),
+    ("time/rollout_s", "rollout (s)", ".1f"),
+    ("time/update_s", "update (s)", ".1f"),
 )
 """Which metrics a step's line on the screen shows, under what name, in what format."""
 
@@ -391,18 +391,15 @@ def result_table(summary: Summary) -> Table:
 
 
 def scores_table(title: str, scores: Mapping[str, float]) -> Table:
-    """The scores of one exam: rates in percent, one row per level."""
+    """The scores of one exam: rates in percent, one column per level."""
     table = Table("", title=Text(title, style="table.title"))
-    names = [n for n in scores if "/" not in n]
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for level in _levels(scores):
-        values = {name: scores[_at_level(name, level)] for name in names}
-        cells = [
-            f"{v:.1f}" if name == "response_tokens" else f"{100 * v:.1f}%"
-            for name, v in values.items()
-        ]
-        table.add_row(Text(level or "all"), *cells)
+    levels = _levels(scores)
+    for level in levels:
+        table.add_column(Text(level or "all"), justify="right")
+    for name in (n for n in scores if "/" not in n):
+        values = [scores[_at_level(name, level)] for level in levels]
+        cells = [f"{v:.1f}" if name == "response_tokens" else f"{100 * v:.1f}%" for v in values]
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 

@@ -332,7 +332,7 @@ class Trainer(Resumable):
             self.keeper.after_step(self.policy, step)
             return None
         kept = self.keeper.restore(self.policy)
-        self.display.note(f"stopped; the model is that of step {kept}")
+        self.display.note(f"stopped in step {step}; the model is that of step {kept}")
         return f"step {step}: {sign}; the model is that of step {kept}"
 
     def _score(self, metrics: Mapping[str, float]) -> float | None:

@@ -364,9 +364,9 @@ def test_a_level_is_shown_as_it_is_written(level):
         [f"level={level}", "50.0 → 50.0"],
     ]
     assert shown(scores_table("[/] of [red]", scores)) == [
-        ["", "pass@1", "response tokens"],
-        ["all", "50.0%", "7.0"],
-        [f"level={level}", "50.0%", "7.0"],
+        ["", "all", f"level={level}"],
+        ["pass@1", "50.0%", "50.0%"],
+        ["response tokens", "7.0", "7.0"],
     ]
 
 
@@ -378,9 +378,10 @@ def test_scores_of_one_exam():
     scores = {"pass@1": 0.3333, "truncated_share": 0.5, "response_tokens": 12.25}
     scores |= {"pass@1/level=1": 1.0, "truncated_share/level=1": 0.0, "response_tokens/level=1": 3}
     assert shown(scores_table("t", scores)) == [
-        ["", "pass@1", "truncated share", "response tokens"],
-        ["all", "33.3%", "50.0%", "12.2"],
-        ["level=1", "100.0%", "0.0%", "3.0"],
+        ["", "all", "level=1"],
+        ["pass@1", "33.3%", "100.0%"],
+        ["truncated share", "50.0%", "0.0%"],
+        ["response tokens", "12.2", "3.0"],
     ]
 
 
