@@ -4,8 +4,8 @@
     .venv/bin/python bench/rollouts.py --rounds 1 --questions 2 --votes 4      a quick look
     .venv/bin/python bench/rollouts.py --model qwen2.5-math-1.5b --set model.dtype=bfloat16
 
-One process, one vLLM, all contenders in turn, several times over, each round in another order: who
-comes after `generate` finds cold caches and was seen to lose a tenth. The prefix cache is emptied
+One process, one vLLM, all contenders in turn, several times over, each round in another order: in a
+fixed one, ours came out a tenth slower, always right after `generate`. The prefix cache is emptied
 before each. "bare vLLM" is `LLM.generate` with the very request parameters that the pool makes:
 what the pool adds (log-probs taken out, texts decoded, completions checked) is the difference.
 Prints a table, and writes ``bench/results/rollouts.json``.
