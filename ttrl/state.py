@@ -87,10 +87,13 @@ class Resumable(ABC):
 
     def _sizes(self) -> dict[str, int]:
         """The numbers of elements of those tensors, whole, by NAME."""
-        sizes = self.policy.sizes()
-        if isinstance(self.labels, Teacher):
-            sizes |= {name: w.numel() for name, w in self.labels.moved_weights().items()}
-        return sizes
+        return self.policy.sizes() | self._teacher_sizes()
+
+    def _teacher_sizes(self) -> dict[str, int]:
+        """Those of a teacher that has weights of its own."""
+        if not isinstance(self.labels, Teacher):
+            return {}
+        return {name: w.numel() for name, w in self.labels.moved_weights().items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a run of the same settings was, on any number of ranks.
@@ -119,8 +122,7 @@ class Resumable(ABC):
                 kept = checkpoint.shares(kinds, sizes, rank, count)
                 self.keeper.load(state["kept_steps"], kept)
             if isinstance(self.labels, Teacher):
-                moved = {name: w.numel() for name, w in self.labels.moved_weights().items()}
-                whole = checkpoint.shares(("teacher",), moved)
+                whole = checkpoint.shares(("teacher",), self._teacher_sizes())
                 weights = {key.removeprefix("teacher/"): tensor for key, tensor in whole.items()}
                 self.labels.load_state(state["teacher"], weights)
             self.before, self.after = (

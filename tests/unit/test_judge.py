@@ -140,6 +140,19 @@ def test_an_interrupt_waits_for_nobody() -> None:
     assert all(isinstance(future.exception(), UserError) for future in waiting)
 
 
+def refuse_estimate(tmp_path: Any, arguments: str, words: str) -> None:
+    """An estimator that returns ``Estimate(arguments)`` is refused in these words."""
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import replace\n"
+        "from ttrl.types import Estimate\n"
+        "class Mine:\n"
+        "    def estimate(self, ballot):\n"
+        f"        return Estimate({arguments})\n"
+    )
+    with pytest.raises(UserError, match=words):
+        judge(f"reward.estimator={tmp_path / 'mine.py'}:Mine").estimate(group("1", "2"), None, 1)
+
+
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
@@ -161,14 +174,7 @@ def test_an_interrupt_waits_for_nobody() -> None:
     ],
 )
 def test_an_estimate_that_does_not_fit_its_group(tmp_path: Any, returned: str, words: str) -> None:
-    (tmp_path / "mine.py").write_text(
-        "from ttrl.types import Estimate\n"
-        "class Mine:\n"
-        "    def estimate(self, ballot):\n"
-        f"        return Estimate(ballot.vote, {returned})\n"
-    )
-    with pytest.raises(UserError, match=words):
-        judge(f"reward.estimator={tmp_path / 'mine.py'}:Mine").estimate(group("1", "2"), None, 1)
+    refuse_estimate(tmp_path, f"ballot.vote, {returned}", words)
 
 
 @pytest.mark.parametrize(
@@ -181,15 +187,7 @@ def test_an_estimate_that_does_not_fit_its_group(tmp_path: Any, returned: str, w
     ],
 )
 def test_a_vote_that_is_none(tmp_path: Any, vote: str, words: str) -> None:
-    (tmp_path / "mine.py").write_text(
-        "from dataclasses import replace\n"
-        "from ttrl.types import Estimate\n"
-        "class Mine:\n"
-        "    def estimate(self, ballot):\n"
-        f"        return Estimate({vote}, (0.0, 0.0), None)\n"
-    )
-    with pytest.raises(UserError, match=words):
-        judge(f"reward.estimator={tmp_path / 'mine.py'}:Mine").estimate(group("1", "2"), None, 1)
+    refuse_estimate(tmp_path, f"{vote}, (0.0, 0.0), None", words)
 
 
 def test_arrays_are_welcome(tmp_path: Any) -> None:
