@@ -259,8 +259,8 @@ class Policy(ABC):
         for batch in batches[self.ranks.rank :: self.ranks.count]:
             batch, cut_T = corrected(batch, policy.sampler_correction, policy.sampler_ratio_cap)
             result = self._loss(_to(batch, self.model.device))
-            own.add(batch, result, cut_T)
             self._backward(result.loss)
+            own.add(batch, result, cut_T)  # waits for the GPU: there is work queued by now
         gradients = self._gradients()
         own_norm = torch.nn.utils.get_total_norm(list(gradients.values()))
         sums = _Sums.over(self.ranks.gather(own))
@@ -340,7 +340,10 @@ class Policy(ABC):
 
 def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    moved: dict[str, Any] = {n: None if v is None else v.to(device) for n, v in values.items()}
+    moved: dict[str, Any] = {
+        name: value.to(device) if torch.is_tensor(value) else value
+        for name, value in values.items()
+    }
     return PackedBatch(**moved)
 
 
