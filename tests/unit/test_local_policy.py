@@ -22,6 +22,7 @@ from tiny_models import (
     plain_twin,
     saved,
     tiny_model,
+    train_samples,
 )
 from transformers import PreTrainedModel
 
@@ -320,3 +321,24 @@ def test_named_weights_are_all_an_engine_needs(tied, tmp_path):
     engine = TransformersEngine(tiny_model(seed=1, tie_word_embeddings=tied), TOKENIZER, 8)
     engine.load_weights(policy.named_weights())
     assert_equal_to_the_bit(weights(engine.model), dict(policy.named_weights()))
+
+
+def test_an_update_is_strictly_deterministic(tmp_path, monkeypatch):
+    """Also where the run's mode only warns, as on GPUs."""
+    model = load_policy_model(saved(tiny_model(), tmp_path))
+    policy = LocalPolicy(model, make_settings())
+    backward, modes = policy._backward, []
+    mode = torch.get_deterministic_debug_mode
+
+    def watched(loss):
+        modes.append(mode())
+        backward(loss)
+
+    monkeypatch.setattr(policy, "_backward", watched)
+    before = mode()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        policy.update(train_samples([(3, 4)]), 1e-4)
+        assert (modes, mode()) == ([2], 1)
+    finally:
+        torch.set_deterministic_debug_mode(before)

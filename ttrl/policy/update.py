@@ -26,6 +26,7 @@ from ttrl.policy.correction import corrected
 from ttrl.policy.model import PackedModel
 from ttrl.policy.packing import batch_of, deal, pack, sequence_weights
 from ttrl.ranks import Ranks
+from ttrl.rng import strictly_deterministic
 from ttrl.types import PackedBatch, TrainSample, UpdateResult
 
 
@@ -174,6 +175,7 @@ class Policy(ABC):
         values: list[float] = logp_T[batch.targets_T >= 0].tolist()
         return values
 
+    @strictly_deterministic()
     def update(self, samples: Sequence[TrainSample], rate: float) -> list[UpdateResult]:
         """Train on ``samples``, in order, ``sequences_per_update`` of them per optimizer step.
 
