@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from ttrl_kernels import PolicyLoss, chosen_backend
 
 from ttrl.config import PolicySettings, Settings
@@ -62,7 +63,7 @@ class Policy(ABC):
         self.kernels = chosen_backend(model.device.type)
         """Which row backend computes the loss; they agree up to rounding."""
         if settings.policy.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            _recompute(model, settings.policy.recompute_share)
 
     def _frozen_copy(self) -> PackedModel | None:
         """The starting model, to stay as it is; None if it is not needed.
@@ -338,6 +339,17 @@ class Policy(ABC):
             f"gradients of {bad[:3] or 'no parameter'}); the weights are unchanged; lower "
             "policy.learning_rate"
         )
+
+
+def _recompute(model: PreTrainedModel, share: float) -> None:
+    """Have this share of the layers recompute their activations in the backward pass.
+
+    The last layers keep theirs: those are gone before the others make their own again.
+    """
+    model.gradient_checkpointing_enable()
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers[math.ceil(share * len(layers)) :]:
+        layer.gradient_checkpointing = False
 
 
 def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
