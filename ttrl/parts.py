@@ -35,12 +35,13 @@ from ttrl.types import AnswerKey, Question, UserError
 
 def make_policy(settings: Settings, ranks: Ranks) -> Policy:
     """The policy under the backend that the settings name, or else the launch."""
-    own, liger = getattr(torch, settings.model.dtype), settings.policy.liger_kernels
     if backend(settings) == "zero3":
         from ttrl.policy.zero3 import Zero3Policy
 
-        return Zero3Policy(load_policy_model(settings.model, own, liger=liger), settings, ranks)
+        return Zero3Policy.load(settings, ranks)
+    own = getattr(torch, settings.model.dtype)
     dtype = torch.float32 if settings.policy.lora_rank is None else own
+    liger = settings.policy.liger_kernels
     return LocalPolicy(load_policy_model(settings.model, dtype, liger=liger), settings)
 
 
@@ -84,6 +85,11 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
         raise UserError(
             'policy.offload_during_rollout = true: expected policy.backend = "zero3" on a GPU, '
             f"whose memory it is about; {found}"
+        )
+    if settings.policy.offload_optimizer and not zero3:
+        raise UserError(
+            'policy.offload_optimizer = true: expected policy.backend = "zero3"; '
+            'policy.backend = "local" keeps all in one place'
         )
     if zero3:
         from ttrl.policy.zero3 import require_deepspeed

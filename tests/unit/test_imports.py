@@ -19,6 +19,7 @@ LAYERS = (
     {"rollout", "rewards", "metrics", "policy", "tracking", "guard", "memory", "resume"},
     {"saving"},
     {"checkpoint"},
+    {"weight_files"},
     {"answers", "data", "pretrained", "ranks", "rng", "watchdog"},
     {"plugins"},
     {"recipe"},
