@@ -353,7 +353,8 @@ class Trainer(Resumable):
             case "votes":
                 return OwnVotes()
             case "teacher":
-                return Teacher(self.policy, self.settings.reward.teacher_decay, self._elect)
+                decay = self.settings.reward.teacher_decay
+                return Teacher(self.policy, decay, self._elect, self.ranks)
             case "ground_truth":
                 return ReferenceAnswers(self.train_set.key)
 
