@@ -66,6 +66,8 @@ def require_deepspeed() -> None:
             f"0.19.8. {INSTALL}"
         )
     _without_compiler()
+    # DeepSpeed calls torch's collectives by names that are about to change.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
 
 
 class Zero3Policy(Policy):
@@ -92,8 +94,6 @@ class Zero3Policy(Policy):
         require_deepspeed()
         import deepspeed
 
-        # DeepSpeed calls torch's collectives by names that are about to change.
-        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
         if needs_reference(settings.policy) == (reference is None):
             raise ValueError("a reference is needed for a KL term without adapters, and then only")
         config = _config(settings, model)
@@ -158,16 +158,11 @@ class Zero3Policy(Policy):
             return
         self.engine.empty_partition_cache()
         optimizer = self.engine.optimizer
-        weights = optimizer.lp_param_buffer.untyped_storage().data_ptr()
-        flat = [
-            tensor
-            for tensor in optimizer.fp32_partitioned_groups_flat
-            if tensor.untyped_storage().data_ptr() != weights  # in float32 it is the model's own
-        ]
         moments = [s[kind] for s in self._adam.state.values() for kind in KINDS[1:]]
-        buckets = [bucket.buffer for bucket in optimizer.ipg_buckets.values()]
+        buckets = [b.buffer for b in optimizer.ipg_buckets.values() if b.buffer is not None]
         self._offload.leave(
-            [*flat, *moments], [optimizer.grad_partitions_flat_buffer, *filter(_is_there, buckets)]
+            [*optimizer.fp32_partitioned_groups_flat, *moments],
+            [optimizer.grad_partitions_flat_buffer, *buckets],
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -312,10 +307,6 @@ def live_parameters(model: PreTrainedModel) -> tuple[int, int]:
         layers[layer_of(name)] = layers.get(layer_of(name), 0) + size
     numbered = [size for name, size in layers.items() if layer_of(f"{name}.") == name]
     return max(layers.values()), max(numbered, default=max(layers.values()))
-
-
-def _is_there(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None
 
 
 def _has(symbol: str) -> bool:
