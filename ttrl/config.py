@@ -267,6 +267,8 @@ class PolicySettings(Section):
     but the output layer, which can have none."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    recompute_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """gradient_checkpointing: in this share of the layers; the last ones keep their activations."""
     liger_kernels: bool = False
     """On GPUs: liger-kernel's norms, rotary positions and MLPs, which keep fewer activations."""
     offload_during_rollout: bool = False
@@ -382,6 +384,11 @@ class Settings(Section):
                     == (default.lora_alpha, default.lora_targets),
                     "policy.lora_alpha and policy.lora_targets need policy.lora_rank: without it "
                     "all weights are trained",
+                ),
+                (
+                    policy.gradient_checkpointing or policy.recompute_share == 1,
+                    f"policy.recompute_share = {policy.recompute_share} needs "
+                    "policy.gradient_checkpointing = true: without it nothing is recomputed",
                 ),
                 (
                     self.reward.labels != "ground_truth" or self.reward.allow_ground_truth,

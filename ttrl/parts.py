@@ -108,14 +108,16 @@ def make_repeatable(settings: Settings) -> None:
     """The same settings on the same machine give the same bits.
 
     Sums in another order differ in the last bit, and one bit can change a sampled token; so the
-    number of threads is a setting, and operations without a fixed order are refused by torch; on
-    GPUs, where some have no other, it warns.
+    number of threads is a setting, and operations without a fixed order are refused by torch. On
+    GPUs, where sampling has no others, it warns, except in updates.
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     on_gpu = torch.cuda.is_available()
     if on_gpu:  # read when cuBLAS starts; without it torch refuses every matrix product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # What it would fill is written over anyway: a whole layer, each time that one is gathered.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True, warn_only=on_gpu)
     seed_globals(settings.seed)
 

@@ -24,6 +24,7 @@ MAY_DIFFER = (
     "policy.backend",
     "policy.tokens_per_batch",
     "policy.gradient_checkpointing",
+    "policy.recompute_share",
     "policy.offload_during_rollout",
     "policy.liger_kernels",
     "rollout.batch_size",

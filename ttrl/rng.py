@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +37,24 @@ def seed_globals(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
+
+
+@contextmanager
+def strictly_deterministic() -> Iterator[None]:
+    """Refuse, where torch's deterministic mode only warns, what has no fixed order.
+
+    On a GPU sampling needs such operations, so a run's mode warns there (`ttrl.parts`). In an
+    update it must refuse: where it only warns, the backward pass of PyTorch's own attention adds
+    up in any order instead of taking its deterministic kernel.
+    """
+    import torch
+
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error" if mode else "default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
 
 
 def globals_state() -> dict[str, Any]:

@@ -214,6 +214,8 @@ class PackedBatch:
     """int64, from 0 in each sequence."""
     cu_seqlens: torch.Tensor
     """int32, S + 1 entries: sequence s is rows ``cu_seqlens[s]:cu_seqlens[s + 1]``."""
+    longest: int
+    """Rows of the longest sequence."""
     targets_T: torch.Tensor
     """int64: the next token, or -100."""
     sampler_logp_T: torch.Tensor

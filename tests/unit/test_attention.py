@@ -1,6 +1,9 @@
 """Packed sequences against each sequence alone: in the attention function, and in whole models."""
 
 import math
+import sys
+import types
+from importlib.metadata import PackageNotFoundError
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import all_logprobs, make_settings, saved, tiny_model, train_samples
+from torch.nn.attention import varlen
 
 from ttrl.policy import attention
 from ttrl.policy.attention import packed_attention
 from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model, packed_hidden_states
+from ttrl.policy.model import load_policy_model, packed_hidden_states, use_liger
 from ttrl.policy.packing import pack
 from ttrl.types import UserError
 
@@ -32,7 +36,12 @@ def inputs(query_heads: int, key_heads: int) -> list[torch.Tensor]:
 
 def packed(qkv: list[torch.Tensor], **options: Any) -> torch.Tensor:
     out, weights = packed_attention(
-        torch.nn.Module(), *qkv, None, cu_seqlens=CU_SEQLENS, **{"dropout": 0.0, **options}
+        torch.nn.Module(),
+        *qkv,
+        None,
+        cu_seqlens=CU_SEQLENS,
+        longest=9,
+        **{"dropout": 0.0, **options},
     )
     assert weights is None
     return out
@@ -109,6 +118,82 @@ def test_on_gpus_a_kernel_gets_what_it_needs(heads, window, seen, monkeypatch):
     torch.testing.assert_close(ours, alone(qkv, 0.7), rtol=0, atol=1e-12)
 
 
+def test_under_autocast_the_kernel_gets_half_precision(monkeypatch):
+    """Rotary positions are float32 there, and queries and keys with them; the values are not."""
+    *qk, value = (x.float() for x in inputs(4, 2))
+    seen = []
+
+    def kernel(query, key, value, *rest):
+        seen.append([x.dtype for x in (query, key, value)])
+        return query
+
+    monkeypatch.setattr(attention, "_has_varlen", lambda query: query.dtype == torch.bfloat16)
+    monkeypatch.setattr(attention, "_varlen_attention", lambda: kernel)
+    packed([*qk, value.bfloat16()])
+    assert seen == [[torch.bfloat16] * 3]
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("knows_groups", [False, True])
+def test_pytorchs_kernel_is_called_as_each_version_of_it_can_be(heads, knows_groups, monkeypatch):
+    """torch 2.11 has no ``enable_gqa``; key heads are laid out for each query head there."""
+    qkv = [x.requires_grad_() for x in inputs(*heads)]
+    calls = []
+
+    def compute(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, window_size):
+        assert q_ends is k_ends and (longest_q, longest_k, scale, window_size) == (
+            9,
+            9,
+            0.7,
+            (-1, 0),
+        )
+        calls.append((q.shape[1], k.shape[1]))
+        return alone([x.transpose(0, 1).unsqueeze(0) for x in (q, k, v)], scale)[0]
+
+    def of_2_11(q, k, v, qe, ke, ql, kl, *, scale=None, window_size=(-1, -1)):
+        assert q.shape[1] == k.shape[1] == v.shape[1]
+        return compute(q, k, v, qe, ke, ql, kl, scale, window_size)
+
+    def of_2_13(q, k, v, qe, ke, ql, kl, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+        assert enable_gqa or q.shape[1] == k.shape[1] == v.shape[1]
+        return compute(q, k, v, qe, ke, ql, kl, scale, window_size)
+
+    monkeypatch.setattr(varlen, "varlen_attn", of_2_13 if knows_groups else of_2_11)
+    monkeypatch.setattr(attention, "_has_varlen", lambda query: True)
+    monkeypatch.setattr(attention, "_varlen_attention", attention._pytorch_varlen)
+    ours, theirs = packed(qkv, scaling=0.7), alone(qkv, 0.7)
+    assert calls == [heads if knows_groups else (heads[0], heads[0])]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    downstream = torch.randn(ours.shape, dtype=ours.dtype)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, qkv, downstream),
+        torch.autograd.grad(theirs, qkv, downstream),
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+def test_a_flash_attn_that_does_not_load_is_said(monkeypatch):
+    """Also where only flash-attn-4 is there, whose folder has the same name: it is not ours."""
+    versions = {"flash-attn": "2.8.4"}
+
+    def version(name):
+        try:
+            return versions[name]
+        except KeyError:
+            raise PackageNotFoundError(name) from None
+
+    monkeypatch.setattr(attention.importlib.metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
+    with pytest.raises(
+        UserError, match=r"flash-attn 2\.8\.4 is installed but does not load.*remove"
+    ):
+        attention._varlen_attention.__wrapped__()
+    versions.clear()
+    versions["flash-attn-4"] = "4.0.0"
+    assert attention._varlen_attention.__wrapped__().__qualname__.startswith("_pytorch_varlen")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("window", [None, 4])
@@ -120,7 +205,12 @@ def test_the_kernel_computes_what_the_other_path_does(heads, window):
     exact = [x.requires_grad_() for x in exact]
     half = [x.detach().to("cuda", torch.bfloat16).requires_grad_() for x in exact]
     ours, _ = packed_attention(
-        torch.nn.Module(), *half, None, cu_seqlens=CU_SEQLENS.cuda(), sliding_window=window
+        torch.nn.Module(),
+        *half,
+        None,
+        cu_seqlens=CU_SEQLENS.cuda(),
+        longest=9,
+        sliding_window=window,
     )
     theirs = alone(exact, 1 / 8, window)
     torch.testing.assert_close(ours.double().cpu(), theirs, rtol=0, atol=0.03)
@@ -179,7 +269,7 @@ def test_packed_log_probs_are_the_models_own(name, tmp_path):
     (batch,) = pack(samples, [1.0] * 4, 1024)
     with torch.no_grad():
         hidden_TH = packed_hidden_states(
-            model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens
+            model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens, batch.longest
         )
         head = model.get_output_embeddings()
         ours = head(hidden_TH, batch.targets_T, temperature=0.6).logp_T
@@ -229,6 +319,28 @@ def test_a_sequence_beyond_the_sliding_window_is_refused_in_training_too(tmp_pat
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_liger_decides_itself_what_it_replaces(monkeypatch):
+    """A Gemma has no SwiGLU, a Nemotron no RMSNorm: as named arguments they are TypeErrors."""
+    given = []
+
+    def geglu_kind(geglu=True, cross_entropy=False, fused_linear_cross_entropy=True, model=None):
+        given.append((geglu, cross_entropy, fused_linear_cross_entropy, model))
+
+    patches = types.ModuleType("liger_kernel.transformers.monkey_patch")
+    patches.MODEL_TYPE_TO_APPLY_LIGER_FN = {"gemma": geglu_kind}
+    for part in ("liger_kernel", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
+    monkeypatch.setitem(sys.modules, patches.__name__, patches)
+    model = types.SimpleNamespace(
+        device=torch.device("cuda"), config=types.SimpleNamespace(model_type="gemma")
+    )
+    use_liger(model)
+    assert given == [(True, False, False, model)]
+    model.config.model_type = "gpt2"
+    with pytest.raises(UserError, match="liger-kernel has none for models of the type 'gpt2'"):
+        use_liger(model)
+
+
 def test_ligers_kernels_are_refused_without_a_gpu(tmp_path):
     settings = saved(tiny_model(), tmp_path)
     with pytest.raises(UserError, match=r"liger_kernels = true needs an NVIDIA GPU; unset it"):

@@ -198,6 +198,10 @@ def test_all_wrong_values_are_reported_together():
             "policy.tokens_per_batch = 207 cannot hold one sequence of 208 tokens",
         ),
         (
+            ["policy.recompute_share=0.5"],
+            "policy.recompute_share = 0.5 needs policy.gradient_checkpointing = true",
+        ),
+        (
             ["data.system_prompt=x", "data.chat_template=false"],
             "data.system_prompt needs data.chat_template = true",
         ),

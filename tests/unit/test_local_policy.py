@@ -22,6 +22,7 @@ from tiny_models import (
     plain_twin,
     saved,
     tiny_model,
+    train_samples,
 )
 from transformers import PreTrainedModel
 
@@ -187,20 +188,28 @@ def test_an_update_is_repeatable_to_the_bit(saved_model):
 def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_model):
     samples = near_samples(load_policy_model(saved_model))
     found, forwards = [], []
-    for checkpointing in (False, True):
+    for policy_settings in (
+        {},
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "recompute_share": 0.5},  # of two layers, the first
+    ):
         policy = LocalPolicy(
             load_policy_model(saved_model),
-            make_settings(policy={"gradient_checkpointing": checkpointing, "kl_coef": 0.1}),
+            make_settings(policy={"kl_coef": 0.1, **policy_settings}),
         )
-        calls: list[int] = []
-        policy.model.model.layers[0].mlp.register_forward_pre_hook(
-            lambda *_, calls=calls: calls.append(1)
-        )
+        calls = [0, 0]
+        for i, layer in enumerate(policy.model.model.layers):
+
+            def count(*_, i=i, calls=calls):
+                calls[i] += 1
+
+            layer.mlp.register_forward_pre_hook(count)
         policy.update(samples, RATE)
         found.append(gradients(policy.model))
-        forwards.append(len(calls))
-    assert forwards == [1, 2]
+        forwards.append(calls)
+    assert forwards == [[1, 1], [2, 2], [2, 1]]
     assert_close_everywhere(found[1], found[0], 1e-6)
+    assert_close_everywhere(found[2], found[0], 1e-6)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -320,3 +329,24 @@ def test_named_weights_are_all_an_engine_needs(tied, tmp_path):
     engine = TransformersEngine(tiny_model(seed=1, tie_word_embeddings=tied), TOKENIZER, 8)
     engine.load_weights(policy.named_weights())
     assert_equal_to_the_bit(weights(engine.model), dict(policy.named_weights()))
+
+
+def test_an_update_is_strictly_deterministic(tmp_path, monkeypatch):
+    """Also where the run's mode only warns, as on GPUs."""
+    model = load_policy_model(saved(tiny_model(), tmp_path))
+    policy = LocalPolicy(model, make_settings())
+    backward, modes = policy._backward, []
+    mode = torch.get_deterministic_debug_mode
+
+    def watched(loss):
+        modes.append(mode())
+        backward(loss)
+
+    monkeypatch.setattr(policy, "_backward", watched)
+    before = mode()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        policy.update(train_samples([(3, 4)]), 1e-4)
+        assert (modes, mode()) == ([2], 1)
+    finally:
+        torch.set_deterministic_debug_mode(before)

@@ -6,9 +6,16 @@ import json
 import random
 
 import numpy as np
+import pytest
 import torch
 
-from ttrl.rng import generator, globals_state, restore_globals, seed_globals
+from ttrl.rng import (
+    generator,
+    globals_state,
+    restore_globals,
+    seed_globals,
+    strictly_deterministic,
+)
 
 
 def _draw() -> tuple[float, ...]:
@@ -40,3 +47,24 @@ def test_global_generators_go_on_where_they_were() -> None:
         assert _draw() != expected[0]
     finally:
         restore_globals(before)
+
+
+def test_in_an_update_what_has_no_fixed_order_is_refused() -> None:
+    """A run on a GPU only warns of it elsewhere; `put_` has no fixed order on a CPU either."""
+
+    def put() -> None:
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+
+    before = torch.get_deterministic_debug_mode()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        with strictly_deterministic(), pytest.raises(RuntimeError, match="put_"):
+            put()
+        with pytest.warns(UserWarning, match="put_"):
+            put()
+        torch.use_deterministic_algorithms(False)
+        with strictly_deterministic():
+            put()  # whoever asked for no fixed order gets none
+        assert torch.get_deterministic_debug_mode() == 0
+    finally:
+        torch.set_deterministic_debug_mode(before)

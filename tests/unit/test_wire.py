@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import types
 
 import pytest
 import torch
@@ -77,6 +78,31 @@ def test_shared_weights_are_what_was_written_and_belong_to_the_reader(dtype: str
     again = dict(read_weights(shared.descriptor, shared.index))
     assert torch.equal(again["a"], (2 * tensors["a"]).to(getattr(torch, dtype)))
     shared.close()
+
+
+def test_a_gpu_writes_into_pinned_memory_until_it_is_given_back(monkeypatch) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def check_error(code: int) -> None:
+        if code:
+            raise RuntimeError(f"CUDA error {code}")
+
+    runtime = types.SimpleNamespace(
+        cudaHostRegister=lambda *a: calls.append(("register", *a)) or 0,
+        cudaHostUnregister=lambda *a: calls.append(("unregister", *a)) or 0,
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    monkeypatch.setattr(torch.cuda, "check_error", check_error)
+    shared = SharedWeights({"a": torch.Size([3, 5]), "b": torch.Size([1])}, "float32")
+    address = shared._tensors["a"].data_ptr()
+    assert calls == [("register", address, 128, 0)]
+    shared.close()
+    shared.close()
+    assert calls[1:] == [("unregister", address)]
+    runtime.cudaHostRegister = lambda *a: 2
+    with pytest.raises(RuntimeError, match="CUDA error 2"):
+        SharedWeights({"a": torch.Size([1])}, "float32")
 
 
 def test_more_memory_than_there_is_is_never_asked_for() -> None:

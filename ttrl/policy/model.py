@@ -75,10 +75,10 @@ def use_liger(model: PreTrainedModel) -> None:
     kind = model.config.model_type
     if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise UserError(f"{asked}: liger-kernel has none for models of the type {kind!r}; unset it")
-    # The output layer and its loss are ours.
-    options = {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    # What else there is to replace differs by kind (SwiGLU, GeGLU, no MLP at all): its defaults
+    # know. The output layer and its loss are ours.
     MODEL_TYPE_TO_APPLY_LIGER_FN[kind](
-        model=model, rope=True, rms_norm=True, swiglu=True, **options
+        model=model, cross_entropy=False, fused_linear_cross_entropy=False
     )
 
 
@@ -97,7 +97,11 @@ class PackedModel(torch.nn.Module):
         autocast = any(p.dtype != self.products for p in self.model.parameters())
         with torch.autocast(self.model.device.type, self.products, enabled=autocast):
             hidden_TH = packed_hidden_states(
-                self.model, batch.token_ids_T, batch.positions_T, batch.cu_seqlens
+                self.model,
+                batch.token_ids_T,
+                batch.positions_T,
+                batch.cu_seqlens,
+                batch.longest,
             )
             return self.model.get_output_embeddings()(hidden_TH, batch.targets_T, **options)
 
@@ -107,12 +111,14 @@ def packed_hidden_states(
     token_ids_T: torch.Tensor,
     positions_T: torch.Tensor,
     cu_seqlens: torch.Tensor,
+    longest: int,
 ) -> torch.Tensor:
-    """The last hidden states [T, H] of packed sequences."""
+    """The last hidden states [T, H] of packed sequences, the longest of which has so many rows."""
     out = model.base_model(
         input_ids=token_ids_T.unsqueeze(0),
         position_ids=positions_T.unsqueeze(0),
         cu_seqlens=cu_seqlens,
+        longest=longest,
         use_cache=False,
     )
     hidden_TH: torch.Tensor = out.last_hidden_state[0]
@@ -138,7 +144,8 @@ def _packed_logprobs(model: PreTrainedModel) -> torch.Tensor:
     ends_S = lengths_S.cumsum(0)
     cu_seqlens = torch.nn.functional.pad(ends_S, (1, 0)).to(torch.int32)
     positions_T = torch.cat([torch.arange(len(s), device=model.device) for s in PROBE])
-    hidden_TH = packed_hidden_states(model, ids_T, positions_T, cu_seqlens)
+    longest = max(map(len, PROBE))
+    hidden_TH = packed_hidden_states(model, ids_T, positions_T, cu_seqlens, longest)
     logp_T: torch.Tensor = model.get_output_embeddings()(hidden_TH[:-1], ids_T[1:]).logp_T
     inside_T = torch.ones_like(logp_T, dtype=torch.bool)
     inside_T[ends_S[:-1] - 1] = False  # a sequence's last token does not predict the next one's

@@ -126,6 +126,7 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
         cu_seqlens=torch.tensor(
             list(accumulate((_rows(s) for s in samples), initial=0)), dtype=torch.int32
         ),
+        longest=max(map(_rows, samples)),
         targets_T=torch.tensor(targets),
         sampler_logp_T=torch.tensor(sampler_logp),
         old_logp_T=torch.tensor(old_logp) if known else None,

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from ttrl_kernels import PolicyLoss, chosen_backend
 
 from ttrl.config import PolicySettings, Settings
@@ -26,6 +27,7 @@ from ttrl.policy.correction import corrected
 from ttrl.policy.model import PackedModel
 from ttrl.policy.packing import batch_of, deal, pack, sequence_weights
 from ttrl.ranks import Ranks
+from ttrl.rng import strictly_deterministic
 from ttrl.types import PackedBatch, TrainSample, UpdateResult
 
 
@@ -61,7 +63,7 @@ class Policy(ABC):
         self.kernels = chosen_backend(model.device.type)
         """Which row backend computes the loss; they agree up to rounding."""
         if settings.policy.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            _recompute(model, settings.policy.recompute_share)
 
     def _frozen_copy(self) -> PackedModel | None:
         """The starting model, to stay as it is; None if it is not needed.
@@ -174,6 +176,7 @@ class Policy(ABC):
         values: list[float] = logp_T[batch.targets_T >= 0].tolist()
         return values
 
+    @strictly_deterministic()
     def update(self, samples: Sequence[TrainSample], rate: float) -> list[UpdateResult]:
         """Train on ``samples``, in order, ``sequences_per_update`` of them per optimizer step.
 
@@ -259,8 +262,8 @@ class Policy(ABC):
         for batch in batches[self.ranks.rank :: self.ranks.count]:
             batch, cut_T = corrected(batch, policy.sampler_correction, policy.sampler_ratio_cap)
             result = self._loss(_to(batch, self.model.device))
-            own.add(batch, result, cut_T)
             self._backward(result.loss)
+            own.add(batch, result, cut_T)  # waits for the GPU: there is work queued by now
         gradients = self._gradients()
         own_norm = torch.nn.utils.get_total_norm(list(gradients.values()))
         sums = _Sums.over(self.ranks.gather(own))
@@ -338,9 +341,23 @@ class Policy(ABC):
         )
 
 
+def _recompute(model: PreTrainedModel, share: float) -> None:
+    """Have this share of the layers recompute their activations in the backward pass.
+
+    The last layers keep theirs: those are gone before the others make their own again.
+    """
+    model.gradient_checkpointing_enable()
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers[math.ceil(share * len(layers)) :]:
+        layer.gradient_checkpointing = False
+
+
 def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    moved: dict[str, Any] = {n: None if v is None else v.to(device) for n, v in values.items()}
+    moved: dict[str, Any] = {
+        name: value.to(device) if torch.is_tensor(value) else value
+        for name, value in values.items()
+    }
     return PackedBatch(**moved)
 
 

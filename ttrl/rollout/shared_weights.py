@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -45,7 +45,9 @@ class SharedWeights:
         self.descriptor = os.memfd_create("ttrl-weights")
         """To be inherited by those who `read_weights`."""
         os.ftruncate(self.descriptor, size)
-        self._tensors = _tensors(self.descriptor, self.index, mmap.ACCESS_WRITE)
+        whole = _mapped(self.descriptor, mmap.ACCESS_WRITE)
+        self._unpin = _pin(whole)
+        self._tensors = _tensors(whole, self.index)
 
     @torch.no_grad()
     def write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -59,6 +61,8 @@ class SharedWeights:
 
     def close(self) -> None:
         """Give the memory back, as far as no other process has it."""
+        self._unpin()
+        self._unpin = _nothing
         self._tensors = {}
         if self.descriptor >= 0:
             os.close(self.descriptor)
@@ -68,7 +72,7 @@ class SharedWeights:
 def read_weights(descriptor: int, index: Index) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors as they are now, in a mapping of this process's own: valid until the next write,
     and changing them changes nobody else's."""
-    yield from _tensors(descriptor, index, mmap.ACCESS_COPY).items()
+    yield from _tensors(_mapped(descriptor, mmap.ACCESS_COPY), index).items()
 
 
 def _available_memory() -> int:
@@ -89,9 +93,30 @@ def _lay_out(shapes: Mapping[str, torch.Size], dtype: str) -> tuple[Index, int]:
     return index, end
 
 
-def _tensors(descriptor: int, index: Index, access: int) -> dict[str, torch.Tensor]:
-    """The tensors inside the memory; they keep the mapping alive."""
-    whole = torch.frombuffer(mmap.mmap(descriptor, 0, access=access), dtype=torch.uint8)
+def _mapped(descriptor: int, access: int) -> torch.Tensor:
+    """The whole memory as bytes; they keep the mapping alive."""
+    return torch.frombuffer(mmap.mmap(descriptor, 0, access=access), dtype=torch.uint8)
+
+
+def _pin(whole: torch.Tensor) -> Callable[[], None]:
+    """Have a GPU, if there is one, copy into this memory directly; returns what ends that.
+
+    Into pages that can be swapped out, the driver copies through a small buffer of its own, which
+    takes several times as long.
+    """
+    if not torch.cuda.is_available():
+        return _nothing
+    runtime, address = torch.cuda.cudart(), whole.data_ptr()
+    torch.cuda.check_error(runtime.cudaHostRegister(address, whole.numel(), 0))
+    return lambda: torch.cuda.check_error(runtime.cudaHostUnregister(address))
+
+
+def _nothing() -> None:
+    """Nothing is pinned."""
+
+
+def _tensors(whole: torch.Tensor, index: Index) -> dict[str, torch.Tensor]:
+    """The tensors inside the memory, of which they are views."""
     tensors = {}
     for name, place in index.items():
         dtype = getattr(torch, place["dtype"])
