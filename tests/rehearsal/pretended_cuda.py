@@ -74,6 +74,26 @@ def _counting(name: str) -> Callable[..., None]:
     return call
 
 
+pinned: set[int] = set()
+"""Addresses of memory of the host that the GPU may copy from and to directly."""
+
+
+def _pin(address: int, size: int, flags: int) -> int:
+    pinned.add(address)
+    counted["pinned"] = counted.get("pinned", 0) + 1
+    return 0
+
+
+def _unpin(address: int) -> int:
+    pinned.remove(address)
+    return 0
+
+
+def _refuse_error(code: int) -> None:
+    if code:
+        raise RuntimeError(f"CUDA error {code}")
+
+
 @contextlib.contextmanager
 def _stream(_: Any) -> Iterator[None]:
     yield
@@ -113,6 +133,8 @@ def answer() -> None:
         "set_rng_state": _counting("set_rng_state"),
         "manual_seed": _constant(None),
         "manual_seed_all": _constant(None),
+        "cudart": _constant(SimpleNamespace(cudaHostRegister=_pin, cudaHostUnregister=_unpin)),
+        "check_error": _refuse_error,
         "current_stream": _constant(the_stream),
         "default_stream": _constant(the_stream),
         "Stream": Stream,
@@ -122,6 +144,7 @@ def answer() -> None:
     for name, value in answers.items():
         setattr(torch.cuda, name, value)
     torch.cuda.memory.mem_get_info = answers["mem_get_info"]
+    torch.cuda.nvtx.range_push = torch.cuda.nvtx.range_pop = _constant(0)
     torch.version.cuda = "13.0"
     _pretend_nccl()
 

@@ -115,6 +115,12 @@ class GpuTensor(torch.Tensor):
             "to host memory first."
         )
 
+    def __repr__(self, **_: Any) -> str:
+        return f"GpuTensor({on_cpu(self)!r})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if self.dim() == 0 else repr(self), spec)
+
     def record_stream(self, stream: Any) -> None:
         """There is one stream."""
 
@@ -143,6 +149,8 @@ def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """
     if op.namespace not in ("aten", "prim", "c10d"):  # one of Python's: it calls those
         return custom(op)(*args, **kwargs)
+    if is_composite(op):  # in inference mode they get here; what they are made of does otherwise
+        return op.decompose(*args, **kwargs)
     if op is aten._fused_sdp_choice.default:
         return 0  # the one that is put together from other operators
     refuse_mixture(op, args, kwargs)
@@ -196,6 +204,12 @@ def custom(op: Any) -> Callable[..., Any]:
 
 
 @cache
+def is_composite(op: Any) -> bool:
+    """Whether an operator is made of others, on every device."""
+    return bool(op._can_decompose())
+
+
+@cache
 def _writes(op: Any) -> tuple[tuple[int, str], ...]:
     """Places and names of the arguments that an operator writes to."""
     arguments = op._schema.arguments
@@ -221,6 +235,21 @@ def same_place(a: torch.Tensor, b: torch.Tensor) -> bool:
     )
 
 
+_apply_own = torch.nn.Module._apply
+
+
+def _apply(self: torch.nn.Module, fn: Any, recurse: bool = True) -> torch.nn.Module:
+    """Replace parameters that a module's ``to`` moves: their own objects are not `GpuTensor`."""
+    for child in self.children() if recurse else ():
+        child._apply(fn)
+    moving = any(type(p) is torch.nn.Parameter for p in self._parameters.values())
+    torch.__future__.set_swap_module_params_on_conversion(moving)
+    try:
+        return _apply_own(self, fn, recurse=False)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
 _library: list[torch.library.Library] = []
 
 
@@ -236,6 +265,5 @@ def switch_on() -> None:
     _library.extend((anything, own))
     for module in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
         importlib.import_module(module)._foreach_supported_types.append(GpuTensor)
-    # A module's `to` would put a GPU's memory into an object of another class.
-    torch.__future__.set_swap_module_params_on_conversion(True)
+    torch.nn.Module._apply = _apply
     pretended_cuda.answer()

@@ -11,12 +11,11 @@ numbers from all scores at once, in float32. The signatures were copied from
 
 from __future__ import annotations
 
-import importlib.machinery
 import math
 import sys
-import types
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -120,21 +119,25 @@ def flash_2_8(
     return _attend(q, k, v, cu_seqlens_q, softmax_scale, window, deterministic)
 
 
-def put_in(torch_own: Any = torch_2_13, flash: bool = False) -> None:
+def put_in(torch_own: Any = torch_2_13, flash: Path | None = None) -> None:
     """Make these the functions that an import finds, and forget which one was chosen before.
 
     Args:
         torch_own: what PyTorch's own is.
-        flash: whether flash-attn is installed.
+        flash: where flash-attn is to be installed; None: it is not.
     """
     torch.nn.attention.varlen.varlen_attn = torch_own
-    sys.modules.pop("flash_attn", None)
-    if flash:
-        package = types.ModuleType("flash_attn")
-        package.__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
-        package.__version__ = "2.8.3"  # type: ignore[attr-defined]
-        package.flash_attn_varlen_func = flash_2_8  # type: ignore[attr-defined]
-        sys.modules["flash_attn"] = package
+    if flash is not None:
+        (flash / "flash_attn").mkdir(parents=True)
+        source = "from varlen import flash_2_8 as flash_attn_varlen_func"
+        (flash / "flash_attn" / "__init__.py").write_text(f"{source}\n", encoding="utf-8")
+        information = flash / "flash_attn-2.8.3.dist-info"
+        information.mkdir()
+        text = "Metadata-Version: 2.1\nName: flash-attn\nVersion: 2.8.3\n"
+        (information / "METADATA").write_text(text, encoding="utf-8")
+        sys.path.insert(0, str(flash))
+    else:
+        sys.path[:] = [p for p in sys.path if not (Path(p) / "flash_attn").is_dir()]
     ours = sys.modules.get("ttrl.policy.attention")
     for value in vars(ours).values() if ours is not None else ():
         if hasattr(value, "cache_clear"):
