@@ -1,0 +1,72 @@
+"""Mistakes with devices, planted in our own code while it runs: each must be caught."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+UPDATE = "ttrl.policy.update"
+
+MIX_UPS = {
+    "a batch stays on the CPU": (
+        UPDATE,
+        "self._loss(_to(batch, self.model.device))",
+        "self._loss(batch)",
+    ),
+    "a batch of old log-probs stays on the CPU": (
+        UPDATE,
+        "_to(batch_of(together, [0.0] * len(together)), self.model.device)",
+        "batch_of(together, [0.0] * len(together))",
+    ),
+    "log-probs stay on the GPU": (
+        UPDATE,
+        "result.logp_T.cpu() - batch.sampler_logp_T",
+        "result.logp_T - batch.sampler_logp_T",
+    ),
+    "the mask is not that of its device": (
+        UPDATE,
+        "result.entropy_T.cpu()[live_T]",
+        "live_T[result.clipped_T]",
+    ),
+}
+"""By name: module, what stands there, and what is put in its place."""
+
+
+@contextmanager
+def planted(module: str, old: str, new: str) -> Iterator[None]:
+    """Inside, the functions of ``module`` are those of its source with ``new`` instead of ``old``."""
+    live = importlib.import_module(module)
+    source = Path(inspect.getfile(live)).read_text(encoding="utf-8")
+    assert source.count(old) == 1, f"{module} has {source.count(old)} places for a mistake: {old}"
+    changed = dict(_codes(compile(source.replace(old, new), inspect.getfile(live), "exec")))
+    functions = [f for f in _functions(live) if f.__code__.co_qualname in changed]
+    before = [f.__code__ for f in functions]
+    for function in functions:
+        function.__code__ = changed[function.__code__.co_qualname]
+    try:
+        yield
+    finally:
+        for function, code in zip(functions, before, strict=True):
+            function.__code__ = code
+
+
+def _codes(code: CodeType) -> Iterator[tuple[str, CodeType]]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant.co_qualname, constant
+            yield from _codes(constant)
+
+
+def _functions(module: ModuleType) -> Iterator[FunctionType]:
+    """Those that a module and its classes define."""
+    scopes: list[Any] = [module, *(v for v in vars(module).values() if inspect.isclass(v))]
+    for scope in scopes:
+        for value in vars(scope).values():
+            function = inspect.unwrap(getattr(value, "__func__", value))
+            if inspect.isfunction(function) and function.__module__ == module.__name__:
+                yield function

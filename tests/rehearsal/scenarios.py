@@ -1,0 +1,337 @@
+"""What is rehearsed: the same on the pretended GPU and on the CPU, so that numbers can be compared.
+
+Each scenario gives facts, which can be JSON, and tensors, by name. Those of `ON_GPU_ONLY` have
+nothing to be compared with.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from planted import MIX_UPS, planted
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny_models import make_settings, near_samples, saved, tiny_model
+from ttrl_kernels import rows
+
+from ttrl import doctor
+from ttrl.config import ModelSettings, Settings
+from ttrl.export import export
+from ttrl.parts import make_repeatable
+from ttrl.policy.local import LocalPolicy
+from ttrl.policy.model import load_policy_model
+from ttrl.policy.update import Policy
+from ttrl.ranks import Ranks, join_ranks, leave_ranks
+from ttrl.recipe import load_settings
+from ttrl.rollout.shared_weights import SharedWeights
+from ttrl.tracking import Display, RunFolder
+from ttrl.train import train
+from ttrl.types import TrainSample, UserError
+
+Tensors = dict[str, torch.Tensor]
+Seen = tuple[dict[str, Any], Tensors]
+
+RATE = 3e-4
+
+UPDATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "float32": ("float32", {"kl_coef": 0.2, "entropy_coef": 0.05}),
+    "corrected": (
+        "float32",
+        {
+            "old_logprobs": "policy",
+            "sampler_correction": "truncate",
+            "sampler_ratio_cap": 1.5,
+            "sequences_per_update": 4,
+            "tokens_per_batch": 40,
+        },
+    ),
+    "autocast": (
+        "bfloat16",
+        {"kl_coef": 0.1, "gradient_checkpointing": True, "recompute_share": 0.5},
+    ),
+    "lora": ("bfloat16", {"lora_rank": 3, "lora_alpha": 6.0, "kl_coef": 0.3}),
+}
+"""By name, ``model.dtype`` and changed policy settings of an update in one process."""
+
+INTERPRETED = ("float32", "autocast")
+"""Those of them whose loss is computed by Triton's kernels, in its interpreter."""
+
+RUN = (
+    "max_steps=2",
+    "rollout.questions_per_step=2",
+    "rollout.votes=4",
+    "rollout.max_new_tokens=16",
+    "rollout.temperature=1.3",
+    "policy.trained_samples=4",
+    "policy.sequences_per_update=4",
+    "policy.kl_coef=0.1",
+    "evaluation.samples=1",
+    "evaluation.top_p=0.9",
+    "data.train=TRAIN",
+    "data.held_out=none",
+    "checkpoint.every=1",
+    "guard.on_collapse=warn",
+    "threads=1",
+)
+"""Changes to the embedded task, for a run of two steps."""
+
+QUESTIONS = [{"prompt": f"What is {a} + {3 * a}?", "answer": str(4 * a)} for a in range(2, 6)]
+
+
+def prepare(folder: Path) -> None:
+    """Models, samples and questions of all scenarios."""
+    start = saved(tiny_model(), folder / "model")
+    saved(tiny_model("mistral", sliding_window=8), folder / "window")
+    every = near_samples(load_policy_model(start))
+    samples = [asdict(every[i]) for i in (0, 1, 3, 4, 6, 9)]  # 23 tokens: each takes time
+    (folder / "samples.json").write_text(json.dumps(samples), encoding="utf-8")
+    rows = "\n".join(map(json.dumps, QUESTIONS))
+    (folder / "questions.jsonl").write_text(rows, encoding="utf-8")
+
+
+def samples_of(folder: Path) -> list[TrainSample]:
+    """Those of `prepare`."""
+    rows = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
+    names = ("prompt_ids", "completion_ids", "logprobs")
+    return [TrainSample(**{**row, **{n: tuple(row[n]) for n in names}}) for row in rows]
+
+
+def local_policy(folder: Path, dtype: str, model: str = "model", **policy: Any) -> LocalPolicy:
+    """In one process, as `ttrl.parts.make_policy` makes it."""
+    settings = make_settings(
+        model={"path": str(folder / model), "dtype": dtype}, policy={"grad_clip": 1e3, **policy}
+    )
+    weights = torch.float32 if settings.policy.lora_rank is None else getattr(torch, dtype)
+    return LocalPolicy(load_policy_model(settings.model, weights), settings)
+
+
+def numbers(policy: Policy, samples: list[TrainSample]) -> Seen:
+    """Two rollouts' updates: their results, and what the policy then holds."""
+    results = [r for _ in range(2) for r in policy.update(samples, RATE)]
+    facts = [{k: v for k, v in asdict(r).items() if k != "seconds"} for r in results]
+    tensors = {f"shares/{name}": tensor for name, tensor in policy.shares().items()}
+    tensors |= {f"pushed/{name}": tensor for name, tensor in policy.whole_weights().items()}
+    sample = samples[0]
+    logprobs = policy.logprobs(sample.prompt_ids, sample.completion_ids)
+    return {"results": facts, "steps": policy.steps_taken, "logprobs": logprobs}, tensors
+
+
+def use_rows(name: str) -> None:
+    """From here on, the loss on a GPU is computed by these rows.
+
+    Triton's interpreter takes 20 ms for each row, so it computes `INTERPRETED` only.
+    """
+    rows._PREFERENCES["cuda"] = (name,)
+    rows.chosen_backend.cache_clear()
+
+
+def updates(folder: Path) -> Seen:
+    """All of `UPDATES`."""
+    facts: dict[str, Any] = {}
+    tensors: Tensors = {}
+    for name, (dtype, changes) in UPDATES.items():
+        use_rows("triton" if name in INTERPRETED else "torch")
+        policy = local_policy(folder, dtype, **changes)
+        facts[name], found = numbers(policy, samples_of(folder))
+        facts[name] |= {"device": str(policy.model.device), "kernels": policy.kernels}
+        tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
+    use_rows("torch")
+    return facts, tensors
+
+
+def going_on(folder: Path) -> Seen:
+    """Shares go to a new policy, and both take the same next step."""
+    first, second = (local_policy(folder, "float32", kl_coef=0.1) for _ in range(2))
+    samples = samples_of(folder)
+    first.update(samples, RATE)
+    second.load_shares(first.shares())
+    second.steps_taken = first.steps_taken
+    for policy in (first, second):
+        policy.update(samples, RATE)
+    ours, theirs = first.shares(), second.shares()
+    return {"equal": all(torch.equal(ours[name], theirs[name]) for name in ours)}, {}
+
+
+def pushed(folder: Path) -> Seen:
+    """Weights go into the memory that engine processes share."""
+    policy = local_policy(folder, "float32")
+    shapes = {name: p.shape for name, p in policy.model.named_parameters()}
+    shared = SharedWeights(shapes, "float32")
+    shared.write(policy.named_weights())
+    whole = policy.whole_weights()
+    equal = all(torch.equal(shared._tensors[name], whole[name]) for name in whole)
+    shared.close()
+    return {"equal": equal}, {}
+
+
+def run(folder: Path) -> Seen:
+    """A run, the same again after an interruption, and the export of its last checkpoint."""
+    work = folder / ("gpu" if torch.cuda.is_available() else "cpu")
+    overrides = [c.replace("TRAIN", str(folder / "questions.jsonl")) for c in RUN]
+    settings = load_settings("tiny-arithmetic", overrides=overrides)
+    screen = io.StringIO()
+    train(settings, RunFolder(work / "run"), Display(Console(file=screen, width=200)))
+    shutil.copytree(work / "run", work / "resumed")
+    (work / "resumed" / "summary.json").unlink()
+    shutil.rmtree(work / "resumed" / "checkpoints" / "step_00002")
+    train(settings, RunFolder(work / "resumed"), Display(Console(quiet=True)), resume=True)
+    export(work / "run", work / "exported", "newest", None)
+    weights = {k: load_file(work / k / "model.safetensors") for k in ("run/model", "exported")}
+    again = load_file(work / "resumed" / "model" / "model.safetensors")
+    lines = (work / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    first = [
+        json.loads(line)
+        for line in (work / "run/rollouts/step_00001.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    facts = {
+        "metrics": [json.loads(line) for line in lines],
+        "texts": [[c["text"] for c in row["completions"]] for row in first],
+        "resumed": all(torch.equal(t, again[n]) for n, t in weights["run/model"].items()),
+        "exported": all(torch.equal(t, weights["exported"][n]) for n, t in again.items()),
+        "screen": screen.getvalue(),
+    }
+    return facts, {}
+
+
+def examined(folder: Path) -> Seen:
+    """``ttrl doctor``."""
+    screen = io.StringIO()
+    use_rows("triton")
+    healthy = doctor.report(Console(file=screen, width=200))
+    return {"healthy": healthy, "screen": screen.getvalue()}, {}
+
+
+def zero3(folder: Path) -> Seen:
+    """The policy under DeepSpeed, on one rank: updates, shares and their way into another."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    os.environ |= {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    ranks = join_ranks()
+    facts: dict[str, Any] = {"backend": dist.get_backend_config()}
+    tensors: Tensors = {}
+    samples = samples_of(folder)
+    for dtype, changes in (("float32", {"kl_coef": 0.2}), ("bfloat16", {"kl_coef": 0.1})):
+        first, second = (_zero3_policy(folder, ranks, dtype, **changes) for _ in range(2))
+        facts[dtype], found = numbers(first, samples)
+        tensors |= {f"{dtype}/{key}": tensor for key, tensor in found.items()}
+        second.load_shares(first.shares())
+        second.steps_taken = first.steps_taken
+        for policy in (first, second):
+            policy.update(samples, RATE)
+        ours, theirs = first.shares(), second.shares()
+        facts[dtype]["equal"] = all(torch.equal(ours[name], theirs[name]) for name in ours)
+        facts[dtype]["device"] = str(first.model.device)
+    leave_ranks()
+    for name in alone:
+        del os.environ[name]
+    return facts, tensors
+
+
+def _zero3_policy(folder: Path, ranks: Ranks, dtype: str, **policy: Any) -> Policy:
+    from ttrl.policy.zero3 import Zero3Policy
+
+    settings = make_settings(
+        model={"path": str(folder / "model"), "dtype": dtype}, policy={"grad_clip": 1e3, **policy}
+    )
+    model = load_policy_model(settings.model, getattr(torch, dtype))
+    return Zero3Policy(model, settings, ranks)
+
+
+# ---------------------------------------------------------------------------------------------
+# Only on the GPU
+
+
+def attention_kernels(folder: Path) -> Seen:
+    """One update through each kernel for packed sequences, and what it was asked for."""
+    import varlen
+
+    facts: dict[str, Any] = {}
+    tensors: Tensors = {}
+    for name, options in {
+        "torch 2.13": {},
+        "torch 2.11": {"torch_own": varlen.torch_2_11},
+        "flash-attn": {"flash": folder / "packages"},
+    }.items():
+        varlen.put_in(**options)
+        varlen.seen = varlen.Seen()
+        policy = local_policy(folder, "bfloat16")
+        results = policy.update(samples_of(folder), RATE)
+        facts[name] = asdict(varlen.seen) | {"loss": results[0].loss}
+        tensors |= {f"{name}/{key}": tensor for key, tensor in policy.whole_weights().items()}
+    varlen.put_in()
+    varlen.seen = varlen.Seen()
+    local_policy(folder, "bfloat16", "window").update(samples_of(folder), RATE)
+    facts["window"] = asdict(varlen.seen)
+    return facts, tensors
+
+
+def without_accelerate(folder: Path) -> Seen:
+    """Loading where transformers finds no accelerate, which it asks for on a GPU."""
+    import transformers.integrations.accelerate as integration
+
+    found = integration.is_accelerate_available
+    integration.is_accelerate_available = lambda *_, **__: False
+    try:
+        load_policy_model(ModelSettings(path=str(folder / "model")))
+        return {"refused": ""}, {}
+    except UserError as error:
+        return {"refused": str(error)}, {}
+    finally:
+        integration.is_accelerate_available = found
+
+
+def too_many_ranks(folder: Path) -> Seen:
+    """A second process on a machine with one GPU."""
+    os.environ |= {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    try:
+        join_ranks()
+        return {"refused": ""}, {}
+    except UserError as error:
+        return {"refused": str(error)}, {}
+    finally:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            del os.environ[name]
+
+
+def mixed_up(folder: Path) -> Seen:
+    """Updates by code in which a tensor stays on the wrong device."""
+    facts: dict[str, Any] = {}
+    for name, mix_up in MIX_UPS.items():
+        policy = local_policy(folder, "bfloat16", old_logprobs="policy", sequences_per_update=4)
+        with planted(*mix_up):
+            try:
+                policy.update(samples_of(folder), RATE)
+                facts[name] = "nothing"
+            except RuntimeError as error:
+                facts[name] = str(error)
+    return facts, {}
+
+
+BOTH: dict[str, Callable[[Path], Seen]] = {
+    "updates": updates,
+    "going_on": going_on,
+    "pushed": pushed,
+    "run": run,
+    "zero3": zero3,
+}
+ON_GPU_ONLY: dict[str, Callable[[Path], Seen]] = {
+    "attention_kernels": attention_kernels,
+    "without_accelerate": without_accelerate,
+    "too_many_ranks": too_many_ranks,
+    "mixed_up": mixed_up,
+    "examined": examined,
+}
+
+
+def set_up() -> None:
+    """As a run does before it loads anything."""
+    settings: Settings = make_settings()
+    make_repeatable(settings.model_copy(update={"threads": 1}))
