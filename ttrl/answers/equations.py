@@ -35,6 +35,10 @@ _LITERAL = re.compile(
 _VARIABLE = re.compile(rf"(?![ei](?![A-Za-z])){_LETTER}")
 _WHOLE_NAME = re.compile(_LETTER)
 _SIGNS = ("=", r"\approx", r"\in")
+_LEAD = re.compile(
+    r"(?:\\text\{ ?)?(?i:(?:the )?(?:final )?answer(?: is)?|about|approximately|roughly|exactly)"
+    r"[ :}]*(?P<value>[-+0-9.(\[\\].*)"
+)
 
 
 def constant(text: str) -> bool:
@@ -45,7 +49,8 @@ def constant(text: str) -> bool:
 def right_hand_side(text: str) -> str:
     """The value without what says whose it is; an equation unchanged."""
     if "=" not in text and r"\approx" not in text and r"\in" not in text:
-        return text
+        match = _LEAD.match(text)
+        return match["value"] if match else text
     sides, signs = split(text, _SIGNS)
     if not signs or not all(sides[1:]):
         return text

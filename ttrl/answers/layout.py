@@ -148,6 +148,9 @@ _ARGUMENTS = re.compile(
     """,
     re.VERBOSE,
 )
+_HAS_ARGUMENTS = re.compile(
+    r"\\(?:left ?\.|right ?\.|[hv]sp|co|textco|op|math|text ?\{ ?\\?[$%€£¥])"
+)
 _FUNCTIONS = "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan ln log exp"
 _FUNCTION_NAMES = frozenset(_FUNCTIONS.split())
 
@@ -189,13 +192,10 @@ def clean(text: str) -> str:
     r"""Without what is printed alike, or what only moves ink: ``\sqrt {2}\,`` is ``\sqrt2``."""
     if not text.isascii():
         text = _ascii(text)
-    if "\\," in text or "{,}" in text or ",\\!" in text:
-        text = _THOUSANDS.sub(lambda number: _GROUPING.sub("", number[0]), text)
-        text = _DECIMAL_COMMA.sub(".", text).replace("{,}", ",").replace(",\\!", ",")
     if "\\" in text or "$" in text or "~" in text:
-        text = _ARGUMENTS.sub(_argument, text)
-        text = _DEGREE.sub(r"\\degree ", text)
-        text = _COMMAND.sub(lambda command: _SPELLING.get(command[0], command[0]), text)
+        text = _commands(text)
+    elif "{,}" in text:
+        text = _without_separators(text)
     text = marked(plain(text))
     if "," in text:
         text = ungrouped(text)
@@ -205,7 +205,23 @@ def clean(text: str) -> str:
         text = _NEEDLESS_SPACE.sub("", " ".join(text.split()))
     if "{" in text:
         text = _NEEDLESS_BRACES.sub(r"\1\2", text)
-    return _LAST_STOP.sub("", text)
+    return _LAST_STOP.sub("", text) if text.endswith((".", ",", ";")) else text
+
+
+def _commands(text: str) -> str:
+    """With one command for each meaning, and none for layout."""
+    if "\\," in text or "{,}" in text or ",\\!" in text:
+        text = _without_separators(text)
+    if _HAS_ARGUMENTS.search(text):
+        text = _ARGUMENTS.sub(_argument, text)
+    if "circ" in text or "degree" in text:
+        text = _DEGREE.sub(r"\\degree ", text)
+    return _COMMAND.sub(lambda command: _SPELLING.get(command[0], command[0]), text)
+
+
+def _without_separators(text: str) -> str:
+    text = _THOUSANDS.sub(lambda number: _GROUPING.sub("", number[0]), text)
+    return _DECIMAL_COMMA.sub(".", text).replace("{,}", ",").replace(",\\!", ",")
 
 
 def _separator(text: str) -> Callable[[re.Match[str]], str]:

@@ -35,6 +35,8 @@ def number(text: str) -> str:
     if match is None:
         return text
     if match["decimal"]:
+        if text.isdecimal():
+            return text.lstrip("0") or "0"
         exponent = match["e"] or match["ten"] or match["to"]
         value = Fraction(match["decimal"].rstrip("."))
         if exponent:

@@ -62,7 +62,7 @@ def plain(text: str) -> str:
 
 
 _CALL = re.compile(
-    r"(?P<call>[\^_]|\\sqrt(?:\[[0-9]\])?|(?<![A-Za-z\\])(?:abs|floor|ceil))? ?\(|\)|\\[A-Za-z]+"
+    r"(?P<call>[\^_]|\\sqrt(?:\[[0-9]\])?|(?<![A-Za-z\\])(?:abs|floor|ceil)) ?\(|[(\[)\]]|\\[A-Za-z]+"
 )
 _FRAMES = {"abs": ("|", "|"), "floor": (r"\lfloor ", r"\rfloor "), "ceil": (r"\lceil ", r"\rceil ")}
 
@@ -70,24 +70,19 @@ _FRAMES = {"abs": ("|", "|"), "floor": (r"\lfloor ", r"\rfloor "), "ceil": (r"\l
 def _arguments(text: str) -> str:
     r"""``\sqrt(2)`` and ``x^(1/2)`` with braces, ``abs(x)`` with bars."""
     pieces: list[str] = []
-    closings: list[str] = []
+    closings: list[str] = []  # "" where any bracket may close: an interval's
     end = 0
     for token in _CALL.finditer(text):
-        if token[0].endswith("("):
-            call = token["call"]
-            if call is None:
-                opening, closing = token[0], ")"
-            elif call in _FRAMES:
-                opening, closing = _FRAMES[call]
-            else:
-                opening, closing = f"{call}{{", "}"
+        written = token[0]
+        if call := token["call"]:
+            written, closing = _FRAMES.get(call) or (f"{call}{{", "}")
             closings.append(closing)
-        elif token[0] == ")":
-            if not closings:
+        elif written in ("(", "["):
+            closings.append("")
+        elif written in (")", "]"):
+            if not closings or (closings[-1] and written == "]"):
                 return text
-            opening = closings.pop()
-        else:
-            opening = token[0]
-        pieces += [text[end : token.start()], opening]
+            written = closings.pop() or written
+        pieces += [text[end : token.start()], written]
         end = token.end()
     return text if closings else "".join(pieces) + text[end:]

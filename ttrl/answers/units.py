@@ -64,7 +64,7 @@ _NUMERALS = {
     "dozen": 12,
 }
 _CONTINUED = (
-    "a.m am p.m pm or and if mod modulo base remainder at least most more less fewer greater than "
+    "or and if mod modulo base remainder at least most more less fewer greater than "
     "above below over under plus minus times between from by not negative infinity when where for "
     "unless except with without otherwise is are half quarter third halves thirds quarters fourths "
     "fifths sixths sevenths eighths ninths tenths hundredths thousandths"
@@ -86,7 +86,8 @@ _BARE = re.compile(
     r"(?P<value>(?:[^=]*=)?(?:[^A-Za-z\\=]|\\[A-Za-z]+)*[0-9}\])])(?P<space> ?)"
     r"(?P<words>[A-Za-z]{2,}(?:[ /][A-Za-z]+)*)(?P<power>\^[23])?\.?"
 )
-_WORD = re.compile(r"[^ /^]+|/|\^")
+_WORD = re.compile(r"[^ /^.]+|/|\^")
+_TIME_OF_DAY = re.compile(r"(?<![A-Za-z])[ap]\.?m\.?(?![A-Za-z])", re.IGNORECASE)
 
 
 def marked(text: str) -> str:
@@ -135,9 +136,9 @@ def without_unit(text: str) -> tuple[str, str]:
 
 def _measured(value: str, words: str, power: str | None) -> tuple[str, str] | None:
     """The value times its numeral, and the unit's name; None if the words are none."""
-    tokens = [token.rstrip(".") for token in _WORD.findall(words)]
+    tokens = _WORD.findall(words)
     names = [token.lower() for token in tokens]
-    if not names or _OTHER_VALUE.intersection(names):
+    if not names or _OTHER_VALUE.intersection(names) or _TIME_OF_DAY.search(words):
         return None
     if names[0] in _NUMERALS:
         amount = number(value)
