@@ -14,6 +14,7 @@ from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.evaluate import Exam
+from ttrl.gpus import refuse_unseen_gpus
 from ttrl.launch import launched
 from ttrl.memory import GIB
 from ttrl.plan import Machine, plan
@@ -72,6 +73,7 @@ def planned_memory(settings: Settings, ranks: Ranks, display: Display) -> dict[s
 
 def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> None:
     """Raise a UserError for what would fail only after a model has been loaded."""
+    refuse_unseen_gpus()
     shared = settings.rollout.tensor_parallel
     if ranks.count % shared:
         raise UserError(

@@ -22,7 +22,7 @@ LAYERS = (
     {"answers", "data", "pretrained", "ranks", "rng", "watchdog"},
     {"plugins"},
     {"recipe"},
-    {"types", "config", "launch"},
+    {"types", "config", "launch", "gpus"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
