@@ -272,6 +272,9 @@ class PolicySettings(Section):
     offload_during_rollout: bool = False
     """zero3 on GPUs: gradients, optimizer state and its copy of the weights wait in the host's
     memory while answers are sampled."""
+    offload_optimizer: bool = False
+    """zero3: optimizer state and its copy of the weights stay in the host's memory, where the
+    optimizer step is computed: for models whose share of them does not fit a GPU."""
 
 
 class EvaluationSettings(Section):

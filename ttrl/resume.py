@@ -25,6 +25,7 @@ MAY_DIFFER = (
     "policy.tokens_per_batch",
     "policy.gradient_checkpointing",
     "policy.offload_during_rollout",
+    "policy.offload_optimizer",
     "policy.liger_kernels",
     "rollout.batch_size",
     "rollout.tensor_parallel",
