@@ -21,7 +21,7 @@ from ttrl.pretrained import load_tokenizer
 from ttrl.recipe import load_settings
 from ttrl.rollout.pool import make_pool
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.vllm_engine import require_vllm
+from ttrl.rollout.vllm_contract import require_vllm
 from ttrl.types import Question, TrainSample, UserError
 
 PACKAGES = ("ttrl", "torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
