@@ -360,7 +360,7 @@ def test_the_bounds_of_a_machine_can_be_planned(bound):
     for name in names:
         value = min(bound, 1.0) if name in SHARES else bound
         if name == "gpus_per_node":
-            value = max(1.0, bound)
+            value = max(8.0, bound)
         machine = A100_40GB.changed([f"{name}={value}"])
         found = plan_of("8xa100-40gb/qwen2.5-math-7b", machine=machine)
         json.dumps(found.to_dict(), allow_nan=False)
@@ -441,7 +441,7 @@ def test_the_command(capsys, monkeypatch, tmp_path):
     code, out, err = call(capsys, monkeypatch, *arguments, *few)
     assert code == 1
     assert "GiB on each GPU" in out
-    assert err.startswith("ttrl: does not fit: start: vLLM wants ")
+    assert err.startswith("ttrl: does not fit: load needs ")
     assert err.count("\n") == 1
 
 
