@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ttrl.gpus import device, driver, unseen_gpus
-from ttrl.rollout.vllm_engine import require_vllm
+from ttrl.rollout.vllm_contract import require_vllm
 from ttrl.selftests import SELF_TESTS, Lacks
 from ttrl.types import UserError
 

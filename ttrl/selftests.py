@@ -26,7 +26,7 @@ from ttrl.pretrained import load_tokenizer
 from ttrl.recipe import load_settings
 from ttrl.rollout.pool import make_pool
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.vllm_engine import require_vllm
+from ttrl.rollout.vllm_contract import require_vllm
 from ttrl.types import CompletionGroup, Question, TrainSample, UserError
 
 LENGTHS = (70, 1, 130, 7)

@@ -44,7 +44,6 @@ TAKES_NUMBERS = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.T
 """Operators, beside those of one element at a time, that read a number from a CPU's tensor."""
 
 
-
 def _mm(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype, *, out: torch.Tensor) -> torch.Tensor:
     """The product of half-precision matrices, in float32."""
     _refuse_products(a, b, dtype, out)
@@ -69,7 +68,7 @@ def _refuse_products(
     a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype, out: torch.Tensor
 ) -> None:
     half = a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
-    if out.dtype != dtype or not (half and dtype == torch.float32 or a.dtype == b.dtype == dtype):
+    if out.dtype != dtype or not ((half and dtype == torch.float32) or a.dtype == b.dtype == dtype):
         raise RuntimeError(
             "out_dtype must be the same as input dtype or fp32 for fp16/bf16 inputs: "
             f"{a.dtype}, {b.dtype} -> {dtype}, out {out.dtype}"
@@ -169,9 +168,7 @@ def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if i in given and not same_place(given[i], plain[i]):
             given[i].data = on_gpu(plain[i])  # resized, or put elsewhere
     back = {id(plain[i]): x for i, x in given.items()}
-    return tree_map_only(
-        torch.Tensor, lambda x: back.get(id(x), on_gpu(x) if here else x), found
-    )
+    return tree_map_only(torch.Tensor, lambda x: back.get(id(x), on_gpu(x) if here else x), found)
 
 
 def refuse_mixture(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -187,9 +184,7 @@ def refuse_mixture(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         args = (*args[:place], *args[place + 1 :])
     flat = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
     numbers = torch.Tag.pointwise in op.tags or op in TAKES_NUMBERS or op in INDICES
-    strangers = [
-        x for x in flat if not isinstance(x, GpuTensor) and not (numbers and x.dim() == 0)
-    ]
+    strangers = [x for x in flat if not isinstance(x, GpuTensor) and not (numbers and x.dim() == 0)]
     if strangers and len(strangers) < len(flat):
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
@@ -199,7 +194,9 @@ def refuse_mixture(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
 
 def custom(op: Any) -> Callable[..., Any]:
     """The Python function of an operator made with `torch.library.custom_op`."""
-    function: Callable[..., Any] = torch._library.custom_ops.OPDEFS[op.name().split(".")[0]]._init_fn
+    function: Callable[..., Any] = torch._library.custom_ops.OPDEFS[
+        op.name().split(".")[0]
+    ]._init_fn
     return function
 
 

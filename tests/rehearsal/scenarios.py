@@ -190,7 +190,9 @@ def run(folder: Path) -> Seen:
     lines = (work / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     first = [
         json.loads(line)
-        for line in (work / "run/rollouts/step_00001.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in (work / "run/rollouts/step_00001.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
     ]
     facts = {
         "metrics": [json.loads(line) for line in lines],
