@@ -17,6 +17,7 @@ from ttrl.plan.memory import Job, activations, layer_saved, loss, recomputed, st
 from ttrl.policy.attention import PACKED
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.model import load_policy_model, packed_hidden_states
+from ttrl.policy.update import _recompute
 
 SIZES = {"hidden_size": 64, "intermediate_size": 256, "head_dim": 16, "num_hidden_layers": 3}
 LENGTHS = (256,) * 4
@@ -36,12 +37,17 @@ def make_job(model: PreTrainedModel, *, autocast: bool, **policy: Any) -> Job:
     return Job(ModelShape.of(model), settings, Machine(1, 40))
 
 
-def packed_model(kind: str, *, autocast: bool, checkpointing: bool = False) -> PreTrainedModel:
+def packed_model(
+    kind: str, *, autocast: bool, checkpointing: bool = False, share: float = 1.0
+) -> PreTrainedModel:
     model = tiny_model(kind, **SIZES).to(torch.float32 if autocast else torch.bfloat16).train()
     model.set_attn_implementation(PACKED)
     FusedLMHead.replace(model)
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        policy = make_settings(
+            policy={"gradient_checkpointing": True, "recompute_share": share}
+        ).policy
+        _recompute(model, policy)
     return model
 
 
@@ -50,7 +56,7 @@ def forward(model: PreTrainedModel, *, autocast: bool) -> torch.Tensor:
     positions_T = torch.cat([torch.arange(n) for n in LENGTHS])
     ends = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0).tolist()], dtype=torch.int32)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        return packed_hidden_states(model, ids_T, positions_T, ends)
+        return packed_hidden_states(model, ids_T, positions_T, ends, max(LENGTHS))
 
 
 def saved_bytes(model: PreTrainedModel, *, autocast: bool) -> int:
@@ -119,14 +125,18 @@ def test_a_checkpointed_layer_saves_its_input(autocast):
     assert deep - shallow == 2 * activations(job)["activations"]
 
 
-@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize(
+    ("checkpointing", "share"), [(True, 1.0), (True, 0.6), (True, 0.3), (False, 1.0)]
+)
 @pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
-def test_the_peak_of_the_backward_pass(autocast, checkpointing, monkeypatch):
+def test_the_peak_of_the_backward_pass(autocast, checkpointing, share, monkeypatch):
     """Within 8 %: gradients of the weights come in while activations go. On a CPU, sequences are
     laid side by side."""
     monkeypatch.setattr("ttrl.plan.memory._padding", lambda job: 1.0)
-    model = packed_model("qwen2", autocast=autocast, checkpointing=checkpointing)
-    job = make_job(model, autocast=autocast, gradient_checkpointing=checkpointing)
+    model = packed_model("qwen2", autocast=autocast, checkpointing=checkpointing, share=share)
+    job = make_job(
+        model, autocast=autocast, gradient_checkpointing=checkpointing, recompute_share=share
+    )
 
     def step() -> None:
         forward(model, autocast=autocast).float().sum().backward()

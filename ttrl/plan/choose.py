@@ -22,12 +22,15 @@ TOKEN_BUDGETS = (4096, 8192, 16384, 32768, 65536)
 TENSOR_PARALLEL = (1, 2, 4, 8)
 OFFLOADS = ((False, False), (True, False), (False, True))
 """policy.offload_during_rollout and policy.offload_optimizer."""
+RECOMPUTED = ((False, 1.0), (True, 0.25), (True, 0.5), (True, 0.75), (True, 1.0))
+"""policy.gradient_checkpointing and policy.recompute_share."""
 WIDEST = 0.95
 WORTH_A_CHANGE = 1.05
 """Steps that differ by less are as short as each other: the rates are not known that well."""
 CHOSEN = (
     "policy.tokens_per_batch",
     "policy.gradient_checkpointing",
+    "policy.recompute_share",
     "policy.offload_during_rollout",
     "policy.offload_optimizer",
     "rollout.tensor_parallel",
@@ -176,14 +179,15 @@ def _candidates(job: Job) -> Iterator[Job]:
     offloads = OFFLOADS if job.zero3 else ((False, False),)
     options = itertools.product(
         sorted(b for b in budgets if b >= needed),
-        (False, True),
+        RECOMPUTED,
         offloads,
         parallel if job.vllm else [1],
     )
-    for tokens, checkpointing, (during_rollout, optimizer), tensor_parallel in options:
+    for tokens, recomputation, (during_rollout, optimizer), tensor_parallel in options:
         update = {
             "tokens_per_batch": tokens,
-            "gradient_checkpointing": checkpointing,
+            "gradient_checkpointing": recomputation[0],
+            "recompute_share": recomputation[1],
             "offload_during_rollout": during_rollout,
             "offload_optimizer": optimizer,
         }

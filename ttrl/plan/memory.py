@@ -16,6 +16,7 @@ from ttrl_kernels.chunks import most_rows
 from ttrl.config import Settings
 from ttrl.plan.machine import GIB, Machine
 from ttrl.plan.shape import ModelShape
+from ttrl.policy.update import recomputed_layers
 from ttrl.policy.zero3 import REDUCE_BUCKET, SUB_GROUP
 from ttrl.types import UserError
 
@@ -76,6 +77,11 @@ class Job:
         return min(longest, self.shape.context or longest)
 
     @property
+    def recomputed(self) -> int:
+        """Layers that recompute their activations."""
+        return recomputed_layers(self.settings.policy, self.shape.layers)
+
+    @property
     def tokens(self) -> int:
         """T: packed tokens in one forward pass."""
         return self.settings.policy.tokens_per_batch
@@ -133,10 +139,10 @@ def layer_saved(job: Job, padding: float = 0.0) -> float:
     head_norms = 0
     if shape.head_norms:
         head_norms = (4 + narrow) * (query + key) + 4 * (shape.heads + shape.kv_heads)
-    turned = wide * (query + key) + narrow * key
-    beside = padding * (narrow * (2 * query + 2 * key) + 4 * shape.heads)
-    if not padding:  # under autocast, the kernel gets rounded copies
-        beside = (narrow * (query + key) if wide > narrow else 0) + 4 * shape.heads
+    turned = narrow * (query + 2 * key)
+    beside = 4.0 * shape.heads
+    if padding:
+        beside = padding * (narrow * (2 * query + 2 * key) + 4 * shape.heads)
     mlp = 4 * narrow * shape.intermediate
     adapters = narrow * (job.settings.policy.lora_rank or 0) * shape.adapted_matrices
     once = norms + inputs + head_norms + turned + narrow * query + mlp + adapters
@@ -144,21 +150,22 @@ def layer_saved(job: Job, padding: float = 0.0) -> float:
 
 
 def activations(job: Job) -> dict[str, int]:
-    """What the layers leave for the backward pass: with checkpointing, only what each was given."""
-    checkpointing = job.settings.policy.gradient_checkpointing
-    per_layer = job.wide * job.shape.hidden if checkpointing else layer_saved(job, _padding(job))
-    return {"activations": math.ceil(job.tokens * job.shape.layers * per_layer)}
+    """What the layers leave for the backward pass: those that recompute, only what they were given."""
+    given, kept = job.wide * job.shape.hidden, layer_saved(job, _padding(job))
+    all_layers = job.recomputed * given + (job.shape.layers - job.recomputed) * kept
+    return {"activations": math.ceil(job.tokens * all_layers)}
 
 
 def recomputed(job: Job) -> dict[str, int]:
     """The layer whose backward pass is running: what it keeps, and the gradients that pass.
 
     They are largest in the MLP, where two of its width are on their way while its four inputs are
-    still there; the stream's own gradient comes in, and is added to.
+    still there; the stream's own gradient comes in, and is added to. Where some layers do not
+    recompute, memory is fullest before the others do.
     """
-    shape, policy = job.shape, job.settings.policy
+    shape = job.shape
     passing = 2 * job.narrow * shape.intermediate + 2 * job.wide * shape.hidden
-    kept = layer_saved(job, _padding(job)) if policy.gradient_checkpointing else 0.0
+    kept = layer_saved(job, _padding(job)) if job.recomputed == shape.layers else 0.0
     return {"recomputed layer": math.ceil(job.tokens * (kept + passing))}
 
 
@@ -187,9 +194,11 @@ def weight_copies(job: Job, *, in_backward: bool) -> dict[str, int]:
     """
     if not job.autocast or job.adapters:
         return {}
-    if in_backward and job.settings.policy.gradient_checkpointing:
-        return {"bfloat16 weights": 2 * job.shape.layer}
-    return {"bfloat16 weights": 2 * (job.shape.body + job.shape.head)}
+    shape = job.shape
+    if in_backward and job.recomputed:
+        kept = shape.layer * max(1, shape.layers - job.recomputed)
+        return {"bfloat16 weights": 2 * kept}
+    return {"bfloat16 weights": 2 * (shape.body + shape.head)}
 
 
 def gathered(job: Job) -> dict[str, int]:

@@ -110,7 +110,7 @@ def token_flops(job: Job, length: float) -> float:
     """
     shape, policy = job.shape, job.settings.policy
     forward = 2 * shape.body + 2 * shape.layers * shape.query * length
-    passes = 1 + (1 if job.adapters else 2) + policy.gradient_checkpointing
+    passes = 1 + (1 if job.adapters else 2) + job.recomputed / shape.layers
     reference = (forward + 2 * shape.head) if policy.kl_coef > 0 else 0
     return passes * forward + 2 * shape.head * (2 if job.adapters else 3) + reference
 

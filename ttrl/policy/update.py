@@ -82,7 +82,7 @@ class Policy(ABC):
         self.kernels = chosen_backend(model.device.type)
         """Which row backend computes the loss; they agree up to rounding."""
         if settings.policy.gradient_checkpointing:
-            _recompute(model, settings.policy.recompute_share)
+            _recompute(model, settings.policy)
 
     @staticmethod
     def _packed(model: PreTrainedModel, settings: Settings) -> PackedModel:
@@ -372,14 +372,19 @@ class Policy(ABC):
         )
 
 
-def _recompute(model: PreTrainedModel, share: float) -> None:
-    """Have this share of the layers recompute their activations in the backward pass.
+def recomputed_layers(policy: PolicySettings, layers: int) -> int:
+    """How many of so many layers recompute their activations in the backward pass: the first ones.
 
-    The last layers keep theirs: those are gone before the others make their own again.
+    The last ones keep theirs: those are gone before the others make their own again.
     """
+    return math.ceil(policy.recompute_share * layers) if policy.gradient_checkpointing else 0
+
+
+def _recompute(model: PreTrainedModel, policy: PolicySettings) -> None:
+    """Have the `recomputed_layers` of a model do so."""
     model.gradient_checkpointing_enable()
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    for layer in layers[math.ceil(share * len(layers)) :]:
+    for layer in layers[recomputed_layers(policy, len(layers)) :]:
         layer.gradient_checkpointing = False
 
 
