@@ -15,9 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import rules
 import torch
 import torch.distributed as dist
-from planted import MIX_UPS, planted
+from planted import MIX_UPS, OTHERS, planted
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_models import make_settings, near_samples, saved, tiny_model
@@ -67,12 +68,12 @@ INTERPRETED = ("float32", "autocast")
 
 RUN = (
     "max_steps=2",
-    "rollout.questions_per_step=2",
-    "rollout.votes=4",
-    "rollout.max_new_tokens=16",
+    "rollout.questions_per_step=1",
+    "rollout.votes=3",
+    "rollout.max_new_tokens=6",
     "rollout.temperature=1.3",
-    "policy.trained_samples=4",
-    "policy.sequences_per_update=4",
+    "policy.trained_samples=3",
+    "policy.sequences_per_update=3",
     "policy.kl_coef=0.1",
     "evaluation.samples=1",
     "evaluation.top_p=0.9",
@@ -84,7 +85,7 @@ RUN = (
 )
 """Changes to the embedded task, for a run of two steps."""
 
-QUESTIONS = [{"prompt": f"What is {a} + {3 * a}?", "answer": str(4 * a)} for a in range(2, 6)]
+QUESTIONS = [{"prompt": f"What is {a} + {3 * a}?", "answer": str(4 * a)} for a in range(2, 5)]
 
 
 def prepare(folder: Path) -> None:
@@ -315,6 +316,24 @@ def mixed_up(folder: Path) -> Seen:
     return facts, {}
 
 
+def of_old(folder: Path) -> Seen:
+    """Updates by code that was wrong for a GPU once (see `planted.OTHERS`)."""
+    import varlen
+
+    facts: dict[str, Any] = {}
+    for name, mistake in OTHERS.items():
+        varlen.put_in(varlen.torch_2_11)
+        varlen.seen = varlen.Seen()
+        try:
+            with planted(*mistake):
+                local_policy(folder, "bfloat16").update(samples_of(folder), RATE)
+            facts[name] = asdict(varlen.seen)
+        except (RuntimeError, TypeError) as error:
+            facts[name] = {"refused": str(error)}
+    varlen.put_in()
+    return facts, {}
+
+
 BOTH: dict[str, Callable[[Path], Seen]] = {
     "updates": updates,
     "going_on": going_on,
@@ -327,6 +346,8 @@ ON_GPU_ONLY: dict[str, Callable[[Path], Seen]] = {
     "without_accelerate": without_accelerate,
     "too_many_ranks": too_many_ranks,
     "mixed_up": mixed_up,
+    "of_old": of_old,
+    "rules": rules.seen,
     "examined": examined,
 }
 
