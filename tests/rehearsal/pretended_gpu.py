@@ -165,7 +165,7 @@ def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     for i, name in written(op):
         for x in plain.tensors(cpu_args[i] if i < len(cpu_args) else cpu_kwargs.get(name)):
             if not same_place(gpu := plain.given[id(x)][1], x):
-                gpu.data = on_gpu(x)  # resized, or put elsewhere
+                put(gpu, x)
     return plain.back(found, here)
 
 
@@ -251,6 +251,15 @@ def written(op: Any) -> tuple[tuple[int, str], ...]:
     return tuple(
         (i, a.name) for i, a in enumerate(arguments) if a.alias_info and a.alias_info.is_write
     )
+
+
+def put(gpu: GpuTensor, cpu: torch.Tensor) -> None:
+    """Have ``gpu`` be the elements that its counterpart on the CPU has become: it was resized."""
+    if gpu.untyped_storage()._cdata != cpu.untyped_storage()._cdata:
+        gpu.data = on_gpu(cpu)
+    else:
+        with torch._C._DisableTorchDispatch():
+            gpu.as_strided_(cpu.shape, cpu.stride(), cpu.storage_offset())
 
 
 def same_place(a: torch.Tensor, b: torch.Tensor) -> bool:
