@@ -83,9 +83,9 @@ class TimedPolicy(Zero3Policy):
         with self._timed("backward"):
             super()._backward(loss)
 
-    def _gradients(self) -> dict[str, torch.Tensor]:
+    def _gradient_norm(self) -> torch.Tensor:
         with self._timed("gradients"):
-            return super()._gradients()
+            return super()._gradient_norm()
 
     def _apply(self, rate: float, grad_norm: torch.Tensor) -> None:
         with self._timed("optimizer"):

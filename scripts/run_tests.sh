@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up (once), then checks style and types and runs every test.
+# Sets up (once), then checks style, types and what a GPU would need, and runs every test.
 #   bash scripts/run_tests.sh [arguments of pytest]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,4 +12,7 @@ $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy
 $bin/mypy scripts/build_tiny_base.py  # no test runs it: it takes minutes
+$bin/mypy scripts/check_cuda_installs.py
+# CUDA's packages are not installed here; whether they could be is asked when all is tested.
+if [ $# = 0 ]; then $bin/python scripts/check_cuda_installs.py; fi
 $bin/python -m pytest "$@"

@@ -22,6 +22,7 @@ if grep -q '^backend = "zero3"$' <<<"$settings" || [[ " $* " == *" --ranks"* ]];
     extras+=(zero3)
 fi
 if grep -q '^lora_rank = ' <<<"$settings"; then extras+=(lora); fi
+if grep -q '^liger_kernels = true$' <<<"$settings"; then extras+=(liger); fi
 if [ ${#extras[@]} -gt 0 ]; then bash "$here/scripts/setup.sh" "${extras[@]}"; fi
 
 exec "$here/.venv/bin/ttrl" train "$@"

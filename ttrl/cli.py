@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from ttrl import __version__
+from ttrl.gpus import refuse_unseen_gpus
 from ttrl.launch import gpu_count, is_main, launch, launched
 from ttrl.recipe import load_settings, model_names, recipe_names
 from ttrl.types import UserError
@@ -175,6 +176,7 @@ def evaluate(
             f"--set evaluation.samples={ks[-1]}"
         )
     _refuse_output(output)
+    refuse_unseen_gpus()
     from rich.console import Console
 
     from ttrl.answers import Grader, make_extractor

@@ -271,6 +271,9 @@ class PolicySettings(Section):
     """gradient_checkpointing: in this share of the layers; the last ones keep their activations."""
     liger_kernels: bool = False
     """On GPUs: liger-kernel's norms, rotary positions and MLPs, which keep fewer activations."""
+    offload_optimizer: bool = False
+    """zero3: the optimizer's state and its float32 copy of the weights are in the host's memory
+    always, and AdamW runs on the CPU: less GPU memory, a slower update."""
     offload_during_rollout: bool = False
     """zero3 on GPUs: gradients, optimizer state and its copy of the weights wait in the host's
     memory while answers are sampled."""
@@ -377,6 +380,11 @@ class Settings(Section):
                     f'policy.sampler_correction = "{policy.sampler_correction}" needs '
                     'policy.old_logprobs = "policy": a ratio against the sampler\'s log-probs '
                     "already holds the mismatch",
+                ),
+                (
+                    not (policy.offload_optimizer and policy.offload_during_rollout),
+                    "policy.offload_during_rollout = true leaves nothing on the GPU to move with "
+                    "policy.offload_optimizer = true: unset one of them",
                 ),
                 (
                     policy.lora_rank is not None

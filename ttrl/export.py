@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from ttrl.checkpoint import Checkpoint, IncompleteError, best_of, find_newest, named_as_ours
 from ttrl.config import Settings
 from ttrl.policy import lora
-from ttrl.pretrained import load_model, load_outline, load_tokenizer
+from ttrl.pretrained import layer_of, load_outline, load_tokenizer
 from ttrl.resume import settings_of, weights_digest
 from ttrl.tracking import save_model
 from ttrl.types import UserError
+from ttrl.weight_files import WeightFiles
 
 
 def export(
@@ -57,23 +60,21 @@ def export(
     checkpoint = _choose(source, run, which, note)
     settings = settings_of(run / "config.toml")
     kind = getattr(torch, dtype or settings.model.dtype)
-    outline = load_outline(settings.model).to(kind)
-    shapes = {name: parameter.shape for name, parameter in outline.named_parameters()}
-    weights = _weights(checkpoint, settings, shapes)
-    for name in weights:  # one by one: there is never a second model of the other type
-        weights[name] = weights[name].to(kind)
-    save_model(output, outline, weights, load_tokenizer(settings.model))
+    outline = load_outline(settings.model, kind)
+    weights = ((name, weight.to(kind)) for name, weight in _weights(checkpoint, settings, outline))
+    save_model(output, outline, load_tokenizer(settings.model), weights)
     return checkpoint
 
 
 def _weights(
-    checkpoint: Checkpoint, settings: Settings, shapes: Mapping[str, torch.Size]
-) -> dict[str, torch.Tensor]:
-    """All parameters, in float32; with adapters merged, in ``model.dtype``.
+    checkpoint: Checkpoint, settings: Settings, outline: PreTrainedModel
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """All parameters, layer by layer, in float32; with adapters merged, in ``model.dtype``.
 
     Raises:
-        UserError: if they are not those of the model, whose ``shapes`` these are.
+        UserError: if they are not those of the model, whose ``outline`` this is.
     """
+    shapes = {name: parameter.shape for name, parameter in outline.named_parameters()}
     rank = settings.policy.lora_rank
     with checkpoint.blamed():
         state = checkpoint.state()
@@ -85,20 +86,41 @@ def _weights(
             f"{checkpoint.path} holds other parameters than model.path = {settings.model.path!r} "
             "has: put back the model that the run began with"
         )
-    flat = checkpoint.shares(("weights",), {name: sizes[name] for name in trained})
-    weights = {name: flat.pop(f"weights/{name}").view(shape) for name, shape in trained.items()}
-    if rank is None:
-        return weights
-    dtype = getattr(torch, settings.model.dtype)
-    base = load_model(settings.model, dtype)
-    whole = [(name, parameter.detach().cpu()) for name, parameter in base.named_parameters()]
-    if weights_digest(whole, dtype) != began_with:
-        raise UserError(
-            f"one of the weights of model.path = {settings.model.path!r} is not what it was when "
-            f"{checkpoint.path} was saved, which holds adapters to them: put back the model that "
-            "the run began with"
-        )
-    return dict(lora.merged([*whole, *weights.items()], lora.scale(settings)))
+    files: WeightFiles | None = None
+    if rank is not None:
+        dtype = getattr(torch, settings.model.dtype)
+        files = WeightFiles(settings.model, outline)
+        if weights_digest(files.parameters(), dtype) != began_with:
+            raise UserError(
+                f"one of the weights of model.path = {settings.model.path!r} is not what it was "
+                f"when {checkpoint.path} was saved, which holds adapters to them: put back the "
+                "model that the run began with"
+            )
+    return _read(checkpoint, settings, shapes, trained, files)
+
+
+def _read(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    shapes: Mapping[str, torch.Size],
+    trained: Mapping[str, torch.Size],
+    files: WeightFiles | None,
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """What `_weights` gives; ``files`` hold what adapters are merged into."""
+    for _, layer in groupby(shapes, layer_of):
+        names = list(layer)
+        if files is None:
+            own = {name: trained[name] for name in names}
+        else:
+            own = {a: trained[a] for n in names for a in lora.adapter_names(n) if a in trained}
+        flat = checkpoint.shares(("weights",), {name: shape.numel() for name, shape in own.items()})
+        weights = {name: flat.pop(f"weights/{name}").view(shape) for name, shape in own.items()}
+        if files is None:
+            yield from weights.items()
+        else:
+            dtype = getattr(torch, settings.model.dtype)
+            base = [(name, files.read(name).to(dtype)) for name in names]
+            yield from lora.merged([*base, *weights.items()], lora.scale(settings))
 
 
 def _adapters(

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from ttrl.gpus import refuse_unseen_gpus
+
 LAUNCHER = "TTRL_LAUNCHER"
 """Names the process that `launch` is in, for the ranks."""
 
@@ -25,9 +27,10 @@ def is_main() -> bool:
 
 
 def gpu_count() -> int:
-    """GPUs that this process sees."""
+    """GPUs that this process sees; a UserError if there are some, and torch sees none."""
     import torch
 
+    refuse_unseen_gpus()
     return torch.cuda.device_count()
 
 

@@ -14,6 +14,7 @@ from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.evaluate import Exam
+from ttrl.gpus import refuse_unseen_gpus
 from ttrl.launch import launched
 from ttrl.memory import GIB
 from ttrl.plan import Machine, plan
@@ -35,12 +36,13 @@ from ttrl.types import AnswerKey, Question, UserError
 
 def make_policy(settings: Settings, ranks: Ranks) -> Policy:
     """The policy under the backend that the settings name, or else the launch."""
-    own, liger = getattr(torch, settings.model.dtype), settings.policy.liger_kernels
     if backend(settings) == "zero3":
         from ttrl.policy.zero3 import Zero3Policy
 
-        return Zero3Policy(load_policy_model(settings.model, own, liger=liger), settings, ranks)
+        return Zero3Policy.load(settings, ranks)
+    own = getattr(torch, settings.model.dtype)
     dtype = torch.float32 if settings.policy.lora_rank is None else own
+    liger = settings.policy.liger_kernels
     return LocalPolicy(load_policy_model(settings.model, dtype, liger=liger), settings)
 
 
@@ -72,6 +74,7 @@ def planned_memory(settings: Settings, ranks: Ranks, display: Display) -> dict[s
 
 def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> None:
     """Raise a UserError for what would fail only after a model has been loaded."""
+    refuse_unseen_gpus()
     shared = settings.rollout.tensor_parallel
     if ranks.count % shared:
         raise UserError(
@@ -84,6 +87,11 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
         raise UserError(
             'policy.offload_during_rollout = true: expected policy.backend = "zero3" on a GPU, '
             f"whose memory it is about; {found}"
+        )
+    if settings.policy.offload_optimizer and not zero3:
+        raise UserError(
+            'policy.offload_optimizer = true: expected policy.backend = "zero3"; '
+            'policy.backend = "local" keeps all in one place'
         )
     if zero3:
         from ttrl.policy.zero3 import require_deepspeed

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -73,39 +74,49 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
             output_loading_info=True,
         )
     model, info = loaded
-    if absent := sorted([*info["missing_keys"], *map(str, info["mismatched_keys"])]):
-        # transformers would go on with random weights in their place.
-        raise UserError(
-            f"model.path = {settings.path!r} lacks {len(absent)} weights of a "
-            f"{type(model).__name__}, for example {absent[0]}; expected a complete causal LM"
-        )
-    if extra := sorted(info["unexpected_keys"]):  # without those that a model says it can ignore
-        raise UserError(
-            f"model.path = {settings.path!r} holds {len(extra)} weights for which a "
-            f"{type(model).__name__} of its config.json has no place, for example {extra[0]}; "
-            "expected the config.json that belongs to the weights"
-        )
+    absent = {*info["missing_keys"], *map(str, info["mismatched_keys"])}
+    refuse_incomplete(settings, model, absent, info["unexpected_keys"])
     return model
 
 
-def load_outline(settings: ModelSettings) -> PreTrainedModel:
+def refuse_incomplete(
+    settings: ModelSettings, model: PreTrainedModel, absent: Set[str], extra: Set[str]
+) -> None:
+    """Raise a UserError if weights are absent, with which transformers would go on at random, or
+    there are others, without those that a model says it can ignore."""
+    if absent:
+        raise UserError(
+            f"model.path = {settings.path!r} lacks {len(absent)} weights of a "
+            f"{type(model).__name__}, for example {min(absent)}; expected a complete causal LM"
+        )
+    if extra:
+        raise UserError(
+            f"model.path = {settings.path!r} holds {len(extra)} weights for which a "
+            f"{type(model).__name__} of its config.json has no place, for example {min(extra)}; "
+            "expected the config.json that belongs to the weights"
+        )
+
+
+def load_outline(settings: ModelSettings, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model without its weights: names, shapes, configuration and stop tokens."""
-    model = load_bare_outline(settings)
+    model = load_bare_outline(settings, dtype)
     # If there is none, what the model's own config says; a broken file was refused above.
-    with _explained(settings), contextlib.suppress(OSError):
+    with explained(settings), contextlib.suppress(OSError):
         model.generation_config = GenerationConfig.from_pretrained(
             model_path(settings), revision=settings.revision or "main"
         )
     return model
 
 
-def load_bare_outline(settings: ModelSettings) -> PreTrainedModel:
+def load_bare_outline(
+    settings: ModelSettings, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """The same without the stop tokens: ``settings.path`` may also be a model's config file."""
     _refuse_files(settings)
     config: PreTrainedConfig = _load(AutoConfig, settings)
-    with _explained(settings), torch.device("meta"):
+    with explained(settings), torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, attn_implementation="sdpa", trust_remote_code=False
+            config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
         )
     return model
 
@@ -144,20 +155,26 @@ def _object(path: Path) -> dict[str, Any]:
     return values
 
 
+def layer_of(name: str) -> str:
+    """The part of a parameter's name up to the number of its layer; all of it outside of them."""
+    numbered = re.match(r".*?\.\d+(?=\.)", name)
+    return numbered[0] if numbered else name
+
+
 def model_path(settings: ModelSettings) -> str:
     """The folder or hub name that ``settings`` mean."""
     return str(TINY_BASE) if settings.path == "tiny-base" else settings.path
 
 
 def _load(auto_class: Any, settings: ModelSettings, **options: Any) -> Any:
-    with _explained(settings):
+    with explained(settings):
         return auto_class.from_pretrained(
             model_path(settings), revision=settings.revision, trust_remote_code=False, **options
         )
 
 
 @contextlib.contextmanager
-def _explained(settings: ModelSettings) -> Iterator[None]:
+def explained(settings: ModelSettings) -> Iterator[None]:
     """Inside, whatever goes wrong is the model's fault: a broken one fails in many ways."""
     try:
         yield

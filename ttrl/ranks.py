@@ -74,6 +74,17 @@ class Ranks:
             return self
         return Ranks(self.rank, self.count, dist.new_group(backend="gloo", timeout=TIMEOUT))
 
+    def whole(self, share: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """The tensor of that shape of which each rank has its `ttrl.saving.own_share`.
+
+        All ranks call this together.
+        """
+        if self.count == 1:
+            return share.view(shape)
+        flat = torch.empty(self.count * len(share))
+        dist.all_gather_into_tensor(flat, share, group=self.group)
+        return flat[: shape.numel()].view(shape)
+
     def merge(self, mine: Mapping[K, T]) -> dict[K, T]:
         """The entries of every rank's mapping, in one."""
         return {key: value for part in self.gather(mine) for key, value in part.items()}

@@ -25,6 +25,7 @@ MAY_DIFFER = (
     "policy.tokens_per_batch",
     "policy.gradient_checkpointing",
     "policy.recompute_share",
+    "policy.offload_optimizer",
     "policy.offload_during_rollout",
     "policy.liger_kernels",
     "rollout.batch_size",

@@ -22,7 +22,7 @@ from ttrl.rewards.judge import Judge
 from ttrl.rewards.labels import LabelSource, Teacher
 from ttrl.rng import globals_state, restore_globals
 from ttrl.rollout.pool import RolloutPool
-from ttrl.saving import own_share, refuse_separate_disks
+from ttrl.saving import refuse_separate_disks
 from ttrl.types import UserError
 
 
@@ -81,19 +81,13 @@ class Resumable(ABC):
         if self.keeper is not None:
             shares |= self.keeper.shares()
         if isinstance(self.labels, Teacher):
-            moved = self.labels.moved_weights().items()
-            shares |= {f"teacher/{name}": own_share(tensor, self.ranks) for name, tensor in moved}
+            shares |= self.labels.shares()
         return shares
 
     def _sizes(self) -> dict[str, int]:
         """The numbers of elements of those tensors, whole, by NAME."""
-        return self.policy.sizes() | self._teacher_sizes()
-
-    def _teacher_sizes(self) -> dict[str, int]:
-        """Those of a teacher that has weights of its own."""
-        if not isinstance(self.labels, Teacher):
-            return {}
-        return {name: w.numel() for name, w in self.labels.moved_weights().items()}
+        teachers = self.labels.sizes() if isinstance(self.labels, Teacher) else {}
+        return self.policy.sizes() | teachers
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a run of the same settings was, on any number of ranks.
@@ -122,9 +116,8 @@ class Resumable(ABC):
                 kept = checkpoint.shares(kinds, sizes, rank, count)
                 self.keeper.load(state["kept_steps"], kept)
             if isinstance(self.labels, Teacher):
-                whole = checkpoint.shares(("teacher",), self._teacher_sizes())
-                weights = {key.removeprefix("teacher/"): tensor for key, tensor in whole.items()}
-                self.labels.load_state(state["teacher"], weights)
+                own = checkpoint.shares(("teacher",), self.labels.sizes(), rank, count)
+                self.labels.load_state(state["teacher"], own)
             self.before, self.after = (
                 {exam: dict(scores) for exam, scores in state[when].items()}
                 for when in ("before", "after")

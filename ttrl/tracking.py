@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -37,6 +37,7 @@ from ttrl.config import Settings
 from ttrl.rollout.recorded import ROLLOUT_NAME, step_file, tokens_of
 from ttrl.saving import disk
 from ttrl.types import CompletionGroup, Estimate, UserError
+from ttrl.weight_files import write_weights
 
 Summary = dict[str, Any]
 
@@ -146,11 +147,11 @@ class RunFolder:
     def save_model(
         self,
         model: PreTrainedModel,
-        weights: dict[str, torch.Tensor],
         tokenizer: PreTrainedTokenizerBase,
+        weights: Iterable[tuple[str, torch.Tensor]],
     ) -> None:
         """The trained model in ``model/``, see `save_model`."""
-        save_model(self.path / "model", model, weights, tokenizer)
+        save_model(self.path / "model", model, tokenizer, weights)
 
     def lines_until(self, step: int) -> list[bytes]:
         """The lines of metrics up to ``step``, of a folder that can go back to it and on.
@@ -203,16 +204,16 @@ class RunFolder:
 def save_model(
     path: Path,
     model: PreTrainedModel,
-    weights: dict[str, torch.Tensor],
     tokenizer: PreTrainedTokenizerBase,
+    weights: Iterable[tuple[str, torch.Tensor]],
 ) -> None:
     """Make the folder ``path``, a model in the Hugging Face format: whole, or not there.
 
     Args:
         path: is not there yet.
         model: its configuration.
-        weights: its parameters by name; tied ones once.
         tokenizer: saved beside it.
+        weights: its parameters by name, one by one, see `write_weights`; tied ones once.
 
     Raises:
         OSError: if it cannot be written, for instance because the disk is full.
@@ -223,8 +224,12 @@ def save_model(
     ) as beside:
         temporary = Path(beside) / path.name  # not ``beside`` itself, which nobody else may read
         try:
-            model.save_pretrained(temporary, state_dict=weights)
+            model.config.architectures = [type(model).__name__]
+            model.config.dtype = model.dtype
+            model.config.save_pretrained(temporary)
+            model.generation_config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+            write_weights(temporary, model, weights)
         except SafetensorError as error:  # what a full disk becomes
             raise OSError(f"cannot write the model to {temporary}: {error}") from error
         temporary.rename(path)

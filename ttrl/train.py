@@ -197,7 +197,6 @@ class Trainer(Resumable):
                         saving.save(step, self.state(), self.shares(), self._score(metrics))
             with self._limited("save"):
                 saving.finish()
-        weights = self.policy.whole_weights()
         before, after = self.before, self.after
         summary = {
             "before": before.get("train", {}),
@@ -208,12 +207,8 @@ class Trainer(Resumable):
             "kernels": self.policy.kernels,
             "wall_s": time.perf_counter() - self.started,
         }
-
-        def end() -> None:
-            folder.save_model(self.policy.model, weights, self.tokenizer)
-            folder.write_summary(summary)
-
-        self.ranks.first(end)
+        self.policy.hand_over(partial(folder.save_model, self.policy.model, self.tokenizer))
+        self.ranks.first(partial(folder.write_summary, summary))
         return summary
 
     def refresh(self) -> None:
@@ -358,7 +353,8 @@ class Trainer(Resumable):
             case "votes":
                 return OwnVotes()
             case "teacher":
-                return Teacher(self.policy, self.settings.reward.teacher_decay, self._elect)
+                decay = self.settings.reward.teacher_decay
+                return Teacher(self.policy, decay, self._elect, self.ranks)
             case "ground_truth":
                 return ReferenceAnswers(self.train_set.key)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,10 +30,13 @@ LORA = ("policy.lora_rank=4", "policy.kl_coef=0.01", "policy.learning_rate=1e-3"
 def test_a_run_with_adapters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The saved model is an ordinary one, and gives the policy's log-probs."""
     seen: list[Policy] = []
-    whole = LocalPolicy.whole_weights
-    monkeypatch.setattr(
-        LocalPolicy, "whole_weights", lambda policy: (seen.append(policy), whole(policy))[1]
-    )
+    hand_over = LocalPolicy.hand_over
+
+    def watched(policy: LocalPolicy, take: Any) -> None:
+        seen.append(policy)
+        hand_over(policy, take)
+
+    monkeypatch.setattr(LocalPolicy, "hand_over", watched)
     folder = run("run", LORA)
     policy = seen[-1]
     steps = [json.loads(x) for x in (folder / "metrics.jsonl").open()]

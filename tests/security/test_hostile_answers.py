@@ -99,8 +99,8 @@ BOMBS = {
 }
 TOWERS = [
     "9^{9^{9^9}}",
-    "9**9**9**9",
-    "((9**9)**9999)**9999",
+    "9^9^9^9",
+    "((9^9)^{9999})^{9999}",
     "(10^9)!",
     "1e999999999",
     "\\frac10",
@@ -121,6 +121,12 @@ def test_bounded_time(text):
 def test_nothing_is_computed(tower):
     grade(f"\\boxed{{{tower}}}")
     assert canonical(tower) == tower
+
+
+def test_plain_towers_are_spelled_in_latex_and_not_computed():
+    for plain in ("9**9**9**9", "((9**9)**9999)**9999", "1e99**1e99"):
+        grade(f"\\boxed{{{plain}}}")
+        assert len(canonical(plain)) < 2 * len(plain)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -19,10 +19,11 @@ LAYERS = (
     {"rollout", "rewards", "metrics", "policy", "tracking", "guard", "memory", "resume"},
     {"saving"},
     {"checkpoint"},
+    {"weight_files"},
     {"answers", "data", "pretrained", "ranks", "rng", "watchdog"},
     {"plugins"},
     {"recipe"},
-    {"types", "config", "launch"},
+    {"types", "config", "launch", "gpus"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -217,8 +217,8 @@ def test_missing_steps_are_noticed_before_anything_is_changed(three_steps):
 # The model
 
 
-def weights_of(model) -> dict:
-    return dict(model.named_parameters())
+def weights_of(model) -> list:
+    return list(model.named_parameters())
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_any_model_that_can_be_loaded_can_be_saved(values, kept, tmp_path):
     text = json.dumps({"eos_token_id": [5, 7], **values})
     (tmp_path / "base" / "generation_config.json").write_text(text)
     model = load_model(settings, torch.float32)
-    save_model(tmp_path / "out", model, weights_of(model), TOKENIZER)
+    save_model(tmp_path / "out", model, TOKENIZER, weights_of(model))
     config = GenerationConfig.from_pretrained(tmp_path / "out")
     assert config.eos_token_id == [5, 7]
     assert {name: getattr(config, name) for name in kept} == kept
@@ -250,7 +250,7 @@ def test_saving_a_model_uses_a_folder_of_its_own(tmp_path):
     (tmp_path / "link.tmp").symlink_to(elsewhere)
     model = tiny_model()
     for name in ("file", "link"):
-        save_model(tmp_path / name, model, weights_of(model), TOKENIZER)
+        save_model(tmp_path / name, model, TOKENIZER, weights_of(model))
         assert (tmp_path / name / "config.json").is_file()
         assert (tmp_path / name).stat().st_mode == elsewhere.stat().st_mode
     assert list(elsewhere.iterdir()) == []
@@ -265,7 +265,7 @@ def test_a_model_that_cannot_be_saved_leaves_nothing(tmp_path, monkeypatch):
     model, tokenizer = tiny_model(), copy.deepcopy(TOKENIZER)
     monkeypatch.setattr(tokenizer, "save_pretrained", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save_model(tmp_path / "out", model, weights_of(model), tokenizer)
+        save_model(tmp_path / "out", model, tokenizer, weights_of(model))
     assert list(tmp_path.iterdir()) == []
 
 

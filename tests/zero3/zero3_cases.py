@@ -35,6 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     "grad-clip": {"grad_clip": 0.02},
     "checkpointing": {"gradient_checkpointing": True, "kl_coef": 0.2},
     "tied": {},
+    "offload-optimizer": {"offload_optimizer": True, "tokens_per_batch": 40},
     "old-policy": {"old_logprobs": "policy", "tokens_per_batch": 40},
     "truncate": {
         "old_logprobs": "policy",

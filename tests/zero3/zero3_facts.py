@@ -30,7 +30,6 @@ from zero3_cases import (
     two_rollouts,
 )
 
-from ttrl.policy.model import load_policy_model
 from ttrl.policy.packing import pack
 from ttrl.policy.update import KINDS
 from ttrl.policy.zero3 import Zero3Policy
@@ -75,8 +74,9 @@ def main(folder: Path, output: str) -> None:
 
 def zero3_policy(case: str, folder: Path, ranks: Ranks) -> Zero3Policy:
     settings = case_settings(case)
-    dtype = getattr(torch, settings.model.dtype)
-    return Zero3Policy(load_policy_model(case_model(case, folder), dtype), settings, ranks)
+    path = case_model(case, folder).path
+    model = settings.model.model_copy(update={"path": path})
+    return Zero3Policy.load(settings.model_copy(update={"model": model}), ranks)
 
 
 def whole(policy: Zero3Policy) -> dict[str, Tensors]:

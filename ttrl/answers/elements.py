@@ -1,88 +1,12 @@
-r"""The parts of an answer: numbers, and the lists, sets, tuples and matrices that hold them."""
+r"""The lists, sets, tuples and matrices that hold numbers and words."""
 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
-# ---------------------------------------------------------------------------------------------
-# Numbers
-
-_ARGUMENT = r"(?:[0-9]|\{[+-]?[0-9]+\})"
-NUMBER = re.compile(
-    rf"""
-    (?P<sign> [+-]? )
-    (?: (?P<decimal> (?:[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})+ | [0-9]+)(?:\.[0-9]+)? | \.[0-9]+ )
-      | (?: (?P<whole> [0-9]+ ) (?: [ ] | (?=\\) ) )?       # of a mixed number
-        (?: \\frac (?P<top> {_ARGUMENT} ) [ ]? (?P<bottom> {_ARGUMENT} )
-          | (?P<dividend> [0-9]+ ) / (?P<divisor> [0-9]+ ) ) )
-    """,
-    re.VERBOSE,
-)
-CANONICAL_NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
-
-
-def number(text: str) -> str:
-    """The number, as an integer or a fraction in lowest terms; other text unchanged."""
-    match = NUMBER.fullmatch(text)
-    if match is None:
-        return text
-    if match["decimal"]:
-        value = Fraction(match["decimal"].replace(",", ""))
-    else:
-        top = int((match["top"] or match["dividend"]).strip("{}"))
-        bottom = int((match["bottom"] or match["divisor"]).strip("{}"))
-        mixed = match["whole"] is not None
-        if bottom == 0 or (mixed and not 0 <= top < bottom):
-            return text
-        value = Fraction(top, bottom) + int(match["whole"] or 0)
-    return str(-value if match["sign"] == "-" else value)
-
-
-# ---------------------------------------------------------------------------------------------
-# Brackets
-
-_BRACKET = re.compile(
-    r"(?P<open>[(\[{]|\\\{|\\begin(?![A-Za-z]))|(?P<close>[)\]}]|\\\}|\\end(?![A-Za-z]))"
-    r"|(?P<separator>,|=|<|>|\\(?:leq|geq|neq|cup)(?![A-Za-z]))|\\."
-)
-
-
-def split(text: str, separators: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The parts between separators that no bracket encloses, and those separators.
-
-    The whole text is the only part if its brackets do not balance.
-    """
-    parts, found = [], []
-    depth = start = 0
-    for token in _BRACKET.finditer(text):
-        depth += {"open": 1, "close": -1}.get(token.lastgroup or "", 0)
-        if depth < 0:
-            break
-        if depth == 0 and token.lastgroup == "separator" and token[0] in separators:
-            parts.append(text[start : token.start()].strip())
-            found.append(token[0])
-            start = token.end()
-    if depth != 0:
-        return [text], []
-    return [*parts, text[start:].strip()], found
-
-
-def content(text: str, opening: str, closing: str) -> str | None:
-    """What a pair of brackets around the whole text encloses; None without such a pair."""
-    if not (text.startswith(opening) and text.endswith(closing)):
-        return None
-    depth = 0
-    for token in _BRACKET.finditer(text):
-        depth += {"open": 1, "close": -1}.get(token.lastgroup or "", 0)
-        if depth == 0:
-            closes = token.end() == len(text) and token.lastgroup == "close"
-            return text[len(opening) : -len(closing)] if closes else None
-    return None
-
-
-# ---------------------------------------------------------------------------------------------
-# What brackets and commas hold
+from ttrl.answers.brackets import content, split
+from ttrl.answers.numbers import number
+from ttrl.answers.words import word
 
 _DELIMITER = re.compile(r"([(),\[\]]|\\[{}])")
 
@@ -90,12 +14,14 @@ _DELIMITER = re.compile(r"([(),\[\]]|\\[{}])")
 def elements(text: str) -> str:
     """Numbers that stand alone in a tuple, list, set or interval; ", " after each element."""
     parts = _DELIMITER.split(text)  # element, delimiter, element, ..., element
+    if len(parts) == 1:
+        return text
     for i in range(0, len(parts), 2):
         element = parts[i].strip()
         before = parts[i - 1] if i > 0 else ","
         after = parts[i + 1] if i + 1 < len(parts) else ","
         alone = before in ("(", "[", ",", r"\{") and after in (")", "]", ",", r"\}")
-        # The zeros of `(1,000)` may be digits of a thousand: they are no element 0.
+        # The zeros of `1, 000` may be digits of a thousand: they are no element 0.
         if alone and not re.match("0[0-9]", element):
             element = r"\infty" if element == r"+\infty" else number(element)
         parts[i] = element
@@ -111,10 +37,15 @@ def collection(text: str) -> str:
     A list without brackets whose elements differ is the set of them: ``1,-2`` is ``\{-2, 1\}``.
     With an element twice it stays a list, since the repetition may be meant (a double root).
     """
+    if ";" in text and not split(text, (",",))[1]:
+        text = text.replace(";", ", ")
+    if "," not in text:
+        return text
     inside = content(text, r"\{", r"\}")
     members, _ = split(text if inside is None else inside, (",",))
-    if not all(members) or (inside is None and len(members) == 1):
+    if not all(members) or len(members) == 1:
         return text
+    members = list(map(word, members))
     equations = [match for member in members if (match := _EQUATION.fullmatch(member))]
     if len(equations) == len(members) > 1 and len({match[1] for match in equations}) == 1:
         members = [match[2] for match in equations]  # `x=1,x=2`
@@ -132,10 +63,15 @@ _ROW_END = re.compile(r"\\\\(?:\[[^\[\]]*\])?")
 
 
 def matrix(text: str) -> str:
-    r"""A matrix as a ``pmatrix`` with its cells' numbers; a determinant stays a ``vmatrix``."""
+    r"""A matrix as a ``pmatrix`` with its cells' numbers; a determinant stays a ``vmatrix``.
+
+    Brackets around a matrix say no more than those it has: ``(\begin{pmatrix}...)`` is one.
+    """
+    if r"\begin" not in text:
+        return text
     inside = content(text, "(", ")") or content(text, "[", "]")
     match = _MATRIX.fullmatch(inside or text)
-    if match is None or (inside and match["name"] not in ("matrix", "smallmatrix", "array")):
+    if match is None:
         return text
     name = match["name"] if match["name"] in ("vmatrix", "Vmatrix") else "pmatrix"
     rows = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ttrl.answers.canonical import canonical
 from ttrl.plugins import blamed_on, is_plugin, load_plugin
@@ -60,32 +61,96 @@ def _with_content(answer: str | None) -> str | None:
 
 # An escaped character is consumed whole, so that neither brace of `\{ \}` counts, while the brace
 # of `\\{` (a line break, then a group) does.
-_BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
+_BRACES = re.compile(
+    r"""
+      \\(?:boxed|fbox)(?![A-Za-z])
+      (?: \s*(?P<box>\{)
+        | \s{0,9} (?P<bare> (?> [-\N{MINUS SIGN}]?[0-9]+(?:[.,/][0-9]+)* ) | [A-Za-z]
+                          | \\(?:text|textbf|mathrm|mathbf|sqrt)\s?\{[^{}\\]{0,99}\}
+                          | \\[dt]?frac\s?\{[^{}]{1,99}\}\s?\{[^{}]{1,99}\} | \\pi )
+          # and nothing that belongs to it
+          (?! [A-Za-z0-9^_({] | \\[A-Za-z] | \s?[-+*/=^<>] | (?<=[A-Za-z])\s[A-Za-z] ) )?
+    | \\. | (?P<open>\{) | (?P<close>\})
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_NAME = r"[A-Za-z](?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]{1,3}\}))?\s{0,3}=\s{0,3}\$?\s{0,3}"
+_BETWEEN = re.compile(
+    rf"(?:[\s$,;&(){{}}\[\]\\!~*]|and|or|text|mathrm|quad)+(?<![A-Za-z])(?:{_NAME})?"
+)
+_SEPARATOR = re.compile(r"(?<!\\),|[;&]|and|or")
+_NAMED = re.compile(rf"(?<![A-Za-z\\])({_NAME})\Z")
+FARTHEST = 40
+"""Characters between two boxes that form one answer."""
+
+
+class _Box(NamedTuple):
+    command: int
+    """Where its command starts, ..."""
+    start: int
+    stop: int
+    """... where its content starts and stops, ..."""
+    end: int
+    """... and where it ends."""
 
 
 def _boxed(text: str) -> str | None:
-    r"""What the last complete ``\boxed{...}`` holds.
+    r"""What the last complete ``\boxed{...}`` holds, or the last few that form one answer.
 
-    ``\fbox{...}`` counts too. A box is complete if its braces balance, so a truncated last box
-    leaves the word to an earlier complete one. Of nested boxes the innermost holds the answer.
-    Linear in the length of ``text``.
+    ``\fbox{...}`` counts too, and so does a box without braces around one number, letter, fraction
+    or text: ``\boxed 5``. A box is complete if its braces balance, so a truncated last box leaves
+    the word to an earlier complete one. Of nested boxes the innermost hold the answer. Boxes with
+    nothing but commas, "and" or "or" between them are one list: ``\boxed{3}, \boxed{5}, and
+    \boxed{7}`` is ``3, 5, 7``, and ``x=\boxed{1}, y=\boxed{2}`` is ``x=1, y=2``. Linear in the
+    length of ``text``.
 
     Returns:
         The content as written, without white space around it; None if there is no complete box,
         or if the last one holds nothing but white space, spacing commands or control characters.
     """
-    content = slice(0, 0)
-    open_braces: list[int] = []  # where a box's content starts; -1 for any other brace
+    last: list[_Box] = []
+    open_braces: list[tuple[int, int]] = []  # where a box and its content start; -1: another brace
     for token in _BRACES.finditer(text):
-        if token.lastgroup == "box":
-            open_braces.append(token.end())
-        elif token.lastgroup == "open":
-            open_braces.append(-1)
-        elif token.lastgroup == "close" and open_braces:
-            start = open_braces.pop()
-            if start > content.start:  # else no box, or one around the box just found
-                content = slice(start, token.start())
-    return _with_content(text[content].strip())
+        kind = token.lastgroup
+        found = None
+        if kind == "box":
+            open_braces.append((token.start(), token.end()))
+        elif kind == "bare":
+            found = _Box(token.start(), *token.span("bare"), token.end())
+        elif kind == "open":
+            open_braces.append((-1, -1))
+        elif kind == "close" and open_braces:
+            command, start = open_braces.pop()
+            # Else no box, or one around the box just found.
+            if start >= 0 and not (last and start <= last[-1].start):
+                found = _Box(command, start, token.start(), token.end())
+        if found is not None:
+            if last and not _form_one(text, last[-1], found):
+                last.clear()
+            last.append(found)
+    return _with_content(_joined(text, last))
+
+
+def _form_one(text: str, box: _Box, following: _Box) -> bool:
+    """Whether two boxes are parts of one answer: ``\\boxed{3} and \\boxed{5}``."""
+    if not 0 < following.command - box.end <= FARTHEST:
+        return False
+    between = text[box.end : following.command]
+    return bool(_BETWEEN.fullmatch(between) and _SEPARATOR.search(between))
+
+
+def _joined(text: str, boxes: list[_Box]) -> str | None:
+    """The answer that boxes form together, None if one of them is empty."""
+    contents = [text[box.start : box.stop].strip() for box in boxes]
+    if not contents or not all(map(canonical, contents)):
+        return None
+    if len(set(map(canonical, contents))) == 1:
+        return contents[-1]  # said again
+    names = [_NAMED.search(text[max(0, box.command - 20) : box.command]) for box in boxes]
+    if all(names):
+        signs = [re.sub(r"[\s$]", "", name[1]) for name in names if name]  # `x=`
+        contents = [sign + content for sign, content in zip(signs, contents, strict=True)]
+    return ", ".join(contents)
 
 
 # Repetitions are bounded, so that a megabyte of spaces or asterisks costs its length alone.
@@ -102,7 +167,17 @@ _CHOICE = re.compile(
     """,
     re.VERBOSE | re.MULTILINE,
 )
-_BOXED_CHOICE = re.compile(r"(?:\\text\{)?\(?([A-Za-z])(?:[).:}].*)?", re.DOTALL)
+_STYLE = re.compile(r"\\(?:text|math)?(?:bf|rm|it|sf|text|boldsymbol)(?![A-Za-z])|[{}$*~]|\\[,;! ]")
+_BOXED_CHOICE = re.compile(
+    r"""
+      \s* (?: (?i: (?:the\s)? (?: option | choice | answer ) (?:\s is)? ) \s{0,3} :? \s{0,3} )?
+      [(\[]? \s? (?: (?P<alone>[A-Za-z]) \s? (?: [)\].:] .* )?
+                 | (?P<dashed>[A-Z]) \s? [-\N{EN DASH}\N{EM DASH}]{1,3} \s? [A-Za-z]{2} .* )
+      \s*
+    | [^()]* \( (?P<behind>[A-Z]) \) \s*
+    """,
+    re.VERBOSE | re.DOTALL,
+)  # fmt: skip
 
 
 def _choice(text: str) -> str | None:
@@ -115,12 +190,14 @@ def _choice(text: str) -> str | None:
     - or followed by a period, parenthesis, colon or the line's end: ``B.``, ``B)``. Of these, A
       and I are words more often than choices (``So do I.``) and do not count.
 
-    A box that holds no letter is an answer all the same, as written.
+    In the box text may stand behind the letter (``(B) 5 m``, ``E - polygenic``) or before it
+    (``Option B``, ``polygenic (E)``). A box that holds no letter is an answer all the same, as
+    written.
     """
     box = _boxed(text)
     if box is not None:
-        match = _BOXED_CHOICE.fullmatch(canonical(box))
-        return match[1].upper() if match else box
+        match = _BOXED_CHOICE.fullmatch(" ".join(_STYLE.sub(" ", box).split()))
+        return match[match.lastgroup or 0].upper() if match else box
     letter = None
     for match in _CHOICE.finditer(text):
         letter = match[match.lastgroup or 0]

@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from ttrl.answers.canonical import canonical
+from ttrl.answers.canonical import read
 from ttrl.answers.symbolic import Question, analyse
 from ttrl.answers.workers import UNDECIDED, Workers
 from ttrl.config import AnswerSettings
@@ -23,7 +23,8 @@ class Classes(NamedTuple):
 
     name_of: Mapping[str, str]
     """Answer -> name of its class, which is the smallest canonical form (by `tie_order`) of its
-    members; "" for an answer without content."""
+    members, and their unit if the same value is there with another; "" for an answer without
+    content."""
     undecided: frozenset[str]
     """Answers that the symbolic stage could not read in time: compared by spelling only."""
 
@@ -31,8 +32,10 @@ class Classes(NamedTuple):
 class Grader:
     """Sorts answers into equivalence classes; usable from any thread.
 
-    Answers with the same canonical form are the same (`ttrl.answers.canonical`). If several forms
-    are left, those that contain algebra are compared by value (`ttrl.answers.symbolic`).
+    Answers with the same canonical form have the same value (`ttrl.answers.canonical`). If several
+    forms are left, those that contain algebra are compared by value (`ttrl.answers.symbolic`).
+    Answers of the same value are the same unless they are given with several units: then those
+    with each unit are a class, and those without any are another.
     """
 
     def __init__(self, settings: AnswerSettings | None = None) -> None:
@@ -59,29 +62,36 @@ class Grader:
         Raises:
             UserError: if computer algebra is needed and does not start.
         """
-        form_of = {answer: canonical(answer) for answer in answers}
-        forms = {form for form in form_of.values() if form}
+        readings = {answer: read(answer) for answer in answers}
+        keys, unread = self._keys({reading.form for reading in readings.values()} - {""})
+        members: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        for form, unit in set(readings.values()):
+            if form:
+                members[keys[form]][unit].add(form)
+        name_of = {("", unit): "" for form, unit in readings.values() if not form}
+        for forms_of in members.values():
+            name = min(set.union(*forms_of.values()), key=tie_order)
+            several = len(forms_of.keys() - {""}) > 1
+            for unit, forms in forms_of.items():
+                suffix = rf"\text{{ {unit}}}" if several and unit else ""
+                name_of |= dict.fromkeys(((form, unit) for form in forms), name + suffix)
+        return Classes(
+            {answer: name_of[reading] for answer, reading in readings.items()},
+            frozenset(answer for answer, reading in readings.items() if reading.form in unread),
+        )
+
+    def _keys(self, forms: set[str]) -> tuple[dict[str, str], set[str]]:
+        """Each form's key, equal for equal values; and the forms that were not read in time."""
         if not self.settings.symbolic or len(forms) < 2:
-            return Classes(form_of, frozenset())
+            return {form: form for form in forms}, set()
         analysed = {form: analyse(form) for form in forms}
         replies = self._ask({q for form in analysed.values() for q in form.questions()})
-        keys = {q: reply for q, reply in replies.items() if isinstance(reply, str)}
-        members = defaultdict(list)
-        for form, parts in analysed.items():
-            members[parts.key(keys)].append(form)
-        name_of = {"": ""}
-        for same in members.values():
-            name = min(same, key=tie_order)
-            name_of |= dict.fromkeys(same, name)
-        undecided = {
+        known = {q: reply for q, reply in replies.items() if isinstance(reply, str)}
+        return {form: parts.key(known) for form, parts in analysed.items()}, {
             form
             for form, parts in analysed.items()
             if any(replies[q] is UNDECIDED for q in parts.questions())
         }
-        return Classes(
-            {answer: name_of[form] for answer, form in form_of.items()},
-            frozenset(answer for answer, form in form_of.items() if form in undecided),
-        )
 
     def equivalent(self, a: str, b: str) -> bool:
         """Whether two answers are the same; an answer without content is equivalent to none."""
@@ -89,10 +99,20 @@ class Grader:
         return same
 
     def agree(self, answers: Sequence[str | None], reference: str) -> tuple[bool, ...]:
-        """Which answers are equivalent to a reference; an abstention (None) never is."""
-        name_of = self.classes({a for a in (*answers, reference) if a is not None}).name_of
-        right = name_of[reference]
-        return tuple(a is not None and name_of[a] == right != "" for a in answers)
+        """Which answers are the same as a reference; an abstention (None) never is.
+
+        Each is compared by itself: if the reference leaves the unit out, any may be given.
+        """
+        given = {answer: read(answer) for answer in (*answers, reference) if answer is not None}
+        keys, _ = self._keys({reading.form for reading in given.values()} - {""})
+        form, unit = given[reference]
+        same = {
+            answer: reading.form != ""
+            and keys[reading.form] == keys.get(form)
+            and (reading.unit == unit or "" in (reading.unit, unit))
+            for answer, reading in given.items()
+        }
+        return tuple(answer is not None and same[answer] for answer in answers)
 
     def close(self) -> None:
         """End all worker processes at once."""

@@ -6,7 +6,8 @@ the parser behind the gate sees neither digits to compute with nor names to look
 
 LaTeX in the wild is ambiguous, and a wrong reading would merge answers that differ. So what can
 be read in two ways does not pass: ``1/2x``, ``2\frac{1}{2}`` within an expression, ``x^12``,
-``\sin x(x+1)``, ``1e5``. Neither do words, units, or anything else that is not algebra.
+``\sin x(x+1)``, ``f(2)``, ``AB``. Neither do words, units, numbers like ``007``, or anything else
+that is not algebra.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ttrl.answers.elements import content
+from ttrl.answers.brackets import content
 
 LONGEST = 300
 """Longer expressions (in characters) do not pass: nobody's answer, and slow to parse."""
@@ -34,7 +35,10 @@ class Expression(NamedTuple):
 
 def translate(text: str) -> Expression | None:
     """An unambiguous spelling of an expression in canonical form; None if it does not pass."""
-    if len(text) > LONGEST or _WORD.search(_COMMAND.sub(" ", text)) or _DERIVATIVE.search(text):
+    if len(text) > LONGEST or _DERIVATIVE.search(text):
+        return None
+    letters = _COMMAND.sub(" ", text)
+    if _WORD.search(letters) or _NAMES.search(letters):
         return None
     try:
         return _Translator(text).expression()
@@ -45,6 +49,10 @@ def translate(text: str) -> Expression | None:
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3}")
 _DERIVATIVE = re.compile(r"\\frac.*\{d ?[A-Za-z\\]")  # not y/x
+_NAMES = re.compile(
+    r"(?<![A-Za-z\\])(?:[A-Z] ?[A-Z](?![a-z]{2})"  # a segment, or matrices: their order matters
+    r"|[fgFGHP]'* ?\(|h ?\( ?(?:[0-9.]+|[a-z]) ?\))"  # a function's value, no product
+)
 _GREEK = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
     "pi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi "
@@ -103,6 +111,7 @@ class _Translator:
         self.tokens.reverse()
         self.atoms: dict[str, str] = {}
         self.depth = 0
+        self.functions = 0  # whose argument this is part of
 
     def expression(self) -> Expression:
         latex = self.sequence("")
@@ -151,6 +160,12 @@ class _Translator:
     def factor(self) -> str:
         """A number, name, bracket, fraction, root or function, with its powers and factorials."""
         latex = self.primary()
+        if self.next()[1] == r"\degree":
+            if not self.functions:
+                raise _DoesNotPass  # a unit, but for a sine
+            self.take()
+            pi, half_turn = self.atom(r"\pi"), self.atom("180")
+            latex = rf"{{{latex}\cdot \frac{{{pi}}}{{{half_turn}}}}}"
         powers = 0
         while self.next()[1] in ("^", "!"):
             latex = _group(latex) + ("!" if self.take() == "!" else f"^{self.argument()}")
@@ -181,7 +196,9 @@ class _Translator:
         raise _DoesNotPass
 
     def no_mixed_number(self, text: str) -> None:
-        """Refuse `2\\frac{1}{2}` and `1e5`; `x_1` and `2_5` are no powers either."""
+        """Refuse `2\\frac{1}{2}`, `1e5` and `007`; `x_1` and `2_5` are no powers either."""
+        if re.match("0[0-9]", text):
+            raise _DoesNotPass
         following, after = self.next(), self.tokens[-2] if len(self.tokens) > 1 else _END
         mixed = following[1] == r"\frac" and re.match(
             r"(?:[0-9]|\{[0-9]+\}){2}", "".join(text for _, text in self.tokens[-2::-1])
@@ -212,11 +229,17 @@ class _Translator:
             if name[1:] not in _INVERSE:
                 raise _DoesNotPass
             name, power = _INVERSE[name[1:]], ""
+        self.functions += 1
         if self.next()[1] == "(":
-            return f"{{{name}{power}{{{self.primary()}}}}}"
+            argument = self.primary()
+            self.functions -= 1
+            if self.next()[1] == r"\degree":
+                raise _DoesNotPass
+            return f"{{{name}{power}{{{argument}}}}}"
         argument = self.factor()
         while self.next()[0] == "name" or self.next()[1] in (r"\frac", r"\sqrt"):
             argument += rf"\cdot {self.factor()}"
+        self.functions -= 1
         if self.next()[1] in ("(", "{", "|", "/", "^", "!"):
             raise _DoesNotPass  # `\sin x(y)`, `\sin x/2`: where does the argument end?
         return f"{{{name}{power}{{{argument}}}}}"

@@ -14,12 +14,16 @@ and success nobody can foresee.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from ttrl.answers.brackets import content, split
 from ttrl.answers.canonical import LONGEST
-from ttrl.answers.elements import CANONICAL_NUMBER, cells, content, number, split
+from ttrl.answers.elements import cells
+from ttrl.answers.equations import constant
 from ttrl.answers.notation import BARE, Expression, translate
+from ttrl.answers.numbers import CANONICAL_NUMBER, number
 
 
 class Question(NamedTuple):
@@ -49,7 +53,7 @@ class Form(NamedTuple):
     def key(self, replies: Mapping[Question, str | None]) -> str:
         """Equal for equal values; what has no reply counts as it is spelled."""
         if self.question is not None:
-            return replies.get(self.question) or self.spelling
+            return _interval(replies.get(self.question)) or self.spelling
         if not self.parts:
             return self.spelling
         keys = [key for part in self.parts for key in part.flat_keys(self.kind, replies)]
@@ -57,8 +61,9 @@ class Form(NamedTuple):
             keys.sort()
         elif self.kind in _UNORDERED:
             keys = sorted(set(keys))
-        # Control characters are in no spelling, so that no text looks like a key.
-        return f"\1{self.kind}\2{chr(3).join(keys)}\4"
+            if len(keys) == 1:
+                return keys[0]  # `\\{5\\}` is `5`
+        return _of_parts(self.kind, keys)
 
     def flat_keys(self, kind: str, replies: Mapping[Question, str | None]) -> list[str]:
         r"""Its key; for an element like ``\pm2`` of a set, which is a set, those of its parts."""
@@ -67,7 +72,24 @@ class Form(NamedTuple):
         return [self.key(replies)]
 
 
-_UNORDERED = ("set", "union")
+def _of_parts(kind: str, keys: Iterable[str]) -> str:
+    # Control characters are in no spelling, so that no text looks like a key.
+    return f"\1{kind}\2{chr(3).join(keys)}\4"
+
+
+def _interval(reply: str | None) -> str | None:
+    r"""The key of the interval that a reply like ``<5`` or ``\geq5`` is; another one unchanged."""
+    match = _BOUND.fullmatch(reply or "")
+    if match is None:
+        return reply
+    closed = match["sign"].startswith("\\")
+    if match["sign"] in ("<", r"\leq"):
+        return _of_parts("(]" if closed else "()", (r"-\infty", match["value"]))
+    return _of_parts("[)" if closed else "()", (match["value"], r"\infty"))
+
+
+_BOUND = re.compile(r"(?P<sign><|>|\\[lg]eq)(?P<value>.+)")
+_UNORDERED = ("set", "union", "and")
 _RELATIONS = ("=", r"\neq", "<", r"\leq", ">", r"\geq")
 _MIRRORED = {">": "<", r"\geq": r"\leq"}
 
@@ -76,7 +98,7 @@ def analyse(form: str) -> Form:
     """Take a canonical form apart; one that `canonical` left as it is has no parts either."""
     if len(form) > LONGEST:
         return Form(form)
-    for reader in (_number, _relation, _union, _matrix, _bracketed, _list, _both_signs):
+    for reader in (_number, _union, _relation, _matrix, _bracketed, _list, _both_signs):
         if (found := reader(form)) is not None:
             return found
     expression = translate(form)
@@ -106,13 +128,28 @@ def _relation(form: str) -> Form | None:
         question = Question(tuple(e for e in expressions if e is not None), relations[0])
         return Form(form, question=question)
     if all(relation in ("<", r"\leq") for relation in relations):
+        if len(sides) == 3 and _is_variable(sides[1]) and constant(sides[0]) and constant(sides[2]):
+            opening, closing = (
+                ("(" if relations[0] == "<" else "["),
+                ")" if relations[1] == "<" else "]",
+            )
+            return Form(form, kind=opening + closing, parts=(analyse(sides[0]), analyse(sides[2])))
         return Form(form, kind=" ".join(relations), parts=tuple(map(analyse, sides)))
     return Form(form)
 
 
+def _is_variable(side: str) -> bool:
+    expression = translate(side)
+    return expression is not None and expression.latex == BARE and not constant(side)
+
+
 def _union(form: str) -> Form | None:
-    parts, unions = split(form, (r"\cup",))
-    return Form(form, kind="union", parts=tuple(map(analyse, parts))) if unions else None
+    r"""``(0,1)\cup(2,3)``, ``x<1\lor x>2``; what is both, ``x>1\land y<3``."""
+    for kind, signs in (("union", (r"\cup", r"\lor")), ("and", (r"\cap", r"\land"))):
+        parts, found = split(form, signs)
+        if found:
+            return Form(form, kind=kind, parts=tuple(map(analyse, parts)))
+    return None
 
 
 def _matrix(form: str) -> Form | None:

@@ -288,8 +288,12 @@ def key(sides: Sequence[tuple[str, Sequence[str]]], relation: str) -> str:
         for point in range(1 if constant else POINTS)
     ]
     if relation:
-        return _relation_key([add(left, multiply(Fraction(-1), right)) for left, right in points],
-                             relation)  # fmt: skip
+        differences = [add(left, multiply(Fraction(-1), right)) for left, right in points]
+        variables = names - set(_CONSTANTS)
+        if relation in ("<", r"\leq") and len(variables) == 1:
+            at = [atom_value(variable, point) for variable in variables for point in range(POINTS)]
+            return _bound(differences, at, relation) or _relation_key(differences, relation)
+        return _relation_key(differences, relation)
     values = [spell(value) for (value,) in points]
     return values[0] if len(set(values)) == 1 else "~" + "|".join(values)
 
@@ -305,6 +309,26 @@ def _relation_key(differences: list[Value], relation: str) -> str:
         unit = abs(unit)
     scaled = [multiply(d, power(unit, Fraction(-1))) for d in differences]
     return f"~{relation} " + "|".join(map(spell, scaled))
+
+
+def _bound(differences: list[Value], at: list[Fraction], relation: str) -> str | None:
+    """What an inequality bounds its only variable by, ``<5`` or ``\\geq5``; None if not linear.
+
+    Args:
+        differences: left - right, which the relation says is below zero, at each point.
+        at: the variable there.
+    """
+    slope = multiply(
+        add(differences[0], multiply(Fraction(-1), differences[1])), 1 / (at[0] - at[1])
+    )
+    if slope == 0 or isinstance(slope, mp.mpc):
+        return None
+    over = multiply(Fraction(-1), power(slope, Fraction(-1)))
+    bounds = {spell(add(x, multiply(d, over))) for x, d in zip(at, differences, strict=True)}
+    if len(bounds) > 1:
+        return None
+    sign = relation if slope > 0 else {"<": ">", r"\leq": r"\geq"}[relation]
+    return sign + bounds.pop()
 
 
 # ---------------------------------------------------------------------------------------------

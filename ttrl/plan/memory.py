@@ -16,7 +16,7 @@ from ttrl_kernels.chunks import most_rows
 from ttrl.config import Settings
 from ttrl.plan.machine import GIB, Machine
 from ttrl.plan.shape import ModelShape
-from ttrl.policy.zero3 import LIVE_PARAMETERS, REDUCE_BUCKET, SUB_GROUP
+from ttrl.policy.zero3 import REDUCE_BUCKET, SUB_GROUP
 from ttrl.types import UserError
 
 PACKED_PADDING = 1.2
@@ -228,7 +228,7 @@ def gathered(job: Job) -> dict[str, int]:
     if not job.zero3:
         return {}
     largest = max(job.shape.head, job.shape.embedding)
-    live = min(job.shape.parameters, max(LIVE_PARAMETERS, largest + job.shape.layer))
+    live = min(job.shape.parameters, max(largest, job.shape.layer) + job.shape.layer)
     waiting = 0 if job.adapters else max(REDUCE_BUCKET, largest)
     return {
         "gathered layers": 2 * live,

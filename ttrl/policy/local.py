@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ttrl.config import Settings
 from ttrl.policy import lora
-from ttrl.policy.update import KINDS, Policy
+from ttrl.policy.update import KINDS, Policy, adamw, needs_reference
 from ttrl.ranks import Ranks
 
 
@@ -20,14 +21,16 @@ class LocalPolicy(Policy):
         """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`: in float32, or in
         ``model.dtype`` where only adapters are trained."""
         super().__init__(model, settings, Ranks())
-        policy = settings.policy
-        self.network, self.reference = self._packed(model), self._frozen_copy()
-        self.optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=policy.learning_rate,
-            betas=policy.betas,
-            weight_decay=policy.weight_decay,
-        )
+        self.network, self.reference = self._packed(model, settings), None
+        if needs_reference(settings.policy):
+            frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
+            self.reference = self._packed(frozen, settings)
+        self.optimizer = adamw(model, settings.policy, fused=self._fused)
+
+    @property
+    def _fused(self) -> bool:
+        """Whether AdamW is one kernel: on a GPU torch's other one needs a copy of all weights."""
+        return bool(self.model.device.type == "cuda")
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All parameters, by their transformers names; tied ones once."""
@@ -72,7 +75,7 @@ class LocalPolicy(Policy):
         for _, parameter in self._trained():
             if parameter not in self.optimizer.state:
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(0.0),
+                    "step": torch.tensor(0.0, device=parameter.device if self._fused else None),
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
@@ -93,8 +96,8 @@ class LocalPolicy(Policy):
     def _backward(self, loss: torch.Tensor) -> None:
         loss.backward()
 
-    def _gradients(self) -> dict[str, torch.Tensor]:
-        return {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
+    def _gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return ((n, p.grad) for n, p in self._trained() if p.grad is not None)
 
     def _apply(self, rate: float, grad_norm: torch.Tensor) -> None:
         torch.nn.utils.clip_grads_with_norm_(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,26 +34,46 @@ def load_policy_model(
             something that our packed forward leaves out, and training would be silently wrong.
     """
     model = load_model(settings, dtype)
+    make_packed(model, settings, liger=liger)
+    return model
+
+
+def make_packed(
+    model: PreTrainedModel,
+    settings: ModelSettings,
+    *,
+    liger: bool = False,
+    whole: AbstractContextManager[None] | None = None,
+) -> None:
+    """Prepare a model of the settings as `load_policy_model` does, and check it.
+
+    Args:
+        model: as transformers made it; divided over ranks, which then call this together, or not.
+        settings: which model.
+        liger: see `use_liger`.
+        whole: inside, a divided model can run.
+    """
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):  # attention's own is left out by packed_attention
             module.p = 0.0
-    own_T = _own_logprobs(model)
-    model.set_attn_implementation(PACKED)
-    if liger:
-        use_liger(model)
     refused = f"{type(model).__name__} ({settings.path}) cannot be trained here: "
-    try:
-        FusedLMHead.replace(model)
-        # In training mode, so that dropout which is not a module of its own shows as well.
-        gap = (own_T - _packed_logprobs(model.train())).abs().max().item()
-    except (NotImplementedError, TypeError) as error:  # TypeError: cu_seqlens or head unknown
-        raise UserError(f"{refused}{error}") from error
-    if not gap < SAME[dtype]:
+    with whole or nullcontext():
+        own_T = _own_logprobs(model)
+        model.set_attn_implementation(PACKED)
+        if liger:
+            use_liger(model)
+        try:
+            FusedLMHead.replace(model)
+            # In training mode, so that dropout which is not a module of its own shows as well.
+            gap = (own_T - _packed_logprobs(model.train())).abs().max().item()
+        except (NotImplementedError, TypeError) as error:  # TypeError: cu_seqlens or head unknown
+            raise UserError(f"{refused}{error}") from error
+    same = SAME[model.dtype]
+    if not gap < same:
         raise UserError(
             f"{refused}packed log-probs differ from the model's own by up to {gap:.3g} "
-            f"(expected < {SAME[dtype]})"
+            f"(expected < {same})"
         )
-    return model
 
 
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.25}
@@ -131,7 +152,7 @@ def _own_logprobs(model: PreTrainedModel) -> torch.Tensor:
     logp = []
     for sequence in PROBE:
         ids_T = torch.tensor(sequence, device=model.device)
-        logits_TV = model(input_ids=ids_T.unsqueeze(0)).logits[0, :-1]
+        logits_TV = model(input_ids=ids_T.unsqueeze(0)).logits[0, :-1].float()
         logp.append(logits_TV.log_softmax(-1).gather(1, ids_T[1:].unsqueeze(1)).squeeze(1))
     return torch.cat(logp)
 

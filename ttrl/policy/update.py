@@ -7,11 +7,10 @@ weights, so that one process, many ranks and any packing give the same step, up 
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import islice
 from typing import Any
@@ -28,7 +27,7 @@ from ttrl.policy.model import PackedModel
 from ttrl.policy.packing import batch_of, deal, pack, sequence_weights
 from ttrl.ranks import Ranks
 from ttrl.rng import strictly_deterministic
-from ttrl.types import PackedBatch, TrainSample, UpdateResult
+from ttrl.types import PackedBatch, TrainSample, UpdateResult, UserError
 
 
 def learning_rate(step: int, total: int, policy: PolicySettings) -> float:
@@ -41,6 +40,26 @@ def learning_rate(step: int, total: int, policy: PolicySettings) -> float:
     return policy.learning_rate * (policy.final_lr_share + (1 - policy.final_lr_share) * cosine)
 
 
+def needs_reference(policy: PolicySettings) -> bool:
+    """Whether a copy of the starting model is to be kept, as it is, for the KL term.
+
+    Without adapters a model that has some is the starting one.
+    """
+    return policy.kl_coef > 0 and policy.lora_rank is None
+
+
+def adamw(model: torch.nn.Module, policy: PolicySettings, *, fused: bool) -> torch.optim.AdamW:
+    """The optimizer of all that is trained; ``fused`` makes no copies on its way, and rounds
+    differently."""
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=policy.learning_rate,
+        betas=policy.betas,
+        weight_decay=policy.weight_decay,
+        fused=fused,
+    )
+
+
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
 """What there is of every trained parameter: itself, and AdamW's moments of its gradient."""
 
@@ -51,7 +70,7 @@ class Policy(ABC):
     network: torch.nn.Module
     """A `PackedModel` of the model, or what wraps it."""
     reference: torch.nn.Module | None
-    """The same of `_frozen_copy`."""
+    """The same of the starting model, frozen, where `needs_reference`."""
 
     def __init__(self, model: PreTrainedModel, settings: Settings, ranks: Ranks) -> None:
         """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`."""
@@ -65,18 +84,10 @@ class Policy(ABC):
         if settings.policy.gradient_checkpointing:
             _recompute(model, settings.policy.recompute_share)
 
-    def _frozen_copy(self) -> PackedModel | None:
-        """The starting model, to stay as it is; None if it is not needed.
-
-        It is not without a KL term, nor with adapters, without which the model is the starting one.
-        """
-        if self.settings.policy.kl_coef == 0 or self.settings.policy.lora_rank is not None:
-            return None
-        return self._packed(copy.deepcopy(self.model).eval().requires_grad_(False))
-
-    def _packed(self, model: PreTrainedModel) -> PackedModel:
+    @staticmethod
+    def _packed(model: PreTrainedModel, settings: Settings) -> PackedModel:
         """``model`` as a function of batches."""
-        return PackedModel(model, getattr(torch, self.settings.model.dtype))
+        return PackedModel(model, getattr(torch, settings.model.dtype))
 
     @abstractmethod
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -86,10 +97,27 @@ class Policy(ABC):
         and to the end.
         """
 
-    def whole_weights(self) -> dict[str, torch.Tensor]:
-        """A copy of all parameters on the CPU, on rank 0; the other ranks help and get nothing."""
-        main = self.ranks.is_main
-        return {n: t.detach().to("cpu", copy=True) for n, t in self.named_weights() if main}
+    def hand_over(self, take: Callable[[Iterator[tuple[str, torch.Tensor]]], None]) -> None:
+        """Have rank 0 ``take`` the `named_weights`, one by one, while the other ranks help.
+
+        Raises:
+            UserError: on all ranks, what ``take`` raised; also what the system would not do.
+        """
+        weights = self.named_weights()
+        failed: UserError | OSError | None = None
+        if self.ranks.is_main:
+            try:
+                take(weights)
+            except (UserError, OSError) as error:
+                failed = error
+        for _ in weights:  # to the end: whoever stopped early would leave the others waiting
+            pass
+
+        def say() -> None:
+            if failed is not None:
+                raise failed
+
+        self.ranks.first(say)
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """What the optimizer changes: all parameters, or the adapters."""
@@ -139,8 +167,14 @@ class Policy(ABC):
         """Add the loss's gradients to those of this step, summed over ranks."""
 
     @abstractmethod
-    def _gradients(self) -> dict[str, torch.Tensor]:
-        """This rank's share of the step's gradients, by parameter."""
+    def _gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """This rank's share of the step's gradients, parameter by parameter: not copies of all."""
+
+    def _gradient_norm(self) -> torch.Tensor:
+        """Of this rank's share, in float32."""
+        norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for _, g in self._gradients()]
+        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return norm
 
     @abstractmethod
     def _apply(self, rate: float, grad_norm: torch.Tensor) -> None:
@@ -264,13 +298,12 @@ class Policy(ABC):
             result = self._loss(_to(batch, self.model.device))
             self._backward(result.loss)
             own.add(batch, result, cut_T)  # waits for the GPU: there is work queued by now
-        gradients = self._gradients()
-        own_norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+        own_norm = self._gradient_norm()
         sums = _Sums.over(self.ranks.gather(own))
         # Each rank holds a share of every gradient: their squares add up.
         norms = torch.stack(self.ranks.gather(own_norm.cpu()))
         grad_norm = torch.linalg.vector_norm(norms) if len(norms) > 1 else norms[0]
-        self._refuse_non_finite(sums.loss, grad_norm, gradients)
+        self._refuse_non_finite(sums.loss, grad_norm)
         self._apply(rate, grad_norm)
         return UpdateResult(
             loss=sums.loss,
@@ -325,13 +358,11 @@ class Policy(ABC):
                         f"{len(bad)} of {len(values)} {what}s {bad[0]}; the weights are unchanged"
                     )
 
-    def _refuse_non_finite(
-        self, loss: float, grad_norm: torch.Tensor, gradients: dict[str, torch.Tensor]
-    ) -> None:
+    def _refuse_non_finite(self, loss: float, grad_norm: torch.Tensor) -> None:
         """Raise before clipping spreads a NaN to all weights; every rank knows and raises."""
         if math.isfinite(loss) and bool(torch.isfinite(grad_norm)):
             return
-        bad = [name for name, g in gradients.items() if not bool(torch.isfinite(g).all())]
+        bad = [name for name, g in self._gradients() if not bool(torch.isfinite(g).all())]
         bad = list(dict.fromkeys(name for part in self.ranks.gather(bad) for name in part))
         self._zero_grad()
         raise FloatingPointError(

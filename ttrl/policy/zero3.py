@@ -1,25 +1,29 @@
 """The policy under DeepSpeed's ZeRO-3: every rank holds a share of all that an update needs.
 
-The only file that touches DeepSpeed. Weights and gradients are in ``model.dtype``, the optimizer's
-copy of the weights and its moments in float32.
+With `ttrl.policy.partition`, which loads the shares, the only file that touches DeepSpeed. Weights
+and gradients are in ``model.dtype``, the optimizer's copy of the weights and its moments in
+float32.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any
+from itertools import chain, groupby
+from typing import Any, Self
 
 import torch
 from transformers import PreTrainedModel
 
 from ttrl.config import Settings
 from ttrl.policy import lora
-from ttrl.policy.update import KINDS, Policy
+from ttrl.policy.model import make_packed
+from ttrl.policy.offload import Offload
+from ttrl.policy.partition import gathered_layers, load_partitioned, sizes
+from ttrl.policy.update import KINDS, Policy, adamw, needs_reference
+from ttrl.pretrained import layer_of, load_bare_outline
 from ttrl.ranks import Ranks
 from ttrl.types import UserError
 
@@ -27,20 +31,17 @@ CONTRACT = (
     "deepspeed.initialize",
     "deepspeed.ops.__compatible_ops__",
     "deepspeed.zero.GatheredParameters",
-    "deepspeed.utils.safe_get_local_grad",
-    "deepspeed.utils.safe_get_local_fp32_param",
-    "deepspeed.utils.safe_get_local_optimizer_state",
+    "deepspeed.zero.Init",
     "deepspeed.DeepSpeedEngine.backward",
     "deepspeed.DeepSpeedEngine.step",
+    "deepspeed.DeepSpeedEngine.empty_partition_cache",
     "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3.zero_grad",
-    "deepspeed.DeepSpeedEngine.offload_states",
-    "deepspeed.DeepSpeedEngine.reload_states",
-    "deepspeed.runtime.zero.offload_config.OffloadStateTypeEnum",
+    "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3.set_grad_positions",
+    "deepspeed.runtime.zero.stage3.DeepSpeedZeroOptimizer_Stage3.get_param_id",
 )
-"""Every symbol of DeepSpeed that is used here."""
+"""Every symbol of DeepSpeed that is used here and in `ttrl.policy.partition`; its optimizer's lists
+of tensors, which are attributes of instances, are not among them."""
 
-LIVE_PARAMETERS = 1_000_000_000
-"""So many parameters at most are whole at a time."""
 REDUCE_BUCKET = 50_000_000
 """A buffer of so many gradients; by default of 5e8, 2 GB, even for a tiny model."""
 SUB_GROUP = 100_000_000
@@ -65,13 +66,27 @@ def require_deepspeed() -> None:
             f"0.19.8. {INSTALL}"
         )
     _without_compiler()
+    # DeepSpeed calls torch's collectives by names that are about to change.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
 
 
 class Zero3Policy(Policy):
     """Shards of a model, and the DeepSpeed engine that gathers them layer by layer."""
 
-    def __init__(self, model: PreTrainedModel, settings: Settings, ranks: Ranks) -> None:
-        """Take over ``model``, whole on every rank, and keep this rank's share.
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: Settings,
+        ranks: Ranks,
+        reference: PreTrainedModel | None = None,
+    ) -> None:
+        """Take over ``model``, divided over the ranks or whole on each, and keep a share of it.
+
+        Args:
+            model: loaded by `load`, or by `ttrl.policy.model.load_policy_model`.
+            settings: of the run.
+            ranks: who shares.
+            reference: the same model once more, where `needs_reference`.
 
         Raises:
             UserError: if DeepSpeed is missing or of another version.
@@ -79,26 +94,55 @@ class Zero3Policy(Policy):
         require_deepspeed()
         import deepspeed
 
-        # DeepSpeed calls torch's collectives by names that are about to change.
-        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+        if needs_reference(settings.policy) == (reference is None):
+            raise ValueError("a reference is needed for a KL term without adapters, and then only")
+        config = _config(settings, model)
+        self.reference = None
+        if reference is not None:
+            frozen = self._packed(reference.eval().requires_grad_(False), settings)
+            self.reference, *_ = deepspeed.initialize(model=frozen, config=config)
         super().__init__(model, settings, ranks)
-        self.reference = self._frozen_copy()
-        if self.reference is not None:
-            self.reference, *_ = deepspeed.initialize(
-                model=self.reference, config=_config(settings, model)
-            )
+        for parameter in model.parameters():  # adapters are not divided yet, and still float32
+            if parameter.requires_grad and not hasattr(parameter, "ds_id"):
+                parameter.data = parameter.data.to(getattr(torch, settings.model.dtype))
+        offloaded = settings.policy.offload_optimizer
         self.engine, *_ = deepspeed.initialize(
-            model=self._packed(model),
-            optimizer=_optimizer(model, settings),
-            config=_config(settings, model),
+            model=self._packed(model, settings),
+            optimizer=adamw(model, settings.policy, fused=offloaded or torch.cuda.is_available()),
+            config=config,
         )
         self.network = self.engine
+        self._offload = Offload()
+
+    @classmethod
+    def load(cls, settings: Settings, ranks: Ranks) -> Self:
+        """The policy of the settings' model, and its reference, from the files into the shares.
+
+        Raises:
+            UserError: on all ranks, see `load_partitioned` and `load_policy_model`.
+        """
+        require_deepspeed()
+        dtype = getattr(torch, settings.model.dtype)
+        config = _config(settings, load_bare_outline(settings.model))
+
+        def load() -> PreTrainedModel:
+            model = load_partitioned(settings.model, dtype, config, ranks)
+            make_packed(
+                model,
+                settings.model,
+                liger=settings.policy.liger_kernels,
+                whole=gathered_layers(model),
+            )
+            return model
+
+        reference = load() if needs_reference(settings.policy) else None
+        return cls(load(), settings, ranks, reference)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """All parameters, by their transformers names, gathered one layer at a time."""
         import deepspeed
 
-        for _, layer in groupby(self.model.named_parameters(), lambda item: _layer(item[0])):
+        for _, layer in groupby(self.model.named_parameters(), lambda item: layer_of(item[0])):
             named = list(layer)
             with deepspeed.zero.GatheredParameters([p for _, p in named]):
                 whole = [(name, p.data) for name, p in named]
@@ -107,28 +151,35 @@ class Zero3Policy(Policy):
     def make_room(self) -> None:
         """With ``policy.offload_during_rollout``: all but the model's own weights leaves the GPU.
 
-        Those stay, since they are gathered and pushed into the engine meanwhile.
+        Those stay, since they are gathered and pushed into the engine meanwhile. Gradients of a
+        step that has been taken are worth nothing.
         """
-        if self.settings.policy.offload_during_rollout:
-            from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as Kind
-
-            kinds = (Kind.optim_states, Kind.hp_params, Kind.lp_grads, Kind.contiguous_grad_buffer)
-            self.engine.offload_states(include=kinds, pin_memory=True, non_blocking=False)
+        if not self.settings.policy.offload_during_rollout or self._offload.is_away:
+            return
+        self.engine.empty_partition_cache()
+        optimizer = self.engine.optimizer
+        moments = [s[kind] for s in self._adam.state.values() for kind in KINDS[1:]]
+        buckets = [b.buffer for b in optimizer.ipg_buckets.values() if b.buffer is not None]
+        self._offload.leave(
+            [*optimizer.fp32_partitioned_groups_flat, *moments],
+            [optimizer.grad_partitions_flat_buffer, *buckets],
+        )
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def come_back(self) -> None:
         """Everything to the GPU again."""
-        if self.settings.policy.offload_during_rollout:
-            self.engine.reload_states()
+        self._offload.come_back()
 
     def sizes(self) -> dict[str, int]:
         """Of all that is trained: the rest never changes."""
-        return {name: p.ds_numel for name, p in self._trained()}  # type: ignore[attr-defined]
+        whole = sizes(self.model)
+        return {name: whole[name] for name, _ in self._trained()}
 
     def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
         """This rank's part of every trained parameter; the last rank's has zeros behind it."""
         return {
-            f"{kind}/{name}": _share(parameter, kind).detach().to("cpu", copy=True)
+            f"{kind}/{name}": self._share(parameter, kind).detach().to("cpu", copy=True)
             for kind in kinds
             if kind == "weights" or self._adam.state
             for name, parameter in self._trained()
@@ -144,7 +195,7 @@ class Zero3Policy(Policy):
             for name, parameter in self._trained():
                 if (share := shares.get(f"{kind}/{name}")) is None:
                     continue
-                own = _share(parameter, kind)
+                own = self._share(parameter, kind)
                 own.copy_(share)
                 if kind == "weights":
                     parameter.ds_tensor[: len(own)].copy_(own)  # type: ignore[attr-defined]
@@ -157,11 +208,11 @@ class Zero3Policy(Policy):
 
     def _make_moments(self) -> None:
         """What the optimizer itself makes in its first step."""
-        counts_in_tensors = isinstance(self._adam, torch.optim.AdamW)
         for flat in self.engine.optimizer.fp32_partitioned_groups_flat:
             if not self._adam.state[flat]:
+                fused = self._adam.defaults["fused"]
                 self._adam.state[flat] = {
-                    "step": torch.tensor(0.0) if counts_in_tensors else 0,
+                    "step": torch.tensor(0.0, device=flat.device if fused else None),
                     "exp_avg": torch.zeros_like(flat),
                     "exp_avg_sq": torch.zeros_like(flat),
                 }
@@ -174,10 +225,15 @@ class Zero3Policy(Policy):
     @steps_taken.setter
     def steps_taken(self, steps: int) -> None:
         for state in self._adam.state.values():
-            if torch.is_tensor(state["step"]):
-                state["step"].fill_(steps)
-            else:
-                state["step"] = steps
+            state["step"].fill_(steps)
+
+    def _share(self, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
+        """The float32 tensor itself, as the optimizer holds it, wherever that is."""
+        optimizer = self.engine.optimizer
+        group, begin, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        flat: torch.Tensor = optimizer.fp32_partitioned_groups_flat[group]
+        holder = flat if kind == "weights" else self._adam.state[flat][kind]
+        return holder.detach().narrow(0, begin, length)
 
     def _zero_grad(self) -> None:
         # The engine's own zero_grad leaves the shares, to which the next backward pass would add.
@@ -187,11 +243,15 @@ class Zero3Policy(Policy):
         # DeepSpeed takes the mean over ranks; ours is a sum, with weights that know of all ranks.
         self.engine.backward(loss * self.ranks.count, scale_wrt_gas=False)
 
-    def _gradients(self) -> dict[str, torch.Tensor]:
-        from deepspeed.utils import safe_get_local_grad
-
-        grads = {n: safe_get_local_grad(p) for n, p in self.model.named_parameters()}
-        return {name: grad for name, grad in grads.items() if grad is not None}
+    def _gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
+        # The parts of DeepSpeed's own buffer, which is laid out like this.
+        optimizer, begin = self.engine.optimizer, 0
+        names = {parameter: name for name, parameter in self._trained()}
+        for parameter in chain.from_iterable(optimizer.fp16_groups):
+            length = parameter.partition_numel()
+            own = optimizer.grad_partitions_flat_buffer.narrow(0, begin, length)
+            yield names[parameter], own.to(self.model.device)
+            begin += length
 
     def _apply(self, rate: float, grad_norm: torch.Tensor) -> None:
         for group in self.engine.optimizer.param_groups:
@@ -213,62 +273,40 @@ def _without_compiler() -> None:
 def _config(settings: Settings, model: PreTrainedModel) -> dict[str, Any]:
     """DeepSpeed's configuration; we decide ourselves where an optimizer step ends."""
     policy = settings.policy
-    numbers = sum(p.numel() for p in model.parameters())
+    largest, layer = live_parameters(model)
+    zero: dict[str, Any] = {
+        "stage": 3,
+        "overlap_comm": False,  # with it, DeepSpeed has to manage the accumulation
+        "contiguous_gradients": True,
+        "reduce_bucket_size": min(REDUCE_BUCKET, sum(sizes(model).values())),
+        "sub_group_size": SUB_GROUP,
+        # Whole at a time: a layer, and the one that is fetched meanwhile.
+        "stage3_max_live_parameters": largest + layer,
+        "stage3_prefetch_bucket_size": layer,
+        "stage3_max_reuse_distance": layer,
+    }
+    if policy.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": 1,  # ours are packed to a number of tokens
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": policy.grad_clip,
         "bf16": {"enabled": settings.model.dtype == "bfloat16"},
-        "zero_optimization": {
-            "stage": 3,
-            "overlap_comm": False,  # with it, DeepSpeed has to manage the accumulation
-            "contiguous_gradients": True,
-            "reduce_bucket_size": min(REDUCE_BUCKET, numbers),
-            "sub_group_size": SUB_GROUP,
-            "stage3_max_live_parameters": LIVE_PARAMETERS,
-        },
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # torch's AdamW
+        "zero_force_ds_cpu_optimizer": False,  # which would be compiled; torch's is as fused
         "steps_per_print": 2**31,
     }
 
 
-def _optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW; DeepSpeed's own where its state has to leave the GPU between updates.
-
-    That one is compiled when it is first used, and needs CUDA's compiler.
-    """
-    policy = settings.policy
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    options: dict[str, Any] = {
-        "lr": policy.learning_rate,
-        "betas": policy.betas,
-        "weight_decay": policy.weight_decay,
-    }
-    if policy.offload_during_rollout:
-        from deepspeed.ops.adam import FusedAdam
-
-        fused: torch.optim.Optimizer = FusedAdam(parameters, adam_w_mode=True, **options)
-        return fused
-    return torch.optim.AdamW(parameters, **options)
-
-
-def _share(parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
-    """The float32 tensor itself, as the optimizer holds it."""
-    from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
-
-    share: torch.Tensor = (
-        safe_get_local_fp32_param(parameter)
-        if kind == "weights"
-        else safe_get_local_optimizer_state(parameter, kind)
-    )
-    return share
-
-
-def _layer(name: str) -> str:
-    """The part of a parameter's name up to the number of its layer: what is gathered together."""
-    numbered = re.match(r".*?\.\d+(?=\.)", name)
-    return numbered[0] if numbered else name
+def live_parameters(model: PreTrainedModel) -> tuple[int, int]:
+    """How many the largest of embedding, head and layers has, and how many a layer."""
+    layers: dict[str, int] = {}
+    for name, size in sizes(model).items():
+        layers[layer_of(name)] = layers.get(layer_of(name), 0) + size
+    numbered = [size for name, size in layers.items() if layer_of(f"{name}.") == name]
+    return max(layers.values()), max(numbered, default=max(layers.values()))
 
 
 def _has(symbol: str) -> bool:

