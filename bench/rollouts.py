@@ -36,7 +36,8 @@ from ttrl.recipe import load_settings
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.transformers_engine import TransformersEngine
-from ttrl.rollout.vllm_engine import VllmEngine, require_vllm
+from ttrl.rollout.vllm_contract import require_vllm
+from ttrl.rollout.vllm_engine import VllmEngine
 from ttrl.types import Question
 
 Contender = Callable[[], int]

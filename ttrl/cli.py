@@ -7,15 +7,16 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from ttrl import __version__
 from ttrl.gpus import refuse_unseen_gpus
-from ttrl.launch import gpu_count, is_main, launch, launched
+from ttrl.launch import gpu_count, is_main, keep_segments_whole, launch, launched
 from ttrl.recipe import load_settings, model_names, recipe_names
 from ttrl.types import UserError
 
@@ -337,6 +338,7 @@ def _refuse_surrogates(argument: str) -> None:
 
 def main() -> None:
     """The entry point: what the user can put right is one line and exit code 2."""
+    keep_segments_whole()
     try:
         for argument in sys.argv:
             _refuse_surrogates(argument)
@@ -348,7 +350,22 @@ def main() -> None:
             with suppress(KeyboardInterrupt):
                 time.sleep(10)  # mostly rank 0 says the same, and its end ends this one
         print(f"ttrl: {who}error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
+    except Exception:
+        if not launched():
+            raise
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process; a rank of several at once, since what runs at a usual exit (vLLM leaving
+    its groups of processes) waits for ranks that may be waiting for this one."""
+    if launched():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -63,12 +63,7 @@ def unseen_gpus() -> str | None:
         f"{torch.__version__} sees none: {_reason()}. "
         + (f"CUDA {built} needs driver {needed} or newer. " if needed is not None else "")
         + (f"CUDA_VISIBLE_DEVICES is {visible!r}. " if visible is not None else "")
-        + (
-            "Update the driver, or install a torch for an older CUDA"
-            if old
-            else "See what nvidia-smi says"
-        )
-        + '; to use the CPU all the same, set CUDA_VISIBLE_DEVICES=""'
+        + f'{advice}; to use the CPU all the same, set CUDA_VISIBLE_DEVICES=""'
     )
 
 

@@ -16,6 +16,16 @@ LAUNCHER = "TTRL_LAUNCHER"
 """Names the process that `launch` is in, for the ranks."""
 
 
+def keep_segments_whole() -> None:
+    """Have torch grow its segments of a GPU's memory, unless the user has asked for something else.
+
+    Of segments of fixed sizes, what stays pins many that it does not fill: a reference model that
+    was cut into shares tensor by tensor, for one. Torch reads it when CUDA starts.
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # an older name of the same
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
 def launched() -> bool:
     """Whether torchrun, or the deepspeed launcher, started this process as one of a group."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from ttrl.types import UserError
 
 GIB = 2**30
 
@@ -14,7 +19,8 @@ def memory_metrics(phase: str) -> dict[str, float]:
 
     - ``memory/PHASE_host``: resident memory of this process;
     - ``memory/PHASE_gpu``: the GPU's memory in use, by whatever process and allocator;
-    - ``memory/PHASE_gpu_peak``: the most that torch's allocator held at once in this phase.
+    - ``memory/PHASE_gpu_peak``: the most that torch's allocator held at once in this phase, without
+      what a vLLM that sleeps at its end has given back.
     """
     metrics = {}
     if (host := _resident_bytes()) is not None:
@@ -22,9 +28,45 @@ def memory_metrics(phase: str) -> dict[str, float]:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         metrics[f"memory/{phase}_gpu"] = (total - free) / GIB
-        metrics[f"memory/{phase}_gpu_peak"] = torch.cuda.max_memory_allocated() / GIB
+        peak = torch.cuda.max_memory_allocated() - _asleep_bytes()
+        metrics[f"memory/{phase}_gpu_peak"] = peak / GIB
         torch.cuda.reset_peak_memory_stats()
     return metrics
+
+
+@contextmanager
+def memory_suffices(when: str, remedy: str) -> Iterator[None]:
+    """Say what to change where a GPU's memory does not suffice.
+
+    Args:
+        when: completes "out of GPU memory …".
+        remedy: completes "…: ".
+
+    Raises:
+        UserError: for torch's own error, and for that of vLLM's allocator, a plain RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        free, total = (x / GIB for x in torch.cuda.mem_get_info())
+        raise UserError(
+            f"out of GPU memory {when} ({free:.1f} of {total:.1f} GiB free): {remedy}; ttrl plan "
+            "shows what takes how much"
+        ) from error
+
+
+def _asleep_bytes() -> int:
+    """What a sleeping vLLM has given back, and torch counts as allocated all the same.
+
+    Its allocator unmaps the memory of blocks that stay where they are.
+    """
+    module = sys.modules.get("vllm.device_allocator.cumem")
+    allocator = None if module is None else module.CuMemAllocator.instance
+    if allocator is None:  # no vLLM, or one that cannot sleep
+        return 0
+    return sum(data.handle[1] for data in allocator.pointer_to_data.values() if data.is_asleep)
 
 
 def _resident_bytes() -> int | None:

@@ -16,7 +16,7 @@ from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.evaluate import Exam
 from ttrl.gpus import refuse_unseen_gpus
 from ttrl.launch import launched
-from ttrl.memory import GIB
+from ttrl.memory import GIB, memory_suffices
 from ttrl.plan import Machine, plan
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.lora import require_peft
@@ -29,7 +29,7 @@ from ttrl.rng import seed_globals
 from ttrl.rollout.ends import context_length, refuse_overflow
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.vllm_engine import require_vllm
+from ttrl.rollout.vllm_contract import require_vllm
 from ttrl.tracking import Display
 from ttrl.types import AnswerKey, Question, UserError
 
@@ -173,8 +173,13 @@ def voting(settings: Settings, *stream: int | str) -> SamplingParams:
 
 def verify(
     settings: Settings, pool: RolloutPool, policy: Policy, questions: Sequence[Question]
-) -> None:
-    """Raise a UserError unless the pool's engine computes the policy's own log-probs."""
+) -> float:
+    """How far the pool's engine is from the policy's own log-probs: mean |difference| in nats.
+
+    Raises:
+        UserError: if it is too far.
+    """
     params = replace(voting(settings, "verify"), n=2)
     params = replace(params, max_new_tokens=min(32, params.max_new_tokens))
-    pool.verify(policy, questions[: max(4, pool.engines)], params, settings.model.dtype)
+    with memory_suffices("while engine and policy were compared", "lower rollout.gpu_memory_share"):
+        return pool.verify(policy, questions[: max(4, pool.engines)], params, settings.model.dtype)

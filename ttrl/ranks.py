@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ttrl.launch import end_with_launcher, launched
+from ttrl.launch import end_with_launcher, keep_segments_whole, launched
 from ttrl.types import UserError
 
 T = TypeVar("T")
@@ -85,6 +85,17 @@ class Ranks:
         dist.all_gather_into_tensor(flat, share, group=self.group)
         return flat[: shape.numel()].view(shape)
 
+    def neighbours(self, size: int) -> Ranks:
+        """Those of these ranks, ``size`` consecutive ones, that this one is among, in a group of
+        their own; all must ask for it together."""
+        if size == 1:
+            return Ranks()
+        groups = [
+            dist.new_group(range(first, first + size), backend="gloo", timeout=TIMEOUT)
+            for first in range(0, self.count, size)
+        ]
+        return Ranks(self.rank % size, size, groups[self.rank // size])
+
     def merge(self, mine: Mapping[K, T]) -> dict[K, T]:
         """The entries of every rank's mapping, in one."""
         return {key: value for part in self.gather(mine) for key, value in part.items()}
@@ -96,6 +107,7 @@ def join_ranks() -> Ranks:
     Raises:
         UserError: if there are more processes on this machine than GPUs, where it has any.
     """
+    keep_segments_whole()
     if not launched():
         return Ranks()
     end_with_launcher()

@@ -104,6 +104,7 @@ class Resumable(ABC):
             if state["step"] != checkpoint.step:
                 raise ValueError(f"the state of step {state['step']}")
             self._refuse_other_run(checkpoint, state)
+        self.pool.sleep()  # it takes the place of what comes back
         self.policy.come_back()  # what is not on the GPU would be written to a copy
         sizes = self.policy.sizes()
         self.policy.load_shares(checkpoint.shares(KINDS, sizes, rank, count, may_lack=KINDS[1:]))

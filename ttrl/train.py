@@ -14,9 +14,9 @@ asked for twice: ``reward.labels = "ground_truth"`` with ``reward.allow_ground_t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +29,7 @@ from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
 from ttrl.evaluate import Scores
 from ttrl.guard import CollapseGuard, Keeper, MismatchGuard
-from ttrl.memory import memory_metrics
+from ttrl.memory import memory_metrics, memory_suffices
 from ttrl.metrics import exam_metrics, labelled_metrics, update_metrics, vote_metrics
 from ttrl.parts import (
     load_data,
@@ -109,7 +109,7 @@ def train(
         watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", HINT)
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks, watchdog)
-        with closing(trainer.pool):
+        with _closed_at_the_end(trainer.pool, ranks):
             if checkpoint is not None:
                 trainer.restore(checkpoint)
             ranks.first(
@@ -120,6 +120,23 @@ def train(
             summary = trainer.run(folder)
     leave_ranks()
     return summary
+
+
+@contextmanager
+def _closed_at_the_end(pool: RolloutPool, ranks: Ranks) -> Iterator[None]:
+    """Close the pool; not on an error with several ranks.
+
+    vLLM's end is that of the groups of processes that it is in: it waits for the other ranks, and
+    they may be waiting for what this one was about to do. It leaves (`ttrl.cli.main`), and its
+    launcher ends them.
+    """
+    try:
+        yield
+    except BaseException:
+        if ranks.count == 1:
+            pool.close()
+        raise
+    pool.close()
 
 
 class Trainer(Resumable):
@@ -153,11 +170,12 @@ class Trainer(Resumable):
         self.origin = origin_of(self.policy, getattr(torch, settings.model.dtype))
         # Rollouts may go on while the update talks to the other ranks.
         self.sampling_ranks = ranks.apart() if settings.rollout.overlap else ranks
+        self.mismatch_at_start: float | None = None
         if replay is None:
+            self.policy.make_room()  # vLLM starts only if all of its share of the GPU is free
             self.pool = make_pool(settings, self.tokenizer, self.sampling_ranks, empty=True)
-            self.policy.make_room()
             self.pool.refresh(self.policy)
-            verify(settings, self.pool, self.policy, questions)
+            self.mismatch_at_start = verify(settings, self.pool, self.policy, questions)
         else:
             self.pool = RolloutPool(RecordedEngine(replay), self.sampling_ranks)
             self.pool.refresh(self.policy)
@@ -174,6 +192,11 @@ class Trainer(Resumable):
     def run(self, folder: RunFolder) -> Summary:
         """Train, measure before and after, and write everything down."""
         self.display.note(f"kernels: {self.policy.kernels}")
+        if self.mismatch_at_start is not None:
+            self.display.note(
+                "log-probs of engine and policy differ by "
+                f"{self.mismatch_at_start:.2g} nats per token on average"
+            )
         every = self.settings.evaluation.every
         stopped: str | None = None
         self.saving = saving = Checkpoints(folder.checkpoints, self.settings.checkpoint, self.ranks)
@@ -250,6 +273,8 @@ class Trainer(Resumable):
         updates = self._update(samples, step)
         metrics |= update_metrics(updates)
         metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
+        if step == 1 and self.mismatch_at_start is not None:
+            metrics["mismatch/at_start"] = self.mismatch_at_start
         metrics |= {f"memory/{phase}_planned": gib for phase, gib in self.planned.items()}
         if step == 1 and self.planned:
             found = [
@@ -263,7 +288,13 @@ class Trainer(Resumable):
         """Train the policy."""
         try:
             rate = learning_rate(step, self.total, self.settings.policy)
-            with self._limited("update"):
+            with (
+                self._limited("update"),
+                memory_suffices(
+                    "during the update",
+                    "lower policy.tokens_per_batch, or set policy.gradient_checkpointing = true",
+                ),
+            ):
                 self.policy.come_back()
                 updates = self.policy.update(samples, rate)
         except FloatingPointError as error:

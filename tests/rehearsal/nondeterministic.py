@@ -78,7 +78,7 @@ def _unordered(op: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
         dtype = kwargs.get("dtype") or args[0].dtype
         return bool(dtype.is_floating_point or dtype.is_complex)
     if name == "bincount":
-        return len(args) > 1 and args[1] is not None or kwargs.get("weights") is not None
+        return (len(args) > 1 and args[1] is not None) or kwargs.get("weights") is not None
     if name == "median":
         return "dim" in op.name()
     if name.startswith("scatter_reduce"):

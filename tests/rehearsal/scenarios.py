@@ -27,8 +27,7 @@ from ttrl_kernels import rows
 from ttrl import doctor
 from ttrl.config import ModelSettings, Settings
 from ttrl.export import export
-from ttrl.parts import make_repeatable
-from ttrl.policy.local import LocalPolicy
+from ttrl.parts import make_policy, make_repeatable
 from ttrl.policy.model import load_policy_model
 from ttrl.policy.update import Policy
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
@@ -106,13 +105,15 @@ def samples_of(folder: Path) -> list[TrainSample]:
     return [TrainSample(**{**row, **{n: tuple(row[n]) for n in names}}) for row in rows]
 
 
-def local_policy(folder: Path, dtype: str, model: str = "model", **policy: Any) -> LocalPolicy:
-    """In one process, as `ttrl.parts.make_policy` makes it."""
+def policy_of(
+    folder: Path, dtype: str, ranks: Ranks | None = None, model: str = "model", **policy: Any
+) -> Policy:
+    """In one process, or under DeepSpeed on ``ranks``."""
     settings = make_settings(
-        model={"path": str(folder / model), "dtype": dtype}, policy={"grad_clip": 1e3, **policy}
+        model={"path": str(folder / model), "dtype": dtype},
+        policy={"grad_clip": 1e3, "backend": "zero3" if ranks else "local", **policy},
     )
-    weights = torch.float32 if settings.policy.lora_rank is None else getattr(torch, dtype)
-    return LocalPolicy(load_policy_model(settings.model, weights), settings)
+    return make_policy(settings, ranks or Ranks())
 
 
 def numbers(policy: Policy, samples: list[TrainSample]) -> Seen:
@@ -141,7 +142,7 @@ def updates(folder: Path) -> Seen:
     tensors: Tensors = {}
     for name, (dtype, changes) in UPDATES.items():
         use_rows("triton" if name in INTERPRETED else "torch")
-        policy = local_policy(folder, dtype, **changes)
+        policy = policy_of(folder, dtype, **changes)
         facts[name], found = numbers(policy, samples_of(folder))
         facts[name] |= {"device": str(policy.model.device), "kernels": policy.kernels}
         tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
@@ -151,7 +152,7 @@ def updates(folder: Path) -> Seen:
 
 def going_on(folder: Path) -> Seen:
     """Shares go to a new policy, and both take the same next step."""
-    first, second = (local_policy(folder, "float32", kl_coef=0.1) for _ in range(2))
+    first, second = (policy_of(folder, "float32", kl_coef=0.1) for _ in range(2))
     samples = samples_of(folder)
     first.update(samples, RATE)
     second.load_shares(first.shares())
@@ -164,7 +165,7 @@ def going_on(folder: Path) -> Seen:
 
 def pushed(folder: Path) -> Seen:
     """Weights go into the memory that engine processes share."""
-    policy = local_policy(folder, "float32")
+    policy = policy_of(folder, "float32")
     shapes = {name: p.shape for name, p in policy.model.named_parameters()}
     shared = SharedWeights(shapes, "float32")
     shared.write(policy.named_weights())
@@ -191,7 +192,9 @@ def run(folder: Path) -> Seen:
     lines = (work / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     first = [
         json.loads(line)
-        for line in (work / "run/rollouts/step_00001.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in (work / "run/rollouts/step_00001.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
     ]
     facts = {
         "metrics": [json.loads(line) for line in lines],
@@ -220,7 +223,7 @@ def zero3(folder: Path) -> Seen:
     tensors: Tensors = {}
     samples = samples_of(folder)
     for dtype, changes in (("float32", {"kl_coef": 0.2}), ("bfloat16", {"kl_coef": 0.1})):
-        first, second = (_zero3_policy(folder, ranks, dtype, **changes) for _ in range(2))
+        first, second = (policy_of(folder, dtype, ranks, **changes) for _ in range(2))
         facts[dtype], found = numbers(first, samples)
         tensors |= {f"{dtype}/{key}": tensor for key, tensor in found.items()}
         second.load_shares(first.shares())
@@ -234,16 +237,6 @@ def zero3(folder: Path) -> Seen:
     for name in alone:
         del os.environ[name]
     return facts, tensors
-
-
-def _zero3_policy(folder: Path, ranks: Ranks, dtype: str, **policy: Any) -> Policy:
-    from ttrl.policy.zero3 import Zero3Policy
-
-    settings = make_settings(
-        model={"path": str(folder / "model"), "dtype": dtype}, policy={"grad_clip": 1e3, **policy}
-    )
-    model = load_policy_model(settings.model, getattr(torch, dtype))
-    return Zero3Policy(model, settings, ranks)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -263,13 +256,13 @@ def attention_kernels(folder: Path) -> Seen:
     }.items():
         varlen.put_in(**options)
         varlen.seen = varlen.Seen()
-        policy = local_policy(folder, "bfloat16")
+        policy = policy_of(folder, "bfloat16")
         results = policy.update(samples_of(folder), RATE)
         facts[name] = asdict(varlen.seen) | {"loss": results[0].loss}
         tensors |= {f"{name}/{key}": tensor for key, tensor in policy.whole_weights().items()}
     varlen.put_in()
     varlen.seen = varlen.Seen()
-    local_policy(folder, "bfloat16", "window").update(samples_of(folder), RATE)
+    policy_of(folder, "bfloat16", model="window").update(samples_of(folder), RATE)
     facts["window"] = asdict(varlen.seen)
     return facts, tensors
 
@@ -306,7 +299,7 @@ def mixed_up(folder: Path) -> Seen:
     """Updates by code in which a tensor stays on the wrong device."""
     facts: dict[str, Any] = {}
     for name, mix_up in MIX_UPS.items():
-        policy = local_policy(folder, "bfloat16", old_logprobs="policy", sequences_per_update=4)
+        policy = policy_of(folder, "bfloat16", old_logprobs="policy", sequences_per_update=4)
         with planted(*mix_up):
             try:
                 policy.update(samples_of(folder), RATE)
@@ -326,7 +319,7 @@ def of_old(folder: Path) -> Seen:
         varlen.seen = varlen.Seen()
         try:
             with planted(*mistake):
-                local_policy(folder, "bfloat16").update(samples_of(folder), RATE)
+                policy_of(folder, "bfloat16").update(samples_of(folder), RATE)
             facts[name] = asdict(varlen.seen)
         except (RuntimeError, TypeError) as error:
             facts[name] = {"refused": str(error)}

@@ -141,7 +141,7 @@ def test_doctor_reports_a_failure(
     def broken() -> str:
         raise RuntimeError("[/y] broken")
 
-    monkeypatch.setattr(ttrl.doctor, "_sample_and_train", broken)
+    monkeypatch.setitem(ttrl.doctor.SELF_TESTS, "sample and train", broken)
     code, out, _ = call(capsys, monkeypatch, "doctor")
     assert code == 1
     assert "FAILED: RuntimeError: [/y] broken" in out

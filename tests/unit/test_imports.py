@@ -15,7 +15,7 @@ LAYERS = (
     {"cli"},
     {"train"},
     {"parts", "state"},
-    {"evaluate", "plan", "doctor", "export"},
+    {"evaluate", "plan", "doctor", "selftests", "export"},
     {"rollout", "rewards", "metrics", "policy", "tracking", "guard", "memory", "resume"},
     {"saving"},
     {"checkpoint"},
@@ -109,7 +109,7 @@ def test_only_what_computes_with_the_kernels_or_plans_them_imports_them():
         for path, tree in TTRL.items()
         if any(name.split(".")[0] == "ttrl_kernels" for name in imported(tree))
     }
-    assert users == {"policy", "doctor", "plan"}
+    assert users == {"policy", "doctor", "selftests", "plan"}
 
 
 def test_the_kernels_import_torch_and_triton_only():

@@ -90,7 +90,7 @@ def test_states_are_what_the_local_policy_holds_after_an_update(tmp_path, kl_coe
         for name, value in state.items()
         if name != "step"
     ]
-    assert planned["optimizer"] == sum(m.nbytes for m in moments)
+    assert planned["moments"] == sum(m.nbytes for m in moments)
     reference = policy.reference.parameters() if policy.reference is not None else ()
     assert planned["reference model"] == sum(p.nbytes for p in reference)
 
@@ -104,7 +104,7 @@ def test_a_layer_saves_what_the_formula_says(kind, autocast):
     model.base_model.layers = model.base_model.layers[:1]
     shallow = saved_bytes(model, autocast=autocast)
     per_token = (deep - shallow) / 2 / sum(LENGTHS)
-    assert layer_saved(make_job(model, autocast=autocast), 1.0) == pytest.approx(
+    assert layer_saved(make_job(model, autocast=autocast), padding=1.0) == pytest.approx(
         per_token, rel=0.02
     )
 
@@ -121,8 +121,10 @@ def test_a_checkpointed_layer_saves_its_input(autocast):
 
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
-def test_the_peak_of_the_backward_pass(autocast, checkpointing):
-    """Within 8 %: gradients of the weights come in while activations go."""
+def test_the_peak_of_the_backward_pass(autocast, checkpointing, monkeypatch):
+    """Within 8 %: gradients of the weights come in while activations go. On a CPU, sequences are
+    laid side by side."""
+    monkeypatch.setattr("ttrl.plan.memory._padding", lambda job: 1.0)
     model = packed_model("qwen2", autocast=autocast, checkpointing=checkpointing)
     job = make_job(model, autocast=autocast, gradient_checkpointing=checkpointing)
 

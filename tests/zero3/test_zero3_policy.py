@@ -16,6 +16,7 @@ from tensors import assert_close_everywhere
 from tiny_models import LENGTHS
 from zero3_cases import (
     CASES,
+    OTHERS,
     RATES,
     Seen,
     case_samples,
@@ -142,9 +143,12 @@ def test_every_rank_pushes_the_same_complete_weights(
 
 
 @pytest.mark.parametrize("ranks", ALL_RANKS)
-def test_shares_go_to_another_policy_and_back(ranks: int, seen_by: Callable[[int], Seen]) -> None:
+@pytest.mark.parametrize("case", ["kl", "offload-optimizer"])
+def test_shares_go_to_another_policy_and_back(
+    case: str, ranks: int, seen_by: Callable[[int], Seen]
+) -> None:
     """To the bit, on every rank: the next updates of both are the same."""
-    found = seen_by(ranks).facts["round_trip"]
+    found = seen_by(ranks).facts[f"round_trip/{case}"]
     for fact in (
         "before_differ",
         "loaded_equal",
@@ -155,6 +159,64 @@ def test_shares_go_to_another_policy_and_back(ranks: int, seen_by: Callable[[int
         assert found[fact] == [True] * ranks, fact
     assert found["weights_only_moments"] == [0.0] * ranks
     assert found["steps"] == [[3, 6, 6]] * ranks
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
+@pytest.mark.parametrize("name", ["tied", "untied", *OTHERS])
+def test_a_model_is_loaded_into_shares(
+    name: str, ranks: int, seen_by: Callable[[int], Seen]
+) -> None:
+    """What transformers loads whole, types and buffers included, and nobody holds more."""
+    found = seen_by(ranks).facts["loading"][name]
+    assert max(found["held"]) < 1 / ranks + 0.01
+    for fact in ("names", "equal", "buffers", "positions"):
+        assert found[fact] == [True] * ranks, fact
+    assert found["training"] == [False] * ranks
+    assert found["drew"] == [False] * ranks
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "lacking",
+            "lacks 1 weights of a Qwen2ForCausalLM, for example model.layers.1.mlp.up",
+        ),
+        ("gemma2", "Gemma2ForCausalLM ({folder}/gemma2) cannot be trained here: "),
+    ],
+)
+def test_all_ranks_refuse_a_model(
+    name: str, words: str, ranks: int, seen_by: Callable[[int], Seen], zero3_folder: Path
+) -> None:
+    messages = seen_by(ranks).facts["refused"][name]
+    assert len(messages) == ranks and len(set(messages)) == 1
+    assert words.format(folder=zero3_folder) in messages[0]
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
+def test_rank_0_is_handed_all_weights_and_all_ranks_hear_what_went_wrong(
+    ranks: int, seen_by: Callable[[int], Seen]
+) -> None:
+    found = seen_by(ranks).facts["handed_over"]
+    assert found["count"] == [27, *[0] * (ranks - 1)]
+    assert found["equal"][0] is True
+    assert found["message"] == ["no space left"] * ranks
+    assert len(set(found["goes_on"])) == 1
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
+@pytest.mark.parametrize("case", ["token_mean", "bfloat16", "lora"])
+def test_what_leaves_during_a_rollout_comes_back(
+    case: str, ranks: int, seen_by: Callable[[int], Seen]
+) -> None:
+    """Its storage is empty meanwhile, pushes and checkpoints are right, and so is what follows."""
+    found = seen_by(ranks).facts[f"away/{case}"]
+    for first, second in found["bytes"]:
+        assert not any(first) and not any(second)
+        assert len(second) == len(first) + 2  # the moments, since the first update
+    for fact in ("meanwhile", "weights", "after"):
+        assert found[fact] == [[True, True]] * ranks, fact
 
 
 @pytest.mark.parametrize("ranks", ALL_RANKS)

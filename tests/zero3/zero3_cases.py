@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import make_settings, near_samples, saved, tiny_model
 
 from ttrl.config import ModelSettings, Settings
@@ -49,6 +50,22 @@ CASES: dict[str, dict[str, Any]] = {
     "bfloat16": {"kl_coef": 0.1, "clip_low": 0.99, "clip_high": 1e3},
 }
 """Changed policy settings; everything else about a case follows from its name."""
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    # Attention that the packed one leaves out.
+    "gemma2": {"head_dim": 8},
+    # Two rotary tables and a factor of the embedding that are in no file.
+    "gemma3_text": {"head_dim": 8},
+    # Experts that lie one by one in the files.
+    "qwen3_moe": {
+        "num_experts": 4,
+        "moe_intermediate_size": 16,
+        "num_experts_per_tok": 2,
+        "head_dim": 8,
+    },
+}
+"""Kinds of models that are loaded too, in `prepare`'s folder."""
 
 
 def cases_of(ranks: int) -> list[str]:
@@ -99,6 +116,12 @@ def prepare(folder: Path) -> None:
     """Models and samples of all cases; the ratios lie between 0.3 and 3."""
     for name, tied in (("untied", False), ("tied", True)):
         saved(tiny_model(tie_word_embeddings=tied), folder / name)
+    for kind, changes in OTHERS.items():
+        saved(tiny_model(kind, **changes), folder / kind)
+    saved(tiny_model(), folder / "lacking")
+    weights = load_file(folder / "lacking" / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "lacking" / "model.safetensors", {"format": "pt"})
     samples = near_samples(load_policy_model(case_model("token_mean", folder)))
     samples[3] = replace(samples[3], weight=2.5)
     (folder / "samples.json").write_text(json.dumps([asdict(s) for s in samples]))

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from zero3_cases import (
+    OTHERS,
     RATES,
     case_model,
     case_samples,
@@ -30,11 +31,14 @@ from zero3_cases import (
     two_rollouts,
 )
 
+from ttrl.config import ModelSettings
 from ttrl.policy.packing import pack
+from ttrl.policy.partition import load_partitioned
 from ttrl.policy.update import KINDS
-from ttrl.policy.zero3 import Zero3Policy
+from ttrl.policy.zero3 import Zero3Policy, _config
+from ttrl.pretrained import load_model, load_outline
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
-from ttrl.types import TrainSample
+from ttrl.types import TrainSample, UserError
 
 Tensors = dict[str, torch.Tensor]
 
@@ -58,7 +62,13 @@ def main(folder: Path, output: str) -> None:
         }
         for kind, found in whole(policy).items():
             tensors |= {f"{case}/{kind}/{name}": tensor for name, tensor in found.items()}
-    facts["round_trip"] = round_trip(folder, ranks, samples)
+    for case in ("kl", "offload-optimizer"):
+        facts[f"round_trip/{case}"] = round_trip(case, folder, ranks, samples)
+    facts["loading"] = {name: loading(name, folder, ranks) for name in ("tied", "untied", *OTHERS)}
+    facts["refused"] = {name: refused(name, folder, ranks) for name in ("lacking", "gemma2")}
+    facts["handed_over"] = handed_over(zero3_policy("token_mean", folder, ranks))
+    for case in ("token_mean", "bfloat16", "lora"):
+        facts[f"away/{case}"] = away(case, folder, ranks, samples)
     policy, clean = (zero3_policy("token_mean", folder, ranks) for _ in range(2))
     facts["documents"] = documents(clean, samples)
     for p in (policy, clean):
@@ -107,12 +117,12 @@ def everything(policy: Zero3Policy) -> str:
     return digest(policy.shares()) + digest(dict(policy.named_weights()))
 
 
-def round_trip(folder: Path, ranks: Ranks, samples: list[TrainSample]) -> dict[str, Any]:
+def round_trip(case: str, folder: Path, ranks: Ranks, samples: list[TrainSample]) -> dict[str, Any]:
     """A policy that goes on from another's shares, and one that only has its weights."""
-    first = zero3_policy("kl", folder, ranks)
+    first = zero3_policy(case, folder, ranks)
     first.update(samples, RATES[0])
     shares, steps = first.shares(), first.steps_taken
-    resumed, weights_only = (zero3_policy("kl", folder, ranks) for _ in range(2))
+    resumed, weights_only = (zero3_policy(case, folder, ranks) for _ in range(2))
     before = [everything(p) for p in (first, resumed)]
     resumed.load_shares(shares)
     resumed.steps_taken = steps
@@ -133,6 +143,104 @@ def round_trip(folder: Path, ranks: Ranks, samples: list[TrainSample]) -> dict[s
         "steps": [steps, first.steps_taken, resumed.steps_taken],
     }
     return {key: [part[key] for part in ranks.gather(mine)] for key in mine}
+
+
+def loading(name: str, folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """A model in shares against the same loaded whole: who has how much, and what it is."""
+    import deepspeed
+
+    settings, dtype = ModelSettings(path=str(folder / name)), torch.bfloat16
+    truth = load_model(settings, dtype)
+    drawn = torch.get_rng_state()
+    model = load_partitioned(settings, dtype, config_of(folder), ranks)
+    held = sum(p.numel() + p.ds_tensor.numel() for p in model.parameters())
+    numbers = sum(p.numel() for p in truth.parameters())
+    found = {}
+    for parameter_name, parameter in model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            found[parameter_name] = parameter.detach().clone()
+    buffers = [dict(m.named_buffers()) for m in (model, truth)]
+    whole = dict(truth.named_parameters())
+    mine = {
+        "held": held / numbers,
+        "names": list(found) == list(whole),
+        "equal": all(same(found[n], whole[n]) for n in whole),
+        "buffers": buffers[0].keys() == buffers[1].keys()
+        and all(same(buffers[0][n], buffers[1][n]) for n in buffers[1]),
+        "positions": {str(b.dtype) for n, b in buffers[0].items() if n.endswith("inv_freq")}
+        == {"torch.float32"},
+        "training": model.training,
+        "drew": not torch.equal(torch.get_rng_state(), drawn),  # initial values nobody keeps
+    }
+    return {key: [part[key] for part in ranks.gather(mine)] for key in mine}
+
+
+def same(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """The same type and bits."""
+    return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """DeepSpeed's configuration, in bfloat16."""
+    return _config(case_settings("bfloat16"), load_outline(case_model("kl", folder)))
+
+
+def refused(name: str, folder: Path, ranks: Ranks) -> list[str]:
+    """What each rank says of a model that cannot be loaded, or not be packed."""
+    settings = case_settings("token_mean")
+    model = settings.model.model_copy(update={"path": str(folder / name)})
+    try:
+        Zero3Policy.load(settings.model_copy(update={"model": model}), ranks)
+        message = "no error"
+    except UserError as error:
+        message = str(error)
+    return ranks.gather(message)
+
+
+def handed_over(policy: Zero3Policy) -> dict[str, list[Any]]:
+    """What rank 0 takes, and what all ranks hear if its disk is full meanwhile."""
+    taken: Tensors = {}
+    policy.hand_over(lambda weights: taken.update((n, t.clone()) for n, t in weights))
+
+    def fail(weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        next(weights)
+        raise OSError("no space left")
+
+    try:
+        policy.hand_over(fail)
+        message = "no error"
+    except UserError as error:
+        message = str(error)
+    goes_on = digest(dict(policy.named_weights()))
+    equal = digest(taken) == goes_on
+    mine = {"count": len(taken), "equal": equal, "message": message, "goes_on": goes_on}
+    return {key: [part[key] for part in policy.ranks.gather(mine)] for key in mine}
+
+
+def away(case: str, folder: Path, ranks: Ranks, samples: list[TrainSample]) -> dict[str, Any]:
+    """Two equal policies, of which one has everything but its weights leave between updates."""
+    stays = zero3_policy(case, folder, ranks)
+    goes = zero3_policy(case, folder, ranks)
+    policy = goes.settings.policy.model_copy(update={"offload_during_rollout": True})
+    goes.settings = goes.settings.model_copy(update={"policy": policy})
+    facts: dict[str, list[Any]] = {"bytes": [], "meanwhile": [], "weights": [], "after": []}
+    for _ in range(2):  # the first time there are no moments yet
+        before, pushed = digest(goes.shares()), digest(dict(goes.named_weights()))
+        optimizer = goes.engine.optimizer
+        moving = [*optimizer.fp32_partitioned_groups_flat, optimizer.grad_partitions_flat_buffer]
+        moving += [b.buffer for b in optimizer.ipg_buckets.values()]
+        moving += [s[kind] for s in optimizer.optimizer.state.values() for kind in KINDS[1:]]
+        places = [tensor.data for tensor in moving]
+        for _ in range(2):  # a push after another
+            goes.make_room()
+        facts["bytes"] += [[place.untyped_storage().nbytes() for place in places]]
+        facts["meanwhile"] += [digest(goes.shares()) == before]
+        facts["weights"] += [digest(dict(goes.named_weights())) == pushed]
+        goes.come_back()
+        for p in (stays, goes):
+            p.update(samples, RATES[0])
+        facts["after"] += [everything(stays) == everything(goes)]
+    return {key: [part[key] for part in ranks.gather(facts)] for key in facts}
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import re
 
 BRACKET = re.compile(
     r"(?P<open>[(\[{]|\\\{|\\begin(?![A-Za-z]))|(?P<close>[)\]}]|\\\}|\\end(?![A-Za-z]))"
-    r"|(?P<separator>,|=|<|>|\\(?:leq|geq|neq|approx|in|cup|cap|lor|land)(?![A-Za-z]))|\\."
+    r"|(?P<separator>[,;]|=|<|>|\\(?:leq|geq|neq|approx|in|cup|cap|lor|land)(?![A-Za-z]))|\\."
 )
 
 

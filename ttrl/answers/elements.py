@@ -38,7 +38,7 @@ def collection(text: str) -> str:
     With an element twice it stays a list, since the repetition may be meant (a double root).
     """
     if ";" in text and not split(text, (",",))[1]:
-        text = text.replace(";", ", ")
+        text = text.replace(";", ", ") if "," not in text else ", ".join(split(text, (";",))[0])
     if "," not in text:
         return text
     inside = content(text, r"\{", r"\}")

@@ -35,6 +35,8 @@ _LITERAL = re.compile(
 _VARIABLE = re.compile(rf"(?![ei](?![A-Za-z])){_LETTER}")
 _WHOLE_NAME = re.compile(_LETTER)
 _SIGNS = ("=", r"\approx", r"\in")
+_APART = (",", r"\lor", r"\land")
+"""Between two equations: `x=1, y=2`."""
 _LEAD = re.compile(
     r"(?:\\text\{ ?)?(?i:(?:the )?(?:final )?answer(?: is)?|about|approximately|roughly|exactly)"
     r"[ :}]*(?P<value>[-+0-9.(\[\\].*)"
@@ -52,7 +54,7 @@ def right_hand_side(text: str) -> str:
         match = _LEAD.match(text)
         return match["value"] if match else text
     sides, signs = split(text, _SIGNS)
-    if not signs or not all(sides[1:]):
+    if not signs or not all(sides[1:]) or any(split(side, _APART)[1] for side in sides[1:-1]):
         return text
     if len(sides) == 2 and signs[0] == "=" and _DEFINITION.fullmatch(sides[0]):
         return sides[1]

@@ -20,7 +20,7 @@ from ttrl.answers.units import marked
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙ"
 _RAISED = re.compile(f"[{_SUPERSCRIPTS}]+|[{_SUBSCRIPTS}]+")
-_DECIMAL_ROOT = re.compile(r"√ ?([0-9]+(?:\.[0-9]+)?)")
+_DECIMAL_ROOT = re.compile(r"√ ?([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)")
 _FRACTION = re.compile("[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}⅐-⅞↉]")
 _THIN_SPACE = re.compile("(?<=[0-9])[\u00a0\u2006-\u2009\u202f](?=[0-9])")
 _GREEK = (
@@ -202,7 +202,7 @@ def clean(text: str) -> str:
     if " " in text or r"\text" in text:
         if " and " in text or " or " in text or r"\text" in text:
             text = _CONJUNCTION.sub(_separator(text), text)
-        text = _NEEDLESS_SPACE.sub("", " ".join(text.split()))
+        text = _NEEDLESS_SPACE.sub("", " ".join(text.split())).replace(r"\text{}", "")
     if "{" in text:
         text = _NEEDLESS_BRACES.sub(r"\1\2", text)
     return _LAST_STOP.sub("", text) if text.endswith((".", ",", ";")) else text

@@ -37,8 +37,7 @@ def translate(text: str) -> Expression | None:
     """An unambiguous spelling of an expression in canonical form; None if it does not pass."""
     if len(text) > LONGEST or _DERIVATIVE.search(text):
         return None
-    letters = _COMMAND.sub(" ", text)
-    if _WORD.search(letters) or _NAMES.search(letters):
+    if _WORD.search(_COMMAND.sub(" ", text)) or _NAMES.search(text):
         return None
     try:
         return _Translator(text).expression()
@@ -50,7 +49,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3}")
 _DERIVATIVE = re.compile(r"\\frac.*\{d ?[A-Za-z\\]")  # not y/x
 _NAMES = re.compile(
-    r"(?<![A-Za-z\\])(?:[A-Z] ?[A-Z](?![a-z]{2})"  # a segment, or matrices: their order matters
+    r"(?<![A-Za-z\\])(?:[A-Z](?: |\\cdot ?)?[A-Z]"  # a segment, or matrices: their order matters
     r"|[fgFGHP]'* ?\(|h ?\( ?(?:[0-9.]+|[a-z]) ?\))"  # a function's value, no product
 )
 _GREEK = (

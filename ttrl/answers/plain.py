@@ -37,7 +37,7 @@ _SIGNS = {
 }
 _SIGN = re.compile(r"<=|>=|==?|\*\*|(?<!\^)(?<!\^\{)\*|\.\.\.")
 # `5!=120` may say that a factorial is 120: without a space only a letter is unequal.
-_UNEQUAL = re.compile(r"(?: |(?<=[A-Za-z]))!= ?|=/=")
+_UNEQUAL = re.compile(r"(?: |(?<=[A-Za-z]))!= ?|=/=|\\not ?= ?")
 _POWER = re.compile(r"(?<=\^)([0-9]+\.[0-9]+|[0-9]{2,})(?![0-9A-Za-z.!({\\^])")
 _NEGATIVE_POWER = re.compile(r"\^ ?(-[0-9]+|-[A-Za-z])(?![0-9A-Za-z.!({\\^])")
 
@@ -62,7 +62,8 @@ def plain(text: str) -> str:
 
 
 _CALL = re.compile(
-    r"(?P<call>[\^_]|\\sqrt(?:\[[0-9]\])?|(?<![A-Za-z\\])(?:abs|floor|ceil)) ?\(|[(\[)\]]|\\[A-Za-z]+"
+    r"(?P<call>[\^_]|\\sqrt(?:\[[0-9]\])?|(?<![A-Za-z\\])(?:abs|floor|ceil)) ?\("
+    r"|[(\[)\]]|\\[A-Za-z]+"
 )
 _FRAMES = {"abs": ("|", "|"), "floor": (r"\lfloor ", r"\rfloor "), "ceil": (r"\lceil ", r"\rceil ")}
 

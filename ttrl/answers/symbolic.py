@@ -42,6 +42,8 @@ class Form(NamedTuple):
     kind: str = ""
     """Of a form with parts: an opening and a closing bracket, "set", "union", ..."""
     parts: tuple[Form, ...] = ()
+    variable: str = ""
+    """The only one of an inequality, which says in which interval it is."""
 
     def questions(self) -> Iterator[Question]:
         """All that its key depends on."""
@@ -51,25 +53,44 @@ class Form(NamedTuple):
             yield from part.questions()
 
     def key(self, replies: Mapping[Question, str | None]) -> str:
-        """Equal for equal values; what has no reply counts as it is spelled."""
+        """Equal for equal values; what has no reply counts as it is spelled.
+
+        An inequality counts as its interval. The name of its variable tells it from others only if
+        they have another one: ``x<1, y<2`` is not ``y<1, x<2``.
+        """
+        return self._key(replies, named=len(set(self._variables())) > 1)
+
+    def _variables(self) -> Iterator[str]:
+        if self.variable:
+            yield self.variable
+        for part in self.parts:
+            yield from part._variables()
+
+    def _key(self, replies: Mapping[Question, str | None], named: bool) -> str:
+        if named and self.variable:
+            return f"{self.variable}\5{self._key(replies, named=False)}"
         if self.question is not None:
             return _interval(replies.get(self.question)) or self.spelling
         if not self.parts:
             return self.spelling
-        keys = [key for part in self.parts for key in part.flat_keys(self.kind, replies)]
+        keys = [key for part in self.parts for key in part._flat_keys(self.kind, replies, named)]
         if self.kind == "list":
             keys.sort()
         elif self.kind in _UNORDERED:
             keys = sorted(set(keys))
             if len(keys) == 1:
                 return keys[0]  # `\\{5\\}` is `5`
+            if self.kind == "and" and (both := _between(keys)):
+                return both
         return _of_parts(self.kind, keys)
 
-    def flat_keys(self, kind: str, replies: Mapping[Question, str | None]) -> list[str]:
+    def _flat_keys(
+        self, kind: str, replies: Mapping[Question, str | None], named: bool
+    ) -> list[str]:
         r"""Its key; for an element like ``\pm2`` of a set, which is a set, those of its parts."""
         if kind == self.kind == "set":
-            return [part.key(replies) for part in self.parts]
-        return [self.key(replies)]
+            return [part._key(replies, named) for part in self.parts]
+        return [self._key(replies, named)]
 
 
 def _of_parts(kind: str, keys: Iterable[str]) -> str:
@@ -88,6 +109,17 @@ def _interval(reply: str | None) -> str | None:
     return _of_parts("[)" if closed else "()", (match["value"], r"\infty"))
 
 
+def _between(keys: list[str]) -> str | None:
+    r"""The interval that is left by one bound below and one above: ``x>1\land x\leq3``."""
+    found = list(filter(None, map(_INTERVAL.fullmatch, keys)))
+    below = [match for match in found if match["high"] == r"\infty"]
+    above = [match for match in found if match["low"] == r"-\infty"]
+    if not len(keys) == len(found) == 2 or not below or not above:
+        return None
+    return _of_parts(below[0]["open"] + above[0]["close"], (below[0]["low"], above[0]["high"]))
+
+
+_INTERVAL = re.compile("\1(?P<open>[(\\[])(?P<close>[)\\]])\2(?P<low>[^\3]*)\3(?P<high>[^\3]*)\4")
 _BOUND = re.compile(r"(?P<sign><|>|\\[lg]eq)(?P<value>.+)")
 _UNORDERED = ("set", "union", "and")
 _RELATIONS = ("=", r"\neq", "<", r"\leq", ">", r"\geq")
@@ -126,14 +158,14 @@ def _relation(form: str) -> Form | None:
         if relations[0] in _MIRRORED or None in expressions:
             return Form(form)
         question = Question(tuple(e for e in expressions if e is not None), relations[0])
-        return Form(form, question=question)
+        names = {a for e in question.sides for a in e.atoms if not constant(a)}
+        variable = names.pop() if relations[0] in ("<", r"\leq") and len(names) == 1 else ""
+        return Form(form, question=question, variable=variable)
     if all(relation in ("<", r"\leq") for relation in relations):
         if len(sides) == 3 and _is_variable(sides[1]) and constant(sides[0]) and constant(sides[2]):
-            opening, closing = (
-                ("(" if relations[0] == "<" else "["),
-                ")" if relations[1] == "<" else "]",
-            )
-            return Form(form, kind=opening + closing, parts=(analyse(sides[0]), analyse(sides[2])))
+            kind = ("(" if relations[0] == "<" else "[") + (")" if relations[1] == "<" else "]")
+            ends = analyse(sides[0]), analyse(sides[2])
+            return Form(form, kind=kind, parts=ends, variable=sides[1])
         return Form(form, kind=" ".join(relations), parts=tuple(map(analyse, sides)))
     return Form(form)
 

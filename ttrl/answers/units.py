@@ -53,6 +53,8 @@ _UNIT_OF |= {unit: unit for unit in _NAMES} | {"km2": "km^2", "cm2": "cm^2", "m2
 _KNOWN = {word for word in _UNIT_OF if word.isalpha() and len(word) > 1}
 _GLUED = ("cm", "mm", "km", "kg", "th", "st", "nd", "rd")
 """Of two letters: those that can stand right behind a number and be no product."""
+_LETTERS = "mgshlLNJWVAKTCFPd%"
+"""Units of one letter; others are variables."""
 _NO_UNIT = ("unit", "total", "different", "distinct", "possible", "exactly", "only", "in")
 """Words that say nothing about what is counted. (Inches are ``in`` only alone.)"""
 _NUMERALS = {
@@ -62,12 +64,14 @@ _NUMERALS = {
     "billion": 10**9,
     "trillion": 10**12,
     "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
 }
 _CONTINUED = (
     "or and if mod modulo base remainder at least most more less fewer greater than "
     "above below over under plus minus times between from by not negative infinity when where for "
     "unless except with without otherwise is are half quarter third halves thirds quarters fourths "
-    "fifths sixths sevenths eighths ninths tenths hundredths thousandths"
+    "factorial power fifths sixths sevenths eighths ninths tenths hundredths thousandths"
 )
 _OTHER_VALUE = frozenset(_CONTINUED.split())
 """Words after which the value is another one than before."""
@@ -146,11 +150,17 @@ def _measured(value: str, words: str, power: str | None) -> tuple[str, str] | No
             return None
         value = str(Fraction(amount) * _NUMERALS[names[0]])
         tokens = tokens[1:]
-    return value, _unit(tokens, (power or "").strip("{}"))
+    unit = _unit(tokens, (power or "").strip("{}"))
+    return None if unit is None else (value, unit)
 
 
-def _unit(tokens: list[str], power: str) -> str:
-    """The name of a unit: ``square feet``, ``sq. ft`` and ``ft squared`` are ``ft^2``."""
+def _unit(tokens: list[str], power: str) -> str | None:
+    """The name of a unit: ``square feet``, ``sq. ft`` and ``ft squared`` are ``ft^2``.
+
+    None for what is a factor or an operation: ``5\\text{i}``, ``5\\text{ squared}``.
+    """
+    if len(tokens) == 1 and len(tokens[0]) == 1 and tokens[0] not in _LETTERS:
+        return None
     found: list[str] = []
     raised = {"square": "2", "sq": "2", "cubic": "3", "squared": "2", "cubed": "3"}
     for i, token in enumerate(tokens):
@@ -166,6 +176,8 @@ def _unit(tokens: list[str], power: str) -> str:
         elif name not in _NO_UNIT or len(tokens) == 1:
             found.append(_singular(token))
     unit = " ".join(found).replace(" / ", "/").strip()
+    if tokens and not unit and power:
+        return None
     if unit == "unit" or not unit:
         return ""
     return f"{unit}^{power}" if power and power != "1" else unit

@@ -9,7 +9,7 @@ what torch allocates.
 
 from ttrl.plan.choose import Plan, plan
 from ttrl.plan.machine import GIB, Machine
-from ttrl.plan.memory import Phase
 from ttrl.plan.shape import ModelShape
+from ttrl.plan.timeline import Phase
 
 __all__ = ["GIB", "Machine", "ModelShape", "Phase", "Plan", "plan"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,27 +11,25 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ttrl.config import Settings
-from ttrl.plan.machine import GIB, MOST, Machine
-from ttrl.plan.memory import (
-    Job,
-    Phase,
-    kv_tokens,
-    phases,
-    refuse_impossible,
-    states,
-    widest_share,
-)
+from ttrl.plan.host import host_lacking, host_memory
+from ttrl.plan.machine import MOST, Machine
+from ttrl.plan.memory import Job, kv_cache, kv_tokens, refuse_impossible
 from ttrl.plan.shape import ModelShape
 from ttrl.plan.speed import seconds
+from ttrl.plan.timeline import Phase, lacking, phases, spare
 
 TOKEN_BUDGETS = (4096, 8192, 16384, 32768, 65536)
 TENSOR_PARALLEL = (1, 2, 4, 8)
+OFFLOADS = ((False, False), (True, False), (False, True))
+"""policy.offload_during_rollout and policy.offload_optimizer."""
+WIDEST = 0.95
 WORTH_A_CHANGE = 1.05
 """Steps that differ by less are as short as each other: the rates are not known that well."""
 CHOSEN = (
     "policy.tokens_per_batch",
     "policy.gradient_checkpointing",
     "policy.offload_during_rollout",
+    "policy.offload_optimizer",
     "rollout.tensor_parallel",
     "rollout.gpu_memory_share",
 )
@@ -87,7 +86,8 @@ class Plan:
             "kv_tokens": self.kv_tokens,
             "longest_sequence": self.job.longest,
             "logits_chunk_rows": self.job.chunk_rows,
-            "host_bytes": host_bytes(self.job),
+            "nodes": self.job.machine.nodes,
+            "host": host_memory(self.job),
             "problems": list(self.problems),
             "choices": dict(self.choices),
             "chosen_seconds": self.chosen_seconds,
@@ -126,22 +126,14 @@ def plan(settings: Settings, outline: PreTrainedModel, machine: Machine) -> Plan
 
 
 def problems(job: Job) -> Iterator[str]:
-    """Each phase that is too large, and a KV cache that is too small."""
-    usable = job.machine.usable
-    for phase in phases(job):
-        if phase.total > usable:
-            yield f"{phase.name} needs {phase.total / GIB:.1f} of {usable / GIB:.1f} GiB"
+    """Each phase that is too large, a KV cache that is too small, and a host that is."""
+    yield from lacking(job)
     if job.vllm and kv_tokens(job) < job.longest:
         yield (
             f"rollout.gpu_memory_share = {job.settings.rollout.gpu_memory_share} leaves a KV cache "
             f"of {kv_tokens(job)} tokens, fewer than one sequence of {job.longest}"
         )
-
-
-def host_bytes(job: Job) -> int:
-    """Pinned memory of the host that phase offload takes, for all GPUs."""
-    gone = sum(states(job).values()) - sum(states(job, in_rollout=True).values())
-    return gone * job.ranks
+    yield from host_lacking(job)
 
 
 def _fitting(job: Job) -> list[Job]:
@@ -177,24 +169,37 @@ def _candidates(job: Job) -> Iterator[Job]:
     needed = job.settings.data.max_prompt_tokens + rollout.max_new_tokens
     budgets = {policy.tokens_per_batch, *TOKEN_BUDGETS, -(-needed // 1024) * 1024}
     parallel = [
-        n for n in TENSOR_PARALLEL if not (job.ranks % n or shape.heads % n or shape.kv_heads % n)
+        n
+        for n in TENSOR_PARALLEL
+        if not (job.machine.in_node % n or shape.heads % n or shape.kv_heads % n)
     ]
+    offloads = OFFLOADS if job.zero3 else ((False, False),)
     options = itertools.product(
         sorted(b for b in budgets if b >= needed),
         (False, True),
-        (False, True) if job.zero3 else (policy.offload_during_rollout,),
+        offloads,
         parallel if job.vllm else [1],
     )
-    for tokens, checkpointing, offload, tensor_parallel in options:
+    for tokens, checkpointing, (during_rollout, optimizer), tensor_parallel in options:
         update = {
             "tokens_per_batch": tokens,
             "gradient_checkpointing": checkpointing,
-            "offload_during_rollout": offload,
+            "offload_during_rollout": during_rollout,
+            "offload_optimizer": optimizer,
         }
         candidate = _with(job, update, {"tensor_parallel": tensor_parallel})
         yield candidate
         if job.vllm and (share := widest_share(candidate)) > 0:
             yield _with(candidate, {}, {"gpu_memory_share": share})
+
+
+def widest_share(job: Job) -> float:
+    """The largest gpu_memory_share beside which the trainer fits; 0 if there is none."""
+    wide = _with(job, {}, {"gpu_memory_share": WIDEST})
+    if not kv_cache(wide):
+        return 0.0
+    share = WIDEST + min(0, spare(wide)) / job.machine.usable
+    return max(0.0, math.floor(100 * share) / 100)
 
 
 def _with(job: Job, policy: dict[str, Any], rollout: dict[str, Any]) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
@@ -24,32 +25,41 @@ LEAST, MOST = 0.001, 1e6
 
 @dataclass(frozen=True)
 class Machine:
-    """GPUs of one kind in one node. The rates are those of an A100-SXM4-40GB."""
+    """GPUs of one kind, in nodes that are alike. The rates are those of an A100-SXM4-40GB."""
 
     gpus: int
     """GPUs, one process each."""
     memory_gib: float
     """Memory of one GPU as its maker states it, GiB."""
-    usable_share: float = 0.99
-    """Share of it that a program sees: an A100-40GB reports 39.6 GiB."""
+    gpus_per_node: int = 8
+    """GPUs that share a host, at most; an engine's are all in one node."""
+    host_gib: float | None = None
+    """Memory of each node's host, GiB; None: whatever the run takes."""
+    usable_share: float = 0.985
+    """Share of a GPU's memory that a program sees: an A100-40GB reports 39.4 GiB."""
     context_gib: float = 0.6
     """CUDA context and the libraries' workspaces, GiB."""
     nccl_gib: float = 0.9
     """Buffers of the communication between GPUs, GiB; none on a single GPU."""
     asleep_gib: float = 1.0
-    """What a sleeping vLLM keeps: CUDA graphs and its own workspaces, GiB."""
-    graphs_gib: float = 0.7
-    """What vLLM's CUDA graphs take while it is awake, GiB."""
+    """What vLLM holds besides weights and KV cache, and keeps while it sleeps: CUDA graphs and its
+    own workspaces, GiB."""
     fragmentation: float = 0.05
-    """Share of what comes and goes that the allocator loses between blocks."""
+    """Share that the allocator loses between blocks: of what comes and goes, and of the reference
+    model, which is cut into shares tensor by tensor."""
     tflops: float = 312.0
     """bfloat16 matrix products at their peak, 10^12 operations per second."""
     hbm_gb_s: float = 1555.0
     """Memory bandwidth, 10^9 bytes per second."""
     link_gb_s: float = 240.0
-    """What a GPU receives from the others in a collective, 10^9 bytes per second."""
+    """What a GPU receives from the others of its node in a collective, 10^9 bytes per second."""
+    node_link_gb_s: float = 25.0
+    """What a node receives from the others, for each of its GPUs, 10^9 bytes per second: one
+    adapter of 200 Gbit/s each."""
     pcie_gb_s: float = 20.0
     """Between GPU and pinned host memory, 10^9 bytes per second."""
+    host_gb_s: float = 200.0
+    """Memory bandwidth of a host, for all its GPUs together, 10^9 bytes per second."""
     train_utilization: float = 0.4
     """Share of the peak that training reaches, recomputed work included."""
     decode_bandwidth: float = 0.75
@@ -67,12 +77,24 @@ class Machine:
         """Raise a UserError for a number that no machine has."""
         for name in (f.name for f in fields(self)):
             value, most = getattr(self, name), 1.0 if name in SHARES else MOST
+            if value is None:
+                continue
             if not LEAST <= value <= most:  # nor what is no number
                 options = {"gpus": "--gpus ", "memory_gib": "--gpu-memory "}
                 raise UserError(
                     f"{options.get(name, f'--machine {name}=')}{value:g}: expected a number from "
                     f"{LEAST:g} to {most:g}"
                 )
+
+    @property
+    def nodes(self) -> int:
+        """Hosts that the GPUs are in."""
+        return math.ceil(self.gpus / self.gpus_per_node)
+
+    @property
+    def in_node(self) -> int:
+        """GPUs of a node."""
+        return math.ceil(self.gpus / self.nodes)
 
     @property
     def usable(self) -> int:
@@ -101,4 +123,6 @@ class Machine:
                 values[name] = float(text)
             except ValueError as error:
                 raise UserError(f"--machine {change!r}: expected a number") from error
-        return replace(self, **values)  # type: ignore[arg-type]  # floats only, see names
+        if (count := values.get("gpus_per_node", 1)) % 1:
+            raise UserError(f"--machine gpus_per_node={count:g}: expected a whole number")
+        return replace(self, **values)  # type: ignore[arg-type]  # floats, see names

@@ -1,13 +1,13 @@
-"""Bytes per GPU, phase by phase, from first principles (derived in docs/plan.md).
+"""Bytes that the parts of a run take on a GPU, from first principles (derived in docs/plan.md).
 
-Names of the sizes in the formulas: T packed tokens, H hidden size, I intermediate size, Q and K
-numbers per token in queries and in keys, V vocabulary.
+When each of them is taken and given back is in `ttrl.plan.timeline`. Names of the sizes in the
+formulas: T packed tokens, H hidden size, I intermediate size, Q and K numbers per token in queries
+and in keys, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,24 +20,9 @@ from ttrl.policy.zero3 import REDUCE_BUCKET, SUB_GROUP
 from ttrl.types import UserError
 
 PACKED_PADDING = 1.2
-"""Places over tokens where packed attention lays sequences side by side. On GPUs in half precision
-it does not, and this counts too much."""
-VLLM_BATCHED_TOKENS = 8192
-"""Tokens in one prefill of vLLM (its max_num_batched_tokens for GPUs below 70 GiB)."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A moment of the step at which memory peaks, and what one GPU then holds."""
-
-    name: str
-    items: Mapping[str, int]
-    """Bytes by what they are for."""
-
-    @property
-    def total(self) -> int:
-        """Bytes in all."""
-        return sum(self.items.values())
+"""Places over tokens where packed attention lays sequences side by side: in float32."""
+VERIFIED_TOKENS = 32
+"""Of the answers with which engine and policy are compared; see `ttrl.parts.verify`."""
 
 
 @dataclass(frozen=True)
@@ -101,62 +86,44 @@ class Job:
         return min(self.tokens, most_rows(self.shape.vocabulary, torch.float32, on_cpu=False))
 
 
-def phases(job: Job) -> tuple[Phase, ...]:
-    """The moments of a step at which memory can peak."""
-    forward = activations(job) | gathered(job)
-    update = (
-        ("loss", forward | loss(job) | weight_copies(job, in_backward=False)),
-        ("backward", forward | recomputed(job) | weight_copies(job, in_backward=True)),
-        ("optimizer", optimizer_temporaries(job)),
-    )
-    found = [_phase(job, name, states(job), items, asleep(job)) for name, items in update]
-    resident = states(job, in_rollout=True)
-    found.append(_phase(job, "push", resident, push(job), engine_weights(job)))
-    sampling = engine_weights(job) | {"engine workspace": engine_workspace(job)}
-    found.append(_phase(job, "rollout", resident, {}, sampling | {"KV cache": kv_cache(job)}))
-    return tuple(found)
-
-
-def _phase(
-    job: Job, name: str, resident: dict[str, int], passing: dict[str, int], engine: dict[str, int]
-) -> Phase:
-    """``passing`` is what the allocator takes and gives back, and where it loses some."""
-    lost = math.ceil(job.machine.fragmentation * sum(passing.values()))
-    items = resident | passing | engine
-    items |= {"CUDA, NCCL": job.machine.context, "fragmentation": lost}
-    return Phase(name, {key: value for key, value in items.items() if value})
-
-
-def states(job: Job, *, in_rollout: bool = False) -> dict[str, int]:
+def states(job: Job) -> dict[str, int]:
     """Weights, gradients and optimizer state of the trainer.
 
     ZeRO-3 in bfloat16 holds 2 bytes per parameter, 2 of gradient, 4 of float32 master weights and 8
     of AdamW's two moments, divided by the ranks; the local backend 4, 4 and 8, all in float32. With
     LoRA those are of the adapters alone, on top of frozen weights, which are also the reference
-    model of the KL term.
+    model of the KL term. With ``policy.offload_optimizer`` all that only the optimizer needs is in
+    the host's memory, gradients included.
     """
     shape, policy = job.shape, job.settings.policy
     trained = job.adapters or shape.parameters
-    weight, gradient, optimizer = (2, 2, 12) if job.zero3 else (4, 4, 8)
+    weight, master = (2, 4) if job.zero3 else (4, 0)
     frozen = job.narrow * shape.parameters if job.adapters else 0
-    reference = 0 if job.adapters or policy.kl_coef == 0 else weight * shape.parameters
     items = {
         "parameters": weight * trained + frozen,
-        "gradients": gradient * trained,
-        "optimizer": optimizer * trained,
-        "reference model": reference,
+        "gradients": weight * trained,
+        "master weights": master * trained,
+        "moments": 8 * trained,
+        "reference model": 0,
     }
-    if in_rollout and job.zero3 and policy.offload_during_rollout:
-        del items["gradients"], items["optimizer"]
+    if not job.adapters and policy.kl_coef > 0:
+        items["reference model"] = weight * shape.parameters
+    if policy.offload_optimizer:
+        del items["gradients"], items["master weights"], items["moments"]
     return {name: math.ceil(value / job.ranks) for name, value in items.items()}
 
 
-def layer_saved(job: Job, padding: float) -> float:
+def layer_saved(job: Job, padding: float = 0.0) -> float:
     """Bytes per token that a decoder layer keeps for its backward pass.
 
     Two norms keep their input in float32 and their result; each matrix product its input; attention
-    queries, keys and values before and after they are laid side by side, its output likewise, and
-    one float32 number per head; the MLP four vectors of its width.
+    queries, keys, values and its output, and one float32 number per head; the MLP four vectors of
+    its width.
+
+    Args:
+        job: what is planned.
+        padding: places over tokens where sequences are laid side by side, which copies all that
+            attention keeps; 0 where they stay packed, one after the other.
     """
     shape, wide, narrow = job.shape, job.wide, job.narrow
     hidden, query, key = shape.hidden, shape.query, shape.key
@@ -167,11 +134,13 @@ def layer_saved(job: Job, padding: float) -> float:
     if shape.head_norms:
         head_norms = (4 + narrow) * (query + key) + 4 * (shape.heads + shape.kv_heads)
     turned = wide * (query + key) + narrow * key
-    beside = narrow * (2 * query + 2 * key) + 4 * shape.heads
+    beside = padding * (narrow * (2 * query + 2 * key) + 4 * shape.heads)
+    if not padding:  # under autocast, the kernel gets rounded copies
+        beside = (narrow * (query + key) if wide > narrow else 0) + 4 * shape.heads
     mlp = 4 * narrow * shape.intermediate
     adapters = narrow * (job.settings.policy.lora_rank or 0) * shape.adapted_matrices
     once = norms + inputs + head_norms + turned + narrow * query + mlp + adapters
-    return once + padding * beside
+    return once + beside
 
 
 def activations(job: Job) -> dict[str, int]:
@@ -204,7 +173,7 @@ def loss(job: Job) -> dict[str, int]:
     rounded = job.narrow * (head + job.tokens * shape.hidden)
     chunk = 4 * job.chunk_rows * shape.vocabulary
     return {
-        "last hidden states": job.tokens * (4 + 2 * job.wide) * shape.hidden,
+        "hidden states": job.tokens * (4 + 2 * job.wide) * shape.hidden,
         "logits chunk": max(chunk, rounded),
         "head gradients": 4 * (head + job.tokens * shape.hidden),
     }
@@ -224,25 +193,43 @@ def weight_copies(job: Job, *, in_backward: bool) -> dict[str, int]:
 
 
 def gathered(job: Job) -> dict[str, int]:
-    """ZeRO-3: layers that are whole, and gradients that are not yet divided."""
+    """ZeRO-3: layers that are whole, and gradients that are not yet divided.
+
+    Whole are a layer and the one that is fetched meanwhile; or the largest matrix and a layer.
+    """
     if not job.zero3:
         return {}
-    largest = max(job.shape.head, job.shape.embedding)
-    live = min(job.shape.parameters, max(largest, job.shape.layer) + job.shape.layer)
+    shape = job.shape
+    largest = max(shape.head, shape.embedding)
+    live = min(shape.parameters, max(largest, shape.layer) + shape.layer)
     waiting = 0 if job.adapters else max(REDUCE_BUCKET, largest)
     return {
         "gathered layers": 2 * live,
-        "gradient buckets": 2 * min(waiting, job.shape.parameters),
+        "gradient buckets": 2 * min(waiting, shape.parameters),
     }
 
 
 def optimizer_temporaries(job: Job) -> dict[str, int]:
-    """What an optimizer step needs besides the states."""
+    """What an optimizer step needs besides the states: one gradient of ZeRO-3's sub-groups in
+    float32, or a sub-group's new weights on their way from the host. AdamW is fused, and needs
+    nothing."""
+    if not job.zero3:
+        return {}
     trained = math.ceil((job.adapters or job.shape.parameters) / job.ranks)
-    if job.zero3:
-        return {"optimizer temporaries": 4 * min(SUB_GROUP, trained)}
-    # AdamW goes through the parameters in one fused-over-tensors call that needs a copy of them.
-    return {"optimizer temporaries": 4 * trained}
+    size = 2 if job.settings.policy.offload_optimizer else 4
+    return {"temporaries": size * min(SUB_GROUP, trained)}
+
+
+def loading(job: Job) -> dict[str, int]:
+    """A matrix out of the files, and as it is kept."""
+    size = 2 if job.zero3 else job.narrow + 4
+    return {"in transit": size * (2 if job.zero3 else 1) * largest_matrix(job)}
+
+
+def largest_matrix(job: Job) -> int:
+    """Numbers of the largest matrix."""
+    shape = job.shape
+    return max(shape.embedding, shape.head, shape.hidden * shape.intermediate)
 
 
 def engine_weights(job: Job) -> dict[str, int]:
@@ -252,33 +239,62 @@ def engine_weights(job: Job) -> dict[str, int]:
     return {"engine weights": math.ceil(size * job.shape.parameters / share)}
 
 
-def asleep(job: Job) -> dict[str, int]:
-    """What the engine holds while the policy trains; transformers keeps its weights."""
-    if job.vllm:
-        return {"sleeping engine": int(job.machine.asleep_gib * GIB)}
-    return engine_weights(job)
-
-
 def push(job: Job) -> dict[str, int]:
-    """The largest matrix on its way into the engine: gathered, and in fresh storage."""
-    largest = max(job.shape.embedding, job.shape.layer)
-    return {"matrix in transit": 2 * (largest if job.zero3 else 0) + 2 * largest}
+    """Weights on their way into the engine: whole out of their shares, in fresh storage, and as
+    vLLM makes them of that: its share of a matrix, or of two that it keeps as one.
+
+    A layer is gathered whole, and its gate and up projections are the largest pair.
+    """
+    shape = job.shape
+    made = 1 / job.settings.rollout.tensor_parallel if job.vllm else 0
+    pair = 2 * shape.hidden * shape.intermediate
+    units = [(size, size) for size in (shape.embedding, shape.head)] + [(shape.layer, pair)]
+    whole = 1 if job.zero3 else 0
+    largest = max(whole * unit + part + made * part for unit, part in units)
+    items = {"in transit": math.ceil(2 * largest)}
+    if job.adapters:  # base and product are added up in float32
+        items["merged matrix"] = 2 * 4 * shape.hidden * shape.intermediate
+    return items
 
 
-def engine_workspace(job: Job) -> int:
-    """What sampling needs besides weights and cache.
+def verified(job: Job) -> dict[str, int]:
+    """The policy's log-probs of a short answer, beside an engine that is awake.
 
-    vLLM measures it with a prefill of as many tokens as it ever takes: the gated MLP's input and
-    output, and four vectors of the stream; then the logits of every sequence in float32, the
-    log-probs and the sampler's copy.
+    No trace of the modules' order is complete yet: ZeRO-3 holds one of them whole, not a layer.
+    """
+    tokens = job.settings.data.max_prompt_tokens + VERIFIED_TOKENS
+    rows = min(job.chunk_rows, tokens)
+    items = {
+        "logits chunk": 4 * rows * job.shape.vocabulary,
+        "hidden states": tokens * (4 + 2 * job.wide) * job.shape.hidden,
+    }
+    if job.zero3:
+        items["gathered layers"] = 2 * largest_matrix(job)
+    return items | weight_copies(job, in_backward=False)
+
+
+def prefill(job: Job) -> int:
+    """What vLLM needs for a prefill of as many tokens as it ever takes, and for sampling.
+
+    The gated MLP's input and output, and four vectors of the stream; then the logits of every
+    sequence in float32, the log-probs and the sampler's copy.
     """
     shape, rollout = job.shape, job.settings.rollout
     sampler = 3 * 4 * _live_sequences(job) * shape.vocabulary
     if not job.vllm:
         return sampler
     mlp = 3 * shape.intermediate // rollout.tensor_parallel
-    prefill = 2 * VLLM_BATCHED_TOKENS * (mlp + 4 * shape.hidden)
-    return prefill + sampler + int(job.machine.graphs_gib * GIB)
+    return 2 * _batched_tokens(job) * (mlp + 4 * shape.hidden) + sampler
+
+
+def engine_share(job: Job) -> int:
+    """What vLLM may have in all, and wants to find free when it starts."""
+    return math.ceil(job.settings.rollout.gpu_memory_share * job.machine.usable)
+
+
+def engine_overhead(job: Job) -> int:
+    """What vLLM holds besides weights and cache, awake or asleep."""
+    return int(job.machine.asleep_gib * GIB) if job.vllm else 0
 
 
 def kv_cache(job: Job) -> int:
@@ -286,20 +302,14 @@ def kv_cache(job: Job) -> int:
     if not job.vllm:
         size = 1 if job.settings.model.dtype == "bfloat16" else 2
         return size * _live_sequences(job) * job.longest * job.shape.kv_bytes_per_token()
-    share = int(job.settings.rollout.gpu_memory_share * job.machine.usable)
-    return max(0, share - sum(engine_weights(job).values()) - engine_workspace(job))
+    rest = engine_share(job) - sum(engine_weights(job).values())
+    return max(0, rest - engine_overhead(job) - prefill(job))
 
 
 def kv_tokens(job: Job) -> int:
     """Tokens that one engine's KV cache holds."""
     parallel = job.settings.rollout.tensor_parallel if job.vllm else 1
     return kv_cache(job) // job.shape.kv_bytes_per_token(parallel)
-
-
-def widest_share(job: Job) -> float:
-    """The largest gpu_memory_share with which vLLM and the resident trainer fit; 0 if none."""
-    resident = sum(states(job, in_rollout=True).values()) + job.machine.context
-    return max(0.0, math.floor(100 * (1 - resident / job.machine.usable)) / 100)
 
 
 def refuse_impossible(job: Job) -> None:
@@ -309,20 +319,22 @@ def refuse_impossible(job: Job) -> None:
             'rollout.placement = "separate" cannot be planned: engines are counted on the GPUs of '
             'the trainer; plan with "colocated"'
         )
-    parallel, gpus = job.settings.rollout.tensor_parallel, job.machine.gpus
-    if job.settings.policy.offload_during_rollout and not job.zero3:
-        raise UserError(
-            'policy.offload_during_rollout = true: expected policy.backend = "zero3", whose '
-            "memory it is about; unset it"
-        )
+    policy, gpus = job.settings.policy, job.machine.gpus
+    for name in ("offload_during_rollout", "offload_optimizer"):
+        if getattr(policy, name) and not job.zero3:
+            raise UserError(
+                f'policy.{name} = true: expected policy.backend = "zero3", whose memory it is '
+                "about; unset it"
+            )
     if not job.zero3 and gpus > 1:
         raise UserError(
             f'policy.backend = "local" holds the policy in one process, but {gpus} GPUs were '
             'given; set policy.backend = "zero3", or plan for one'
         )
-    if gpus % parallel or job.shape.heads % parallel or job.shape.kv_heads % parallel:
+    parallel, in_node = job.settings.rollout.tensor_parallel, job.machine.in_node
+    if in_node % parallel or job.shape.heads % parallel or job.shape.kv_heads % parallel:
         raise UserError(
-            f"rollout.tensor_parallel = {parallel} does not divide {gpus} GPUs, "
+            f"rollout.tensor_parallel = {parallel} does not divide {in_node} GPUs of a node, "
             f"{job.shape.heads} heads and {job.shape.kv_heads} key heads: use 1, or a divisor of "
             "all three"
         )
@@ -336,6 +348,14 @@ def _live_sequences(job: Job) -> int:
     return min(rollout.batch_size, math.ceil(total / engines))
 
 
+def _batched_tokens(job: Job) -> int:
+    """Tokens in one prefill of vLLM: its own choice for a GPU of that size. (An A100 of 80 GB gets
+    the smaller one, and is planned with the larger.)"""
+    return 16384 if job.machine.memory_gib >= 70 else 8192
+
+
 def _padding(job: Job) -> float:
-    """A batch with room for one sequence alone has no padding."""
+    """See `layer_saved`. A batch with room for one sequence alone has no padding."""
+    if job.narrow == 2:
+        return 0.0
     return PACKED_PADDING if job.tokens >= 2 * job.longest else 1.0

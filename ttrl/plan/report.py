@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ttrl.plan.choose import Plan, host_bytes
-from ttrl.plan.machine import GIB
+from ttrl.plan.choose import Plan
+from ttrl.plan.host import host_memory
+from ttrl.plan.machine import GIB, Machine
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -18,6 +20,7 @@ def show(plan: Plan, console: Console) -> None:
         f"{job.settings.model.path}: {shape.parameters / 1e9:.3f} B parameters, "
         f"{shape.kv_bytes_per_token() / 1024:.0f} KiB of keys and values per token",
         f"{machine.gpus} x {machine.memory_gib:g} GiB ({machine.usable / GIB:.1f} usable), "
+        f"{_nodes(machine)}"
         f"{'zero3' if job.zero3 else 'local'}, {job.settings.rollout.engine}",
         sep="\n",
         highlight=False,
@@ -30,13 +33,23 @@ def show(plan: Plan, console: Console) -> None:
         console.print(choices_table(plan))
 
 
+FIRST = (
+    "CUDA, NCCL", "parameters", "reference model", "gradients", "master weights", "moments",
+    "vLLM itself", "engine weights", "KV cache", "prefill, sampler",
+)  # fmt: skip
+"""Rows of the table: what stays; between them and fragmentation is what passes."""
+
+
 def memory_table(plan: Plan) -> Table:
     """GiB per GPU: a row for each kind of bytes, a column for each moment."""
     usable = plan.job.machine.usable
-    table = Table("", title="GiB on each GPU")
+    table = Table(title="GiB on each GPU", box=SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column("", no_wrap=True)
     for phase in plan.phases:
         table.add_column(phase.name, justify="right")
-    for name in dict.fromkeys(name for phase in plan.phases for name in phase.items):
+    found = dict.fromkeys(name for phase in plan.phases for name in phase.items)
+    passing = [name for name in found if name not in (*FIRST, "fragmentation")]
+    for name in (*(n for n in FIRST if n in found), *passing, "fragmentation"):
         sizes = (phase.items.get(name, 0) / GIB for phase in plan.phases)
         table.add_row(name, *(f"{size:.2f}" if size else "" for size in sizes))
     table.add_section()
@@ -62,14 +75,23 @@ def choices_table(plan: Plan) -> Table:
     return table
 
 
+def _nodes(machine: Machine) -> str:
+    """Where there are several."""
+    if machine.nodes == 1:
+        return ""
+    return f"{machine.nodes} nodes with {machine.node_link_gb_s:g} GB/s per GPU between them, "
+
+
 def _facts(plan: Plan) -> str:
     job = plan.job
-    host = host_bytes(job)
+    host = host_memory(job)
+    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in host.items())
+    where = "of the host" if job.machine.nodes == 1 else "of each node's host"
     cache = f"KV cache of an engine: {plan.kv_tokens} tokens, {plan.kv_tokens // job.longest} of "
-    offload = f"\nphase offload: {host / GIB:.0f} GiB of pinned host memory" if host else ""
+    taken = f"\nmemory {where}: {sum(host.values()) / GIB:.0f} GiB ({parts})" if host else ""
     return (
         f"{cache}the longest sequences ({job.longest} tokens)\n"
-        f"logits: {job.chunk_rows} rows at a time{offload}"
+        f"logits: {job.chunk_rows} rows at a time{taken}"
     )
 
 

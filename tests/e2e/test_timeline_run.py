@@ -1,0 +1,144 @@
+"""What a real `Trainer` does to a GPU's memory, event by event, is what the plan's timeline says.
+
+The trainer is the real one, and trains the embedded model on the CPU. On the card are numbers:
+those of a scripted vLLM, and of a policy that takes what the plan says a 7B model's share takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from scripted_vllm import LOGPROB, Card, Sizes, install
+from small_run import SMALL, interrupted
+
+from ttrl.config import ModelSettings, Settings
+from ttrl.parts import make_policy
+from ttrl.plan import Machine, ModelShape
+from ttrl.plan.memory import Job, engine_weights, loading, prefill, push, states
+from ttrl.plan.timeline import LEAVES, RESUME, START, STEP, order
+from ttrl.policy.local import LocalPolicy
+from ttrl.pretrained import load_bare_outline
+from ttrl.ranks import Ranks
+from ttrl.recipe import load_settings
+from ttrl.tracking import Display, RunFolder
+from ttrl.train import train
+from ttrl.types import TrainSample, UpdateResult, UserError
+
+RECIPE = "8xa100-40gb/qwen2.5-math-7b"
+CONFIG = Path(__file__).parents[1] / "unit" / "model_configs" / "qwen2.5-math-7b.json"
+
+
+@pytest.fixture(scope="module")
+def job() -> Job:
+    outline = load_bare_outline(ModelSettings(path=str(CONFIG)))
+    return Job(ModelShape.of(outline), load_settings(RECIPE), Machine(8, 40))
+
+
+@pytest.fixture
+def card(job: Job, monkeypatch: pytest.MonkeyPatch) -> Card:
+    """A GPU as the plan sees it, with a vLLM that can be started, and a trainer that uses it."""
+    card = Card(job.machine.usable)
+    card.take("CUDA", job.machine.context)
+    (weights,) = engine_weights(job).values()
+    itself = int(job.machine.asleep_gib * 2**30)
+    install(monkeypatch, card, Sizes(weights, itself, prefill(job), sum(push(job).values())))
+    monkeypatch.setattr(
+        "ttrl.train.make_policy", lambda settings, ranks: accounted(settings, ranks, card, job)
+    )
+    return card
+
+
+def accounted(settings: Settings, ranks: Ranks, card: Card, job: Job) -> LocalPolicy:
+    """The policy in this process, which does to the card what phase offload would do."""
+    sizes = states(job)
+    card.happens("load")
+    card.pass_through(sum(loading(job).values()))
+    for name in sizes.keys() - {"moments"}:
+        card.take(name, sizes[name])
+    policy = make_policy(settings, ranks)
+    assert isinstance(policy, LocalPolicy)
+    away: dict[str, int] = {}
+    update = policy.update
+
+    def make_room() -> None:
+        card.happens("make room")
+        away.update({name: card.held.pop(name) for name in LEAVES if name in card.held})
+
+    def come_back() -> None:
+        card.happens("come back")
+        for name in list(away):
+            card.take(name, away.pop(name))
+
+    def accounted_update(samples: Sequence[TrainSample], rate: float) -> list[UpdateResult]:
+        card.happens("update")
+        card.take("moments", sizes["moments"])
+        return update(samples, rate)
+
+    def logprobs(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+        card.happens("verify")
+        return [LOGPROB] * len(completion_ids)
+
+    for replaced in (make_room, come_back, logprobs):
+        setattr(policy, replaced.__name__, replaced)
+    policy.update = accounted_update  # type: ignore[method-assign]
+    return policy
+
+
+def settings_of(job: Job, *overrides: str) -> Settings:
+    share = f"rollout.gpu_memory_share={job.settings.rollout.gpu_memory_share}"
+    every = ("rollout.engine=vllm", "checkpoint.every=1", share)
+    return load_settings("tiny-arithmetic", overrides=(*SMALL, *every, *overrides))
+
+
+def each_once(events: Sequence[str]) -> list[str]:
+    return [event for event, _ in groupby(events)]
+
+
+@pytest.mark.parametrize("labels", ["votes", "teacher"])
+def test_a_run_does_what_the_timeline_says(
+    labels: str, job: Job, card: Card, tmp_path: Path
+) -> None:
+    settings = settings_of(job, f"reward.labels={labels}", "reward.teacher_decay=0.5")
+    train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+    *events, measured, closed = card.events
+    assert events == each_once(order(settings))
+    assert (measured, closed) == ("rollout", "close")
+
+
+def test_so_does_one_that_is_resumed(job: Job, card: Card, tmp_path: Path) -> None:
+    settings = settings_of(job)
+    train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+    run = interrupted(tmp_path / "run", tmp_path / "resumed", 1)
+    card.events.clear()
+    card.held = {"CUDA": card.held["CUDA"]}
+    train(settings, RunFolder(run), Display(Console(quiet=True)), resume=True)
+    *events, _, _ = card.events
+    assert events == each_once((*START, *RESUME, *STEP))
+    assert each_once(order(settings, resumed=True))[: len(events)] == events
+
+
+def test_a_want_of_memory_in_the_update_says_what_to_change(
+    job: Job, card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(self: LocalPolicy, samples: object, rate: float) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.05 GiB.")
+
+    monkeypatch.setattr(LocalPolicy, "update", too_much)
+    with pytest.raises(UserError) as error:
+        train(settings_of(job), RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+    assert "out of GPU memory during the update (" in str(error.value)
+    assert "lower policy.tokens_per_batch, or set policy.gradient_checkpointing" in str(error.value)
+    assert card.events[-1] == "close"  # it is the only rank
+
+
+def test_the_gap_of_the_first_push_is_shown(job: Job, card: Card, tmp_path: Path) -> None:
+    console = Console(record=True, quiet=False, width=200)
+    train(settings_of(job, "max_steps=1"), RunFolder(tmp_path / "run"), Display(console))
+    assert "log-probs of engine and policy differ by 0 nats per token" in console.export_text()
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert '"mismatch/at_start": 0.0' in metrics[0]

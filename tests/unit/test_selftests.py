@@ -1,0 +1,199 @@
+"""The self-tests of ``ttrl doctor`` that need a GPU, with stand-ins for it: what they say where all
+is well, and that they find what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from python_process import run_python
+from rich.console import Console
+from torch.nn.functional import scaled_dot_product_attention
+
+from ttrl import doctor, selftests
+from ttrl.policy import attention
+from ttrl.recipe import load_settings
+from ttrl.rollout.pool import RolloutPool, make_pool
+from ttrl.types import CompletionGroup, UserError
+
+INTERPRETED = """
+import os
+os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is imported
+import sys
+from ttrl import selftests
+from ttrl_kernels.rows import triton
+
+selftests._require_gpu = lambda more: None
+right = triton.row_grad_
+if "--wrong" in sys.argv:
+    triton.row_grad_ = lambda *arguments: right(*arguments).mul_(1.01)
+print(selftests.triton_rows())
+"""
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as the self-tests look."""
+    monkeypatch.setattr(selftests, "_require_gpu", lambda more: None)
+
+
+def test_without_a_gpu_nothing_fails_and_each_says_what_it_needs() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    needs = {}
+    for name in ("Triton rows", "packed attention", "vLLM sleeps and wakes"):
+        good, needs[name] = doctor._tried(selftests.SELF_TESTS[name])
+        assert good and needs[name].startswith("not run, needs an NVIDIA GPU, ")
+    assert "Python.h" in needs["Triton rows"]
+    assert "nvcc only to install flash-attn" in needs["packed attention"]
+
+
+def test_triton_rows() -> None:
+    done = run_python("-c", INTERPRETED)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("gradients are PyTorch's to ")
+    done = run_python("-c", INTERPRETED, "--wrong")
+    assert "ArithmeticError: they differ from PyTorch's rows by 1.0e-02" in done.stderr
+
+
+@pytest.mark.parametrize("lacking", ["gcc or clang", "Python.h"])
+def test_triton_needs_a_compiler(
+    lacking: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, on_gpu: None
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    if lacking == "Python.h":
+        monkeypatch.setenv("CC", "cc")
+        monkeypatch.setattr(selftests.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=lacking):
+        selftests.triton_rows()
+
+
+def varlen(causal: bool) -> Any:
+    """What a kernel for different lengths computes, one sequence after another."""
+
+    def compute(
+        q: Any, k: Any, v: Any, ends: Any, longest: int, scale: Any, window: Any
+    ) -> torch.Tensor:
+        assert (longest, scale, window) == (130, None, (-1, 0))
+        assert q.dtype == torch.bfloat16 and ends.dtype == torch.int32
+        parts = [x.split(ends.diff().tolist()) for x in (q, k, v)]
+        outs = [
+            scaled_dot_product_attention(
+                *(x.transpose(0, 1) for x in one), is_causal=causal, enable_gqa=True
+            )
+            for one in zip(*parts, strict=True)
+        ]
+        return torch.cat([out.transpose(0, 1) for out in outs])
+
+    return compute
+
+
+def test_packed_attention(monkeypatch: pytest.MonkeyPatch, on_gpu: None) -> None:
+    monkeypatch.setattr(attention, "_has_varlen", lambda query: query.dtype == torch.bfloat16)
+    monkeypatch.setattr(attention, "_varlen_attention", lambda: varlen(causal=True))
+    said = selftests.packed_attention_on_gpu()
+    assert said.startswith("forward and backward in bfloat16 are float32's to ")
+    assert 1e-3 < float(said.split()[-1]) < 1e-2
+    monkeypatch.setattr(attention, "_varlen_attention", lambda: varlen(causal=False))
+    with pytest.raises(ArithmeticError, match="differs from padded attention"):
+        selftests.packed_attention_on_gpu()
+
+
+class SleepyPool:
+    """A real pool whose engine gives ``frees`` bytes back in its sleep, and may wake up wrong."""
+
+    def __init__(self, frees: int, wrong: str | None) -> None:
+        self.pool: RolloutPool = make_pool(load_settings("tiny-arithmetic"), _tokenizer())
+        self.frees, self.wrong = frees, wrong
+        self.calls: list[str] = []
+        self.free = 2**30
+
+    def refresh(self, policy: Any) -> None:
+        self.calls.append("refresh")
+        self.pool.refresh(policy)
+        self.free = 2**30
+
+    def sample(self, questions: Sequence[Any], params: Any) -> Iterable[CompletionGroup]:
+        self.calls.append("sample")
+        (group,) = self.pool.sample(questions, params)
+        if self.calls.count("sample") == 2 and self.wrong is not None:
+            first, *rest = group.completions
+            if self.wrong == "tokens":
+                first = replace(first, token_ids=(*first.token_ids[:-1], 0))
+            else:
+                first = replace(first, logprobs=(first.logprobs[0] - 0.5, *first.logprobs[1:]))
+            group = replace(group, completions=(first, *rest))
+        return [group]
+
+    def sleep(self) -> None:
+        self.calls.append("sleep")
+        self.free += self.frees
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def _tokenizer() -> Any:
+    from ttrl.pretrained import load_tokenizer
+
+    return load_tokenizer(load_settings("tiny-arithmetic").model)
+
+
+def sleepy(monkeypatch: pytest.MonkeyPatch, frees: int = 2**31, wrong: str | None = None) -> Any:
+    pool = SleepyPool(frees, wrong)
+    monkeypatch.setattr(selftests, "make_pool", lambda *arguments, **options: pool)
+    monkeypatch.setattr(selftests, "require_vllm", lambda: "0.32.0")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (pool.free, 2**34))
+    return pool
+
+
+def test_vllm_sleeps_and_wakes(monkeypatch: pytest.MonkeyPatch, on_gpu: None) -> None:
+    pool = sleepy(monkeypatch)
+    said = selftests.vllm_sleep_and_wake()
+    assert said == "it gave 2.0 GiB back; the same tokens, log-probs to 0.0e+00"
+    assert pool.calls == ["refresh", "sample", "sleep", "refresh", "sample", "close"]
+
+
+@pytest.mark.parametrize(
+    ("frees", "wrong", "message"),
+    [
+        (0, None, "gave no memory back"),
+        (2**31, "tokens", "samples other tokens"),
+        (2**31, "logprobs", "log-probs are off by 5.0e-01"),
+    ],
+)
+def test_a_vllm_that_wakes_up_wrong(
+    frees: int, wrong: str | None, message: str, monkeypatch: pytest.MonkeyPatch, on_gpu: None
+) -> None:
+    pool = sleepy(monkeypatch, frees, wrong)
+    with pytest.raises(RuntimeError, match=message):
+        selftests.vllm_sleep_and_wake()
+    assert pool.calls[-1] == "close"
+
+
+def test_a_vllm_that_no_run_could_use_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, on_gpu: None
+) -> None:
+    def missing() -> str:
+        raise UserError("vLLM is not installed: bash scripts/setup.sh vllm")
+
+    monkeypatch.setattr(selftests, "require_vllm", missing)
+    good, said = doctor._tried(selftests.vllm_sleep_and_wake)
+    assert good and said.startswith("not run, needs ") and "setup.sh vllm" in said
+
+
+def test_the_doctor_fails_where_torch_sees_no_gpu_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "SELF_TESTS", {})
+    console = Console(width=200)
+    assert doctor.report(console)
+    monkeypatch.setattr(doctor, "unseen_gpus", lambda: "this machine has a GPU")
+    assert not doctor.report(console)
+    assert "FAILED: this machine has a GPU" in capsys.readouterr().out

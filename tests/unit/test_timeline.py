@@ -1,0 +1,111 @@
+"""A run's memory, played on a card of the stated size: in its order, and in one that was wrong."""
+
+from __future__ import annotations
+
+import pytest
+from test_plan import MACHINES, RECIPES, job_of
+
+from ttrl.plan.choose import problems
+from ttrl.plan.memory import Job
+from ttrl.plan.timeline import PUSH, START, STEP, lacking, order, play
+
+A100_40GB_GIB = 39.4
+
+OLD_START = ("load", "start", "rollout", "make room", "push", "rollout", "verify")
+"""As it was: the engine before the trainer had made room, and the first push into one that is
+awake."""
+OLD_RESUME = ("come back", "make room", *PUSH)
+"""As it was: the policy came back beside an engine that was awake."""
+REFUSED = {
+    "8xa100-40gb/qwen2.5-math-7b",
+    "8xa100-40gb/qwen2.5-7b",
+    "8xa100-40gb/llama3.1-8b-instruct",
+    "8xa100-40gb/qwen3-8b",
+    "8xa100-40gb/r1-llama-8b",
+    "1x40gb/qwen2.5-math-1.5b",
+}
+"""Those that vLLM refused to start for, in the order as it was."""
+OLD = (
+    *sorted(REFUSED),
+    "8xa100-40gb/qwen2.5-math-1.5b",
+    "1x40gb/qwen2.5-math-7b-lora",
+    "1x24gb/qwen2.5-math-1.5b-lora",
+)
+"""The recipes that there were."""
+
+
+def old_job(recipe: str) -> Job:
+    """With the share that it had, and each GPU with an engine of its own."""
+    shares = {
+        "1x40gb/qwen2.5-math-7b-lora": 0.55,
+        "1x40gb/qwen2.5-math-1.5b": 0.75,
+        "1x24gb/qwen2.5-math-1.5b-lora": 0.75,
+    }
+    parallel = 2 if recipe.endswith("r1-llama-8b") else 1
+    return job_of(
+        recipe,
+        f"rollout.gpu_memory_share={shares.get(recipe, 0.85)}",
+        f"rollout.tensor_parallel={parallel}",
+    )
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("resumed", [False, True], ids=["new", "resumed"])
+@pytest.mark.parametrize("labels", ["votes", "teacher"])
+def test_every_recipe_runs_to_its_second_step(recipe, resumed, labels):
+    job = job_of(recipe, f"reward.labels={labels}")
+    played = play(job, order(job.settings, resumed=resumed))
+    assert list(lacking(job, played)) == []
+    assert all(p.total + p.wanted <= job.machine.usable for p in played)
+
+
+def test_an_a100_of_40_gb_has_39_4():
+    assert MACHINES["8xa100-40gb"].usable / 2**30 == pytest.approx(A100_40GB_GIB, abs=0.05)
+
+
+@pytest.mark.parametrize("recipe", OLD)
+def test_in_the_old_order_vllm_did_not_start_for_six_of_nine(recipe):
+    job = old_job(recipe)
+    red = list(lacking(job, play(job, OLD_START)))
+    assert bool(red) == (recipe in REFUSED)
+    assert not red or red[0].startswith("start: vLLM wants ")  # it ends there
+
+
+@pytest.mark.parametrize("recipe", OLD)
+def test_with_room_made_first_it_starts_for_all(recipe):
+    job = old_job(recipe)
+    assert list(lacking(job, play(job, START[: START.index("sleep")]))) == []
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted(r for r in REFUSED if "7b" in r or r.endswith("3.1-8b-instruct"))
+)
+def test_a_push_into_an_engine_that_is_awake_did_not_fit(recipe):
+    job = old_job(recipe)
+    red = list(lacking(job, play(job, ("load", "make room", "start", "rollout", "push"))))
+    assert [text.partition(" needs")[0] for text in red] == ["push"]
+    assert list(lacking(job, play(job, START[: START.index("verify")]))) == []
+
+
+@pytest.mark.parametrize("recipe", sorted(REFUSED))
+def test_a_policy_that_came_back_beside_an_engine_that_was_awake_did_not_fit(recipe):
+    job = old_job(recipe)
+    red = list(lacking(job, play(job, (*START, *OLD_RESUME))))
+    assert any(text.startswith("come back needs ") for text in red)
+
+
+def test_memory_that_was_offloaded_comes_back_as_much():
+    job = job_of("8xa100-40gb/qwen2.5-7b")
+    played = play(job, (*START, *STEP, *STEP))
+    backs = [p for p in played if p.name == "come back"]
+    assert "moments" not in backs[0].items  # there are none before the first update
+    assert backs[1].items["moments"] == 8 * 7_615_616_512 // 8
+    pushes = [p.total for p in played if p.name == "push"]
+    assert pushes == [pushes[0]] * 3
+
+
+def test_a_share_that_the_trainer_does_not_leave_is_said():
+    job = job_of("8xa100-40gb/qwen2.5-7b", "rollout.gpu_memory_share=0.95")
+    assert next(problems(job)).startswith(
+        "start: vLLM wants 37.4 GiB free (rollout.gpu_memory_share = 0.95), and "
+    )

@@ -1,0 +1,45 @@
+"""Bytes of the host's memory that the GPUs of one node need: what is not on them, and copies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ttrl.plan.machine import GIB
+from ttrl.plan.memory import Job
+from ttrl.policy.zero3 import SUB_GROUP
+
+
+def host_memory(job: Job) -> dict[str, int]:
+    """Bytes in each node, by what they are for; the program itself and its libraries aside.
+
+    With ``policy.offload_optimizer`` DeepSpeed keeps gradients twice, as they come and, for each
+    of its sub-groups, in float32: both in memory that torch pins, and rounds up to a power of two.
+    """
+    policy, trained = job.settings.policy, job.adapters or job.shape.parameters
+    own = math.ceil(trained / job.ranks)
+    each: dict[str, int] = {}
+    if policy.offload_during_rollout or policy.offload_optimizer:
+        each["optimizer state"] = 12 * own
+    if policy.offload_optimizer:
+        groups = math.ceil(own / SUB_GROUP)
+        each["gradients"] = _pinned(2 * own) + groups * _pinned(4 * min(SUB_GROUP, own))
+    if job.settings.checkpoint.every > 0:
+        each["a checkpoint's copy"] = 12 * own
+    if job.settings.guard.on_collapse == "stop":
+        each["kept weights"] = 2 * 4 * own
+    if job.settings.reward.labels == "teacher":  # whole on every rank
+        each["teacher"] = 4 * job.shape.parameters
+    processes = job.machine.in_node if job.zero3 else 1
+    return {name: size * processes for name, size in each.items()}
+
+
+def host_lacking(job: Job) -> Iterator[str]:
+    """What a host cannot hold, where its size is known."""
+    need, has = sum(host_memory(job).values()) / GIB, job.machine.host_gib
+    if has is not None and need > has:
+        yield f"the host needs {need:.0f} of {has:g} GiB"
+
+
+def _pinned(size: int) -> int:
+    return 1 << (size - 1).bit_length()

@@ -1,0 +1,227 @@
+"""What a run takes of a GPU's memory and gives back, in the order in which it does so.
+
+    play(job, order(job.settings)) -> phases
+
+`order` names what happens, from loading to the second step. The tests compare it with what a real
+`ttrl.train.Trainer` does, event by event; and they play it for the recipe of every machine. A
+phase that needs more than there is, or a vLLM that does not find its share free, is a run that
+stops there: `ttrl plan` says so before it starts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ttrl.config import Settings
+from ttrl.plan import memory
+from ttrl.plan.machine import GIB
+from ttrl.plan.memory import Job
+
+PUSH = ("wake weights", "push", "wake cache")
+"""New weights into a vLLM that sleeps."""
+START = ("load", "make room", "start", "rollout", "sleep", *PUSH, "rollout", "verify")
+"""vLLM samples one token when it has started."""
+MEASURE = ("rollout",)
+RESUME = ("sleep", "come back", "make room", *PUSH)
+TEACHER = ("sleep", *PUSH, "rollout", "sleep", *PUSH)
+"""A teacher's weights are pushed and asked, and then the policy's again."""
+STEP = ("rollout", "sleep", "come back", "update", "make room", *PUSH)
+
+LEAVES = ("gradients", "master weights", "moments")
+"""What phase offload takes off the GPU."""
+PEAKS = ("load", "start", "push", "verify", "rollout", "loss", "backward", "optimizer")
+"""Phases at which memory can be highest; between them there is never more."""
+
+
+def order(settings: Settings, *, resumed: bool = False) -> tuple[str, ...]:
+    """What a run does up to the end of its second step, as far as a GPU's memory sees it."""
+    step = (*TEACHER, *STEP) if settings.reward.labels == "teacher" else STEP
+    return (*START, *(RESUME if resumed else MEASURE), *step, *step)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A moment of a run, and what one GPU then holds."""
+
+    name: str
+    items: Mapping[str, int]
+    """Bytes by what they are for."""
+    wanted: int = 0
+    """Bytes that must be free besides."""
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(self.items.values())
+
+
+def play(job: Job, events: Iterable[str]) -> list[Phase]:
+    """Let these events happen on a GPU, in this order; what it held at each of them."""
+    card = _Card(job)
+    for event in events:
+        _EVENTS[event](card)
+    return card.phases
+
+
+def phases(job: Job) -> tuple[Phase, ...]:
+    """The moments at which memory can peak, each where it is largest."""
+    largest: dict[str, Phase] = {}
+    for phase in _whole(job):
+        if phase.name in PEAKS and phase.total > largest.get(phase.name, Phase("", {})).total:
+            largest[phase.name] = phase
+    return tuple(largest[name] for name in PEAKS if name in largest)
+
+
+def lacking(job: Job, played: Iterable[Phase] | None = None) -> Iterator[str]:
+    """Each phase that asks for more than there is, once; of the whole run, or of what was
+    played."""
+    usable, said = job.machine.usable, set()
+    for phase in _whole(job) if played is None else played:
+        free = usable - phase.total
+        if free >= phase.wanted or phase.name in said:
+            continue
+        said.add(phase.name)
+        if phase.wanted and free >= 0:
+            yield (
+                f"{phase.name}: vLLM wants {phase.wanted / GIB:.1f} GiB free "
+                f"(rollout.gpu_memory_share = {job.settings.rollout.gpu_memory_share}), and "
+                f"{free / GIB:.1f} are"
+            )
+        else:
+            yield f"{phase.name} needs {phase.total / GIB:.1f} of {usable / GIB:.1f} GiB"
+
+
+def spare(job: Job) -> int:
+    """Bytes by which vLLM's share could grow: what is always free beside it."""
+    usable = job.machine.usable
+    beside = (p for p in _whole(job) if p.wanted or "KV cache" in p.items)
+    return min(usable - p.total - p.wanted for p in beside)
+
+
+def _whole(job: Job) -> list[Phase]:
+    """All of a run that is resumed, which does what any run does."""
+    return play(job, order(job.settings, resumed=True))
+
+
+class _Card:
+    """The account of one GPU's memory."""
+
+    def __init__(self, job: Job) -> None:
+        """Nothing has been loaded."""
+        self.job = job
+        self.held = {"CUDA, NCCL": job.machine.context}
+        self.away: dict[str, int] = {}
+        """On the host."""
+        self.phases: list[Phase] = []
+
+    def take(self, items: Mapping[str, int], *names: str) -> None:
+        """Hold from now on what is named, or all of it; what is held already stays the same."""
+        self.held |= {name: items[name] for name in names or items if items.get(name)}
+
+    def give(self, *names: str) -> dict[str, int]:
+        """Hold no longer."""
+        return {name: self.held.pop(name) for name in names if name in self.held}
+
+    def note(self, name: str, passing: Mapping[str, int] | None = None, wanted: int = 0) -> None:
+        """Write down what is held, and what is there only now."""
+        passing = {key: size for key, size in (passing or {}).items() if size}
+        loose = sum(passing.values()) + self.held.get("reference model", 0)
+        lost = math.ceil(self.job.machine.fragmentation * loose)
+        items = {**self.held, **passing, "fragmentation": lost}
+        self.phases.append(Phase(name, {k: v for k, v in items.items() if v}, wanted))
+
+
+def _load(card: _Card) -> None:
+    """The reference comes first: while it is loaded, nothing else is there."""
+    states, transit = memory.states(card.job), memory.loading(card.job)
+    card.take(states, "reference model")
+    card.note("load", transit)
+    card.take(states, "parameters")
+    if card.job.zero3:  # its buffers for gradients are there from the beginning
+        card.take(states, "gradients", "master weights")
+    card.note("load", transit)
+
+
+def _make_room(card: _Card) -> None:
+    if card.job.settings.policy.offload_during_rollout:
+        card.away |= card.give(*LEAVES)
+
+
+def _come_back(card: _Card) -> None:
+    card.take(card.away)
+    card.away = {}
+    card.note("come back")
+
+
+def _start(card: _Card) -> None:
+    """vLLM refuses to start unless its whole share is free."""
+    job = card.job
+    if job.vllm:
+        card.note("start", wanted=memory.engine_share(job))
+    card.take({"vLLM itself": memory.engine_overhead(job), **memory.engine_weights(job)})
+    _wake_cache(card)
+    card.note("start", _sampling(job))
+
+
+def _sleep(card: _Card) -> None:
+    if card.job.vllm:
+        card.give("engine weights", "KV cache")
+
+
+def _wake_weights(card: _Card) -> None:
+    card.take(memory.engine_weights(card.job))
+    card.note("wake weights")
+
+
+def _push(card: _Card) -> None:
+    card.note("push", memory.push(card.job))
+
+
+def _wake_cache(card: _Card) -> None:
+    if card.job.vllm:
+        card.take({"KV cache": memory.kv_cache(card.job)})
+        card.note("wake cache")
+
+
+def _verify(card: _Card) -> None:
+    card.note("verify", memory.verified(card.job))
+
+
+def _rollout(card: _Card) -> None:
+    card.note("rollout", _sampling(card.job))
+
+
+def _sampling(job: Job) -> dict[str, int]:
+    """What an engine needs for as long as it samples."""
+    items = {"prefill, sampler": memory.prefill(job)}
+    return items if job.vllm else items | {"KV cache": memory.kv_cache(job)}
+
+
+def _update(card: _Card) -> None:
+    """Gradients stay until the next update, moments for ever."""
+    job, states = card.job, memory.states(card.job)
+    forward = memory.activations(job) | memory.gathered(job)
+    card.take(states, "gradients")
+    copies = memory.weight_copies(job, in_backward=False)
+    card.note("loss", forward | memory.loss(job) | copies)
+    copies = memory.weight_copies(job, in_backward=True)
+    card.note("backward", forward | memory.recomputed(job) | copies)
+    card.take(states, "moments")
+    card.note("optimizer", memory.optimizer_temporaries(job))
+
+
+_EVENTS: dict[str, Callable[[_Card], None]] = {
+    "load": _load,
+    "make room": _make_room,
+    "start": _start,
+    "sleep": _sleep,
+    "wake weights": _wake_weights,
+    "push": _push,
+    "wake cache": _wake_cache,
+    "verify": _verify,
+    "rollout": _rollout,
+    "come back": _come_back,
+    "update": _update,
+}
