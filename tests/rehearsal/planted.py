@@ -52,7 +52,7 @@ OTHERS = {
 
 @contextmanager
 def planted(module: str, old: str, new: str) -> Iterator[None]:
-    """Inside, the functions of ``module`` are those of its source with ``new`` instead of ``old``."""
+    """Inside, the functions of ``module`` are as if ``new`` stood in its source, not ``old``."""
     live = importlib.import_module(module)
     source = Path(inspect.getfile(live)).read_text(encoding="utf-8")
     assert source.count(old) == 1, f"{module} has {source.count(old)} places for a mistake: {old}"

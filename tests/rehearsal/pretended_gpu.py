@@ -43,7 +43,6 @@ TAKES_NUMBERS = {aten.fill_.Tensor, aten.masked_fill.Tensor, aten.masked_fill_.T
 """Operators, beside those of one element at a time, that read a number from a CPU's tensor."""
 
 
-
 def _mm(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype, *, out: torch.Tensor) -> torch.Tensor:
     """The product of half-precision matrices, in float32."""
     _refuse_products(a, b, dtype, out)
@@ -68,7 +67,7 @@ def _refuse_products(
     a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype, out: torch.Tensor
 ) -> None:
     half = a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
-    if out.dtype != dtype or not (half and dtype == torch.float32 or a.dtype == b.dtype == dtype):
+    if out.dtype != dtype or not ((half and dtype == torch.float32) or a.dtype == b.dtype == dtype):
         raise RuntimeError(
             "out_dtype must be the same as input dtype or fp32 for fp16/bf16 inputs: "
             f"{a.dtype}, {b.dtype} -> {dtype}, out {out.dtype}"
@@ -234,7 +233,8 @@ def refuse_mixture(op: Any, args: tuple[Any, ...], plain: Plain) -> None:
 
 def custom(op: Any) -> Callable[..., Any]:
     """The Python function of an operator made with `torch.library.custom_op`."""
-    function: Callable[..., Any] = torch._library.custom_ops.OPDEFS[op.name().split(".")[0]]._init_fn
+    definition = torch._library.custom_ops.OPDEFS[op.name().split(".")[0]]
+    function: Callable[..., Any] = definition._init_fn
     return function
 
 

@@ -58,7 +58,9 @@ def allowed() -> dict[str, str]:
         "number": said(lambda: (here * torch.tensor(2.0)).tolist()),
         "index": said(lambda: here[torch.tensor([2, 0])].tolist()),
         "copy": said(lambda: torch.zeros(3).copy_(here).tolist()),
-        "copy, the other way round": said(lambda: torch.zeros(3, device="cuda").copy_(there).device),
+        "copy, the other way round": said(
+            lambda: torch.zeros(3, device="cuda").copy_(there).device
+        ),
         "numpy": said(lambda: here.numpy()),
         "item": said(lambda: here[1].item()),
         "factory": said(lambda: torch.full((2,), 1.5, device="cuda").device),

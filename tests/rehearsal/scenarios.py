@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from tiny_models import make_settings, near_samples, saved, tiny_model
 from ttrl_kernels import rows
 
-from ttrl import doctor
+from ttrl import doctor, selftests
 from ttrl.config import ModelSettings, Settings
 from ttrl.export import export
 from ttrl.parts import make_policy, make_repeatable
@@ -121,10 +121,15 @@ def numbers(policy: Policy, samples: list[TrainSample]) -> Seen:
     results = [r for _ in range(2) for r in policy.update(samples, RATE)]
     facts = [{k: v for k, v in asdict(r).items() if k != "seconds"} for r in results]
     tensors = {f"shares/{name}": tensor for name, tensor in policy.shares().items()}
-    tensors |= {f"pushed/{name}": tensor for name, tensor in policy.whole_weights().items()}
+    tensors |= {f"pushed/{name}": tensor for name, tensor in weights(policy).items()}
     sample = samples[0]
     logprobs = policy.logprobs(sample.prompt_ids, sample.completion_ids)
     return {"results": facts, "steps": policy.steps_taken, "logprobs": logprobs}, tensors
+
+
+def weights(policy: Policy) -> Tensors:
+    """A copy on the CPU of all that is pushed into an engine."""
+    return {name: t.detach().to("cpu", copy=True) for name, t in policy.named_weights()}
 
 
 def use_rows(name: str) -> None:
@@ -169,7 +174,7 @@ def pushed(folder: Path) -> Seen:
     shapes = {name: p.shape for name, p in policy.model.named_parameters()}
     shared = SharedWeights(shapes, "float32")
     shared.write(policy.named_weights())
-    whole = policy.whole_weights()
+    whole = weights(policy)
     equal = all(torch.equal(shared._tensors[name], whole[name]) for name in whole)
     shared.close()
     return {"equal": equal}, {}
@@ -187,7 +192,7 @@ def run(folder: Path) -> Seen:
     shutil.rmtree(work / "resumed" / "checkpoints" / "step_00002")
     train(settings, RunFolder(work / "resumed"), Display(Console(quiet=True)), resume=True)
     export(work / "run", work / "exported", "newest", None)
-    weights = {k: load_file(work / k / "model.safetensors") for k in ("run/model", "exported")}
+    saved_as = {k: load_file(work / k / "model.safetensors") for k in ("run/model", "exported")}
     again = load_file(work / "resumed" / "model" / "model.safetensors")
     lines = (work / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     first = [
@@ -199,8 +204,8 @@ def run(folder: Path) -> Seen:
     facts = {
         "metrics": [json.loads(line) for line in lines],
         "texts": [[c["text"] for c in row["completions"]] for row in first],
-        "resumed": all(torch.equal(t, again[n]) for n, t in weights["run/model"].items()),
-        "exported": all(torch.equal(t, weights["exported"][n]) for n, t in again.items()),
+        "resumed": all(torch.equal(t, again[n]) for n, t in saved_as["run/model"].items()),
+        "exported": all(torch.equal(t, saved_as["exported"][n]) for n, t in again.items()),
         "screen": screen.getvalue(),
     }
     return facts, {}
@@ -210,6 +215,7 @@ def examined(folder: Path) -> Seen:
     """``ttrl doctor``."""
     screen = io.StringIO()
     use_rows("triton")
+    selftests.SELF_TESTS.pop("vLLM sleeps and wakes")  # it has no part that is pretended
     healthy = doctor.report(Console(file=screen, width=200))
     return {"healthy": healthy, "screen": screen.getvalue()}, {}
 
@@ -233,10 +239,30 @@ def zero3(folder: Path) -> Seen:
         ours, theirs = first.shares(), second.shares()
         facts[dtype]["equal"] = all(torch.equal(ours[name], theirs[name]) for name in ours)
         facts[dtype]["device"] = str(first.model.device)
+    if torch.cuda.is_available():
+        facts["offloaded"] = offloaded(folder, ranks)
     leave_ranks()
     for name in alone:
         del os.environ[name]
     return facts, tensors
+
+
+def offloaded(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Whether what leaves the GPU between updates, or for good, changes them."""
+    options = ({}, {"offload_during_rollout": True}, {"offload_optimizer": True})
+    policies = [policy_of(folder, "bfloat16", ranks, **option) for option in options]
+    for _ in range(2):
+        for policy in policies:
+            policy.update(samples_of(folder), RATE)
+            policy.make_room()
+            pushed = weights(policy)
+            policy.come_back()
+    assert pushed.keys() == weights(policies[0]).keys()
+    stays, leaves, elsewhere = (policy.shares() for policy in policies)
+    return {
+        "during rollouts": all(torch.equal(t, leaves[n]) for n, t in stays.items()),
+        "for good": all(torch.allclose(t, elsewhere[n], atol=1e-5) for n, t in stays.items()),
+    }
 
 
 # ---------------------------------------------------------------------------------------------
@@ -259,7 +285,7 @@ def attention_kernels(folder: Path) -> Seen:
         policy = policy_of(folder, "bfloat16")
         results = policy.update(samples_of(folder), RATE)
         facts[name] = asdict(varlen.seen) | {"loss": results[0].loss}
-        tensors |= {f"{name}/{key}": tensor for key, tensor in policy.whole_weights().items()}
+        tensors |= {f"{name}/{key}": tensor for key, tensor in weights(policy).items()}
     varlen.put_in()
     varlen.seen = varlen.Seen()
     policy_of(folder, "bfloat16", model="window").update(samples_of(folder), RATE)

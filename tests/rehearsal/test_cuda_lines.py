@@ -20,7 +20,7 @@ VLLM = "the real vLLM for CUDA cannot be imported without it"
 NOT_REHEARSED: dict[str, str] = {}
 """Beginnings of keys of `cuda_lines.Unit`, each with the reason."""
 
-SOURCE = '''
+SOURCE = """
 import torch
 
 def plain(x):
@@ -59,7 +59,7 @@ def indirect(x):
     if is_there(x):
         for i in x:
             h = i
-'''
+"""
 
 
 @pytest.fixture

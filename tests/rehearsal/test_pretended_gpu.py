@@ -1,4 +1,4 @@
-"""The pretended GPU refuses what a GPU refuses, takes what it takes, and computes what it computes."""
+"""The pretended GPU refuses what a GPU refuses, takes what it takes, and computes the same."""
 
 from __future__ import annotations
 
