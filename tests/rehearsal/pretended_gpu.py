@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -133,7 +134,10 @@ def on_gpu(cpu: torch.Tensor) -> GpuTensor:
 
 def on_cpu(gpu: torch.Tensor) -> torch.Tensor:
     """The same memory, as a tensor of the CPU."""
-    plain = torch.empty(0, dtype=gpu.dtype, device="cpu")
+    # In inference mode a view of what was made outside of it is no inference tensor either.
+    inside = torch.is_inference_mode_enabled()
+    with nullcontext() if inside == gpu.is_inference() else torch.inference_mode(not inside):
+        plain = torch.empty(0, dtype=gpu.dtype, device="cpu")
     return plain.set_(gpu.untyped_storage(), gpu.storage_offset(), gpu.shape, gpu.stride())
 
 

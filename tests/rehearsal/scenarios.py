@@ -6,6 +6,7 @@ nothing to be compared with.
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pretended_cuda
 import rules
 import torch
 import torch.distributed as dist
@@ -176,8 +178,11 @@ def pushed(folder: Path) -> Seen:
     shared.write(policy.named_weights())
     whole = weights(policy)
     equal = all(torch.equal(shared._tensors[name], whole[name]) for name in whole)
+    first = next(iter(shared._tensors.values())).data_ptr()
+    pinned = [first in pretended_cuda.pinned]
     shared.close()
-    return {"equal": equal}, {}
+    pinned.append(first in pretended_cuda.pinned)
+    return {"equal": equal, "pinned": pinned}, {}
 
 
 def run(folder: Path) -> Seen:
@@ -222,6 +227,7 @@ def examined(folder: Path) -> Seen:
 
 def zero3(folder: Path) -> Seen:
     """The policy under DeepSpeed, on one rank: updates, shares and their way into another."""
+    gc.freeze()  # DeepSpeed looks for garbage often: not in all that has been imported
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     os.environ |= {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     ranks = join_ranks()
@@ -229,16 +235,17 @@ def zero3(folder: Path) -> Seen:
     tensors: Tensors = {}
     samples = samples_of(folder)
     for dtype, changes in (("float32", {"kl_coef": 0.2}), ("bfloat16", {"kl_coef": 0.1})):
-        first, second = (policy_of(folder, dtype, ranks, **changes) for _ in range(2))
+        first = policy_of(folder, dtype, ranks, **changes)
         facts[dtype], found = numbers(first, samples)
-        tensors |= {f"{dtype}/{key}": tensor for key, tensor in found.items()}
-        second.load_shares(first.shares())
-        second.steps_taken = first.steps_taken
-        for policy in (first, second):
-            policy.update(samples, RATE)
-        ours, theirs = first.shares(), second.shares()
-        facts[dtype]["equal"] = all(torch.equal(ours[name], theirs[name]) for name in ours)
         facts[dtype]["device"] = str(first.model.device)
+        tensors |= {f"{dtype}/{key}": tensor for key, tensor in found.items()}
+    second = policy_of(folder, dtype, ranks, **changes)
+    second.load_shares(first.shares())
+    second.steps_taken = first.steps_taken
+    for policy in (first, second):
+        policy.update(samples, RATE)
+    ours, theirs = first.shares(), second.shares()
+    facts["equal"] = all(torch.equal(ours[name], theirs[name]) for name in ours)
     if torch.cuda.is_available():
         facts["offloaded"] = offloaded(folder, ranks)
     leave_ranks()

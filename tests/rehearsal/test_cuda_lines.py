@@ -8,16 +8,36 @@ import cuda_lines
 import pytest
 from conftest import Both
 
-FUSED_ADAM = "DeepSpeed's FusedAdam is compiled by nvcc"
-INPUT = "an error about input that tests/kernels/test_triton_rows.py makes"
-INTERPRETER = "rows are chosen before this line where TRITON_INTERPRET is set"
-LIGER = "Liger's kernels are Triton's, but use what its interpreter lacks"
-PROCESS = "runs in an engine's own process, where nothing is pretended"
-REFUSAL = "an error about settings or packages that tests/unit makes"
-RANKS = "what the command line starts ranks by: it is one line"
-VLLM = "the real vLLM for CUDA cannot be imported without it"
+TRITON_ROWS = "kernels/ttrl_kernels/rows/triton.py"
+REFUSED = "the error is made in tests/kernels/test_triton_rows.py"
+LIGER = "liger-kernel is not installed for the tests"
+PROCESS = "for engines in processes of their own, where nothing is pretended"
+VLLM = "for vLLM: tests/unit/test_vllm_cycle.py goes there with a scripted one"
 
-NOT_REHEARSED: dict[str, str] = {}
+NOT_REHEARSED = {
+    f"{TRITON_ROWS}: row_grad_: raise": REFUSED,
+    f"{TRITON_ROWS}: _check: raise": REFUSED,
+    "kernels/ttrl_kernels/rows/__init__.py: _triton_state: return AVAILABLE": (
+        "TRITON_INTERPRET answers before: tests/kernels/test_triton_interpreted.py"
+    ),
+    "kernels/ttrl_kernels/rows/native.py: _check: if": "C++ rows are not chosen for a GPU",
+    "ttrl/gpus.py: _reason: torch.cuda.init()": "for a GPU that torch does not see: test_gpus.py",
+    "ttrl/launch.py: gpu_count: return": "what the command line starts: test_gpus.py",
+    "ttrl/memory.py: memory_suffices: free, total": VLLM,
+    "ttrl/memory.py: _asleep_bytes: return sum(": VLLM,
+    "ttrl/parts.py: planned_memory: display.note(": "what cannot be planned: test_plan.py",
+    "ttrl/parts.py: planned_memory: return {}": "what cannot be planned: test_plan.py",
+    "ttrl/parts.py: refuse_impossible: found =": "it refuses because there is no GPU",
+    "ttrl/parts.py: refuse_impossible: raise UserError(f'policy.offload_during": (
+        "it refuses because there is no GPU"
+    ),
+    "ttrl/policy/attention.py: _varlen_attention: raise": "a broken flash-attn: test_attention.py",
+    "ttrl/policy/model.py: use_liger: ": LIGER,
+    "ttrl/rollout/engine_process.py: Host._start: ": PROCESS,
+    "ttrl/rollout/remote_engine.py: RemoteEngine.__init__: gpus =": PROCESS,
+    "ttrl/rollout/vllm_engine.py: ": VLLM,
+    "ttrl/selftests.py: vllm_sleep_and_wake: ": VLLM,
+}
 """Beginnings of keys of `cuda_lines.Unit`, each with the reason."""
 
 SOURCE = """
