@@ -79,17 +79,17 @@ def triton_rows() -> str:
 
 
 def _loss_and_gradients(backend: str) -> list[torch.Tensor]:
-    """The loss of 32 tokens, with 5003 in the vocabulary, and hidden and weight gradients."""
+    """The loss of 16 tokens, with 5003 in the vocabulary, and hidden and weight gradients."""
     g = torch.Generator().manual_seed(0)
     hidden_TH, weight_VH, advantages_T = (
-        torch.randn(shape, generator=g).to(device()) for shape in ((32, 64), (5003, 64), (32,))
+        torch.randn(shape, generator=g).to(device()) for shape in ((16, 64), (5003, 64), (16,))
     )
     leaves = hidden_TH.requires_grad_(), weight_VH.requires_grad_()
     result = linear_policy_loss(
         *leaves,
-        torch.randint(5003, (32,), generator=g).to(device()),
+        torch.randint(5003, (16,), generator=g).to(device()),
         advantages_T=advantages_T,
-        token_weights_T=torch.full((32,), 1 / 32).to(device()),
+        token_weights_T=torch.full((16,), 1 / 16).to(device()),
         entropy_coef=0.01,
         backend=backend,
     )

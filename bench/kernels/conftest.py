@@ -1,9 +1,10 @@
-"""The option that picks a profile, and the files that are written at the end."""
+"""The options that pick a profile and a file, and what is written to it after each case."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ RECORDS: list[dict[str, Any]] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--profile", choices=("tiny", "criterion", "cpu", "cuda"), default="tiny")
-    parser.addoption("--output", default=None, help="folder for the JSON and the table")
+    import profiles
+
+    parser.addoption("--profile", choices=profiles.NAMES, default="tiny")
+    parser.addoption("--output", default=None, type=Path, help="file for the JSON")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -27,18 +30,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("run", runs, ids=names)
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    import report
+@pytest.fixture
+def keep(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
+    """Adds the numbers of a case to those that are printed at the end, and to the file."""
 
-    name = config.getoption("--profile")
-    text = report.markdown(RECORDS)
-    terminalreporter.write_line(text)
-    folder = config.getoption("--output")
-    if folder and RECORDS:
+    def add(record: dict[str, Any]) -> None:
+        import report
         from machine import describe
 
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        record = {"machine": describe() | report.kernel_packages(), "runs": RECORDS}
-        stem = Path(folder) / f"kernels_{name}"
-        stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(report.header(record["machine"]) + text)
+        RECORDS.append(record)
+        path: Path | None = request.config.getoption("--output")
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = {"machine": describe() | report.kernel_packages(), "runs": RECORDS}
+            beside = path.with_name(path.name + ".tmp")
+            beside.write_text(json.dumps(found, indent=1) + "\n")
+            beside.replace(path)
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    import report
+
+    terminalreporter.write_line(report.markdown(RECORDS))

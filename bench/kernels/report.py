@@ -1,8 +1,14 @@
-"""The results as Markdown."""
+"""The results as Markdown.
+
+python bench/kernels/report.py FILE...     of the bench itself, or of a part of gpu_check.sh
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +28,6 @@ def kernel_packages() -> dict[str, str | int]:
         except PackageNotFoundError:
             out[name] = "not installed"
     return out
-
-
-def header(machine: dict[str, Any]) -> str:
-    """One line that says what was measured on."""
-    return ", ".join(f"{k} {v}" for k, v in machine.items()) + "\n"
 
 
 def markdown(records: list[dict[str, Any]]) -> str:
@@ -69,3 +70,9 @@ def _growth(records: list[dict[str, Any]]) -> str:
 
 def _cell(row: dict[str, Any]) -> str:
     return row["failed"] if "failed" in row else f"{row['extra_mb']:.0f} MB, {row['ms']:.0f} ms"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        found = json.loads(Path(name).read_text(encoding="utf-8"))
+        print(markdown((found.get("result") or found)["runs"]))

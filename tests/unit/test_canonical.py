@@ -161,6 +161,13 @@ def test_no_number_is_computed_that_the_answer_does_not_spell_out():
     assert canonical("9**9**9") == "9^9^9"
 
 
+def test_numbers_of_json_are_those_of_people():
+    """`str` of a float that was read from an answer field."""
+    assert equivalent(str(0.00001), "0.00001")
+    assert equivalent(str(1e16), "10^{16}")
+    assert canonical("1e100") == "1e100"  # nor are its digits spelled out
+
+
 def test_long_answers_are_compared_as_they_are():
     ones = "1" * LONGEST
     assert canonical(f"0{ones[1:]}") == ones[1:]
@@ -180,6 +187,11 @@ pieces = st.sampled_from(
         *(r"\le", r"\infty", r"\pm", r"\times", "π", "√", " and ", r"\text{ or }", "x=1,x=2", "|"),
         *(r"\begin{pmatrix}", r"\end{pmatrix}", r"\begin{array}{c}", r"\end{array}", "&"),
         *(r"\{1,2\}", "2,1", r"\bigl", r"\vert", r"\cup", "<"),
+        *("sqrt(", "**", "*", "-inf", "pi", ">=", "!=", "e5", "^(", "^-2", "abs(", "...", ";"),
+        *("½", "²", "₁", "∈", "θ", "√", "°", "€", "\u2009", "\N{FULLWIDTH DIGIT ONE}"),
+        *(r"\mathrm{", r"\mathrm e", r"\overline", r"\bar{3}", r"\approx", r"\lor", " or "),
+        *("1,200", ",000", r"\,000", " apples", " sq. ft", r"\text{ million}", "Answer: ", "AB="),
+        *(r"\mathbb", '"'),
         *("\N{MINUS SIGN}", "\0", "\n", "000", "0.5", r"\frac{1}{2}", "1/2"),
     ]
 )

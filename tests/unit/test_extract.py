@@ -54,6 +54,56 @@ def test_innermost_of_nested_boxes_counts(text, answer):
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
+        (r"\boxed{3}, \boxed{5}, and \boxed{7}", "3, 5, 7"),
+        (r"$\boxed{3}$ and $\boxed{5}$.", "3, 5"),
+        (r"\(\boxed{3}\) or \(\boxed{5}\)", "3, 5"),
+        (r"\boxed{3} \quad \text{or} \quad \boxed{5}", "3, 5"),
+        (r"\boxed{\boxed{3}; \boxed{5}}", "3, 5"),
+        (r"$x = \boxed{1}$, $y = \boxed{2}$", "x=1, y=2"),
+        (r"$x_1 = \boxed{1}$, and \boxed{2}", "1, 2"),
+        (r"\boxed{\frac12} or \boxed{0.5}", "0.5"),
+        (r"\boxed{3}, \boxed{}", None),
+        (r"\boxed{3} \boxed{5}", "5"),
+        (r"\boxed{3}\,\boxed{5}", "5"),
+        (r"\boxed{3}, so the answer is \boxed{5}", "5"),
+        (r"\boxed{3}. And \boxed{5}", "5"),
+        (r"\boxed{3} for \boxed{5}", "5"),
+    ],
+)
+def test_boxes_that_form_one_answer(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed 5", "5"),
+        (r"\boxed5$.", "5"),
+        (r"\boxed 42.", "42"),
+        (r"\boxed -1,000 is it", "-1,000"),
+        (r"\boxed 3.5", "3.5"),
+        (r"\boxed 1/2", "1/2"),
+        (r"\boxed\frac{1}{2}", r"\frac{1}{2}"),
+        (r"\boxed\text{B}", r"\text{B}"),
+        (r"\boxed A", "A"),
+        (r"\boxed{3}, \boxed 5", "3, 5"),
+        (r"\boxed ", None),
+        (r"\boxed in all", None),
+        (r"\boxed a dog", None),
+        (r"\boxed 5x", None),
+        (r"\boxed 1.5x", None),
+        (r"\boxed 5\pi", None),
+        (r"\boxed x + 1", None),
+        (r"\boxed2^3", None),
+    ],
+)
+def test_a_box_without_braces(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
         (r"\boxed{7} but wait, \boxed{\frac{1}{", "7"),
         (r"\boxed{7} but wait, \boxed{", "7"),
         (r"\boxed{7} but wait, \boxed", "7"),
@@ -118,6 +168,19 @@ def test_never_empty_and_always_balanced(text):
         (r"\boxed{b}", "B"),
         (r"\boxed{(C) 5 m}, not (D)", "C"),
         (r"\boxed{7}", "7"),  # the model's answer all the same
+        (r"\boxed{E - polygenic}", "E"),
+        ("\\boxed{B \N{EN DASH} foo}", "B"),
+        (r"\boxed{E-polygenic}", "E"),
+        (r"\boxed{\text{Option B}}", "B"),
+        (r"\boxed{Choice (C)}", "C"),
+        (r"\boxed{The answer is D}", "D"),
+        (r"\boxed{**B**}", "B"),
+        (r"\boxed{\mathbf{(B)}}", "B"),
+        (r"\boxed{\text{polygenic (E)}}", "E"),
+        (r"\boxed{[C]}", "C"),
+        (r"\boxed{A - C}", "A - C"),
+        (r"\boxed{A, C}", "A, C"),
+        (r"\boxed{A cat}", "A cat"),
         ("The answer is A.", "A"),
         ("Answer: A", "A"),
         ("the answer is $B$", "B"),
@@ -186,7 +249,11 @@ def test_an_unknown_style():
 
 @pytest.mark.parametrize("style", ["boxed", "choice", "boxed_or_number"])
 @pytest.mark.parametrize(
-    "piece", [" ", "answer ", "*", "(", "1", "1,", "A.", ",000", "-", "\\boxed{", "answer:\n", "[A"]
+    "piece",
+    [
+        *(" ", "answer ", "*", "(", "1", "1,", "A.", ",000", "-", "\\boxed{", "answer:\n", "[A"),
+        *("\\boxed5, ", "\\boxed{5} and ", "\\boxed ", "\\boxed\\frac{1}{", "x=\\boxed{1}, "),
+    ],
 )
 def test_a_megabyte_takes_time_in_proportion(style, piece):
     extract_answer(piece * (1_000_000 // len(piece)), style)  # quadratic: hours

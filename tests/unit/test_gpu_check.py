@@ -1,28 +1,150 @@
-"""The script for machines with a GPU, as far as it can be run without one."""
+"""The scripts for machines with a GPU, as far as they can be run without one."""
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "bench" / "gpu_check.sh"
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+sys.path.append(str(BENCH / "gpu"))
+
+import check  # noqa: E402
+import half_hour  # noqa: E402
+
+SCRIPTS = {"gpu_check.sh": check.PARTS, "gpu_half_hour.sh": half_hour.PARTS}
 
 
-def test_dry_run_goes_through_every_step():
+def start(script: str, folder: Path, *names: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        ["bash", str(SCRIPT), "--dry-run"],
+    return subprocess.Popen(
+        ["bash", str(BENCH / script), "--dry-run", "--output", str(folder), *names],
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    written = Path(done.stdout.splitlines()[-1].split()[1])
-    record = json.loads(written.read_text())
-    assert record["machine"]["torch"] and len(record["runs"]) == 8
-    for run in record["runs"]:
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, tuple[int, str, dict[str, dict]]]:
+    """Exit code, output and JSON of each script; both run at the same time."""
+    folders = {script: tmp_path_factory.mktemp(script) for script in SCRIPTS}
+    running = {script: start(script, folder) for script, folder in folders.items()}
+    found = {}
+    for script, process in running.items():
+        output, _ = process.communicate()
+        files = {path.stem: json.loads(path.read_text()) for path in folders[script].iterdir()}
+        found[script] = (process.returncode, output, files)
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_dry_run_goes_through_every_part(script, finished):
+    code, output, files = finished[script]
+    assert code == 0, output
+    assert set(files) == {part.name for part in SCRIPTS[script]}
+    for name, found in files.items():
+        assert (found["status"], found["part"]) == ("passed", name), output
+        assert found["result"] and found["machine"]["torch"] and found["seconds"] > 0
+        for number in numbers(found["result"]):
+            assert math.isfinite(number), (name, found["result"])
+
+
+def numbers(value: object) -> Iterator[float]:
+    """All of them, however deep."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from numbers(inner)
+    elif isinstance(value, float):
+        yield value
+
+
+def test_kernels_are_compared_with_float64_before_they_are_timed(finished):
+    _, _, files = finished["gpu_check.sh"]
+    errors = files["launch"]["result"]["errors"]
+    assert 0 < errors["logp"] < 1e-5 and 0 < errors["entropy"] < 1e-5
+    assert 1e-5 < errors["gradient"] < 1e-2  # it is rounded to bfloat16
+    runs = files["kernels"]["result"]["runs"]
+    assert len(runs) == 8
+    for run in runs:
         assert run["rows"]["ttrl_kernels"]["ratio"] > 0
         assert not any("wrong" in row.get("failed", "") for row in run["rows"].values())
-    assert "| ttrl_kernels |" in written.with_suffix(".md").read_text()
+
+
+def test_outcomes_of_tests_are_counted(finished):
+    _, _, files = finished["gpu_check.sh"]
+    kernels, attention = (files[n]["result"] for n in ("kernel_tests", "attention_tests"))
+    assert (kernels["passed"], kernels["failed"]) == (1, [])
+    assert kernels["skipped"]["Skipped: no CUDA device"] > 40
+    assert attention["passed"] == 1 and sum(attention["skipped"].values()) >= 9
+
+
+def test_attention_is_as_near_float32_as_plain_bfloat16(finished):
+    found = finished["gpu_check.sh"][2]["attention"]["result"]["tiny"]
+    for name in ("out", "query", "key", "value"):
+        assert 1e-4 < found["ours"][name] < 1e-2
+        assert found["ours"][name] <= 2 * found["plain"][name] + 1e-3
+    assert found["same bits, strict"] is True
+
+
+def test_the_same_answers_are_trained_on_twice(finished):
+    found = finished["gpu_check.sh"][2]["train_local"]["result"]
+    (first,), (second,) = found["steps"], found["cpu"]
+    assert first["policy/grad_norm"] == second["policy/grad_norm"] > 0
+    assert first["policy/loss"] == second["policy/loss"] != 0
+
+
+def test_an_update_is_timed_by_part_and_planned(finished):
+    _, _, files = finished["gpu_half_hour.sh"]
+    for name in ("update_0.5b", "update_1.5b", "update_7b_lora", "update_zero3"):
+        found = files[name]["result"]["plain"]
+        seconds = found["seconds"]
+        assert 0 < sum(seconds.values()) - seconds["update"] < seconds["update"]
+        assert found["tokens_per_s"] == pytest.approx(found["tokens"] / seconds["update"])
+        assert {"loss", "backward", "optimizer"} <= set(found["planned_gib"])
+        for moment in found["planned_gib"].values():
+            rest = sum(v for k, v in moment.items() if k != "total")
+            assert moment["total"] == pytest.approx(rest)
+            assert rest > 0
+        by_part = sum(found["tflops"][p] * seconds[p] for p in ("loss", "backward"))
+        assert by_part == pytest.approx(found["tflops"]["update"] * seconds["update"])
+        assert name == "update_zero3" or "GPU" in files[name]["result"]["liger"]["skipped"]
+
+
+def test_nothing_is_implied_by_a_dry_run(finished):
+    found = finished["gpu_half_hour.sh"][2]["constants"]["result"]
+    assert found is None or all(row["value"] is None for row in found["constants"].values())
+
+
+def test_a_script_that_is_killed_has_kept_its_first_part(tmp_path):
+    process = start("gpu_check.sh", tmp_path, "launch")
+    first, deadline = tmp_path / "environment.json", time.monotonic() + 120
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)  # the script's own process: it has become its interpreter
+    process.communicate()
+    found = json.loads(first.read_text())
+    assert found["status"] == "passed" and found["result"]["rates"]["copy_gb_s"] > 0
+    assert not (tmp_path / "launch.json").exists()
+
+
+@pytest.mark.skipif("CUDA_VISIBLE_DEVICES" in os.environ, reason="whether there is a GPU is unsure")
+def test_without_a_gpu_nothing_is_measured(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    command = ["bash", str(BENCH / "gpu_check.sh"), "launch", "--output", str(tmp_path)]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert "sees no CUDA device" in found["environment"]["last_lines"][-1]
+    assert found["launch"]["status"] == "not run"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ttrl.ranks import Ranks
 from ttrl.rewards import majority_vote
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
@@ -81,3 +86,40 @@ def test_the_label_is_that_of_all_votes(answers: str) -> None:
     (group,) = RolloutPool(Scripted()).sample([question], params, decided=leads)
     elected = majority_vote([c.text for c in group.completions]).majority
     assert elected == majority_vote(list(answers)).majority
+
+
+@dataclass(frozen=True)
+class Thread(Ranks):
+    """A rank that is a thread of this process."""
+
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
+    said: list[Any] = field(default_factory=list)
+
+    def gather(self, mine: Any) -> list[Any]:
+        self.said[self.rank] = mine
+        self.meeting.wait(10)
+        every = list(self.said)
+        self.meeting.wait(10)
+        return every
+
+
+def test_ranks_that_share_an_engine_stop_when_the_first_of_them_says_so() -> None:
+    """What is decided may depend on a deadline. If they asked their engine for different rounds,
+    its collectives would wait for ever."""
+    engines = [Scripted(), Scripted()]
+    questions = [Question("a", "77777777", (1,)), Question("b", "12121233", (1,))]
+    said: list[Any] = [None, None]
+    meeting = threading.Barrier(2)
+
+    def sample(rank: int) -> list[str]:
+        together = Thread(rank, 2, meeting=meeting, said=said)
+        decided = leads if rank == 0 else lambda completions, rest: False
+        pool = RolloutPool(engines[rank], together, together)
+        groups = pool.sample(questions, PARAMS, decided=decided)
+        return ["".join(c.text for c in g.completions) for g in groups]
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(sample, range(2)))
+    assert found == [["777777", "12121233"]] * 2
+    assert engines[0].calls == engines[1].calls
+    assert [asked for _, _, asked in engines[0].calls] == [["a", "b"]] * 3 + [["b"]]

