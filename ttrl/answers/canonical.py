@@ -31,6 +31,8 @@ from ttrl.answers.words import choice, word
 
 LONGEST = 1000
 """Longer answers (in characters) are compared as they are, apart from white space."""
+ROUNDS = 2 * LONGEST
+"""Answers that are not settled after so many rewritings are compared as they are, too."""
 _INTEGER = re.compile("-?[1-9][0-9]{0,17}")
 
 
@@ -46,14 +48,16 @@ class Reading(NamedTuple):
 def read(answer: str) -> Reading:
     """The canonical spelling of an answer, and its unit.
 
-    Idempotent, because it applies rules until none changes anything. That ends, because no rule
-    brings back what another one removes.
+    Idempotent, because it applies rules until none changes anything. No rule should bring back what
+    another one removes; should two of them do so, an answer must not keep a run from going on.
     """
     if _INTEGER.fullmatch(answer):
         return Reading(answer, "")
     text = spaced(answer)
     units: set[str] = set()
-    while len(text) <= LONGEST:
+    for _ in range(ROUNDS):
+        if len(text) > LONGEST:
+            break
         value, unit = without_unit(clean(text))
         if unit:
             units.add(unit)
@@ -61,6 +65,8 @@ def read(answer: str) -> Reading:
         if simpler == text:
             break
         text = simpler
+    else:
+        return Reading(spaced(answer), "")
     return Reading(text, " ".join(sorted(units)))
 
 

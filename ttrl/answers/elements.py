@@ -75,7 +75,7 @@ def matrix(text: str) -> str:
         return text
     name = match["name"] if match["name"] in ("vmatrix", "Vmatrix") else "pmatrix"
     rows = [
-        "&".join(number(cell.strip()) for cell in row.split("&"))
+        "&".join(map(number, row.split("&")))  # a space is behind a comma, and stays
         for row in _ROW_END.split(match["body"])
     ]
     if len(rows) > 1 and not rows[-1]:
