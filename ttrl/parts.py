@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,3 +184,20 @@ def verify(
     params = replace(params, max_new_tokens=min(32, params.max_new_tokens))
     with memory_suffices("while engine and policy were compared", "lower rollout.gpu_memory_share"):
         return pool.verify(policy, questions[: max(4, pool.engines)], params, settings.model.dtype)
+
+
+@contextmanager
+def closed_at_the_end(pool: RolloutPool, ranks: Ranks) -> Iterator[None]:
+    """Close the pool; not on an error with several ranks.
+
+    vLLM's end is that of the groups of processes that it is in: it waits for the other ranks, and
+    they may be waiting for what this one was about to do. It leaves (`ttrl.cli.main`), and its
+    launcher ends them.
+    """
+    try:
+        yield
+    except BaseException:
+        if ranks.count == 1:
+            pool.close()
+        raise
+    pool.close()

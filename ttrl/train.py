@@ -14,9 +14,9 @@ asked for twice: ``reward.labels = "ground_truth"`` with ``reward.allow_ground_t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -32,6 +32,7 @@ from ttrl.guard import CollapseGuard, Keeper, MismatchGuard
 from ttrl.memory import memory_metrics, memory_suffices
 from ttrl.metrics import exam_metrics, labelled_metrics, update_metrics, vote_metrics
 from ttrl.parts import (
+    closed_at_the_end,
     load_data,
     make_policy,
     make_repeatable,
@@ -109,7 +110,7 @@ def train(
         watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", HINT)
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks, watchdog)
-        with _closed_at_the_end(trainer.pool, ranks):
+        with closed_at_the_end(trainer.pool, ranks):
             if checkpoint is not None:
                 trainer.restore(checkpoint)
             ranks.first(
@@ -120,23 +121,6 @@ def train(
             summary = trainer.run(folder)
     leave_ranks()
     return summary
-
-
-@contextmanager
-def _closed_at_the_end(pool: RolloutPool, ranks: Ranks) -> Iterator[None]:
-    """Close the pool; not on an error with several ranks.
-
-    vLLM's end is that of the groups of processes that it is in: it waits for the other ranks, and
-    they may be waiting for what this one was about to do. It leaves (`ttrl.cli.main`), and its
-    launcher ends them.
-    """
-    try:
-        yield
-    except BaseException:
-        if ranks.count == 1:
-            pool.close()
-        raise
-    pool.close()
 
 
 class Trainer(Resumable):

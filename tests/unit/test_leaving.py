@@ -10,9 +10,9 @@ import pytest
 from python_process import run_python
 
 from ttrl.launch import keep_segments_whole
+from ttrl.parts import closed_at_the_end
 from ttrl.ranks import Ranks
 from ttrl.rollout.pool import RolloutPool
-from ttrl.train import _closed_at_the_end
 
 SCRIPT = """
 import atexit, sys, time
@@ -65,7 +65,7 @@ def test_an_engine_is_closed_unless_other_ranks_would_wait(
 ) -> None:
     engine = Engine()
     try:
-        with _closed_at_the_end(RolloutPool(engine), Ranks(0, count)):  # type: ignore[arg-type]
+        with closed_at_the_end(RolloutPool(engine), Ranks(0, count)):  # type: ignore[arg-type]
             if failed:
                 raise KeyError
     except KeyError:
