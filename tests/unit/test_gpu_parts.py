@@ -15,6 +15,7 @@ sys.path.append(str(ROOT / "bench" / "gpu"))
 
 import check  # noqa: E402
 import half_hour  # noqa: E402
+import task  # noqa: E402
 from parts import OUTPUT, Part, run  # noqa: E402
 
 
@@ -206,3 +207,37 @@ sys.exit(pytest.main([*options, *kernels, attention]))
         check=False,
     )
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+CPU = {
+    "policy/loss": -2e-3,
+    "policy/grad_norm": 0.27,
+    "policy/entropy": 0.08,
+    "policy/sampler_max_gap": 1e-5,
+}
+
+
+def test_another_update_than_the_cpus_is_refused():
+    task.refuse_difference({**CPU, "policy/grad_norm": 0.27005}, CPU)
+    for key, value in {"policy/loss": -2.1e-3, "policy/grad_norm": 0.271}.items():
+        with pytest.raises(SystemExit, match=f"{key} is {value} on the GPU, {CPU[key]}"):
+            task.refuse_difference({**CPU, key: value}, CPU)
+    with pytest.raises(SystemExit, match=r"log-prob differs by 0.002, expected < 0.001"):
+        task.refuse_difference(CPU, {**CPU, "policy/sampler_max_gap": 2e-3})
+
+
+@pytest.mark.parametrize(("test", "code"), [("assert True", 0), ("pytest.skip('no GPU')", 5)])
+def test_tests_that_were_all_skipped_have_checked_nothing(test, code, tmp_path):
+    (tmp_path / "test_one.py").write_text(f"import pytest\ndef test_one(): {test}\n")
+    plugin = ("-p", "pytest_record", "-p", "no:cacheprovider", "--record", "found.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugin, "test_one.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "bench" / "gpu")},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["passed"] == (code == 0)
+    assert found["skipped"] == ({} if code == 0 else {"Skipped: no GPU": 1})
