@@ -48,7 +48,7 @@ def refuse(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise or warn in deterministic mode, if the operator on a GPU has no fixed order."""
     if not torch.are_deterministic_algorithms_enabled():
         return
-    name = op.name().removeprefix("aten::").split(".")[0]
+    name = _name(op)
     if _unordered(op, name, args, kwargs):
         alert(name)
     if name.removesuffix("_") in CUBLAS and not _workspace_is_fixed():
@@ -57,6 +57,12 @@ def refuse(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             "but this operation is not deterministic because it uses CuBLAS and you have CUDA >= "
             "10.2. Set CUBLAS_WORKSPACE_CONFIG=:4096:8 or CUBLAS_WORKSPACE_CONFIG=:16:8."
         )
+
+
+@cache
+def _name(op: Any) -> str:
+    name: str = op.name().removeprefix("aten::").split(".")[0]
+    return name
 
 
 def alert(name: str) -> None:

@@ -36,10 +36,23 @@ MIX_UPS = {
 }
 """By name: module, what stands there, and what is put in its place."""
 
+ATTENTION = "ttrl.policy.attention"
+
+OTHERS = {
+    "float32 queries under autocast": (
+        ATTENTION,
+        "query_1HTD.to(value_1KTD.dtype), key_1KTD.to(value_1KTD.dtype)",
+        "query_1HTD, key_1KTD",
+    ),
+    "torch 2.11 is asked for groups": (ATTENTION, "if knows_groups:", "if True:"),
+    "deterministic mode only warns": ("ttrl.rng", 'debug_mode("error" if', 'debug_mode("warn" if'),
+}
+"""Mistakes that are none of devices, as above."""
+
 
 @contextmanager
 def planted(module: str, old: str, new: str) -> Iterator[None]:
-    """Inside, the functions of ``module`` are those of its source with ``new`` instead of ``old``."""
+    """Inside, the functions of ``module`` are as if ``new`` stood in its source, not ``old``."""
     live = importlib.import_module(module)
     source = Path(inspect.getfile(live)).read_text(encoding="utf-8")
     assert source.count(old) == 1, f"{module} has {source.count(old)} places for a mistake: {old}"

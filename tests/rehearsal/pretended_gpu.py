@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
 import nondeterministic
 import torch
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 GPU = torch.device("cuda", 0)
 
@@ -134,7 +134,10 @@ def on_gpu(cpu: torch.Tensor) -> GpuTensor:
 
 def on_cpu(gpu: torch.Tensor) -> torch.Tensor:
     """The same memory, as a tensor of the CPU."""
-    plain = torch.empty(0, dtype=gpu.dtype, device="cpu")
+    # In inference mode a view of what was made outside of it is no inference tensor either.
+    inside = torch.is_inference_mode_enabled()
+    with nullcontext() if inside == gpu.is_inference() else torch.inference_mode(not inside):
+        plain = torch.empty(0, dtype=gpu.dtype, device="cpu")
     return plain.set_(gpu.untyped_storage(), gpu.storage_offset(), gpu.shape, gpu.stride())
 
 
@@ -152,40 +155,80 @@ def run(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return op.decompose(*args, **kwargs)
     if op is aten._fused_sdp_choice.default:
         return 0  # the one that is put together from other operators
-    refuse_mixture(op, args, kwargs)
     nondeterministic.refuse(op, args, kwargs)
-    flat, form = tree_flatten((args, kwargs))
-    given = {id(x): x for x in flat if isinstance(x, GpuTensor)}
-    plain = {i: on_cpu(x) for i, x in given.items()}
-    cpu_args, cpu_kwargs = tree_unflatten([plain.get(id(x), x) for x in flat], form)
-    device = kwargs.get("device")
-    here = bool(given) if device is None else torch.device(device).type == "cuda"
-    if device is not None:
-        cpu_kwargs |= {"device": torch.device("cpu")}
+    plain = Plain()
+    cpu_args, cpu_kwargs = plain.of(args), plain.of(kwargs)
+    refuse_mixture(op, args, plain)
+    here = bool(plain.given)
+    if (device := kwargs.get("device")) is not None:
+        here = torch.device(device).type == "cuda"
+        cpu_kwargs["device"] = torch.device("cpu")
     cpu_kwargs.pop("pin_memory", None)
     found = ONLY_CUDA.get(op, op)(*cpu_args, **cpu_kwargs)
-    for i in map(id, written(op, args, kwargs)):
-        if i in given and not same_place(given[i], plain[i]):
-            given[i].data = on_gpu(plain[i])  # resized, or put elsewhere
-    back = {id(plain[i]): x for i, x in given.items()}
-    return tree_map_only(torch.Tensor, lambda x: back.get(id(x), on_gpu(x) if here else x), found)
+    for i, name in written(op):
+        for x in plain.tensors(cpu_args[i] if i < len(cpu_args) else cpu_kwargs.get(name)):
+            if not same_place(gpu := plain.given[id(x)][1], x):
+                put(gpu, x)
+    return plain.back(found, here)
 
 
-def refuse_mixture(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+class Plain:
+    """The arguments of an operator as tensors of the CPU, and which tensors they were."""
+
+    def __init__(self) -> None:
+        self.given: dict[int, tuple[torch.Tensor, GpuTensor]] = {}
+        """By the identity of its counterpart on the CPU, a tensor of the GPU."""
+        self.strangers: list[torch.Tensor] = []
+        """Tensors that are on the CPU."""
+
+    def of(self, value: Any) -> Any:
+        """An argument, or several."""
+        if isinstance(value, GpuTensor):
+            counterpart = on_cpu(value)
+            self.given[id(counterpart)] = (counterpart, value)
+            return counterpart
+        if isinstance(value, torch.Tensor):
+            self.strangers.append(value)
+        elif type(value) in (list, tuple):
+            return type(value)(map(self.of, value))
+        elif type(value) is dict:
+            return {name: self.of(x) for name, x in value.items()}
+        return value
+
+    def tensors(self, value: Any) -> Iterator[torch.Tensor]:
+        """Those of an argument that were given on the GPU."""
+        if id(value) in self.given:
+            yield value
+        elif isinstance(value, list | tuple):
+            for part in value:
+                yield from self.tensors(part)
+
+    def back(self, value: Any, here: bool) -> Any:
+        """A result; ``here``: new tensors are the GPU's."""
+        if isinstance(value, torch.Tensor):
+            if id(value) in self.given:
+                return self.given[id(value)][1]
+            return on_gpu(value) if here else value
+        if type(value) in (list, tuple):
+            return type(value)(self.back(x, here) for x in value)
+        return value
+
+
+def refuse_mixture(op: Any, args: tuple[Any, ...], plain: Plain) -> None:
     """Raise a RuntimeError where a GPU's kernel would find a tensor in the CPU's memory."""
-    if op in ANY_DEVICES or op.namespace == "c10d":
+    strangers = plain.strangers
+    if not strangers or not plain.given or op in ANY_DEVICES or op.namespace == "c10d":
         return
     if op in INDICES:
-        place = INDICES[op]
         if not isinstance(args[0], GpuTensor):
             raise RuntimeError(
                 "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
             )
-        args = (*args[:place], *args[place + 1 :])
-    flat = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
-    numbers = torch.Tag.pointwise in op.tags or op in TAKES_NUMBERS or op in INDICES
-    strangers = [x for x in flat if not isinstance(x, GpuTensor) and not (numbers and x.dim() == 0)]
-    if strangers and len(strangers) < len(flat):
+        indices = set(map(id, args[INDICES[op]]))
+        strangers = [x for x in strangers if id(x) not in indices]
+    if torch.Tag.pointwise in op.tags or op in TAKES_NUMBERS or op in INDICES:
+        strangers = [x for x in strangers if x.dim() > 0]
+    if strangers:
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
             f"cuda:0 and {strangers[0].device}! (when checking arguments for {op})"
@@ -194,9 +237,8 @@ def refuse_mixture(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
 
 def custom(op: Any) -> Callable[..., Any]:
     """The Python function of an operator made with `torch.library.custom_op`."""
-    function: Callable[..., Any] = torch._library.custom_ops.OPDEFS[
-        op.name().split(".")[0]
-    ]._init_fn
+    definition = torch._library.custom_ops.OPDEFS[op.name().split(".")[0]]
+    function: Callable[..., Any] = definition._init_fn
     return function
 
 
@@ -207,7 +249,7 @@ def is_composite(op: Any) -> bool:
 
 
 @cache
-def _writes(op: Any) -> tuple[tuple[int, str], ...]:
+def written(op: Any) -> tuple[tuple[int, str], ...]:
     """Places and names of the arguments that an operator writes to."""
     arguments = op._schema.arguments
     return tuple(
@@ -215,11 +257,13 @@ def _writes(op: Any) -> tuple[tuple[int, str], ...]:
     )
 
 
-def written(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
-    """The tensors that an operator was told to write to."""
-    for i, name in _writes(op):
-        value = args[i] if i < len(args) else kwargs.get(name)
-        yield from (x for x in tree_flatten(value)[0] if isinstance(x, torch.Tensor))
+def put(gpu: GpuTensor, cpu: torch.Tensor) -> None:
+    """Have ``gpu`` be the elements that its counterpart on the CPU has become: it was resized."""
+    if gpu.untyped_storage()._cdata != cpu.untyped_storage()._cdata:
+        gpu.data = on_gpu(cpu)
+    else:
+        with torch._C._DisableTorchDispatch():
+            gpu.as_strided_(cpu.shape, cpu.stride(), cpu.storage_offset())
 
 
 def same_place(a: torch.Tensor, b: torch.Tensor) -> bool:
