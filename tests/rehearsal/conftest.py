@@ -6,38 +6,13 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import gpu_library
 import pytest
 import torch
 from python_process import run_python
+from rehearsed import Both, Seen
 from safetensors.torch import load_file
-
-
-class Seen(NamedTuple):
-    """What one of the two processes has seen."""
-
-    facts: dict[str, Any]
-    tensors: dict[str, torch.Tensor]
-
-    def of(self, scenario: str) -> dict[str, Any]:
-        """The facts of a scenario, which went through."""
-        facts: dict[str, Any] = self.facts[scenario]
-        assert "error" not in facts, facts["error"]
-        return facts
-
-    def named(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors whose names begin so, without that."""
-        found = self.tensors.items()
-        return {k.removeprefix(prefix): t for k, t in found if k.startswith(prefix)}
-
-
-class Both(NamedTuple):
-    """The same scenarios in both places."""
-
-    gpu: Seen
-    cpu: Seen
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cuda_lines
 import pytest
-from conftest import Both
+from rehearsed import Both
 
 TRITON_ROWS = "kernels/ttrl_kernels/rows/triton.py"
 REFUSED = "the error is made in tests/kernels/test_triton_rows.py"

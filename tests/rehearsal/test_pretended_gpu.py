@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Both
+from rehearsed import Both
 
 SAME_DEVICE = "RuntimeError: Expected all tensors to be on the same device, but found at least two"
 INDICES = "RuntimeError: indices should be either on cpu or on the same device"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Both
 from cuda_lines import ROOT
 from planted import MIX_UPS
+from rehearsed import Both
 from scenarios import INTERPRETED, UPDATES
 from tensors import assert_close_everywhere
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import varlen
-from conftest import Both
+from rehearsed import Both
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
