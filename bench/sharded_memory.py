@@ -41,7 +41,7 @@ SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64},
 }
 LAYERS = 12
-REST = 100 * 2**20
+REST = 200 * 2**20
 """Bytes for what no formula counts: code that is loaded late, messages, a few activations."""
 MIB = 2**20
 
@@ -133,10 +133,12 @@ def measure(folder: Path, output: Path, *, small: bool) -> None:
         "load": {},
         "update": {
             "gradient bucket": 4 * min(zero3.REDUCE_BUCKET, numbers),
-            "optimizer temporaries": 3 * 4 * min(zero3.SUB_GROUP + largest, share),
+            # A flat gradient, and AdamW's denominator.
+            "optimizer temporaries": 2 * 4 * min(zero3.SUB_GROUP + largest, share),
         },
         "push": {},
-        "export": {"file": weight_files.FILE_BYTES} if ranks.is_main else {},
+        # Rank 0 copies a layer, and waits until a file is full.
+        "export": {"file": weight_files.FILE_BYTES + 4 * largest} if ranks.is_main else {},
     }
     facts = {
         name: {
