@@ -150,7 +150,7 @@ def layer_saved(job: Job, padding: float = 0.0) -> float:
 
 
 def activations(job: Job) -> dict[str, int]:
-    """What the layers leave for the backward pass: those that recompute, only what they were given."""
+    """What the layers leave for the backward pass: of those that recompute, their inputs."""
     given, kept = job.wide * job.shape.hidden, layer_saved(job, _padding(job))
     all_layers = job.recomputed * given + (job.shape.layers - job.recomputed) * kept
     return {"activations": math.ceil(job.tokens * all_layers)}
