@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ttrl.config import ModelSettings
+from ttrl.gpus import device
 from ttrl.types import UserError
 
 TINY_BASE = Path(__file__).parent / "data" / "tiny_base"
@@ -64,7 +65,7 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     Only safetensors files are read: code or pickles in a repository are never run.
     """
     _refuse_files(settings)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with device():
         loaded: tuple[PreTrainedModel, dict[str, Any]] = _load(
             AutoModelForCausalLM,
             settings,

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ttrl.config import ModelSettings
+from ttrl.gpus import device
 from ttrl.pretrained import layer_of, load_outline
 from ttrl.ranks import Ranks
 from ttrl.weight_files import WeightFiles
@@ -32,12 +33,11 @@ def partitioned(
     """
     import deepspeed
 
-    device = _device()
     made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # tied ones are made once
     for prefix, module in model.named_modules():
         for own, outline in list(module.named_parameters(recurse=False)):
             if outline not in made:
-                whole = torch.empty_like(outline, device=device)
+                whole = torch.empty_like(outline, device=device())
                 if files is not None:
                     whole.copy_(files.read(f"{prefix}.{own}".removeprefix(".")))
                 parameter = torch.nn.Parameter(whole)
@@ -73,7 +73,7 @@ def _fill_buffers(model: PreTrainedModel, files: WeightFiles | None, ranks: Rank
     for name, outline in list(model.named_buffers()):
         place, _, own = name.rpartition(".")
         module = model.get_submodule(place)
-        buffer = torch.empty_like(outline, device=_device())
+        buffer = torch.empty_like(outline, device=device())
         if name in saved:
             buffer.copy_(ranks.first(partial(_read, files, name)))
             buffer._is_hf_initialized = True  # type: ignore[attr-defined]
@@ -128,10 +128,3 @@ def _removed(hook: Any) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _device() -> torch.device:
-    """Where this rank computes."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
