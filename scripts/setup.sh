@@ -15,7 +15,7 @@ pip() {
     if [ -n "${dry_run:-}" ]; then echo "pip $*"; return; fi
     .venv/bin/python -m pip --disable-pip-version-check "$@"
 }
-asked() { [[ " ${extras[*]} " == *" $1 "* ]]; }
+asked() { [[ " ${extras[*]:-} " == *" $1 "* ]]; }
 
 extras=("$@")
 device=cpu
@@ -35,7 +35,7 @@ if asked flash-attn && [ -z "${dry_run:-}" ] && [ ! -x "$nvcc" ]; then
 fi
 
 built_from=(pyproject.toml requirements*.lock setup.py CMakeLists.txt kernels/csrc/*)
-wanted=$( (cat "${built_from[@]}" && echo "${TTRL_BUILD_EXT:-auto}") | sha256sum | cut -d' ' -f1)
+wanted=$( (cat "${built_from[@]}" && echo "$device ${TTRL_BUILD_EXT:-auto}") | sha256sum | cut -d' ' -f1)
 missing=()
 for part in base "$@"; do
     if [ "$(cat ".venv/.ttrl-$part" 2>/dev/null)" != "$wanted" ]; then missing+=("$part"); fi

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +55,29 @@ def memory_suffices(when: str, remedy: str) -> Iterator[None]:
             f"out of GPU memory {when} ({free:.1f} of {total:.1f} GiB free): {remedy}; ttrl plan "
             "shows what takes how much"
         ) from error
+
+
+def pin(memory: torch.Tensor) -> Callable[[], None]:
+    """Let a GPU copy into this memory of the host and out of it directly; returns what ends that.
+
+    Where pages may be swapped out, the driver copies through a small buffer of its own, which takes
+    several times as long. Without a GPU nothing happens. torch, when it pins memory, rounds its
+    size up to a power of two; this is exact.
+
+    Raises:
+        UserError: if so much memory cannot be pinned.
+    """
+    if not torch.cuda.is_available():
+        return lambda: None
+    runtime, address, size = torch.cuda.cudart(), memory.data_ptr(), memory.nbytes
+    try:
+        torch.cuda.check_error(runtime.cudaHostRegister(address, size, 0))
+    except RuntimeError as error:
+        raise UserError(
+            f"cannot pin {size / GIB:.1f} GiB of the host's memory: {error}; ttrl plan shows how "
+            "much of it a run needs (see also: ulimit -l)"
+        ) from error
+    return lambda: torch.cuda.check_error(runtime.cudaHostUnregister(address))
 
 
 def _asleep_bytes() -> int:

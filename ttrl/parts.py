@@ -60,7 +60,12 @@ def planned_memory(settings: Settings, ranks: Ranks, display: Display) -> dict[s
     if not torch.cuda.is_available():
         return {}
     memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / GIB
-    machine = Machine(ranks.count, memory, usable_share=1.0)  # torch says what a program sees
+    machine = Machine(
+        ranks.count,
+        memory,
+        usable_share=1.0,  # torch says what a program sees
+        gpus_per_node=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
     policy = settings.policy.model_copy(update={"backend": backend(settings)})
     settings = settings.model_copy(update={"policy": policy})
     try:

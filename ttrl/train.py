@@ -152,6 +152,7 @@ class Trainer(Resumable):
         self.total = total_steps(settings, self.order)
         self.policy = make_policy(settings, ranks)
         self.origin = origin_of(self.policy, getattr(torch, settings.model.dtype))
+        self.labels = self._label_source()
         # Rollouts may go on while the update talks to the other ranks.
         self.sampling_ranks = ranks.apart() if settings.rollout.overlap else ranks
         self.mismatch_at_start: float | None = None
@@ -164,7 +165,6 @@ class Trainer(Resumable):
             self.pool = RolloutPool(RecordedEngine(replay), self.sampling_ranks)
             self.pool.refresh(self.policy)
             self.exams = ()  # they are not recorded
-        self.labels = self._label_source()
         self.guard = CollapseGuard(settings.guard, self.order.steps_per_epoch)
         self.mismatch = MismatchGuard(settings.guard.sampler_kl)
         stopping = settings.guard.on_collapse == "stop"
@@ -214,7 +214,9 @@ class Trainer(Resumable):
             "kernels": self.policy.kernels,
             "wall_s": time.perf_counter() - self.started,
         }
-        self.policy.hand_over(partial(folder.save_model, self.policy.model, self.tokenizer))
+        self.pool.sleep()  # layers are made whole once more
+        with self._limited("save"):
+            self.policy.hand_over(partial(folder.save_model, self.policy.model, self.tokenizer))
         self.ranks.first(partial(folder.write_summary, summary))
         return summary
 

@@ -105,9 +105,9 @@ def test_a_run_does_what_the_timeline_says(
 ) -> None:
     settings = settings_of(job, f"reward.labels={labels}", "reward.teacher_decay=0.5")
     train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
-    *events, measured, closed = card.events
+    *events, measured, slept, closed = card.events
     assert events == each_once(order(settings))
-    assert (measured, closed) == ("rollout", "close")
+    assert (measured, slept, closed) == ("rollout", "sleep", "close")  # the model is saved last
 
 
 def test_so_does_one_that_is_resumed(job: Job, card: Card, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_so_does_one_that_is_resumed(job: Job, card: Card, tmp_path: Path) -> No
     card.events.clear()
     card.held = {"CUDA": card.held["CUDA"]}
     train(settings, RunFolder(run), Display(Console(quiet=True)), resume=True)
-    *events, _, _ = card.events
+    *events, _, _, _ = card.events
     assert events == each_once((*START, *RESUME, *STEP))
     assert each_once(order(settings, resumed=True))[: len(events)] == events
 

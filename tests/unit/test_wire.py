@@ -101,7 +101,7 @@ def test_a_gpu_writes_into_pinned_memory_until_it_is_given_back(monkeypatch) -> 
     shared.close()
     assert calls[1:] == [("unregister", address)]
     runtime.cudaHostRegister = lambda *a: 2
-    with pytest.raises(RuntimeError, match="CUDA error 2"):
+    with pytest.raises(UserError, match=r"cannot pin 0\.0 GiB of the host.s memory: CUDA error 2"):
         SharedWeights({"a": torch.Size([1])}, "float32")
 
 

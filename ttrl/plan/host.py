@@ -24,12 +24,16 @@ def host_memory(job: Job) -> dict[str, int]:
     if policy.offload_optimizer:
         groups = math.ceil(own / SUB_GROUP)
         each["gradients"] = _pinned(2 * own) + groups * _pinned(4 * min(SUB_GROUP, own))
+    teacher = 0
+    if job.settings.reward.labels == "teacher":  # each rank has a share of all its weights
+        teacher = 4 * math.ceil(job.shape.parameters / job.ranks)
     if job.settings.checkpoint.every > 0:
-        each["a checkpoint's copy"] = 12 * own
+        moved = teacher if job.settings.reward.teacher_decay < 1 else 0
+        each["a checkpoint's copy"] = 12 * own + moved
     if job.settings.guard.on_collapse == "stop":
         each["kept weights"] = 2 * 4 * own
-    if job.settings.reward.labels == "teacher":  # whole on every rank
-        each["teacher"] = 4 * job.shape.parameters
+    if teacher:
+        each["teacher"] = teacher
     processes = job.machine.in_node if job.zero3 else 1
     return {name: size * processes for name, size in each.items()}
 

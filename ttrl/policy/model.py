@@ -57,6 +57,11 @@ def make_packed(
         if isinstance(module, torch.nn.Dropout):  # attention's own is left out by packed_attention
             module.p = 0.0
     refused = f"{type(model).__name__} ({settings.path}) cannot be trained here: "
+    if lost := _saved_buffers(model):
+        raise UserError(
+            f"{refused}{lost[0]} and {len(lost) - 1} others are saved with its weights and are no "
+            "parameters: they would not reach the rollout engine"
+        )
     with whole or nullcontext():
         own_T = _own_logprobs(model)
         model.set_attn_implementation(PACKED)
@@ -74,6 +79,12 @@ def make_packed(
             f"{refused}packed log-probs differ from the model's own by up to {gap:.3g} "
             f"(expected < {same})"
         )
+
+
+def _saved_buffers(model: PreTrainedModel) -> list[str]:
+    """What belongs to the weights of a model beside its parameters."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return sorted(model.state_dict().keys() - parameters)
 
 
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.25}

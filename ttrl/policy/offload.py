@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
+
+from ttrl.memory import pin
 
 
 class _Away(NamedTuple):
@@ -71,9 +74,9 @@ def host_like(tensor: torch.Tensor) -> torch.Tensor:
 
     What torch pins itself is rounded up to a power of two.
     """
-    host = torch.empty_like(tensor, device="cpu", requires_grad=False)
-    if tensor.is_cuda:
-        # For as long as the process runs, as the tensor is kept.
-        pinned = torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0)
-        torch.cuda.check_error(pinned)
-    return host
+    if not tensor.is_cuda or not tensor.numel():
+        return torch.empty_like(tensor, device="cpu", requires_grad=False)
+    # Whole pages of its own: none can be pinned twice. For as long as the process runs.
+    pages = torch.frombuffer(mmap.mmap(-1, tensor.nbytes), dtype=tensor.dtype)
+    pin(pages)
+    return pages.view(tensor.shape)

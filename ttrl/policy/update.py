@@ -377,7 +377,8 @@ def recomputed_layers(policy: PolicySettings, layers: int) -> int:
 
     The last ones keep theirs: those are gone before the others make their own again.
     """
-    return math.ceil(policy.recompute_share * layers) if policy.gradient_checkpointing else 0
+    share = policy.recompute_share if policy.gradient_checkpointing else 0.0
+    return math.ceil(round(share * layers, 6))  # 0.14 of 50 are 7, though not in floats
 
 
 def _recompute(model: PreTrainedModel, policy: PolicySettings) -> None:

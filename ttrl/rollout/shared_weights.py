@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ttrl.memory import pin
 from ttrl.rollout.weights import complete
 from ttrl.types import UserError
 
@@ -46,7 +47,7 @@ class SharedWeights:
         """To be inherited by those who `read_weights`."""
         os.ftruncate(self.descriptor, size)
         whole = _mapped(self.descriptor, mmap.ACCESS_WRITE)
-        self._unpin = _pin(whole)
+        self._unpin: Callable[[], None] | None = pin(whole)
         self._tensors = _tensors(whole, self.index)
 
     @torch.no_grad()
@@ -61,8 +62,9 @@ class SharedWeights:
 
     def close(self) -> None:
         """Give the memory back, as far as no other process has it."""
-        self._unpin()
-        self._unpin = _nothing
+        if self._unpin is not None:
+            self._unpin()
+            self._unpin = None
         self._tensors = {}
         if self.descriptor >= 0:
             os.close(self.descriptor)
@@ -96,23 +98,6 @@ def _lay_out(shapes: Mapping[str, torch.Size], dtype: str) -> tuple[Index, int]:
 def _mapped(descriptor: int, access: int) -> torch.Tensor:
     """The whole memory as bytes; they keep the mapping alive."""
     return torch.frombuffer(mmap.mmap(descriptor, 0, access=access), dtype=torch.uint8)
-
-
-def _pin(whole: torch.Tensor) -> Callable[[], None]:
-    """Have a GPU, if there is one, copy into this memory directly; returns what ends that.
-
-    Into pages that can be swapped out, the driver copies through a small buffer of its own, which
-    takes several times as long.
-    """
-    if not torch.cuda.is_available():
-        return _nothing
-    runtime, address = torch.cuda.cudart(), whole.data_ptr()
-    torch.cuda.check_error(runtime.cudaHostRegister(address, whole.numel(), 0))
-    return lambda: torch.cuda.check_error(runtime.cudaHostUnregister(address))
-
-
-def _nothing() -> None:
-    """Nothing is pinned."""
 
 
 def _tensors(whole: torch.Tensor, index: Index) -> dict[str, torch.Tensor]:

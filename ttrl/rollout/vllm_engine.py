@@ -116,13 +116,13 @@ class VllmEngine:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # what the trainer has freed, but torch has kept
             self._llm.wake_up(tags=["weights"])
+        self._asleep = False
         with memory_suffices("during a push of weights into vLLM", remedy), _torch_restored():
             self._llm.collective_rpc(
                 "reload_weights", kwargs={"weights_iterator": self._own_copies(weights)}
             )
         with memory_suffices("while vLLM woke up its kv_cache", remedy):
             self._llm.wake_up(tags=["kv_cache"])
-        self._asleep = False
         # It holds keys and values that the old weights computed, and a reload leaves it as it is.
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("weight push: vLLM kept its prefix cache, which is of old weights")
