@@ -148,8 +148,8 @@ def evaluate(
     data: Annotated[
         str,
         typer.Argument(
-            help="Questions with answers: a .jsonl, .json or .parquet file, hub:OWNER/NAME, "
-            "arithmetic:train or arithmetic:held_out."
+            help="Questions with answers: a .jsonl, .json, .parquet, .csv or .tsv file, "
+            "hub:OWNER/NAME, arithmetic:train or arithmetic:held_out."
         ),
     ],
     recipe: Annotated[
@@ -189,11 +189,14 @@ def evaluate(
 
     display = Display(Console())
     tokenizer = load_tokenizer(settings.model)
-    asked = load_questions(data, settings.data, tokenizer)
+    own = settings.data.as_held_out() if data == settings.data.held_out else settings.data
+    asked = load_questions(data, own, tokenizer)
     display.rejected(asked.rejected)
+    for remark in asked.remarks:
+        display.note(remark)
     if not asked.key.answers:
         raise UserError(
-            f"{data}: no row has an answer (data.answer_field = {settings.data.answer_field!r}): "
+            f"{data}: no row has an answer (data.answer_field = {own.answer_field!r}): "
             "there is nothing to measure against"
         )
     with Grader(settings.answers) as grader:

@@ -137,8 +137,10 @@ def load_data(
     train_set = load_questions(settings.data.train, settings.data, tokenizer)
     held_out = QuestionSet((), AnswerKey(), ())
     if settings.data.held_out is not None:
-        held_out = load_questions(settings.data.held_out, settings.data, tokenizer)
+        held_out = load_questions(settings.data.held_out, settings.data.as_held_out(), tokenizer)
     display.rejected((*train_set.rejected, *held_out.rejected))
+    for remark in (*train_set.remarks, *held_out.remarks):
+        display.note(remark)
     outline = load_bare_outline(settings.model)
     asked = (*train_set.questions, *(q for q in held_out.questions if q.id in held_out.key.answers))
     refuse_overflow(asked, voting(settings), context_length(outline))

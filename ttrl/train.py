@@ -165,6 +165,11 @@ class Trainer(Resumable):
         self.train_set, self.exams = load_data(settings, self.tokenizer, judge, display)
         questions = self.train_set.questions
         self.order = QuestionOrder(questions, settings.rollout.questions_per_step, settings.seed)
+        if left_out := self.order.left_out:
+            display.note(
+                f"each pass leaves out {left_out} of {len(questions)} questions, others each time: "
+                f"rollout.questions_per_step = {self.order.per_step} does not divide them"
+            )
         self.total = total_steps(settings, self.order)
         self.policy = make_policy(settings, ranks)
         self.origin = origin_of(self.policy, getattr(torch, settings.model.dtype))
