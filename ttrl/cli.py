@@ -183,7 +183,8 @@ def evaluate(
     from ttrl.answers import Grader, make_extractor
     from ttrl.data.questions import load_questions
     from ttrl.evaluate import Exam
-    from ttrl.pretrained import load_tokenizer
+    from ttrl.pretrained import load_outline, load_tokenizer
+    from ttrl.rollout.ends import refuse_absent_ids
     from ttrl.rollout.pool import make_pool
     from ttrl.tracking import Display, scores_table
 
@@ -199,6 +200,7 @@ def evaluate(
             f"{data}: no row has an answer (data.answer_field = {own.answer_field!r}): "
             "there is nothing to measure against"
         )
+    refuse_absent_ids(asked.questions, load_outline(settings.model), tokenizer)
     with Grader(settings.answers) as grader:
         extract = make_extractor(settings.answers.extract)
         exam = Exam(settings, extract, grader, data, asked, tuple(ks))

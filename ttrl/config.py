@@ -184,7 +184,7 @@ class RewardSettings(Section):
 
 
 class GuardSettings(Section):
-    """Watches label-free signs of a collapse."""
+    """Watches label-free signs of a collapse, and of votes without voters."""
 
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
     """stop: end the run, with the weights from before the signs began."""
@@ -201,6 +201,10 @@ class GuardSettings(Section):
     sampler_kl: Annotated[float, Field(ge=0)] = 0.01
     """Warn if the engine's log-probs are further than this from the policy's before a step's first
     update: mean k3 per token, in nats (at 0.01 they differ by about 0.14); 0: never."""
+    abstention: Share = 0.9
+    """Warn if more than this share of the completions yields no answer."""
+    abstaining_steps: Annotated[int, Field(ge=0)] = 5
+    """End the run after so many such steps in a row; 0: never."""
 
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400)]

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+from decimal import Decimal
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from tiny_tokenizer import tiny_tokenizer
 
@@ -218,8 +221,6 @@ def test_a_system_message_of_a_rows_own_goes_before_that_of_the_settings(load):
 
 
 def test_the_parquet_of_verl(tmp_path):
-    import pyarrow.parquet
-
     rows = [
         {
             "data_source": "gsm8k",
@@ -252,6 +253,18 @@ def test_the_messages_of_openai_without_the_answer_at_their_end(load):
     )
     assert loaded.key.answers == {"a": "2"}
     assert load({"messages": messages}, **{**names, "answer_field": "messages.9"}).key.answers == {}
+
+
+def test_doubles_and_decimals_of_parquet_keep_their_value(tmp_path):
+    def answers(column: pyarrow.Array) -> list[str]:
+        table = pyarrow.table({"prompt": [str(i) for i in range(len(column))], "answer": column})
+        pyarrow.parquet.write_table(table, tmp_path / "q.parquet")
+        data = DataSettings(train=str(tmp_path / "q.parquet"))
+        return list(load_questions(data.train, data, TOKENIZER).key.answers.values())
+
+    assert answers(pyarrow.array([1e-5, 1e16, 0.1])) == ["0.00001", "10000000000000000.0", "0.1"]
+    tiny = [Decimal("0.00000001"), Decimal("46.50000000")]
+    assert answers(pyarrow.array(tiny)) == ["0.00000001", "46.50000000"]
 
 
 def test_a_field_whose_own_name_has_a_dot_goes_first(load):

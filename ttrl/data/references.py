@@ -54,7 +54,7 @@ def solutions(source: str, written: dict[str, str], answers: dict[str, str]) -> 
         )
     prose = [i for i, answer in answers.items() if _is_prose(answer)]
     if prose:
-        shown = "; ".join(f"{i!r}: {answers[i][:60]!r}..." for i in prose[:SHOWN])
+        shown = "; ".join(f"{i!r}: {answers[i][:60]!r}" for i in prose[:SHOWN])
         remarks.append(
             f"warning: {source}: {len(prose)} of {len(answers)} answers look like sentences, "
             f"without {READ_FROM}; a completion is right only if it answers the same: {shown}. "
