@@ -148,8 +148,8 @@ def evaluate(
     data: Annotated[
         str,
         typer.Argument(
-            help="Questions with answers: a .jsonl, .json or .parquet file, hub:OWNER/NAME, "
-            "arithmetic:train or arithmetic:held_out."
+            help="Questions with answers: a .jsonl, .json, .parquet, .csv or .tsv file, "
+            "hub:OWNER/NAME, arithmetic:train or arithmetic:held_out."
         ),
     ],
     recipe: Annotated[
@@ -183,19 +183,24 @@ def evaluate(
     from ttrl.answers import Grader, make_extractor
     from ttrl.data.questions import load_questions
     from ttrl.evaluate import Exam
-    from ttrl.pretrained import load_tokenizer
+    from ttrl.pretrained import load_outline, load_tokenizer
+    from ttrl.rollout.ends import refuse_absent_ids
     from ttrl.rollout.pool import make_pool
     from ttrl.tracking import Display, scores_table
 
     display = Display(Console())
     tokenizer = load_tokenizer(settings.model)
-    asked = load_questions(data, settings.data, tokenizer)
+    own = settings.data.as_held_out() if data == settings.data.held_out else settings.data
+    asked = load_questions(data, own, tokenizer)
     display.rejected(asked.rejected)
+    for remark in asked.remarks:
+        display.note(remark)
     if not asked.key.answers:
         raise UserError(
-            f"{data}: no row has an answer (data.answer_field = {settings.data.answer_field!r}): "
+            f"{data}: no row has an answer (data.answer_field = {own.answer_field!r}): "
             "there is nothing to measure against"
         )
+    refuse_absent_ids(asked.questions, load_outline(settings.model), tokenizer)
     with Grader(settings.answers) as grader:
         extract = make_extractor(settings.answers.extract)
         exam = Exam(settings, extract, grader, data, asked, tuple(ks))

@@ -44,14 +44,22 @@ class ModelSettings(Section):
     own weights and optimizer state are float32."""
 
 
+HeldOutKey = Literal[
+    "split", "subset", "revision", "prompt_field", "answer_field", "id_field", "level_field"
+]
+
+
 class DataSettings(Section):
     """Questions and how they are put to the model."""
 
     train: str
-    """Questions to train on, labels never read: a .jsonl, .json or .parquet file,
-    "hub:OWNER/NAME", or "arithmetic:train"."""
+    """Questions to train on, labels never read: a .jsonl, .json, .parquet, .csv, .tsv or .txt file,
+    "hub:OWNER/NAME", or "arithmetic:train". In a recipe, a file beside it comes first."""
     held_out: str | None = None
     """Questions to measure on but never train on; same forms as ``train``."""
+    for_held_out: dict[HeldOutKey, str] = {}
+    """Which of split, subset, revision and the names of fields are others for ``held_out``, for
+    example ``prompt_field = "question"``."""
     split: str = "train"
     """Split of a hub data set."""
     subset: str | None = None
@@ -59,9 +67,11 @@ class DataSettings(Section):
     revision: str | None = None
     """Commit, tag or branch of a hub data set."""
     prompt_field: str = "prompt"
-    """Name of the field that holds the question."""
+    """Name of the field that holds the question, as text or as a list of messages. Of this field
+    and the next ones: "a.b" is the field b inside a, "messages.-1.content" one in a list's last."""
     answer_field: str = "answer"
-    """Name of the field that holds the reference answer, if there is one."""
+    """Name of the field that holds the reference answer, if there is one, or a solution with the
+    answer in \\boxed{...} or behind ####."""
     id_field: str = "id"
     """Name of the field that holds the id; a row without it is named by its position."""
     level_field: str = "level"
@@ -71,13 +81,18 @@ class DataSettings(Section):
     chat_template_kwargs: dict[str, bool | int | float | str] = {}
     """Variables for the chat template, for example ``enable_thinking = false``."""
     system_prompt: str | None = None
-    """A system message; None leaves it to the chat template."""
+    """A system message for questions without one of their own; None leaves it to the chat
+    template."""
     suffix: str = ""
     """Appended to every question."""
     max_prompt_tokens: Positive = 1024
     """Longer prompts are rejected."""
     max_rejected_share: Share = 0.1
     """The run stops if more rows than this share are rejected."""
+
+    def as_held_out(self) -> Self:
+        """The settings for reading ``held_out``."""
+        return self.model_copy(update={str(k): v for k, v in self.for_held_out.items()})
 
 
 class RolloutSettings(Section):
@@ -169,7 +184,7 @@ class RewardSettings(Section):
 
 
 class GuardSettings(Section):
-    """Watches label-free signs of a collapse."""
+    """Watches label-free signs of a collapse, and of votes without voters."""
 
     on_collapse: Literal["warn", "stop", "ignore"] = "warn"
     """stop: end the run, with the weights from before the signs began."""
@@ -186,6 +201,10 @@ class GuardSettings(Section):
     sampler_kl: Annotated[float, Field(ge=0)] = 0.01
     """Warn if the engine's log-probs are further than this from the policy's before a step's first
     update: mean k3 per token, in nats (at 0.01 they differ by about 0.14); 0: never."""
+    abstention: Share = 0.9
+    """Warn if more than this share of the completions yields no answer."""
+    abstaining_steps: Annotated[int, Field(ge=0)] = 5
+    """End the run after so many such steps in a row; 0: never."""
 
 
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400)]
@@ -436,6 +455,10 @@ class Settings(Section):
                     f'checkpoint.best = "held_out" needs data.held_out, and every checkpoint '
                     f"measured: checkpoint.every = {saving.every} must be a multiple of "
                     f"evaluation.every = {self.evaluation.every}",
+                ),
+                (
+                    not self.data.for_held_out or self.data.held_out is not None,
+                    "data.for_held_out needs data.held_out",
                 ),
                 (
                     not self.data.suffix.startswith("\\n"),

@@ -91,7 +91,13 @@ class Exam:
     ks: tuple[int, ...]
     """For pass@k and maj@k."""
 
-    def take(self, pool: RolloutPool, step: int, display: Display) -> Scores:
+    def take(
+        self,
+        pool: RolloutPool,
+        step: int,
+        display: Display,
+        on_group: Callable[[CompletionGroup], None] = lambda group: None,
+    ) -> Scores:
         """The scores of the pool's present weights; empty if there is no answer key."""
         evaluation = self.settings.evaluation
         params = SamplingParams(
@@ -103,13 +109,18 @@ class Exam:
         )
         total = sum(q.id in self.asked.key.answers for q in self.asked.questions)
         with display.bar(f"measuring: {self.name}", total) as bar:
+
+            def done(group: CompletionGroup) -> None:
+                on_group(group)
+                bar.advance()
+
             return evaluate(
                 pool,
                 self.asked.questions,
                 self.asked.key,
                 params,
                 self.ks,
-                on_group=lambda group: bar.advance(),
+                on_group=done,
                 extract=self.extract,
                 grader=self.grader,
             )

@@ -23,11 +23,11 @@ from ttrl.policy.local import LocalPolicy
 from ttrl.policy.lora import require_peft
 from ttrl.policy.model import load_policy_model
 from ttrl.policy.update import Policy
-from ttrl.pretrained import load_bare_outline
+from ttrl.pretrained import load_bare_outline, load_outline
 from ttrl.ranks import Ranks
 from ttrl.rewards.judge import Judge
 from ttrl.rng import seed_globals
-from ttrl.rollout.ends import context_length, refuse_overflow
+from ttrl.rollout.ends import context_length, refuse_absent_ids, refuse_overflow
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.vllm_contract import require_vllm
@@ -143,10 +143,13 @@ def load_data(
     train_set = load_questions(settings.data.train, settings.data, tokenizer)
     held_out = QuestionSet((), AnswerKey(), ())
     if settings.data.held_out is not None:
-        held_out = load_questions(settings.data.held_out, settings.data, tokenizer)
+        held_out = load_questions(settings.data.held_out, settings.data.as_held_out(), tokenizer)
     display.rejected((*train_set.rejected, *held_out.rejected))
-    outline = load_bare_outline(settings.model)
+    for remark in (*train_set.remarks, *held_out.remarks):
+        display.note(remark)
+    outline = load_outline(settings.model)
     asked = (*train_set.questions, *(q for q in held_out.questions if q.id in held_out.key.answers))
+    refuse_absent_ids(asked, outline, tokenizer)
     refuse_overflow(asked, voting(settings), context_length(outline))
     if shared := overlap(train_set, held_out):
         display.note(

@@ -18,7 +18,9 @@ from ttrl.config import Section, Settings, did_you_mean, readable_errors
 from ttrl.types import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
-_OPEN_TABLES = ("data.chat_template_kwargs", "reward.options")  # keys not known beforehand
+# Their keys are not known beforehand, or are checked by their type.
+_OPEN_TABLES = ("data.chat_template_kwargs", "data.for_held_out", "reward.options")
+_FILES = (("data", "train"), ("data", "held_out"), ("answers", "extract"), ("reward", "estimator"))
 
 
 def load_settings(
@@ -102,7 +104,7 @@ def _read_recipe(path: Path, included_by: tuple[Path, ...] = ()) -> dict[str, An
     chain = (*included_by, path.resolve())
     if path.resolve() in included_by:
         raise UserError(f"a recipe includes itself: {' -> '.join(map(str, chain))}")
-    tables = _read_toml(path)
+    tables = _from_its_folder(_read_toml(path), path.parent)
     names = tables.pop("include", [])
     if not isinstance(names, list):
         raise UserError(f"{path}: include = {names!r}: expected a list, for example ['paper']")
@@ -115,6 +117,20 @@ def _read_recipe(path: Path, included_by: tuple[Path, ...] = ()) -> dict[str, An
             raise UserError(f"{path}: include = [{name!r}]: no such recipe beside it or in ttrl")
         merged = _merge(merged, _read_recipe(beside[0], chain))
     return _merge(merged, tables)
+
+
+def _from_its_folder(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The tables with the files that they name beside the recipe; others are left as they are,
+    relative to the working directory."""
+    for section, key in _FILES:
+        table = tables.get(section)
+        name = table.get(key) if isinstance(table, dict) else None
+        if not isinstance(name, str):
+            continue
+        file = name.rpartition(":")[0] if ".py:" in name else name
+        if Path(file).suffix and (folder / file).is_file():
+            tables = _merge(tables, {section: {key: str(folder / file) + name[len(file) :]}})
+    return tables
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ttrl.abstentions import AbstentionGuard
 from ttrl.checkpoint import Checkpoint
 from ttrl.config import Settings
 from ttrl.data.questions import QuestionSet
@@ -35,6 +36,7 @@ class Resumable(ABC):
     policy: Policy
     judge: Judge
     guard: CollapseGuard
+    voters: AbstentionGuard
     keeper: Keeper | None
     labels: LabelSource
     pool: RolloutPool
@@ -66,6 +68,7 @@ class Resumable(ABC):
             "steps_taken": self.policy.steps_taken,
             "history": self.judge.state(),
             "guard": self.guard.state(),
+            "abstaining_steps": self.voters.in_a_row,
             "kept_steps": self.keeper.steps() if self.keeper else [],
             "teacher": self.labels.state() if isinstance(self.labels, Teacher) else {},
             "pool": self.pool.state(),
@@ -112,6 +115,7 @@ class Resumable(ABC):
             self.policy.steps_taken = state["steps_taken"]
             self.judge.load_state(state["history"])
             self.guard.load_state(state["guard"])
+            self.voters.in_a_row = state["abstaining_steps"]
             if self.keeper is not None:
                 kinds = [f"kept_{i}" for i in range(len(state["kept_steps"]))]
                 kept = checkpoint.shares(kinds, sizes, rank, count)

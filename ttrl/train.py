@@ -23,6 +23,7 @@ from statistics import fmean
 
 import torch
 
+from ttrl.abstentions import AbstentionGuard
 from ttrl.answers import Grader
 from ttrl.checkpoint import Checkpoint
 from ttrl.config import Settings
@@ -149,6 +150,11 @@ class Trainer(Resumable):
         self.train_set, self.exams = load_data(settings, self.tokenizer, judge, display)
         questions = self.train_set.questions
         self.order = QuestionOrder(questions, settings.rollout.questions_per_step, settings.seed)
+        if left_out := self.order.left_out:
+            display.note(
+                f"each pass leaves out {left_out} of {len(questions)} questions, others each time: "
+                f"rollout.questions_per_step = {self.order.per_step} does not divide them"
+            )
         self.total = total_steps(settings, self.order)
         self.policy = make_policy(settings, ranks)
         self.origin = origin_of(self.policy, getattr(torch, settings.model.dtype))
@@ -166,6 +172,7 @@ class Trainer(Resumable):
             self.pool.refresh(self.policy)
             self.exams = ()  # they are not recorded
         self.guard = CollapseGuard(settings.guard, self.order.steps_per_epoch)
+        self.voters = AbstentionGuard(settings, judge.extract)
         self.mismatch = MismatchGuard(settings.guard.sampler_kl)
         stopping = settings.guard.on_collapse == "stop"
         self.keeper = Keeper(self.policy, self.order.steps_per_epoch) if stopping else None
@@ -191,7 +198,7 @@ class Trainer(Resumable):
                 saving.check()
                 step = self.done + 1
                 groups, estimates, metrics = self._step(step)
-                stopped = self._watch(step, metrics)
+                stopped = self._watch(step, metrics) or self._count_voters(step, groups, metrics)
                 self.refresh()
                 if stopped or step == self.total or (every and step % every == 0):
                     self.after = self._measure(step)
@@ -347,6 +354,18 @@ class Trainer(Resumable):
         self.display.note(f"stopped in step {step}; the model is that of step {kept}")
         return f"step {step}: {sign}; the model is that of step {kept}"
 
+    def _count_voters(
+        self, step: int, groups: Sequence[CompletionGroup], metrics: Mapping[str, float]
+    ) -> str | None:
+        """Look for a vote without voters; why the run must stop, if it must."""
+        share = metrics["vote/abstention_share"]
+        if (warning := self.voters.warning(share, groups)) is not None:
+            self.display.note(f"step {step}: warning: {warning}")
+        if (reason := self.voters.stop(share)) is None:
+            return None
+        self.display.note(f"stopped in step {step}: {reason}")
+        return f"step {step}: {reason}"
+
     def _score(self, metrics: Mapping[str, float]) -> float | None:
         """How good the policy is by ``checkpoint.best``; None if nobody asks, or it collapses."""
         match self.settings.checkpoint.best:
@@ -360,8 +379,12 @@ class Trainer(Resumable):
         """The exams' scores by name."""
         scores = {}
         for exam in self.exams:
+            sampled: list[CompletionGroup] = []
             with self._limited("exam"):
-                scores[exam.name] = exam.take(self.pool, step, self.display)
+                scores[exam.name] = exam.take(self.pool, step, self.display, sampled.append)
+            share = scores[exam.name].get("abstention_share", 0.0)
+            if step == 0 and (warning := self.voters.warning(share, sampled)) is not None:
+                self.display.note(f"measured before training: {exam.name}: warning: {warning}")
         return scores
 
     def _label_source(self) -> LabelSource:

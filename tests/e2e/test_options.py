@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 from small_run import Run
 
 from ttrl.data.arithmetic import question_rows
 from ttrl.pretrained import TINY_BASE
+from ttrl.tracking import Display
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
@@ -68,6 +70,23 @@ def test_the_guard_stops_and_goes_back(run: Run, tmp_path: Path) -> None:
         load_file(folder / "model" / "model.safetensors"),
     )
     assert all(before[name].equal(after[name]) for name in after)
+
+
+def test_a_run_in_which_nobody_votes_says_so_and_stops(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Display, "note", lambda self, text: said.append(text))
+    (tmp_path / "never.py").write_text("def never(text):\n    return None\n")
+    options = [f"answers.extract={tmp_path}/never.py:never", "guard.abstaining_steps=2"]
+    folder = run("silent", [*options, "max_steps=4"])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert summary["stopped"].startswith("step 2: for 2 steps in a row more than 90% of the")
+    (warning,) = [text for text in said if "no answer could be read from 100%" in text]
+    assert warning.startswith("measured before training: train: warning: ")
+    assert "One of them (" in warning
+    assert f"stopped in {summary['stopped']}" in said
 
 
 def test_votes_end_when_they_are_decided_with_the_same_label(run: Run) -> None:

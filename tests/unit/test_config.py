@@ -354,6 +354,41 @@ def test_a_recipe_may_be_included_twice(recipe):
     assert load_settings(recipe(f'include = ["a", "base"]\n{MINIMAL}')).seed == 3
 
 
+def test_files_are_found_beside_the_recipe_that_names_them(recipe, tmp_path, monkeypatch):
+    for name in ("sub/q.jsonl", "sub/own.py", "top.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    base = (
+        '[data]\ntrain = "q.jsonl"\nheld_out = "top.jsonl"\n[answers]\nextract = "own.py:find"\n'
+        '[reward]\nestimator = "majority"\n'
+    )
+    recipe(base, "sub/base.toml")
+    path = recipe('include = ["sub/base"]\nmodel = {path = "m"}\n', "mine.toml")
+    monkeypatch.chdir(tmp_path.parent)
+    settings = load_settings(path)
+    assert settings.data.train == str(tmp_path / "sub/q.jsonl")
+    assert settings.answers.extract == f"{tmp_path / 'sub/own.py'}:find"
+    assert settings.reward.estimator == "majority"
+    assert settings.data.held_out == "top.jsonl"  # beside another recipe: from where we are
+    assert load_settings(path, overrides=["data.train=q.jsonl"]).data.train == "q.jsonl"
+    monkeypatch.chdir(tmp_path / "sub")
+    assert load_settings("base.toml", model="m").data.train == "q.jsonl"
+
+
+def test_other_fields_for_the_held_out_set():
+    settings = load_settings(
+        "tiny-arithmetic", overrides=["data.for_held_out.prompt_field=question"]
+    )
+    assert settings.data.as_held_out().prompt_field == "question"
+    with pytest.raises(UserError, match=r"data\.for_held_out.*suffix.*'prompt_field'"):
+        load_settings("tiny-arithmetic", overrides=["data.for_held_out.suffix=x"])
+    with pytest.raises(UserError, match=r"data\.for_held_out needs data\.held_out"):
+        load_settings(
+            "tiny-arithmetic",
+            overrides=["data.for_held_out.prompt_field=q", "data.held_out=none"],
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

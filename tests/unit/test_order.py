@@ -30,6 +30,11 @@ def test_all_questions_have_their_turn_although_some_are_dropped_in_each_epoch()
     assert len(set(ids(order(14, 4), range(1, 31)))) == 14
 
 
+@pytest.mark.parametrize(("count", "per_step", "left_out"), [(12, 8, 4), (12, 4, 0), (14, 4, 2)])
+def test_questions_that_a_pass_leaves_out_are_counted(count, per_step, left_out):
+    assert order(count, per_step).left_out == left_out
+
+
 def test_epochs_are_shuffled_differently():
     questions = order(30, 10)
     epochs = [tuple(ids(questions, range(3 * e + 1, 3 * e + 4))) for e in range(4)]

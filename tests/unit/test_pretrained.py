@@ -19,8 +19,8 @@ from ttrl.pretrained import (
     load_outline,
     load_tokenizer,
 )
-from ttrl.rollout.ends import stop_ids
-from ttrl.types import UserError
+from ttrl.rollout.ends import refuse_absent_ids, stop_ids
+from ttrl.types import Question, UserError
 
 
 @pytest.fixture
@@ -103,6 +103,32 @@ def test_without_a_generation_config_the_models_own_stop_token_counts(folder: Pa
     (folder / "generation_config.json").unlink(missing_ok=True)
     tokenizer = load_tokenizer(settings(folder))
     assert stop_ids(load_outline(settings(folder)), tokenizer) == {256}
+
+
+@pytest.mark.parametrize(
+    ("highest", "eos", "words"),
+    [
+        (199, [3, 199], None),
+        (200, 3, r"question 'q': its prompt holds token 200, '.*', but the model's embedding has "),
+        (3, 200, "should end at token 200, but the model's embedding has only 200 "),
+        (3, [3, 5000], "should end at token 5000, but the model's embedding has only 200 "),
+        (3, -1, "should end at token -1, "),
+    ],
+)
+def test_tokens_that_the_model_has_no_embedding_of(
+    highest: int, eos: int | list[int], words: str | None, folder: Path
+) -> None:
+    configure(folder, vocab_size=200, pad_token_id=None)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    tokenizer = load_tokenizer(settings(folder))
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(3)
+    asked = [Question("p", "", (1,)), Question("q", "", (1, highest, 2))]
+    outline = load_outline(settings(folder))
+    if words is None:
+        refuse_absent_ids(asked, outline, tokenizer)
+        return
+    with pytest.raises(UserError, match=words):
+        refuse_absent_ids(asked, outline, tokenizer)
 
 
 def test_weights_that_have_no_place_are_refused(folder: Path) -> None:

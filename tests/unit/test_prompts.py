@@ -4,7 +4,12 @@ import pytest
 from tiny_tokenizer import CHATML, tiny_tokenizer
 
 from ttrl.config import DataSettings
-from ttrl.data.prompts import ControlTokens, build_prompt, encode_prompt
+from ttrl.data.prompts import (
+    ControlTokens,
+    build_prompt,
+    encode_prompt,
+    refuse_unread_variables,
+)
 from ttrl.recipe import load_settings
 from ttrl.types import UserError
 
@@ -77,6 +82,36 @@ def test_a_template_variable_that_is_an_argument_of_ours_is_refused():
         build_prompt("Q", data(chat_template_kwargs={"tokenize": True}), tiny_tokenizer())
 
 
+QWEN_STYLE = (
+    "{%- for m in messages %}{%- if not loop.first %}{% continue %}{% endif %}"
+    "{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    "{%- if not thinking is defined %}{% set thinking = true %}{% endif %}"
+    "{% set ns = namespace(x=date_string) %}{{ thinking }}{{ ns.x }}{{ bos_token }}"
+)
+
+
+def test_variables_that_the_template_reads_are_taken():
+    refuse_unread_variables(data(), tiny_tokenizer(None))
+    refuse_unread_variables(data(chat_template_kwargs={"enable_thinking": True}), tiny_tokenizer())
+    both = {"thinking": True, "date_string": "1 May"}
+    refuse_unread_variables(data(chat_template_kwargs=both), tiny_tokenizer(QWEN_STYLE))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (CHATML, r"'tiny' does not read 'enable_thinkng' \(did you mean 'enable_thinking'\?\)"),
+        (QWEN_STYLE, r"does not read 'enable_thinkng'.*it reads date_string, thinking$"),
+        ("{{ messages[0].content }}", r"does not read 'enable_thinkng'.*it reads no variables"),
+        ("{% for %}", "the chat template of 'tiny' cannot be read: "),
+    ],
+)
+def test_a_variable_that_would_change_nothing_is_refused(template, message):
+    settings = data(chat_template_kwargs={"enable_thinkng": False})
+    with pytest.raises(UserError, match=message):
+        refuse_unread_variables(settings, tiny_tokenizer(template))
+
+
 # ---------------------------------------------------------------------------------------------
 # Control tokens inside a question
 
@@ -84,7 +119,7 @@ def test_a_template_variable_that_is_an_argument_of_ours_is_refused():
 def foreign(question: str, tokenizer, **settings: object) -> str | None:
     options = data(**settings)
     ids = encode_prompt(build_prompt(question, options, tokenizer), options, tokenizer)
-    return ControlTokens(options, tokenizer).foreign(ids)
+    return ControlTokens(options, tokenizer).foreign(question, ids)
 
 
 @pytest.mark.parametrize("chat_template", [True, False])

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+from decimal import Decimal
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from tiny_tokenizer import tiny_tokenizer
 
@@ -70,7 +73,14 @@ def test_fields_go_by_the_names_in_the_settings(load):
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [("142.0", "142.0"), (142, "142"), (142.0, "142.0"), (-0.5, "-0.5"), ("025", "025")],
+    [
+        ("142.0", "142.0"),
+        (142, "142"),
+        (142.0, "142.0"),
+        (-0.5, "-0.5"),
+        ("025", "025"),
+        (1e-5, "1e-05"),
+    ],
 )
 def test_answers_keep_their_spelling_and_numbers_become_text(load, answer, expected):
     assert load({**GOOD, "answer": answer}).key.answers == {"good": expected}
@@ -123,13 +133,13 @@ def test_a_bad_label_does_not_decide_what_is_trained_on(load, row, reason):
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ("text", "expected an object, got 'text'"),
-        (None, "expected an object, got None"),
-        ([GOOD], "expected an object, got [{"),
-        ({"question": "1 + 1"}, "no field 'prompt' (data.prompt_field); its fields are ['question"),
-        ({"prompt": None}, "field 'prompt' must be text, got None"),
-        ({"prompt": 7}, "field 'prompt' must be text, got 7"),
-        ({"prompt": [{"role": "user", "content": "x"}]}, "field 'prompt' must be text, got [{"),
+        ("", "field 'prompt' is empty"),
+        (None, "expected an object or a question's text, got None"),
+        ([GOOD], "expected an object or a question's text, got [{"),
+        ({"frage": "1 + 1"}, "no field 'prompt' (data.prompt_field); its fields are ['frage"),
+        ({"problem": "1 + 1"}, "no field 'prompt' (data.prompt_field): --set data.prompt_field=pr"),
+        ({"prompt": None}, "field 'prompt' must be text or a list of messages with role and con"),
+        ({"prompt": 7}, "field 'prompt' must be text or a list of messages with role and content"),
         ({"prompt": ""}, "field 'prompt' is empty"),
         ({"prompt": " \n\t\u00a0"}, "field 'prompt' is empty"),
         ({"prompt": "a\0b"}, "field 'prompt' holds a NUL character"),
@@ -180,6 +190,198 @@ def test_lines_that_are_not_json_count_as_rejected(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------
+# The forms that people have
+
+
+def conversation(*turns: tuple[str, object]) -> list[dict[str, object]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def test_a_list_of_strings(load):
+    loaded = load("1 + 1", "2 + 2")
+    assert [q.id for q in loaded.questions] == ["index-0", "index-1"]
+    assert "user\n1 + 1<|im_end|>" in loaded.questions[0].prompt
+
+
+def test_the_conversations_of_trl(load):
+    messages = conversation(("system", "Be brief."), ("user", "1 + 1"))
+    (question,) = load({"prompt": messages, "answer": "2"}, suffix=" Think.").questions
+    assert question.prompt == (
+        "<s><|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1 Think.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_system_message_of_a_rows_own_goes_before_that_of_the_settings(load):
+    own = {"prompt": conversation(("system", "Own."), ("user", "1")), "id": "own"}
+    none = {"prompt": conversation(("user", "1")), "id": "none"}
+    first, second = load(own, none, system_prompt="Ours.").questions
+    assert "Own." in first.prompt and "Ours." not in first.prompt
+    assert "system\nOurs.<" in second.prompt
+
+
+def test_the_parquet_of_verl(tmp_path):
+    rows = [
+        {
+            "data_source": "gsm8k",
+            "prompt": conversation(("user", f"{i} + 1")),
+            "reward_model": {"style": "rule", "ground_truth": str(i + 1)},
+            "extra_info": {"index": i, "split": "train"},
+        }
+        for i in range(2)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "q.parquet")
+    data = DataSettings(
+        train=str(tmp_path / "q.parquet"),
+        answer_field="reward_model.ground_truth",
+        id_field="extra_info.index",
+    )
+    loaded = load_questions(data.train, data, TOKENIZER)
+    assert loaded.key.answers == {"0": "1", "1": "2"}
+    assert "user\n1 + 1<" in loaded.questions[1].prompt
+
+
+def test_the_messages_of_openai_without_the_answer_at_their_end(load):
+    parts = [{"type": "text", "text": "1 "}, {"type": "text", "text": "+ 1"}]
+    messages = conversation(
+        ("user", "Hi"), ("assistant", "Hello"), ("user", parts), ("assistant", r"It is \boxed{2}.")
+    )
+    names = {"prompt_field": "messages", "answer_field": "messages.-1.content"}
+    loaded = load({"messages": messages, "id": "a"}, **names)
+    assert loaded.questions[0].prompt.endswith(
+        "assistant\nHello<|im_end|>\n<|im_start|>user\n1 + 1<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert loaded.key.answers == {"a": "2"}
+    assert load({"messages": messages}, **{**names, "answer_field": "messages.9"}).key.answers == {}
+
+
+def test_doubles_and_decimals_of_parquet_keep_their_value(tmp_path):
+    def answers(column: pyarrow.Array) -> list[str]:
+        table = pyarrow.table({"prompt": [str(i) for i in range(len(column))], "answer": column})
+        pyarrow.parquet.write_table(table, tmp_path / "q.parquet")
+        data = DataSettings(train=str(tmp_path / "q.parquet"))
+        return list(load_questions(data.train, data, TOKENIZER).key.answers.values())
+
+    assert answers(pyarrow.array([1e-5, 1e16, 0.1])) == ["0.00001", "10000000000000000.0", "0.1"]
+    tiny = [Decimal("0.00000001"), Decimal("46.50000000")]
+    assert answers(pyarrow.array(tiny)) == ["0.00000001", "46.50000000"]
+
+
+def test_a_field_whose_own_name_has_a_dot_goes_first(load):
+    row = {**GOOD, "a.b": "own", "a": {"b": "inner"}}
+    assert load(row, answer_field="a.b").key.answers == {"good": "own"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([], "field 'prompt' holds no message of the user"),
+        (conversation(("assistant", "x")), "field 'prompt' holds no message of the user"),
+        (conversation(("user", " ")), "field 'prompt': the user's last message is empty"),
+        (conversation(("user", "a"), ("system", "b")), "field 'prompt' has a system message that"),
+        (conversation(("tool", "a")), "field 'prompt', message 0: role 'tool' is none of system"),
+        (conversation(("user", None)), "field 'prompt', message 0: content must be text, got None"),
+        (["a"], "field 'prompt', message 0: expected an object with role and content, got 'a'"),
+        ([{"from": "human", "value": "a"}], "field 'prompt', message 0: expected an object with"),
+        (conversation(("user", "a\0")), "field 'prompt' holds a NUL character"),
+        (conversation(("user", "<|im_end|>")), "field 'prompt' holds the model's control token"),
+        (
+            conversation(("system", "<|im_start|>"), ("user", "a")),
+            "field 'prompt' holds the model's control token '<|im_start|>'",
+        ),
+    ],
+)
+def test_messages_that_cannot_be_used(load, messages, reason):
+    (rejection,) = load(GOOD, {"prompt": messages}).rejected
+    assert rejection.reason.startswith(reason)
+
+
+def test_messages_need_the_chat_template(load):
+    row = {"prompt": conversation(("user", "1"))}
+    (rejection,) = load(GOOD, row, chat_template=False).rejected
+    assert rejection.reason == "field 'prompt' holds messages, which need data.chat_template = true"
+
+
+def test_what_a_template_says_of_one_rows_messages_is_that_rows_rejection(tmp_path):
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer = tiny_tokenizer(no_system + "{{ messages[0].content }}")
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps([GOOD, {"prompt": conversation(("system", "a"), ("user", "b"))}]))
+    data = DataSettings(train=str(path), max_rejected_share=0.5)
+    loaded = load_questions(data.train, data, tokenizer)
+    assert [question.id for question in loaded.questions] == ["good"]
+    assert "cannot be applied: no system" in loaded.rejected[0].reason
+
+
+# ---------------------------------------------------------------------------------------------
+# Answers and what is said of them
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("12 + 34 is\n<<12+34=46>>46.\n#### 46", "46"),
+        ("#### 1,234\r\n", "1,234"),
+        (r"So $x=46$, and the answer is $\boxed{46}$.", "46"),
+        ("#### \\boxed{46}", "46"),
+        (r"\boxed{x = \frac{1}{2}}", r"x = \frac{1}{2}"),
+        ("no number # 46", "no number # 46"),
+    ],
+)
+def test_an_answer_is_read_out_of_a_solution(load, answer, expected):
+    loaded = load({**GOOD, "answer": answer})
+    assert loaded.key.answers == {"good": expected}
+    if answer != expected:
+        (remark,) = loaded.remarks
+        assert "1 of 1 answers were read out of a solution" in remark
+        assert remark.endswith(f" -> {expected!r}")
+    else:
+        assert loaded.remarks == ()
+
+
+@pytest.mark.parametrize("answer", ["#### 4\n#### 6", "\\boxed{4}\n#### 6"])
+def test_a_solution_with_several_answers_gives_none(load, answer):
+    loaded = load({**GOOD, "answer": answer})
+    (ignored,) = loaded.rejected
+    assert ignored.reason.startswith("field 'answer' gives several answers (\\boxed{...}, or ")
+    assert loaded.key.answers == {} and len(loaded.questions) == 1
+
+
+def test_answers_that_are_sentences_are_said_loudly_with_examples(load):
+    rows = [{"prompt": f"{i}", "answer": f"The answer is {i}."} for i in range(5)]
+    (remark,) = load(*rows, {"prompt": "x", "answer": "5"}).remarks
+    assert remark.startswith("warning: ")
+    assert "5 of 6 answers look like sentences" in remark
+    assert "'index-2': 'The answer is 2.'" in remark and "'index-3'" not in remark
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [r"\text{all real numbers except for zero}", r"$x \in (0, \infty)$", "Sunday", "3, 5, 7"],
+)
+def test_values_are_no_sentences(load, answer):
+    assert load({**GOOD, "answer": answer}).remarks == ()
+
+
+def test_duplicated_questions_are_said_and_kept(load):
+    rows = [{"prompt": text} for text in ("a", "b", "a", "a")]
+    loaded = load(*rows)
+    assert len(loaded.questions) == 4
+    (remark,) = loaded.remarks
+    assert "2 questions are there more than once, for example 'index-2' is 'index-0'" in remark
+    assert load(*rows[:2]).remarks == ()
+
+
+def test_fields_of_the_held_out_set_may_be_others(load):
+    data = DataSettings(
+        train="a", held_out="b", for_held_out={"prompt_field": "q", "split": "test"}
+    )
+    held_out = data.as_held_out()
+    assert (held_out.prompt_field, held_out.split, held_out.answer_field) == ("q", "test", "answer")
+    assert data.prompt_field == "prompt"
+
+
+# ---------------------------------------------------------------------------------------------
 # When loading stops
 
 
@@ -195,10 +397,11 @@ def test_the_error_lists_the_first_few_and_counts_the_others(load):
     with pytest.raises(UserError, match=r"^5 of 6 rows rejected") as error:
         load(GOOD, *[{"prompt": ""}] * 5, max_rejected_share=0.5)
     message = str(error.value)
-    assert message.count("field 'prompt' is empty") == 3
-    assert "q.json:index 1: field 'prompt' is empty" in message
-    assert "; and 2 more;" in message
+    assert "q.json:index 1: field 'prompt' is empty (and 4 more rows); correct them" in message
     assert "\n" not in message
+    with pytest.raises(UserError, match=r"index 3: .*; and 2 more reasons; correct them") as error:
+        load(GOOD, *({"prompt": i} for i in range(5)), max_rejected_share=0.5)
+    assert "index 4" not in str(error.value)
 
 
 def test_no_usable_row_stops_whatever_the_share(load):

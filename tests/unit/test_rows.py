@@ -100,7 +100,10 @@ def test_utf16_is_refused(tmp_path, name):
         (b'{"prompt": "a"}\n{"prompt": "b"}', "not valid JSON: Extra data.*name it .jsonl"),
         (b"", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
-        (b'{"data": []}', "holds a JSON dict, expected a list"),
+        (
+            b'{"data": []}',
+            r"holds a JSON dict, expected a list.*keys are \['data'\]: save the list",
+        ),
         (b"3", "holds a JSON int, expected a list"),
         (b'["caf\xe9"]', "is not UTF-8 text .*position 5"),
     ],
@@ -123,7 +126,9 @@ def test_a_missing_file_names_the_nearest(tmp_path):
     (tmp_path / "train.jsonl").touch()
     with pytest.raises(UserError, match=r"no file at .*trian.jsonl \(did you mean .*/train.jsonl"):
         read(tmp_path / "trian.jsonl")
-    with pytest.raises(UserError, match=r"no file at nowhere/q.json$"):
+    with pytest.raises(
+        UserError, match=r"no file at nowhere/q.json, neither beside the recipe nor"
+    ):
         read("nowhere/q.json")
 
 
@@ -142,12 +147,105 @@ def test_an_unknown_suffix_names_the_nearest(source, suggestion):
         read(source)
 
 
-@pytest.mark.parametrize("source", ["", "OWNER/NAME", "q.txt", "s3:bucket/q"])
+@pytest.mark.parametrize("source", ["", "OWNER/NAME", "q.xml", "s3:bucket/q"])
 def test_an_unknown_source_says_what_is_possible(source):
     with pytest.raises(
         UserError, match=r'expected a file that ends in \.jsonl.* or "arithmetic:tr'
     ):
         read(source)
+
+
+def test_json_numbers_keep_their_spelling(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"a": 0.00001, "b": 1e16, "c": 1E-7, "d": 46, "e": 2.50}')
+    (row,) = read(path)
+    assert [str(number) for number in row.value.values()] == [
+        *("0.00001", "1e16", "1E-7", "46", "2.50")
+    ]
+    assert row.value["a"] == 1e-5
+
+
+def test_float32_of_parquet_keep_their_value(tmp_path):
+    path = tmp_path / "q.parquet"
+    column = pyarrow.array([0.1, None, 1e-5, 3], pyarrow.float32())
+    pyarrow.parquet.write_table(pyarrow.table({"answer": column}), path)
+    assert [str(value["answer"]) for value in values(path)] == ["0.1", "None", "0.00001", "3.0"]
+
+
+def test_csv_is_a_header_and_rows_named_by_their_first_line(tmp_path):
+    path = tmp_path / "q.CSV"
+    path.write_bytes(b'\xef\xbb\xbfprompt, answer\r\n"Add 1, 2\r\nand ""3"".",0046\r\n\r\n$x$,\r\n')
+    assert read(path) == [
+        Row("line 2", {"prompt": 'Add 1, 2\r\nand "3".', "answer": "0046"}),
+        Row("line 5", {"prompt": "$x$", "answer": ""}),
+    ]
+
+
+def test_tsv(tmp_path):
+    path = tmp_path / "q.tsv"
+    path.write_text("prompt\tanswer\n1, 2\t3\n")
+    assert values(path) == [{"prompt": "1, 2", "answer": "3"}]
+
+
+def test_a_row_with_too_many_cells_is_rejected_and_the_others_survive(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text("prompt,answer\nAdd 1, 2,3\nb,4\nc\n")
+    long, row, short = read(path)
+    assert (long.place, row.place, short.place) == ("line 2", "line 3", "line 4")
+    assert long.reason.startswith("3 cells, but the header has 2: a cell that holds ','")
+    assert short.reason.startswith("1 cells, but the header has 2")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('prompt,answer\na,1\n"b,2\n', r"q\.csv: not a table, at line 3: unexpected end of data"),
+        ("prompt,prompt\na,1\n", "two columns have the same name"),
+    ],
+)
+def test_a_table_that_cannot_be_read_as_a_whole(tmp_path, content, message):
+    path = tmp_path / "q.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read(path)
+
+
+def test_txt_is_one_question_a_line(tmp_path):
+    path = tmp_path / "q.txt"
+    path.write_bytes("What is 1 + 2?\r\n\n a\u2028b\n".encode())
+    assert read(path) == [Row("line 1", "What is 1 + 2?"), Row("line 3", " a\u2028b")]
+
+
+@pytest.mark.parametrize("name", ["q.txt", "q.csv"])
+def test_text_in_another_encoding_is_refused(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"prompt\ncaf\xe9\n")
+    with pytest.raises(UserError, match=f"{name} is not UTF-8 text .*save it as UTF-8"):
+        read(path)
+
+
+def test_what_is_not_read_says_how_to_convert_it(tmp_path):
+    (tmp_path / "q.xlsx").touch()
+    with pytest.raises(
+        UserError, match=r"python -c \"import pandas; pandas.read_excel\('.*q.xlsx'"
+    ):
+        read(tmp_path / "q.xlsx")
+    (tmp_path / "saved").mkdir()
+    with pytest.raises(UserError, match=r"datasets.load_from_disk\('.*saved'\).to_json\('q.jsonl'"):
+        read(tmp_path / "saved")
+
+
+def test_the_lines_that_convert_work(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    datasets.Dataset.from_list([{"prompt": "1 + 1"}]).save_to_disk("saved")
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    for source in ("saved", arrow):
+        with pytest.raises(UserError) as error:
+            read(source)
+        exec(str(error.value).rpartition('python -c "')[2].removesuffix('"'), {})
+        assert values("q.jsonl") == [{"prompt": "1 + 1"}]
+        (tmp_path / "q.jsonl").unlink()
 
 
 # ---------------------------------------------------------------------------------------------

@@ -33,6 +33,11 @@ class QuestionOrder:
         """Complete steps in one pass."""
         return len(self.questions) // self.per_step
 
+    @property
+    def left_out(self) -> int:
+        """Questions that a pass does not ask; other ones in each."""
+        return len(self.questions) % self.per_step
+
     def take(self, step: int) -> list[Question]:
         """The questions of ``step``, counted from 1."""
         epoch, i = divmod(step - 1, self.steps_per_epoch)

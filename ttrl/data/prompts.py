@@ -8,12 +8,15 @@ prompt's text and its tokens always say the same, whichever of them a rollout en
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import jinja2
+import jinja2.meta
 
-from ttrl.config import DataSettings
+from ttrl.config import DataSettings, did_you_mean
+from ttrl.data.messages import SYSTEM, Messages
 from ttrl.types import UserError
 
 if TYPE_CHECKING:
@@ -22,22 +25,29 @@ if TYPE_CHECKING:
 _HARMLESS = "1 + 1"
 
 
-def build_prompt(question: str, settings: DataSettings, tokenizer: PreTrainedTokenizerBase) -> str:
+def build_prompt(
+    question: str | Messages, settings: DataSettings, tokenizer: PreTrainedTokenizerBase
+) -> str:
     """The question with its suffix, inside the tokenizer's chat template if the settings say so.
+
+    Messages need the template. If they begin with a system message of their own, it stands in the
+    place of the settings'.
 
     Raises:
         UserError: the tokenizer has no chat template, or the template refuses the messages.
     """
-    text = question + settings.suffix
     if not settings.chat_template:
-        return text
+        if not isinstance(question, str):
+            raise UserError("a question in messages needs data.chat_template = true")
+        return question + settings.suffix
     if tokenizer.chat_template is None:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: set "
             "data.chat_template = false, or choose a model that has one"
         )
-    messages = [{"role": "user", "content": text}]
-    if settings.system_prompt is not None:
+    messages = [{"role": "user", "content": question}] if isinstance(question, str) else [*question]
+    messages[-1] = {**messages[-1], "content": messages[-1]["content"] + settings.suffix}
+    if settings.system_prompt is not None and messages[0]["role"] not in SYSTEM:
         messages.insert(0, {"role": "system", "content": settings.system_prompt})
     variables: dict[str, Any] = {**settings.chat_template_kwargs}
     try:
@@ -50,6 +60,38 @@ def build_prompt(question: str, settings: DataSettings, tokenizer: PreTrainedTok
             "data.system_prompt, data.chat_template_kwargs and data.chat_template"
         ) from error
     return cast(str, prompt)  # because of tokenize=False
+
+
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""A tag that transformers adds to the language of templates."""
+_GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
+_FUNCTIONS = {"raise_exception", "strftime_now", *jinja2.defaults.DEFAULT_NAMESPACE}
+
+
+def refuse_unread_variables(settings: DataSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise a UserError for a variable that the chat template does not read.
+
+    jinja2 takes any, so a misspelt one would change nothing, in silence.
+    """
+    if not settings.chat_template_kwargs or not isinstance(tokenizer.chat_template, str):
+        return
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        template = environment.parse(_GENERATION.sub("", tokenizer.chat_template))
+    except jinja2.TemplateError as error:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path!r} cannot be read: {error}; see "
+            "data.chat_template"
+        ) from error
+    read = jinja2.meta.find_undeclared_variables(template)
+    known = sorted(read - _GIVEN - _FUNCTIONS - tokenizer.special_tokens_map.keys())
+    for name in settings.chat_template_kwargs:
+        if name not in read:
+            raise UserError(
+                f"data.chat_template_kwargs: the chat template of {tokenizer.name_or_path!r} does "
+                f"not read {name!r}{did_you_mean(name, known)}, so it would change nothing; it "
+                f"reads {', '.join(known) or 'no variables'}"
+            )
 
 
 def encode_prompt(
@@ -72,21 +114,33 @@ class ControlTokens:
 
     def __init__(self, settings: DataSettings, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raises what `build_prompt` raises."""
-        frame = encode_prompt(build_prompt(_HARMLESS, settings, tokenizer), settings, tokenizer)
+        self._settings, self._tokenizer = settings, tokenizer
         # An unknown character controls nothing, unless its token ends or starts a sequence too.
-        unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
-        self._texts = {
-            i: token.content
-            for i, token in tokenizer.added_tokens_decoder.items()
-            # Runs of blanks are added tokens of some tokenizers.
-            if token.special or (i in frame and not token.content.isspace())
-            if i not in unknown
-        }
-        self._frame = self._count(frame)
+        self._unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
+        self._frames: dict[tuple[str, ...], tuple[dict[int, str], Counter[int]]] = {}
+        self._frame(("user",))
 
-    def foreign(self, prompt_ids: tuple[int, ...]) -> str | None:
+    def foreign(self, question: str | Messages, prompt_ids: tuple[int, ...]) -> str | None:
         """The text of a control token beyond those of template and tokenizer, if there is one."""
-        return next((self._texts[i] for i in self._count(prompt_ids) - self._frame), None)
+        roles = ("user",) if isinstance(question, str) else tuple(m["role"] for m in question)
+        texts, frame = self._frame(roles)
+        found = Counter(i for i in prompt_ids if i in texts)
+        return next((texts[i] for i in found - frame), None)
 
-    def _count(self, ids: tuple[int, ...]) -> Counter[int]:
-        return Counter(i for i in ids if i in self._texts)
+    def _frame(self, roles: tuple[str, ...]) -> tuple[dict[int, str], Counter[int]]:
+        """The control tokens, and how many of each harmless messages of these roles come with."""
+        if roles not in self._frames:
+            tokenizer = self._tokenizer
+            harmless = [{"role": role, "content": _HARMLESS} for role in roles]
+            question = _HARMLESS if roles == ("user",) else harmless
+            prompt = build_prompt(question, self._settings, tokenizer)
+            ids = encode_prompt(prompt, self._settings, tokenizer)
+            texts = {
+                i: token.content
+                for i, token in tokenizer.added_tokens_decoder.items()
+                # Runs of blanks are added tokens of some tokenizers.
+                if token.special or (i in ids and not token.content.isspace())
+                if i not in self._unknown
+            }
+            self._frames[roles] = texts, Counter(i for i in ids if i in texts)
+        return self._frames[roles]

@@ -8,12 +8,22 @@ alone, which hold no answers.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ttrl.config import DataSettings
-from ttrl.data.prompts import ControlTokens, build_prompt, encode_prompt
-from ttrl.data.rows import Rejection, Row, read_rows
+from ttrl.data.messages import Messages, read_messages
+from ttrl.data.prompts import (
+    ControlTokens,
+    build_prompt,
+    encode_prompt,
+    refuse_unread_variables,
+)
+from ttrl.data.references import READ_FROM, read_reference, solutions
+from ttrl.data.rows import BadRow, Rejection, Row, Spelled, decimal, read_rows
 from ttrl.types import AnswerKey, Question, UserError
 
 if TYPE_CHECKING:
@@ -32,6 +42,8 @@ class QuestionSet:
     """For evaluation and metrics only."""
     rejected: tuple[Rejection, ...]
     """Rows that were left out, then answers and levels that were, in the order of the source."""
+    remarks: tuple[str, ...] = ()
+    """What else the user should know before training, a line each."""
 
 
 def load_questions(
@@ -46,12 +58,15 @@ def load_questions(
 
     Raises:
         UserError: the source cannot be read, holds no usable row, or a larger share of its rows
-            than ``settings.max_rejected_share`` is rejected; or the chat template does not work.
+            than ``settings.max_rejected_share`` is rejected; or the chat template does not work,
+            or does not read a variable that it is given.
     """
+    refuse_unread_variables(settings, tokenizer)
     control = ControlTokens(settings, tokenizer)
     questions: dict[str, Question] = {}
     answers: dict[str, str] = {}
     levels: dict[str, str] = {}
+    written: dict[str, str] = {}  # answers as the source has them
     rejected: list[Rejection] = []
     ignored: list[Rejection] = []
     for row in read_rows(source, settings):
@@ -59,25 +74,29 @@ def load_questions(
             rejected.append(row)
             continue
         try:
-            fields = _fields(row)
+            fields = _fields(row, settings)
             question = _question(row, fields, settings, tokenizer, control)
             if question.id in questions:
-                raise _BadRow(f"duplicate id {question.id!r}")
-        except _BadRow as error:
+                raise BadRow(f"duplicate id {question.id!r}")
+        except BadRow as error:
             rejected.append(Rejection(source, row.place, str(error)))
             continue
         questions[question.id] = question
         # What is wrong with a label must not decide what is trained on: the question stays.
-        for name, key in ((settings.answer_field, answers), (settings.level_field, levels)):
+        for name, labels in ((settings.answer_field, answers), (settings.level_field, levels)):
             try:
                 value = _optional_text(fields, name)
-            except _BadRow as error:
+                if value is not None and labels is answers:
+                    written[question.id], value = value, _reference(name, value)
+            except BadRow as error:
                 ignored.append(Rejection(source, row.place, f"{error}; question kept without it"))
                 continue
             if value is not None:
-                key[question.id] = value
+                labels[question.id] = value
     _check_share(source, len(questions), rejected, settings.max_rejected_share)
-    return QuestionSet(tuple(questions.values()), AnswerKey(answers, levels), (*rejected, *ignored))
+    remarks = (*_duplicates(source, questions.values()), *solutions(source, written, answers))
+    key = AnswerKey(answers, levels)
+    return QuestionSet(tuple(questions.values()), key, (*rejected, *ignored), remarks)
 
 
 def overlap(train: QuestionSet, held_out: QuestionSet) -> tuple[str, ...]:
@@ -90,14 +109,32 @@ def overlap(train: QuestionSet, held_out: QuestionSet) -> tuple[str, ...]:
 # One row
 
 
-class _BadRow(Exception):
-    """The row cannot be used; the message is the reason."""
+_ABSENT = object()
+LIKELY = ("prompt", "messages", "question", "problem", "input", "instruction", "query", "text")
+"""Names of fields that hold questions in public data sets."""
 
 
-def _fields(row: Row) -> dict[str, Any]:
+def _fields(row: Row, settings: DataSettings) -> dict[str, Any]:
+    if isinstance(row.value, str):
+        return {settings.prompt_field: row.value}
     if not isinstance(row.value, dict):
-        raise _BadRow(f"expected an object, got {_short(row.value)}")
+        raise BadRow(f"expected an object or a question's text, got {_short(row.value)}")
     return row.value
+
+
+def _field(fields: dict[str, Any], name: str) -> Any:
+    """A field's value; "reward_model.ground_truth" is a field inside another, "messages.-1.content"
+    one of the last in a list. `_ABSENT` if there is none."""
+    if name in fields:
+        return fields[name]
+    value: Any = fields
+    for part in name.split("."):
+        if isinstance(value, list) and part.removeprefix("-").isdecimal():
+            value = dict(zip(range(-len(value), len(value)), value * 2, strict=True))
+            value = value.get(int(part), _ABSENT)
+        else:
+            value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
+    return value
 
 
 def _question(
@@ -108,66 +145,109 @@ def _question(
     control: ControlTokens,
 ) -> Question:
     name = settings.prompt_field
-    if name not in fields:
-        raise _BadRow(
-            f"no field {name!r} (data.prompt_field); its fields are {_short(list(fields))}"
+    value = _field(fields, name)
+    if value is _ABSENT:
+        likely = [f"data.prompt_field={field}" for field in LIKELY if field in fields]
+        raise BadRow(
+            f"no field {name!r} (data.prompt_field)"
+            f"{f': --set {likely[0]}?' if likely else ''}; its fields are {_short(list(fields))}"
         )
-    text = fields[name]
-    if not isinstance(text, str):
-        raise _BadRow(f"field {name!r} must be text, got {_short(text)}")
-    if not text.strip():
-        raise _BadRow(f"field {name!r} is empty")
-    _check_characters(name, text)
-    prompt = build_prompt(text, settings, tokenizer)
+    question: str | Messages
+    if isinstance(value, list):
+        question = read_messages(name, value)
+        texts = [message["content"] for message in question]
+        if not settings.chat_template:
+            raise BadRow(f"field {name!r} holds messages, which need data.chat_template = true")
+    elif isinstance(value, str):
+        question, texts = value, [value]
+    else:
+        raise BadRow(
+            f"field {name!r} must be text or a list of messages with role and content, got "
+            f"{_short(value)}"
+        )
+    if not texts[-1].strip():
+        raise BadRow(f"field {name!r} is empty")
+    for text in texts:
+        _check_characters(name, text)
+    try:
+        prompt = build_prompt(question, settings, tokenizer)
+    except UserError as error:  # the template takes a user's message, but not these
+        raise BadRow(str(error)) from error
     prompt_ids = encode_prompt(prompt, settings, tokenizer)
     if not prompt_ids:
-        raise _BadRow("the tokenizer makes no tokens of it")
+        raise BadRow("the tokenizer makes no tokens of it")
     if len(prompt_ids) > settings.max_prompt_tokens:
-        raise _BadRow(
+        raise BadRow(
             f"the prompt has {len(prompt_ids)} tokens, more than data.max_prompt_tokens = "
             f"{settings.max_prompt_tokens}"
         )
-    if (token := control.foreign(prompt_ids)) is not None:
-        raise _BadRow(f"field {name!r} holds the model's control token {token!r}")
+    if (token := control.foreign(question, prompt_ids)) is not None:
+        raise BadRow(f"field {name!r} holds the model's control token {token!r}")
     return Question(_id(row, fields, settings.id_field), prompt, prompt_ids)
 
 
 def _id(row: Row, fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if value is None or value == "":
+    value = _field(fields, name)
+    if value is _ABSENT or value is None or value == "":
         return row.place.replace(" ", "-")
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise _BadRow(f"field {name!r} must be text or a whole number, got {_short(value)}")
+        raise BadRow(f"field {name!r} must be text or a whole number, got {_short(value)}")
     _check_characters(name, str(value))
     return str(value)
 
 
 def _optional_text(fields: dict[str, Any], name: str) -> str | None:
     """A text field, or a number as text; None where it is absent, null or blank."""
-    value = fields.get(name)
-    if value is None:
+    value = _field(fields, name)
+    if value is _ABSENT or value is None:
         return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    number = number and not (isinstance(value, float) and not math.isfinite(value))
-    if not number and not isinstance(value, str):
-        raise _BadRow(f"field {name!r} must be text or a number, got {_short(value)}")
-    _check_characters(name, str(value))
-    return str(value) if str(value).strip() else None
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if not isinstance(value, str) and not (number and math.isfinite(value)):
+        raise BadRow(f"field {name!r} must be text or a number, got {_short(value)}")
+    text = str(value)
+    if isinstance(value, Decimal):
+        text = f"{value:f}"
+    elif isinstance(value, float) and not isinstance(value, Spelled):
+        text = decimal(value)
+    _check_characters(name, text)
+    return text if text.strip() else None
+
+
+def _reference(name: str, text: str) -> str:
+    answer = read_reference(text)
+    if answer is None:
+        raise BadRow(f"field {name!r} gives several answers ({READ_FROM}): {_short(text)}")
+    return answer
 
 
 def _check_characters(name: str, text: str) -> None:
     """Refuse what cannot be tokenized, or written to a UTF-8 file."""
     if "\0" in text:
-        raise _BadRow(f"field {name!r} holds a NUL character")
+        raise BadRow(f"field {name!r} holds a NUL character")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise _BadRow(f"field {name!r} holds half of a surrogate pair") from error
+        raise BadRow(f"field {name!r} holds half of a surrogate pair") from error
 
 
 def _short(value: object) -> str:
     text = repr(value)
     return f"{text[:60]}..." if len(text) > 60 else text
+
+
+# ---------------------------------------------------------------------------------------------
+# All rows
+
+
+def _duplicates(source: str, questions: Iterable[Question]) -> list[str]:
+    first: dict[str, str] = {}
+    again = [(q.id, first[q.prompt]) for q in questions if first.setdefault(q.prompt, q.id) != q.id]
+    if not again:
+        return []
+    return [
+        f"warning: {source}: {len(again)} questions are there more than once, for example "
+        f"{again[0][0]!r} is {again[0][1]!r} again; all are asked"
+    ]
 
 
 def _check_share(source: str, kept: int, rejected: list[Rejection], allowed: float) -> None:
@@ -176,8 +256,15 @@ def _check_share(source: str, kept: int, rejected: list[Rejection], allowed: flo
         raise UserError(f"{source} holds no rows")
     if kept and len(rejected) <= allowed * total:
         return
-    shown = "; ".join(str(rejection) for rejection in rejected[:SHOWN_REJECTIONS])
-    more = f"; and {len(rejected) - SHOWN_REJECTIONS} more" * (len(rejected) > SHOWN_REJECTIONS)
+    reasons = Counter(rejection.reason for rejection in rejected)
+    first = {rejection.reason: rejection for rejection in reversed(rejected)}
+    shown = "; ".join(
+        f"{first[reason]}{f' (and {count - 1} more rows)' if count > 1 else ''}"
+        for reason, count in list(reasons.items())[:SHOWN_REJECTIONS]
+    )
+    more = f"; and {len(reasons) - SHOWN_REJECTIONS} more reasons" * (
+        len(reasons) > SHOWN_REJECTIONS
+    )
     advice = f"correct them, or raise data.max_rejected_share = {allowed:g}"
     raise UserError(
         f"{len(rejected)} of {total} rows rejected: {shown}{more}"

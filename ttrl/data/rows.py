@@ -6,18 +6,31 @@ Nothing here knows what a question is: `ttrl.data.questions` checks the rows.
 from __future__ import annotations
 
 import codecs
+import csv
 import difflib
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from ttrl.config import DataSettings
 from ttrl.data import arithmetic
 from ttrl.types import UserError
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
+
+CONVERTERS = {
+    ".arrow": "import datasets; datasets.Dataset.from_file({!r}).to_json('q.jsonl')",
+    ".xlsx": "import pandas; pandas.read_excel({!r}).to_csv('q.csv', index=False)",
+    ".xls": "import pandas; pandas.read_excel({!r}).to_csv('q.csv', index=False)",
+    ".feather": "import pandas; pandas.read_feather({!r}).to_parquet('q.parquet')",
+}
+FOLDER_CONVERTER = "import datasets; datasets.load_from_disk({!r}).to_json('q.jsonl')"
+"""A line of Python that makes a file that is read of one that is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +38,36 @@ class Row:
     """One row as the source holds it; nothing about it has been checked."""
 
     place: str
-    """Where it is: "line 3" (from 1, as editors count) of a .jsonl file, "index 2" (from 0) of
-    everything else."""
+    """Where it is: "line 3" (from 1, as editors count) of a .jsonl, .csv, .tsv or .txt file,
+    "index 2" (from 0) of everything else."""
     value: Any
-    """Should be a dictionary."""
+    """Should be a dictionary, or a question's text."""
+
+
+class BadRow(Exception):
+    """The row cannot be used; the message is the reason."""
+
+
+class Spelled(float):
+    """A number that is spelled, as text, as in its source: 0.00001, not 1e-05."""
+
+    _text: str
+
+    def __new__(cls, text: str) -> Self:
+        """The number that ``text`` spells."""
+        number = super().__new__(cls, text)
+        number._text = text
+        return number
+
+    def __repr__(self) -> str:
+        return self._text
+
+    __str__ = __repr__
+
+
+def decimal(number: float | np.float32) -> str:
+    """The shortest decimal fraction that means this number, without an exponent."""
+    return np.format_float_positional(number, trim="0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +89,12 @@ def read_rows(source: str, settings: DataSettings) -> Iterator[Row | Rejection]:
     """The rows of a source, in its order.
 
     Args:
-        source: a .jsonl, .json or .parquet file, "hub:OWNER/NAME" (with the subset, split and
+        source: a file with one of `SUFFIXES`, "hub:OWNER/NAME" (with the subset, split and
             revision of the settings), "arithmetic:train" or "arithmetic:held_out".
         settings: only those of a hub data set are read.
 
     Yields:
-        A row, or a rejection for a line of a .jsonl file that is not JSON.
+        A row, or a rejection for a line that is not JSON, or has not as many cells as the header.
 
     Raises:
         UserError: the source does not exist, or cannot be read as a whole.
@@ -70,15 +109,29 @@ def read_rows(source: str, settings: DataSettings) -> Iterator[Row | Rejection]:
     if suffix not in SUFFIXES:
         raise UserError(
             f"unknown data source {source!r}{_near(suffix, SUFFIXES)}: expected a file that ends "
-            f'in {", ".join(SUFFIXES)}, "hub:OWNER/NAME", or "arithmetic:train"'
+            f'in {", ".join(SUFFIXES)}, "hub:OWNER/NAME", or "arithmetic:train"{_conversion(path)}'
         )
     if not path.is_file():
         beside = [p for p in path.parent.glob("*") if p.is_file()]
         siblings = [str(p) for p in beside if p.suffix.lower() in SUFFIXES]
-        raise UserError(f"no file at {source}{_near(source, siblings)}")
-    if suffix == ".jsonl":
-        return _jsonl_rows(source)
+        where = "" if path.is_absolute() else f", neither beside the recipe nor in {Path.cwd()}"
+        raise UserError(f"no file at {source}{_near(source, siblings)}{where}")
+    match suffix:
+        case ".jsonl":
+            return _jsonl_rows(source)
+        case ".csv" | ".tsv":
+            return _csv_rows(source, "," if suffix == ".csv" else "\t")
+        case ".txt":
+            return _txt_rows(path)
     return _numbered(_json_rows(path) if suffix == ".json" else _parquet_rows(path))
+
+
+def _conversion(path: Path) -> str:
+    """How to make a file that is read of one that is there and is not."""
+    line = FOLDER_CONVERTER if path.is_dir() else CONVERTERS.get(path.suffix.lower())
+    if line is None or not path.name or not path.exists():
+        return ""
+    return f'; to convert it: python -c "{line.format(str(path))}"'
 
 
 def _numbered(values: Iterable[Any]) -> Iterator[Row]:
@@ -92,7 +145,7 @@ def _jsonl_rows(source: str) -> Iterator[Row | Rejection]:
             continue
         place = f"line {number}"
         try:
-            yield Row(place, json.loads(line.decode("utf-8")))
+            yield Row(place, _json(line.decode("utf-8")))
         except json.JSONDecodeError as error:
             yield Rejection(source, place, f"not JSON: {error.msg} at column {error.colno}")
         except (ValueError, RecursionError) as error:  # not UTF-8, too long a number, too deep
@@ -100,19 +153,70 @@ def _jsonl_rows(source: str) -> Iterator[Row | Rejection]:
 
 
 def _json_rows(path: Path) -> list[Any]:
+    text = _text(path)
     try:
-        rows = json.loads(_read(path).decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
+        rows = _json(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON: {error}; if it holds one object per line, name it .jsonl"
         ) from error
     if not isinstance(rows, list):
+        keys = list(rows)[:5] if isinstance(rows, dict) else []
         raise UserError(
-            f"{path} holds a JSON {type(rows).__name__}, expected a list of objects: [{{...}}, ...]"
+            f"{path} holds a JSON {type(rows).__name__}, expected a list of objects or texts: "
+            "[{...}, ...]"
+            + f"; its keys are {keys}: save the list of rows alone, as a file of its own"
+            * bool(keys)
         )
     return rows
+
+
+def _json(text: str) -> Any:
+    """What JSON text holds; its numbers keep their spelling."""
+    return json.loads(text, parse_float=Spelled)
+
+
+def _txt_rows(path: Path) -> Iterator[Row]:
+    """One question a line."""
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            yield Row(f"line {number}", line.removesuffix("\r"))
+
+
+def _csv_rows(source: str, delimiter: str) -> Iterator[Row | Rejection]:
+    """The rows under a header; a quoted cell may hold line breaks."""
+    lines = csv.reader(
+        io.StringIO(_text(Path(source)), newline=""), delimiter=delimiter, strict=True
+    )
+    header: list[str] = []
+    begun = 1
+    try:
+        for cells in lines:
+            place, begun = f"line {begun}", lines.line_num + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = [cell.strip() for cell in cells]
+                if len(set(header)) < len(header):
+                    raise UserError(f"{source}: two columns have the same name: {header}")
+            elif len(cells) == len(header):
+                yield Row(place, dict(zip(header, cells, strict=True)))
+            else:
+                yield Rejection(
+                    source,
+                    place,
+                    f"{len(cells)} cells, but the header has {len(header)}: a cell that holds "
+                    f"{delimiter!r} or a line break needs double quotes around it",
+                )
+    except csv.Error as error:
+        raise UserError(f"{source}: not a table, at line {lines.line_num}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return _read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
 
 
 def _read(path: Path) -> bytes:
@@ -131,9 +235,15 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+        table = pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} is not a readable parquet file: {_first_line(error)}") from error
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for column in table.schema:
+        if column.type == pyarrow.float32():  # as a Python float, 0.1 is 0.10000000149011612
+            for row in rows:
+                if (value := row[column.name]) is not None:
+                    row[column.name] = Spelled(decimal(np.float32(value)))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,6 +26,34 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
             "right in its generation_config.json or config.json"
         )
     return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+
+
+def refuse_absent_ids(
+    questions: Sequence[Question], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise a UserError if a prompt holds, or a completion must end with, a token that the model
+    has no embedding of: an added one, or one of another model's tokenizer.
+
+    Padding is never a token of the tokenizer here: rows are padded with id 0, and masked.
+    """
+    embedding: Any = model.get_input_embeddings()
+    rows: int = embedding.weight.shape[0]
+    where = "use the tokenizer that belongs to the model, or resize the model's embedding"
+    for question in questions:
+        highest = max(question.prompt_ids)
+        if highest >= rows:
+            raise UserError(
+                f"question {question.id!r}: its prompt holds token {highest}, "
+                f"{tokenizer.convert_ids_to_tokens(highest)!r}, but the model's embedding has "
+                f"only {rows} (vocab_size), from 0; {where}"
+            )
+    for stop in sorted(stop_ids(model, tokenizer)):
+        if not 0 <= stop < rows:
+            raise UserError(
+                f"a completion should end at token {stop}, but the model's embedding has only "
+                f"{rows} (vocab_size), from 0; {where}, or correct eos_token_id in its "
+                "generation_config.json"
+            )
 
 
 def context_length(model: PreTrainedModel) -> int | None:
