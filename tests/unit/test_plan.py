@@ -193,8 +193,8 @@ def test_what_a_host_cannot_hold_is_said():
 
 
 def test_what_a_host_holds():
-    """Bytes per parameter: 12 of optimizer state, and as many while a checkpoint is written; a
-    teacher, whole on every rank; two sets of weights that are kept, in float32."""
+    """Bytes per parameter: 12 of optimizer state, and as many while a checkpoint is written, with
+    4 of a teacher that moves; the teacher itself; two sets of weights that are kept, in float32."""
     size = 7_615_616_512
     recipe = "8xa100-40gb/qwen2.5-7b"
     found = job_of(recipe, "reward.labels=teacher", "guard.on_collapse=stop")
@@ -202,8 +202,10 @@ def test_what_a_host_holds():
         "optimizer state": 12 * size,
         "a checkpoint's copy": 12 * size,
         "kept weights": 8 * size,
-        "teacher": 8 * 4 * size,
+        "teacher": 4 * size,
     }
+    moving = job_of(recipe, "reward.labels=teacher", "reward.teacher_decay=0.9")
+    assert host_memory(moving)["a checkpoint's copy"] == (12 + 4) * size
     two_nodes = dataclasses.replace(found, machine=dataclasses.replace(found.machine, gpus=16))
     assert host_memory(two_nodes)["optimizer state"] == 12 * size // 2
     in_host = job_of(recipe, "policy.offload_during_rollout=false", "policy.offload_optimizer=true")
