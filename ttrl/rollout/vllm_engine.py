@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.config import Settings
+from ttrl.gpus import device
 from ttrl.memory import memory_suffices
 from ttrl.pretrained import load_model, load_outline, model_path
 from ttrl.ranks import Ranks
@@ -132,11 +133,11 @@ class VllmEngine:
         self, weights: Iterable[tuple[str, torch.Tensor]]
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Each tensor in fresh storage: vLLM keeps those of a layer until the layer is whole, and
-        a source that reuses its buffer would overwrite them."""
+        a source that reuses its buffer would overwrite them. From the host's memory, where those
+        of another process lie, it goes straight to the GPU."""
         for name, tensor in complete(weights, self._shapes):
-            yield name, tensor.detach().to(self._dtype, copy=True)
-            if name in self._tied:
-                yield self._tied[name], tensor.detach().to(self._dtype, copy=True)
+            for known in filter(None, (name, self._tied.get(name))):
+                yield known, tensor.detach().to(device(), self._dtype, copy=True)
 
     def sleep(self) -> None:
         """Give a GPU's memory back, weights included; the next push wakes the engine."""
