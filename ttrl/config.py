@@ -402,7 +402,7 @@ class Settings(Section):
                 ),
                 (
                     not (policy.offload_optimizer and policy.offload_during_rollout),
-                    "policy.offload_during_rollout = true leaves nothing on the GPU to move with "
+                    "policy.offload_during_rollout = true has nothing to move from the GPU with "
                     "policy.offload_optimizer = true: unset one of them",
                 ),
                 (

@@ -202,6 +202,11 @@ def test_all_wrong_values_are_reported_together():
             "policy.recompute_share = 0.5 needs policy.gradient_checkpointing = true",
         ),
         (
+            ["policy.offload_optimizer=true", "policy.offload_during_rollout=true"],
+            "policy.offload_during_rollout = true has nothing to move from the GPU with "
+            "policy.offload_optimizer = true",
+        ),
+        (
             ["data.system_prompt=x", "data.chat_template=false"],
             "data.system_prompt needs data.chat_template = true",
         ),

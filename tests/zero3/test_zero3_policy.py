@@ -229,6 +229,20 @@ def test_documents_never_see_each_other(ranks: int, seen_by: Callable[[int], See
 
 
 @pytest.mark.parametrize("ranks", ALL_RANKS)
+def test_a_teacher_is_shared_too(ranks: int, seen_by: Callable[[int], Seen]) -> None:
+    for found in seen_by(ranks).facts["teacher"]:
+        assert found.pop("held") < 1 / ranks + 0.01
+        assert found == {"follows": True, "moved": True, "goes_on": True}
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
+def test_gradients_are_looked_at_without_copies(ranks: int, seen_by: Callable[[int], Seen]) -> None:
+    """Their norm is that of one process (see above), which needs none of all of them at once."""
+    facts = {"names": True, "lengths": True, "views": True}
+    assert seen_by(ranks).facts["gradients"] == [facts] * ranks
+
+
+@pytest.mark.parametrize("ranks", ALL_RANKS)
 @pytest.mark.parametrize(
     ("what", "words"),
     [

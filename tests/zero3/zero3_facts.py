@@ -38,6 +38,7 @@ from ttrl.policy.update import KINDS
 from ttrl.policy.zero3 import Zero3Policy, _config
 from ttrl.pretrained import load_model, load_outline
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
+from ttrl.rewards.labels import Teacher
 from ttrl.types import TrainSample, UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -73,6 +74,8 @@ def main(folder: Path, output: str) -> None:
     facts["documents"] = documents(clean, samples)
     for p in (policy, clean):
         p.update(samples, RATES[0])
+    facts["teacher"] = ranks.gather(teacher(zero3_policy("lora", folder, ranks), samples))
+    facts["gradients"] = ranks.gather(gradients(policy))
     facts["not_finite"] = {
         name: not_finite(name, policy, clean, samples) for name in ("loss", "gradient", "sampler")
     }
@@ -265,6 +268,35 @@ def targets(batch: Any, sequence: int) -> tuple[int, ...]:
     """Which completion a packed sequence is."""
     begin, end = batch.cu_seqlens[sequence : sequence + 2].tolist()
     return tuple(i for i in batch.targets_T[begin:end].tolist() if i >= 0)
+
+
+def teacher(policy: Zero3Policy, samples: list[TrainSample]) -> dict[str, Any]:
+    """A teacher in shares: whether it follows as it should, and another goes on from it."""
+    ranks, begun = policy.ranks, {n: t.clone() for n, t in policy.named_weights()}
+    first, second = (Teacher(policy, 0.75, lambda *_: {}, ranks) for _ in range(2))
+    policy.update(samples, RATES[0])
+    first.follow(policy)
+    now = {n: t.clone() for n, t in policy.named_weights()}
+    followed = dict(first.named_weights())
+    second.load_state({}, first.shares())
+    return {
+        "held": sum(t.numel() for t in first.shares().values()) / sum(first.sizes().values()),
+        "follows": followed.keys() == begun.keys()
+        and all(torch.equal(followed[n], begun[n].lerp(now[n], 0.25)) for n in begun),
+        "moved": any(not torch.equal(followed[n], begun[n]) for n in begun),
+        "goes_on": digest(dict(second.named_weights())) == digest(followed),
+    }
+
+
+def gradients(policy: Zero3Policy) -> dict[str, bool]:
+    """Whether they come by the right names, and are no copies."""
+    found = dict(policy._gradients())
+    buffer = policy.engine.optimizer.grad_partitions_flat_buffer.untyped_storage().data_ptr()
+    return {
+        "names": list(found) == [name for name, _ in policy._trained()],
+        "lengths": all(len(found[n]) == p.ds_tensor.ds_numel for n, p in policy._trained()),
+        "views": all(g.untyped_storage().data_ptr() == buffer for g in found.values()),
+    }
 
 
 def not_finite(
