@@ -325,6 +325,7 @@ def install(monkeypatch: pytest.MonkeyPatch, card: Card, sizes: Sizes) -> type[L
         importlib.metadata, "version", lambda name: "0.32.0" if name == "vllm" else version(name)
     )
     monkeypatch.setattr(vllm_engine, "torch", _Torch(card))
+    monkeypatch.setattr(vllm_engine, "device", lambda: torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (card.free, card.total))
     return llm
 
