@@ -92,4 +92,7 @@ def unwrapped_set(text: str) -> str:
         return text
     if match := _BUILDER.fullmatch(inside):
         return match[2] if match[1] in match[2] else text
-    return text if split(inside, (",",))[1] or not inside or "|" in inside else inside
+    if split(inside, (",",))[1] or not inside or "|" in inside:
+        return text
+    a_set = inside == r"\emptyset" or content(inside, r"\{", r"\}") is not None
+    return text if a_set else inside
