@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from itertools import groupby
 
 from ttrl.answers.numbers import ungrouped
 from ttrl.answers.plain import plain
@@ -17,9 +18,7 @@ from ttrl.answers.units import marked
 # ---------------------------------------------------------------------------------------------
 # Characters beyond ASCII
 
-_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ"
-_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙ"
-_RAISED = re.compile(f"[{_SUPERSCRIPTS}]+|[{_SUBSCRIPTS}]+")
+_LEVELS = {"<super>": "^", "<sub>": "_"}
 _DECIMAL_ROOT = re.compile(r"√ ?([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)")
 _FRACTION = re.compile("[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}⅐-⅞↉]")
 _THIN_SPACE = re.compile("(?<=[0-9])[\u00a0\u2006-\u2009\u202f](?=[0-9])")
@@ -76,7 +75,8 @@ def spaced(answer: str) -> str:
 
 def _ascii(text: str) -> str:
     """The characters as far as LaTeX has names for them."""
-    text = _RAISED.sub(_lowered, text)
+    text = text.replace("\N{MASCULINE ORDINAL INDICATOR}", "°")  # whose keyboards have no other
+    text = "".join(_on_base_line(sign, "".join(run)) for sign, run in groupby(text, _level))
     text = _FRACTION.sub(_spelled_fraction, text)
     text = _DECIMAL_ROOT.sub(r"\\sqrt{\1}", text)
     text = _SET_LETTER.sub(lambda c: rf"\mathbb{{{unicodedata.normalize('NFKC', c[0])}}}", text)
@@ -84,9 +84,15 @@ def _ascii(text: str) -> str:
     return unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
 
 
-def _lowered(match: re.Match[str]) -> str:
-    sign = "^" if match[0][0] in _SUPERSCRIPTS else "_"
-    inside = unicodedata.normalize("NFKC", match[0]).translate(_CHARACTERS)
+def _level(character: str) -> str:
+    """The sign of a power or an index, by what the character is a smaller shape of."""
+    return _LEVELS.get(unicodedata.decomposition(character).partition(" ")[0], "")
+
+
+def _on_base_line(sign: str, run: str) -> str:
+    if not sign:
+        return run
+    inside = unicodedata.normalize("NFKC", run).translate(_CHARACTERS)
     return f"{sign}{{{inside}}}"
 
 

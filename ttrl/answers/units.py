@@ -91,21 +91,21 @@ _OTHER_VALUE = re.compile(
     r"|out|up|until|through|provided|given|assuming|such|true|false|yes"
 )
 """Words after which the value is another one than before."""
-_SHORT_NOUNS = frozenset(
-    "men boy cup box car cat dog pen egg hat cow bus row way pie bag jar can cap key toy tie bee "
-    "ton "
-    "of the a an all on as".split()
+_SHORT = (
+    "men boy cup box car cat dog pen egg hat cow bus row way pie bag jar can cap key toy tie ton"
 )
-"""Of fewer than four letters, only these are nouns, or stand with one; others may be products."""
+_SHORT_NOUNS = frozenset(_SHORT.split())
+"""Of fewer than four letters, only these are nouns; others may be products."""
+_WITH_A_NOUN = ("of", "the", "a", "an", "all", "on", "as")
 
 # ---------------------------------------------------------------------------------------------
 # Around a value
 
 # Digits in the text are a power behind a unit; with others, as in `101\text{ base 2}`, it is none.
 _TEXT = re.compile(
-    r"(?P<value>.*[0-9A-Za-z)\]}|])"
-    r"\\text\{(?P<unit> ?[A-Za-z%](?:[A-Za-z .'/%-]|(?<=[A-Za-z])(?:\^-?[1-9]|[23])(?![0-9A-Za-z]))*)\}"
-    r"(?:\^(?P<power>[1-9]|\{-?[1-9]\}))?"
+    r"(?P<value>.*[0-9A-Za-z)\]}|])\\text\{"
+    r"(?P<unit> ?[A-Za-z%](?:[A-Za-z .'/%-]|(?<=[A-Za-z])(?:\^-?[1-9]|[23])(?![0-9A-Za-z]))*)"
+    r"\}(?:\^(?P<power>[1-9]|\{-?[1-9]\}))?"
 )
 _SIGN = re.compile(r"(?P<value>.*[0-9)}])(?P<unit>%|\\degree ?(?P<scale>[CF])?|[€£¥¢])")
 _DEGREE_SCALE = re.compile(r"\\degree ?\\text\{ ?([CF]) ?\}$")
@@ -211,6 +211,9 @@ def _unit(tokens: list[str], of_amount: bool) -> str | None:
             raised = _BEFORE[name]
         elif name not in _NO_UNIT or len(tokens) == 1 or (name == "in" and raised):
             known = _known(token)
+            if name in _WITH_A_NOUN and len(tokens) > 1:
+                found.append(name)
+                continue
             if known is None and not (_NOUN.fullmatch(token) or token in _SHORT_NOUNS):
                 return None
             if not of_amount and (known is None or len(token) <= 2):
