@@ -34,6 +34,9 @@ _LITERAL = re.compile(
 )
 _VARIABLE = re.compile(rf"(?![ei](?![A-Za-z])){_LETTER}")
 _WHOLE_NAME = re.compile(_LETTER)
+_POINT = re.compile(rf"\([ ]?{_LETTER}{_INDEX}(?:,[ ]?{_LETTER}{_INDEX})+\)")
+_ROUNDED = re.compile(r"\\pi ?=|e ?= ?(?:2\.[67]|\{?27[0-9]*\}?/)")
+"""The left-hand side is a number, and no name; ``e`` may be that of an eccentricity."""
 _SIGNS = ("=", r"\approx", r"\in")
 _APART = (",", r"\lor", r"\land")
 """Between two equations: `x=1, y=2`."""
@@ -58,9 +61,13 @@ def right_hand_side(text: str) -> str:
         return text
     if len(sides) == 2 and signs[0] == "=" and _DEFINITION.fullmatch(sides[0]):
         return sides[1]
+    if _ROUNDED.match(text) or (_POINT.fullmatch(sides[0]) and not _is_sorted(sides[0])):
+        return text
     left = None  # the last side that has no variable
     while signs:
         side, sign = sides[0], signs[0]
+        if sign == r"\in" and constant(side):
+            return text
         if side and constant(side):
             left = side
             if sign == r"\approx":
@@ -72,6 +79,12 @@ def right_hand_side(text: str) -> str:
     if constant(value):
         return value
     return left if left is not None and _WHOLE_NAME.fullmatch(value) else text
+
+
+def _is_sorted(point: str) -> bool:
+    """``(x,y)`` is the point's name; ``(y,x)=(1,2)`` is the point ``(2,1)``."""
+    names = re.sub(r"[\\() ]", "", point).split(",")
+    return names == sorted(names)
 
 
 _REALS = {

@@ -187,11 +187,16 @@ _GROUPING = re.compile(r"\{,\}|\\,|,\\! ?")
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\} ?(?=[0-9])")  # `1{,}234` is English, `3{,}14` not
 _DEGREE = re.compile(r"\^ ?(?:\\circ(?![A-Za-z])|\{ ?\\circ ?\})|\\degrees?(?![A-Za-z])")
 _CONJUNCTION = re.compile(r"(?:, ?| )(and|or) |,? ?\\text ?\{ ?,? ?(and|or) ?\}")
+_AND_FRACTION = re.compile(
+    r"(?<![0-9./,])[0-9]+ ?(?:and|\\text ?\{ ?and ?\}) ?"
+    r"(?:(?P<top>[0-9]+)/(?P<bottom>[0-9]+)"
+    r"|\\frac ?(?P<over>[0-9]|\{[0-9]+\}) ?(?P<under>[0-9]|\{[0-9]+\}))(?![0-9A-Za-z\\])"
+)
 _INEQUALITY = re.compile(r"[<>]|\\[lg]eq")
 # A space stays between letters (`\pi r`), between digits (`2 1/2` is not `21/2`), after a comma.
 _NEEDLESS_SPACE = re.compile(r" (?!(?<=[A-Za-z] )[A-Za-z]|(?<=[0-9] )[0-9]|(?<=, ))")
 _NEEDLESS_BRACES = re.compile(r"(?<!\\)(?<!\\text)\{([0-9])\}|(?<=[\^_])\{([A-Za-z])\}")
-_LAST_STOP = re.compile(r"(?<![.\\])[.,;]$")
+_LAST_STOPS = re.compile(r"(?:(?<![.\\])[.,;])+$")
 
 
 def clean(text: str) -> str:
@@ -206,12 +211,14 @@ def clean(text: str) -> str:
     if "," in text:
         text = ungrouped(text)
     if " " in text or r"\text" in text:
-        if " and " in text or " or " in text or r"\text" in text:
+        conjoined = " and " in text or " or " in text or r"\text" in text
+        if conjoined and not _has_mixed_number(text):
             text = _CONJUNCTION.sub(_separator(text), text)
         text = _NEEDLESS_SPACE.sub("", " ".join(text.split())).replace(r"\text{}", "")
     if "{" in text:
-        text = _NEEDLESS_BRACES.sub(r"\1\2", text)
-    return _LAST_STOP.sub("", text) if text.endswith((".", ",", ";")) else text
+        while (simpler := _NEEDLESS_BRACES.sub(r"\1\2", text)) != text:
+            text = simpler
+    return _LAST_STOPS.sub("", text) if text.endswith((".", ",", ";")) else text
 
 
 def _commands(text: str) -> str:
@@ -228,6 +235,15 @@ def _commands(text: str) -> str:
 def _without_separators(text: str) -> str:
     text = _THOUSANDS.sub(lambda number: _GROUPING.sub("", number[0]), text)
     return _DECIMAL_COMMA.sub(".", text).replace("{,}", ",").replace(",\\!", ",")
+
+
+def _has_mixed_number(text: str) -> bool:
+    """Whether it says ``5 and 1/2``, which is that more often than a list."""
+    match = _AND_FRACTION.search(text)
+    if match is None:
+        return False
+    top, bottom = match["top"] or match["over"], match["bottom"] or match["under"]
+    return int(top.strip("{}")) < int(bottom.strip("{}"))
 
 
 def _separator(text: str) -> Callable[[re.Match[str]], str]:

@@ -109,7 +109,7 @@ _TEXT = re.compile(
 )
 _SIGN = re.compile(r"(?P<value>.*[0-9)}])(?P<unit>%|\\degree ?(?P<scale>[CF])?|[€£¥¢])")
 _DEGREE_SCALE = re.compile(r"\\degree ?\\text\{ ?([CF]) ?\}$")
-_CURRENCY = re.compile(r"(?P<sign>[+-]?)(?:US ?)?(?P<unit>\\\$|[€£¥])(?P<value>[^$]*)")
+_CURRENCY = re.compile(r"(?P<sign>[+-]?)(?:US ?)?(?P<unit>\\\$|[€£¥])(?P<value>[^$€£¥]*)")
 _BARE = re.compile(
     r"(?P<value>(?:[^=]*=)?(?:[^A-Za-z\\=]|\\[A-Za-z]+)*[0-9}\])])(?P<space> ?)"
     r"(?P<words>[A-Za-z]{2,}(?:[ /][A-Za-z]+)*)(?P<power>\^[23])?\.?"
