@@ -21,6 +21,7 @@ from ttrl.answers.units import marked
 _LEVELS = {"<super>": "^", "<sub>": "_"}
 _DECIMAL_ROOT = re.compile(r"√ ?([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)")
 _FRACTION = re.compile("[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}⅐-⅞↉]")
+_CIRCLED = re.compile("[\u2460-\u2473\u24b6-\u24ea\u3251-\u325f\u32b1-\u32bf]")
 _THIN_SPACE = re.compile("(?<=[0-9])[\u00a0\u2006-\u2009\u202f](?=[0-9])")
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau "
@@ -80,6 +81,7 @@ def _ascii(text: str) -> str:
     text = _FRACTION.sub(_spelled_fraction, text)
     text = _DECIMAL_ROOT.sub(r"\\sqrt{\1}", text)
     text = _SET_LETTER.sub(lambda c: rf"\mathbb{{{unicodedata.normalize('NFKC', c[0])}}}", text)
+    text = _CIRCLED.sub(r" \g<0> ", text)  # no digit of the number beside it
     # A compatible character is another shape of the same one: full-width digits, italic letters.
     return unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
 

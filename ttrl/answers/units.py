@@ -79,7 +79,7 @@ _OTHER_VALUE = re.compile(
     # Numbers and parts
     r"[a-z]*illi(?:on|ard)s?|(?:hundred|thousand|dozen|lakh|crore|score)s?|gross|googol|myriads?"
     r"|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|[a-z]*teen|[a-z]+ty"
-    r"|first|third|thirds|half|halves|quarters?|doubled?|tripled?|twice|thrice|infinity"
+    r"|first|third|thirds|hal[fv]e?s?|tens|ones|quarters?|doubled?|tripled?|twice|thrice|infinity"
     r"|(?!(?:mon|leng|wid|dep|pa|boo|bir|mo|ba|clo)ths?$)[a-z]+ths?"
     # Operations
     r"|plus|minus|times|over|divided|multiplied|factorial|power|root|sqrt|reciprocal|inverse"
@@ -118,6 +118,7 @@ _TOKEN = re.compile(r"[A-Za-z'%-]+|/|\^?-?[1-9]")
 _NOUN = re.compile(r"(?=.{4})[A-Za-z][a-z'-]+")
 _BEFORE = {"square": "2", "sq": "2", "cubic": "3"}
 _BEHIND = {"squared": "2", "cubed": "3"}
+_PART = re.compile(r"(?:cent|%|pct) of", re.IGNORECASE)
 _TIME_OF_DAY = re.compile(r"(?<![A-Za-z])[ap]\.?m\.?(?![A-Za-z])", re.IGNORECASE)
 
 
@@ -168,7 +169,7 @@ def without_unit(text: str) -> tuple[str, str]:
 def _measured(value: str, words: str, power: str | None) -> tuple[str, str] | None:
     """The value times its numerals, and the unit's name; None if the words are none."""
     tokens = _TOKEN.findall(words)
-    if not tokens or _TIME_OF_DAY.search(words):
+    if not tokens or _TIME_OF_DAY.search(words) or _PART.search(words):
         return None
     while tokens and tokens[0].lower() in _NUMERALS:
         amount = number(value)
