@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from ttrl.answers.brackets import content, split
+from ttrl.answers.numbers import NUMBER, number
 
 _GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|sigma|rho|omega|tau|epsilon|Delta|Omega"
 _LETTER = rf"(?:(?<![A-Za-z\\])[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))"
@@ -77,8 +78,17 @@ def right_hand_side(text: str) -> str:
         sides, signs = sides[1:], signs[1:]
     value = sides[0]
     if constant(value):
-        return value
+        return text if left is not None and _is_rounding(left, value) else value
     return left if left is not None and _WHOLE_NAME.fullmatch(value) else text
+
+
+def _is_rounding(exact: str, value: str) -> bool:
+    r"""Whether ``=`` may stand for ``\approx``: ``\sqrt2=1.41``, ``2/3=0.667``."""
+    if "." not in value or NUMBER.fullmatch(value) is None:
+        return False
+    if NUMBER.fullmatch(exact):
+        return number(exact) != number(value)
+    return re.search(r"\\(?!cdot|%)[A-Za-z]|e", exact) is not None
 
 
 def _is_sorted(point: str) -> bool:

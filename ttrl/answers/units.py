@@ -84,7 +84,7 @@ _OTHER_VALUE = re.compile(
     # Operations
     r"|plus|minus|times|over|divided|multiplied|factorial|power|root|sqrt|reciprocal|inverse"
     r"|transposed?|conjugate|complement|choose|mod|modulo|base|binary|octal|decimal|hex[a-z]*"
-    r"|remainder|log|ln|sin|cos|tan|exp|pi|product|sum|difference"
+    r"|remainder|squareroot|absolute|repeating|recurring|imaginary|prime|log|ln|sin|cos|tan|exp|pi|product|sum|difference"
     # What it is in relation to, or under which condition
     r"|or|and|if|at|least|most|more|less|fewer|greater|than|above|below|under|between|from|by|to"
     r"|not|no|none|never|negative|when|where|for|unless|except|with|without|otherwise|is|are|but"
