@@ -4,6 +4,7 @@ What this does not show: that a dependency evaluates nothing. None is given an a
 """
 
 import ast
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import ttrl
 from ttrl.answers import canonical, equivalent, extract_answer
+from ttrl.answers.extract import MOST
 from ttrl.metrics import maj_at_k
 from ttrl.rewards import majority_vote
 
@@ -145,6 +147,25 @@ def test_bounded_time(text):
     started = time.monotonic()
     grade(text)
     assert time.monotonic() - started < SECONDS
+
+
+@pytest.mark.parametrize(
+    ("content", "rewritings"),
+    [("€" * 990 + "5", 2), ("{" * 490 + "5" + "}" * 490, 3), ("5" + ",;" * 490, 3)],
+    ids=["currencies", "groups", "stops"],
+)
+def test_boxes_are_rewritten_once(content, rewritings, monkeypatch):
+    """Work is counted: rewritings of one content, at most once for each different one."""
+    cleaned = []
+    rules = sys.modules["ttrl.answers.canonical"]
+    clean = rules.clean
+    monkeypatch.setattr(rules, "clean", lambda text: cleaned.append(text) or clean(text))
+    assert extract_answer(f"\\boxed{{{content}}}," * 100) == content
+    assert len(cleaned) <= 2 * rewritings  # of the content, and of the answer
+    different = "".join(f"\\boxed{{{content}{i}}}," for i in range(100))
+    cleaned.clear()
+    assert extract_answer(different).count(", ") == MOST - 1
+    assert len(cleaned) <= MOST * (rewritings + 3)
 
 
 @pytest.mark.parametrize("tower", TOWERS)

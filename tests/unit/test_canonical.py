@@ -183,6 +183,8 @@ def test_long_answers_are_compared_as_they_are():
     assert canonical(f"0{ones[1:]}") == ones[1:]
     assert canonical(f"0{ones}") == f"0{ones}"
     assert canonical(f" 1 + \n {ones} ") == f"1 + {ones}"
+    growing = "x + " + "½" * (LONGEST // 2)
+    assert canonical(growing) == growing
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Answers as real people and models wrote them, from public reports of other graders' faults."""
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def test_as_they_should_be(grader, case):
     expected = {"same": 1, "different": len(answers)}[verdict]
     assert len(set(found.name_of.values())) == expected, dict(found.name_of)
     assert not found.undecided
+    for a, b in combinations(answers, 2):  # by themselves: two other units part more in a group
+        assert grader.equivalent(a, b) == (verdict == "same"), (a, b)
 
 
 @pytest.mark.parametrize(

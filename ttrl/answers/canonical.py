@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ttrl.answers.brackets import content
+from ttrl.answers.brackets import BRACKET
 from ttrl.answers.elements import collection, elements, matrix
 from ttrl.answers.equations import right_hand_side, unwrapped_set
 from ttrl.answers.layout import clean, spaced
@@ -57,7 +57,7 @@ def read(answer: str) -> Reading:
     units: set[str] = set()
     for _ in range(ROUNDS):
         if len(text) > LONGEST:
-            break
+            return Reading(spaced(answer), "")
         value, unit = without_unit(clean(text))
         if unit:
             units.add(unit)
@@ -85,8 +85,19 @@ def _rewrite(text: str) -> str:
 
 def _ungrouped(text: str) -> str:
     """Without TeX's braces around all of it."""
-    inside = content(text, "{", "}") if text.startswith("{") else None
-    return text if inside is None else inside
+    if not (text.startswith("{") and text.endswith("}")):
+        return text
+    inside = len(text) - len(text.lstrip("{"))
+    before = text.rstrip("}")
+    escaped = (len(before) - len(before.rstrip("\\"))) % 2
+    closing = len(text) - len(before) - escaped
+    depth, pairs = 0, min(inside, closing)
+    for token in BRACKET.finditer(text):
+        depth += {"open": 1, "close": -1}.get(token.lastgroup or "", 0)
+        rest = len(text) - token.end()
+        if token.start() >= inside and not rest == depth <= closing:
+            pairs = min(pairs, depth)  # something follows that is in these only
+    return text[pairs : len(text) - pairs] if pairs > 0 == depth else text
 
 
 _RULES = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from ttrl.answers.brackets import content, split
+from ttrl.answers.numbers import NUMBER, number
 
 _GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|sigma|rho|omega|tau|epsilon|Delta|Omega"
 _LETTER = rf"(?:(?<![A-Za-z\\])[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))"
@@ -34,6 +35,9 @@ _LITERAL = re.compile(
 )
 _VARIABLE = re.compile(rf"(?![ei](?![A-Za-z])){_LETTER}")
 _WHOLE_NAME = re.compile(_LETTER)
+_POINT = re.compile(rf"\([ ]?{_LETTER}{_INDEX}(?:,[ ]?{_LETTER}{_INDEX})+\)")
+_ROUNDED = re.compile(r"\\pi ?=|e ?= ?(?:2\.[67]|\{?27[0-9]*\}?/)")
+"""The left-hand side is a number, and no name; ``e`` may be that of an eccentricity."""
 _SIGNS = ("=", r"\approx", r"\in")
 _APART = (",", r"\lor", r"\land")
 """Between two equations: `x=1, y=2`."""
@@ -58,9 +62,13 @@ def right_hand_side(text: str) -> str:
         return text
     if len(sides) == 2 and signs[0] == "=" and _DEFINITION.fullmatch(sides[0]):
         return sides[1]
+    if _ROUNDED.match(text) or (_POINT.fullmatch(sides[0]) and not _is_sorted(sides[0])):
+        return text
     left = None  # the last side that has no variable
     while signs:
         side, sign = sides[0], signs[0]
+        if sign == r"\in" and constant(side):
+            return text
         if side and constant(side):
             left = side
             if sign == r"\approx":
@@ -70,8 +78,23 @@ def right_hand_side(text: str) -> str:
         sides, signs = sides[1:], signs[1:]
     value = sides[0]
     if constant(value):
-        return value
+        return text if left is not None and _is_rounding(left, value) else value
     return left if left is not None and _WHOLE_NAME.fullmatch(value) else text
+
+
+def _is_rounding(exact: str, value: str) -> bool:
+    r"""Whether ``=`` may stand for ``\approx``: ``\sqrt2=1.41``, ``2/3=0.667``."""
+    if "." not in value or NUMBER.fullmatch(value) is None:
+        return False
+    if NUMBER.fullmatch(exact):
+        return number(exact) != number(value)
+    return re.search(r"\\(?!cdot|%)[A-Za-z]|e", exact) is not None
+
+
+def _is_sorted(point: str) -> bool:
+    """``(x,y)`` is the point's name; ``(y,x)=(1,2)`` is the point ``(2,1)``."""
+    names = re.sub(r"[\\() ]", "", point).split(",")
+    return names == sorted(names)
 
 
 _REALS = {
@@ -92,4 +115,7 @@ def unwrapped_set(text: str) -> str:
         return text
     if match := _BUILDER.fullmatch(inside):
         return match[2] if match[1] in match[2] else text
-    return text if split(inside, (",",))[1] or not inside or "|" in inside else inside
+    if split(inside, (",",))[1] or not inside or "|" in inside:
+        return text
+    a_set = inside == r"\emptyset" or content(inside, r"\{", r"\}") is not None
+    return text if a_set else inside

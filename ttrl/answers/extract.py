@@ -82,6 +82,8 @@ _SEPARATOR = re.compile(r"(?<!\\),|[;&]|and|or")
 _NAMED = re.compile(rf"(?<![A-Za-z\\])({_NAME})\Z")
 FARTHEST = 40
 """Characters between two boxes that form one answer."""
+MOST = 20
+"""Boxes that form one answer: of a longer list, the last ones."""
 
 
 class _Box(NamedTuple):
@@ -127,7 +129,7 @@ def _boxed(text: str) -> str | None:
         if found is not None:
             if last and not _form_one(text, last[-1], found):
                 last.clear()
-            last.append(found)
+            last = [*last[1 - MOST :], found]
     return _with_content(_joined(text, last))
 
 
@@ -142,9 +144,10 @@ def _form_one(text: str, box: _Box, following: _Box) -> bool:
 def _joined(text: str, boxes: list[_Box]) -> str | None:
     """The answer that boxes form together, None if one of them is empty."""
     contents = [text[box.start : box.stop].strip() for box in boxes]
-    if not contents or not all(map(canonical, contents)):
+    forms = {canonical(content) for content in set(contents)}
+    if not contents or "" in forms:
         return None
-    if len(set(map(canonical, contents))) == 1:
+    if len(forms) == 1:
         return contents[-1]  # said again
     names = [_NAMED.search(text[max(0, box.command - 20) : box.command]) for box in boxes]
     if all(names):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from itertools import groupby
 
 from ttrl.answers.numbers import ungrouped
 from ttrl.answers.plain import plain
@@ -17,11 +18,10 @@ from ttrl.answers.units import marked
 # ---------------------------------------------------------------------------------------------
 # Characters beyond ASCII
 
-_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ"
-_SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒₓₙ"
-_RAISED = re.compile(f"[{_SUPERSCRIPTS}]+|[{_SUBSCRIPTS}]+")
+_LEVELS = {"<super>": "^", "<sub>": "_"}
 _DECIMAL_ROOT = re.compile(r"√ ?([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)")
 _FRACTION = re.compile("[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}⅐-⅞↉]")
+_CIRCLED = re.compile("[\u2460-\u2473\u24b6-\u24ea\u3251-\u325f\u32b1-\u32bf]")
 _THIN_SPACE = re.compile("(?<=[0-9])[\u00a0\u2006-\u2009\u202f](?=[0-9])")
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau "
@@ -76,17 +76,25 @@ def spaced(answer: str) -> str:
 
 def _ascii(text: str) -> str:
     """The characters as far as LaTeX has names for them."""
-    text = _RAISED.sub(_lowered, text)
+    text = text.replace("\N{MASCULINE ORDINAL INDICATOR}", "°")  # whose keyboards have no other
+    text = "".join(_on_base_line(sign, "".join(run)) for sign, run in groupby(text, _level))
     text = _FRACTION.sub(_spelled_fraction, text)
     text = _DECIMAL_ROOT.sub(r"\\sqrt{\1}", text)
     text = _SET_LETTER.sub(lambda c: rf"\mathbb{{{unicodedata.normalize('NFKC', c[0])}}}", text)
+    text = _CIRCLED.sub(r" \g<0> ", text)  # no digit of the number beside it
     # A compatible character is another shape of the same one: full-width digits, italic letters.
     return unicodedata.normalize("NFKC", text).translate(_CHARACTERS)
 
 
-def _lowered(match: re.Match[str]) -> str:
-    sign = "^" if match[0][0] in _SUPERSCRIPTS else "_"
-    inside = unicodedata.normalize("NFKC", match[0]).translate(_CHARACTERS)
+def _level(character: str) -> str:
+    """The sign of a power or an index, by what the character is a smaller shape of."""
+    return _LEVELS.get(unicodedata.decomposition(character).partition(" ")[0], "")
+
+
+def _on_base_line(sign: str, run: str) -> str:
+    if not sign:
+        return run
+    inside = unicodedata.normalize("NFKC", run).translate(_CHARACTERS)
     return f"{sign}{{{inside}}}"
 
 
@@ -181,11 +189,16 @@ _GROUPING = re.compile(r"\{,\}|\\,|,\\! ?")
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\} ?(?=[0-9])")  # `1{,}234` is English, `3{,}14` not
 _DEGREE = re.compile(r"\^ ?(?:\\circ(?![A-Za-z])|\{ ?\\circ ?\})|\\degrees?(?![A-Za-z])")
 _CONJUNCTION = re.compile(r"(?:, ?| )(and|or) |,? ?\\text ?\{ ?,? ?(and|or) ?\}")
+_AND_FRACTION = re.compile(
+    r"(?<![0-9./,])[0-9]+ ?(?:and|\\text ?\{ ?and ?\}) ?"
+    r"(?:(?P<top>[0-9]+)/(?P<bottom>[0-9]+)"
+    r"|\\frac ?(?P<over>[0-9]|\{[0-9]+\}) ?(?P<under>[0-9]|\{[0-9]+\}))(?![0-9A-Za-z\\])"
+)
 _INEQUALITY = re.compile(r"[<>]|\\[lg]eq")
 # A space stays between letters (`\pi r`), between digits (`2 1/2` is not `21/2`), after a comma.
 _NEEDLESS_SPACE = re.compile(r" (?!(?<=[A-Za-z] )[A-Za-z]|(?<=[0-9] )[0-9]|(?<=, ))")
 _NEEDLESS_BRACES = re.compile(r"(?<!\\)(?<!\\text)\{([0-9])\}|(?<=[\^_])\{([A-Za-z])\}")
-_LAST_STOP = re.compile(r"(?<![.\\])[.,;]$")
+_LAST_STOPS = re.compile(r"(?:(?<![.\\])[.,;])+$")
 
 
 def clean(text: str) -> str:
@@ -200,12 +213,14 @@ def clean(text: str) -> str:
     if "," in text:
         text = ungrouped(text)
     if " " in text or r"\text" in text:
-        if " and " in text or " or " in text or r"\text" in text:
+        conjoined = " and " in text or " or " in text or r"\text" in text
+        if conjoined and not _has_mixed_number(text):
             text = _CONJUNCTION.sub(_separator(text), text)
         text = _NEEDLESS_SPACE.sub("", " ".join(text.split())).replace(r"\text{}", "")
     if "{" in text:
-        text = _NEEDLESS_BRACES.sub(r"\1\2", text)
-    return _LAST_STOP.sub("", text) if text.endswith((".", ",", ";")) else text
+        while (simpler := _NEEDLESS_BRACES.sub(r"\1\2", text)) != text:
+            text = simpler
+    return _LAST_STOPS.sub("", text) if text.endswith((".", ",", ";")) else text
 
 
 def _commands(text: str) -> str:
@@ -222,6 +237,15 @@ def _commands(text: str) -> str:
 def _without_separators(text: str) -> str:
     text = _THOUSANDS.sub(lambda number: _GROUPING.sub("", number[0]), text)
     return _DECIMAL_COMMA.sub(".", text).replace("{,}", ",").replace(",\\!", ",")
+
+
+def _has_mixed_number(text: str) -> bool:
+    """Whether it says ``5 and 1/2``, which is that more often than a list."""
+    match = _AND_FRACTION.search(text)
+    if match is None:
+        return False
+    top, bottom = match["top"] or match["over"], match["bottom"] or match["under"]
+    return int(top.strip("{}")) < int(bottom.strip("{}"))
 
 
 def _separator(text: str) -> Callable[[re.Match[str]], str]:

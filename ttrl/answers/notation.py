@@ -37,7 +37,7 @@ def translate(text: str) -> Expression | None:
     """An unambiguous spelling of an expression in canonical form; None if it does not pass."""
     if len(text) > LONGEST or _DERIVATIVE.search(text):
         return None
-    if _WORD.search(_COMMAND.sub(" ", text)) or _NAMES.search(text):
+    if _WORD.search(_COMMAND.sub(" ", text)) or _NAMES.search(text) or _CALL.search(text):
         return None
     try:
         return _Translator(text).expression()
@@ -50,13 +50,19 @@ _WORD = re.compile(r"[A-Za-z]{3}")
 _DERIVATIVE = re.compile(r"\\frac.*\{d ?[A-Za-z\\]")  # not y/x
 _NAMES = re.compile(
     r"(?<![A-Za-z\\])(?:[A-Z](?: |\\cdot ?)?[A-Z]"  # a segment, or matrices: their order matters
-    r"|[fgFGHP]'* ?\(|h ?\( ?(?:[0-9.]+|[a-z]) ?\))"  # a function's value, no product
+    r"|[fgFGHP]'* ?\()"  # a function's value, no product
 )
 _GREEK = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
     "pi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi "
     "Psi Omega"
 ).replace(" ", "|")
+_CALL = re.compile(  # no product either: `y(0)`, `\Gamma(1)`, `\phi(n)`
+    rf"(?:(?<![A-Za-z\\])[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]))"
+    r"(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]+\}))?(?:\^(?:[0-9A-Za-z]|\{-?[0-9]+\}))? ?"
+    r"\([-+ ]*(?:(?:[0-9./ {}]|\\frac|\\pi(?![A-Za-z]))+"
+    rf"|[A-Za-z]|\\(?:{_GREEK})) ?\)"
+)
 _TOKEN = re.compile(
     rf"""\ *(?:
       (?P<number>  [0-9]+(?:\.[0-9]+)? | \.[0-9]+ )

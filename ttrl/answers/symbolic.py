@@ -73,23 +73,32 @@ class Form(NamedTuple):
             return _interval(replies.get(self.question)) or self.spelling
         if not self.parts:
             return self.spelling
+        if self.kind == "both signs":
+            return self._replace(kind="set")._key(replies, named)
         keys = [key for part in self.parts for key in part._flat_keys(self.kind, replies, named)]
         if self.kind == "list":
             keys.sort()
         elif self.kind in _UNORDERED:
             keys = sorted(set(keys))
-            if len(keys) == 1:
+            if len(keys) == 1 and not self.parts[0].is_set():
                 return keys[0]  # `\\{5\\}` is `5`
             if self.kind == "and" and (both := _between(keys)):
                 return both
         return _of_parts(self.kind, keys)
 
+    def is_set(self) -> bool:
+        """Whether it is written as one: a set of it is another."""
+        return self.kind == "set" or self.spelling == r"\emptyset"
+
     def _flat_keys(
         self, kind: str, replies: Mapping[Question, str | None], named: bool
     ) -> list[str]:
-        r"""Its key; for an element like ``\pm2`` of a set, which is a set, those of its parts."""
-        if kind == self.kind == "set":
+        r"""Its key; for ``\pm2`` in a set those of both numbers. A set in brackets stays one."""
+        if kind == "set" and self.kind == "both signs":
             return [part._key(replies, named) for part in self.parts]
+        if self.kind == "set" and kind not in ("union", "and"):
+            inside = (k for part in self.parts for k in part._flat_keys("set", replies, named))
+            return [_of_parts("set", sorted(set(inside)))]
         return [self._key(replies, named)]
 
 
@@ -217,4 +226,4 @@ def _both_signs(form: str) -> Form | None:
     if form.count(r"\pm") != 1 or r"\mp" in form:
         return None
     signed = [form.replace(r"\pm", sign).removeprefix("+") for sign in "+-"]
-    return Form(form, kind="set", parts=tuple(map(analyse, signed)))
+    return Form(form, kind="both signs", parts=tuple(map(analyse, signed)))

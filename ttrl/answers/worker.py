@@ -4,7 +4,7 @@ Started by `ttrl.answers.workers` as a script, with nothing of ttrl on its path.
 per line of standard input and writes one line for each, as JSON:
 
     {"sides": [["\\\\sqrt{\\\\variable{a0}}", ["2"]]], "relation": ""}
-    {"key": "~1.414213562373095048801688724209698078570"}
+    {"key": "~1.414213562373095048801688..."}
 
 A key says what an expression is worth: equal keys, equal values. It is null if this program cannot
 tell. Expressions are parsed by latex2sympy2_extended, the parser of Math-Verify, with every number
@@ -12,7 +12,7 @@ and variable replaced by a nameless symbol, so that sympy has nothing to compute
 comes out of the parser is then evaluated by the functions below, which know no others:
 
 - in exact fractions as long as possible, so that 10^40 and 10^40 + 1 stay apart;
-- else with 120 digits, where whatever would lose most of them (adding 10^50 and pi) has no key;
+- else with 160 digits, where whatever would lose most of them (adding 10^50 and pi) has no key;
 - an expression with variables, at fixed points: two different ones that agree at all of them would
   be a coincidence (Schwartz and Zippel), and no simplification is needed. Their signs are chosen
   so that |xy| is not taken for xy.
@@ -39,17 +39,19 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
 Value = Any  # Fraction, mpmath.mpf or mpmath.mpc
 
-mp.mp.dps = 120
-KEY_DIGITS = 40
+mp.mp.dps = 160
+KEY_DIGITS = 100
+LONGEST_FACTOR = 300
+"""Bits of the longest fraction that such a key tells from its neighbours."""
 LOST = mp.mpf(10) ** -40
 """A value this small beside its terms has too few digits left ..."""
-ZERO = mp.mpf(10) ** -100
+ZERO = mp.mpf(10) ** -120
 """... unless it is this small: then it is zero, but for rounding."""
 SIMPLE = 10**30
 """Fractions whose numerator times denominator is smaller are recognised from their digits."""
 LARGEST = 12_000
 """Bits of the largest fraction that is computed exactly."""
-POINTS = 7
+POINTS = 9
 
 
 class NoKey(Exception):
@@ -62,7 +64,11 @@ class NoKey(Exception):
 
 def _real(x: Value) -> Value:
     """For mpmath, which does not know fractions."""
-    return mp.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
+    if not isinstance(x, Fraction):
+        return x
+    if x.numerator.bit_length() + x.denominator.bit_length() > LONGEST_FACTOR:
+        raise NoKey("more digits than are compared")
+    return mp.mpf(x.numerator) / x.denominator
 
 
 def _checked(x: Value, scale: Value) -> Value:
@@ -241,9 +247,10 @@ def atom_value(atom: str, point: int) -> Value:
     seed = hashlib.sha256(f"{atom} {point // 2}".encode()).digest()
     size = Fraction(101 + int.from_bytes(seed[:4]) % 900, (11, 13, 17, 19, 23, 29, 31)[seed[4] % 7])
     # All are positive at the first point and negative at the second, which tells |x + y| from
-    # x + y. At the other five the signs are a number in binary, another one for each letter, so
-    # that the product of two variables has both signs.
-    signs = 0b10 | sum(map(ord, atom)) % 32 << 2
+    # x + y. At the other seven the signs are a number in binary, another one for each letter, so
+    # that the product of two variables has both signs, and |a|/a is not |A|/A.
+    pattern = ord(atom) if len(atom) == 1 else hashlib.sha256(atom.encode()).digest()[0] % 128
+    signs = 0b10 | pattern << 2
     return -size if signs >> point & 1 else size
 
 
@@ -257,11 +264,11 @@ def spell(x: Value) -> str:
     if not mp.isfinite(x):
         raise NoKey("no number")
     if 1 / mp.mpf(SIMPLE) < abs(x) < SIMPLE:
-        digits = Fraction(int(mp.nint(x * 10**110)), 10**110)
+        digits = Fraction(int(mp.nint(x * 10**150)), 10**150)
         simple = digits.limit_denominator(10**15)
         if (
             abs(simple.numerator) * simple.denominator < SIMPLE
-            and abs(digits - simple) < abs(simple) / 10**70
+            and abs(digits - simple) < abs(simple) / 10**KEY_DIGITS
         ):
             return str(simple)
     return f"~{mp.nstr(x, KEY_DIGITS)}"
