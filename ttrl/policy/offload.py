@@ -74,9 +74,9 @@ def host_like(tensor: torch.Tensor) -> torch.Tensor:
 
     What torch pins itself is rounded up to a power of two.
     """
-    if not tensor.is_cuda or not tensor.numel():
-        return torch.empty_like(tensor, device="cpu", requires_grad=False)
-    # Whole pages of its own: none can be pinned twice. For as long as the process runs.
-    pages = torch.frombuffer(mmap.mmap(-1, tensor.nbytes), dtype=tensor.dtype)
-    pin(pages)
-    return pages.view(tensor.shape)
+    if tensor.is_cuda and tensor.numel():
+        # Whole pages of its own: none can be pinned twice. For as long as the process runs.
+        pages = torch.frombuffer(mmap.mmap(-1, tensor.nbytes), dtype=tensor.dtype)
+        pin(pages)
+        return pages.view(tensor.shape)
+    return torch.empty_like(tensor, device="cpu", requires_grad=False)
