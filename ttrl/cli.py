@@ -104,7 +104,8 @@ def train(
         return
     from rich.console import Console
 
-    from ttrl.tracking import Display, RunFolder, result_table
+    from ttrl.display import Display, result_table
+    from ttrl.run_folder import RunFolder
 
     folder = RunFolder(run_dir or Path("runs") / settings.name)
     if not launched() and (ranks is not None or settings.policy.backend == "zero3"):
@@ -182,11 +183,11 @@ def evaluate(
 
     from ttrl.answers import Grader, make_extractor
     from ttrl.data.questions import load_questions
+    from ttrl.display import Display, scores_table
     from ttrl.evaluate import Exam
     from ttrl.pretrained import load_outline, load_tokenizer
     from ttrl.rollout.ends import refuse_absent_ids
     from ttrl.rollout.pool import make_pool
-    from ttrl.tracking import Display, scores_table
 
     display = Display(Console())
     tokenizer = load_tokenizer(settings.model)

@@ -12,10 +12,11 @@ import torch
 
 from ttrl.checkpoint import Checkpoint, find_newest
 from ttrl.config import Settings
+from ttrl.display import Display
 from ttrl.policy.update import Policy
 from ttrl.recipe import load_settings
+from ttrl.run_folder import RunFolder
 from ttrl.saving import remove_after
-from ttrl.tracking import Display, RunFolder
 from ttrl.types import UserError
 
 MAY_DIFFER = (

@@ -28,6 +28,7 @@ from ttrl.answers import Grader
 from ttrl.checkpoint import Checkpoint
 from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
+from ttrl.display import Display
 from ttrl.evaluate import Scores
 from ttrl.guard import CollapseGuard, Keeper, MismatchGuard
 from ttrl.memory import memory_metrics, memory_suffices
@@ -58,9 +59,9 @@ from ttrl.rewards.labels import (
 from ttrl.rewards.selection import select
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.recorded import RecordedEngine
+from ttrl.run_folder import RunFolder, Summary
 from ttrl.saving import Checkpoints
 from ttrl.state import Resumable
-from ttrl.tracking import Display, RunFolder, Summary
 from ttrl.types import (
     CompletionGroup,
     Estimate,

@@ -15,8 +15,9 @@ from typing import Any
 
 from rich.console import Console
 
+from ttrl.display import Display
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 
 

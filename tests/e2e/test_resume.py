@@ -23,10 +23,11 @@ from small_run import SMALL, interrupted
 
 from ttrl import saving
 from ttrl.data.arithmetic import question_rows
+from ttrl.display import Display
 from ttrl.pretrained import TINY_BASE
 from ttrl.recipe import load_settings
 from ttrl.resume import find_start
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 from ttrl.types import UserError
 

@@ -18,7 +18,7 @@ from ttrl.rewards import majority_vote
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.recorded import RecordedEngine, tokens_of
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.tracking import RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question, UserError
 
 PARAMS = SamplingParams(n=3, temperature=1.0, max_new_tokens=9, stream=(0, "rollout", 1))

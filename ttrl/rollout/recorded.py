@@ -1,6 +1,6 @@
 """Recorded rollouts: what a run sampled, kept whole, and an engine that samples it again.
 
-Beside the readable answers of a step (``step_00001.jsonl``, see `ttrl.tracking`) lies
+Beside the readable answers of a step (``step_00001.jsonl``, see `ttrl.run_folder`) lies
 ``step_00001.safetensors``: the token ids (int32) and log-probs (float32) of all its completions,
 one after the other, and their lengths; 8 bytes a token. Its metadata hold a digest of what the
 other file says, so that a record that was edited does not train another policy without a word.
