@@ -12,13 +12,13 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ttrl.checkpoint import is_finished, named_as_ours
+from ttrl.checkpoint import TEMPORARY, is_finished, named_as_ours, step_of
 from ttrl.config import Settings
 from ttrl.rollout.recorded import ROLLOUT_NAME, step_file, tokens_of
 from ttrl.saving import disk
@@ -82,17 +82,26 @@ class RunFolder:
         finished = (self.path / "summary.json").exists()
         steps = _line_count(self.path / "metrics.jsonl")
         state = "finished" if finished else "unfinished"
-        go_on = "continue it with --resume, " if not finished and self.can_go_on() else ""
+        go_on = ""
+        if not finished and self.can_go_on():
+            go_on = "continue it with --resume, "
+        elif not finished and self.last_sampled():
+            go_on = f"add --replay {self.path / 'rollouts'} to train on its answers there, "
         raise UserError(
             f"run folder {self.path} exists ({state}, {steps} steps); nothing was overwritten. "
-            f"Choose another name with --run-dir {_free_name(self.path)}, {go_on}or remove the "
+            f"Choose another name with --run-dir {self.free_name()}, {go_on}or remove the "
             "folder"
         )
 
+    def free_name(self) -> Path:
+        """A folder beside this one that is not there yet."""
+        name = self.path.name or "run"  # "." has none
+        beside = (self.path.parent / f"{name}-{i}" for i in range(2, 10**6))
+        return next(path for path in beside if not path.exists())
+
     def can_go_on(self) -> bool:
         """Whether there is something to resume from."""
-        is_run = (self.path / "config.toml").is_file()
-        return is_run and any(map(is_finished, named_as_ours(self.checkpoints)))
+        return (self.path / "config.toml").is_file() and self.last_saved() > 0
 
     def create(self, settings: Settings) -> None:
         """Make the folder, write the resolved settings, and `claim` it."""
@@ -101,23 +110,44 @@ class RunFolder:
         (self.path / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
         self.claim()
 
-    def add_step(
-        self,
-        step: int,
-        groups: Sequence[CompletionGroup],
-        estimates: Sequence[Estimate],
-        metrics: Mapping[str, Any],
-    ) -> None:
-        """Keep a step's sampled answers, one line per question, and its line of metrics.
+    def keep_answers(self, step: int, groups: Sequence[CompletionGroup]) -> None:
+        """Keep what was sampled in a step, one line per question, before it is judged.
 
-        The answers' tokens and log-probs lie beside them (see `ttrl.rollout.recorded`). All are on
-        disk when this returns; a step is in ``metrics.jsonl`` only with its answers.
+        The answers' tokens and log-probs lie beside them (see `ttrl.rollout.recorded`). Both files
+        are whole and on disk when this returns; the readable one is the last to appear.
         """
         rollouts = self.path / "rollouts"
-        records = [_record(g, e) for g, e in zip(groups, estimates, strict=True)]
-        _write(step_file(rollouts, step, "safetensors"), tokens_of(groups), mode="wb")
-        _append(step_file(rollouts, step, "jsonl"), records)
-        _append(self.path / "metrics.jsonl", [metrics])
+        _put(step_file(rollouts, step, "safetensors"), tokens_of(groups))
+        _put(step_file(rollouts, step, "jsonl"), _lines(map(_sampled, groups)))
+
+    def keep_estimates(
+        self, step: int, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]
+    ) -> None:
+        """Say in the lines of `keep_answers` what the answers are and are worth, all at once."""
+        records = [_judged(g, e) for g, e in zip(groups, estimates, strict=True)]
+        _put(step_file(self.path / "rollouts", step, "jsonl"), _lines(records))
+
+    def add_step(self, metrics: Mapping[str, Any]) -> None:
+        """Write down that a step is finished: its line of metrics, on disk when this returns."""
+        line = _lines([metrics])
+        with (self.path / "metrics.jsonl").open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def last_sampled(self) -> int:
+        """The last step whose answers are here; 0 if there are none."""
+        steps = [0]
+        if (rollouts := self.path / "rollouts").is_dir():
+            named = (ROLLOUT_NAME.fullmatch(path.name) for path in rollouts.iterdir())
+            steps += [int(name[1]) for name in named if name and name[2] == "jsonl"]
+        return max(steps)
+
+    def last_saved(self) -> int:
+        """The step of the newest checkpoint, by its name; 0 if there is none."""
+        return max(
+            (step_of(p) for p in named_as_ours(self.checkpoints) if is_finished(p)), default=0
+        )
 
     def save_model(
         self,
@@ -158,11 +188,10 @@ class RunFolder:
             UserError: before anything is changed, see `lines_until`.
         """
         lines = self.lines_until(step)
-        temporary = self.path / "metrics.jsonl.tmp"
-        _write(temporary, b"".join(line + b"\n" for line in lines), mode="wb")
-        temporary.rename(self.path / "metrics.jsonl")
+        _put(self.path / "metrics.jsonl", b"".join(line + b"\n" for line in lines))
         for path in (self.path / "rollouts").iterdir():
-            if (named := ROLLOUT_NAME.fullmatch(path.name)) and int(named[1]) > step:
+            named = ROLLOUT_NAME.fullmatch(path.name.removesuffix(TEMPORARY))
+            if named and int(named[1]) > step:
                 path.unlink()
         for path in self.path.iterdir():
             if MODEL_NAME.fullmatch(path.name):  # killed between them and the summary
@@ -170,10 +199,8 @@ class RunFolder:
 
     def write_summary(self, summary: Summary) -> None:
         """Write ``summary.json``, whole or not at all; its presence says that the run finished."""
-        temporary = self.path / "summary.json.tmp"
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        _write(temporary, text.encode(), mode="wb")
-        temporary.rename(self.path / "summary.json")
+        _put(self.path / "summary.json", text.encode())
 
 
 def save_model(
@@ -228,46 +255,44 @@ def _valid(generation: GenerationConfig) -> GenerationConfig:
     )
 
 
-def _record(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
-    """A question's sampled answers as JSON."""
-    rows = zip(group.completions, estimate.vote.answers_G, estimate.rewards_G, strict=True)
+def _sampled(group: CompletionGroup) -> dict[str, Any]:
+    """A question's answers as JSON, as far as they are known when they have been sampled."""
     return {
         "question": group.question.id,
         "prompt": group.question.prompt,
         "policy_version": group.policy_version,
-        "label": estimate.label,
-        "majority_ratio": estimate.vote.share,
         "completions": [
-            {
-                "text": completion.text,
-                "answer": answer,
-                "reward": reward,
-                "tokens": len(completion.token_ids),
-                "finish_reason": completion.finish_reason,
-            }
-            for completion, answer, reward in rows
+            {"text": c.text, "tokens": len(c.token_ids), "finish_reason": c.finish_reason}
+            for c in group.completions
         ],
     }
 
 
-def _append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
+    """The same with label, answers and rewards; the longest part stays the last."""
+    record = _sampled(group)
+    votes = zip(estimate.vote.answers_G, estimate.rewards_G, strict=True)
+    completions = [
+        {"text": said["text"], "answer": answer, "reward": reward} | said
+        for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
+    ]
+    known = {"label": estimate.label, "majority_ratio": estimate.vote.share}
+    return record | known | {"completions": completions}
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
     # JSON escapes what UTF-8 cannot hold (sampled text may contain lone surrogates).
-    text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
-    _write(path, text.encode(), mode="ab")
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
 
 
-def _write(path: Path, content: bytes, mode: Literal["ab", "wb"]) -> None:
-    """On disk, not only on its way there, when this returns."""
-    with path.open(mode) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _put(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there, or still what it was; on disk when this returns."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    disk.write(temporary, content)
+    disk.sync(temporary)
+    disk.rename(temporary, path)
+    disk.sync(path.parent)
 
 
 def _line_count(path: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
-
-
-def _free_name(path: Path) -> Path:
-    name = path.name or "run"  # "." has none
-    return next(p for i in range(2, 10**6) if not (p := path.parent / f"{name}-{i}").exists())

@@ -144,8 +144,9 @@ class RolloutPool:
         return {"policy_version": self.policy_version, "lengths": self._lengths}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
-        self.policy_version, self._lengths = state["policy_version"], dict(state["lengths"])
+        """Go on from a `state`; that of a replay lacks the lengths that `verify` has found."""
+        self.policy_version = state["policy_version"]
+        self._lengths |= state["lengths"]
 
     def close(self) -> None:
         """End the engine; nothing is sampled afterwards."""
