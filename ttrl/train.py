@@ -47,7 +47,7 @@ from ttrl.parts import (
 from ttrl.policy.update import learning_rate
 from ttrl.pretrained import load_tokenizer
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
-from ttrl.resume import find_start, go_back, origin_of
+from ttrl.resume import after_a_hang, find_start, go_back, nothing_lost, origin_of
 from ttrl.rewards.judge import Judge, in_background
 from ttrl.rewards.labels import (
     Labels,
@@ -72,8 +72,6 @@ from ttrl.types import (
     WeightSource,
 )
 from ttrl.watchdog import Watchdog
-
-HINT = "Raise that limit; --resume continues from the last checkpoint, if there is one"
 
 Rollout = tuple[list[CompletionGroup], list[Estimate]]
 """What was sampled in a step, and what it is worth."""
@@ -109,7 +107,7 @@ def train(
             checkpoint = ranks.first(lambda: find_start(settings, folder, display))
         else:
             ranks.first(folder.refuse_existing)
-        watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", HINT)
+        watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", after_a_hang(folder))
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks, watchdog)
         with closed_at_the_end(trainer.pool, ranks):
@@ -120,7 +118,8 @@ def train(
                     folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
                 )
             )
-            summary = trainer.run(folder)
+            with nothing_lost(folder, settings):
+                summary = trainer.run(folder)
     leave_ranks()
     return summary
 
