@@ -27,6 +27,7 @@ def test_an_estimator_that_hangs_ends_the_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 3, done.stderr
     assert "rollout took longer than limits.rollout_s = 10 seconds" in done.stderr
+    assert f"train {folder}/config.toml --replay {folder}/rollouts --run-dir NEW" in done.stderr
     stacks = (folder / "stuck_0.txt").read_text()
     assert "hangs.py" in stacks and "in estimate" in stacks
     assert not (folder / "summary.json").exists()
