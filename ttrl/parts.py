@@ -27,6 +27,7 @@ from ttrl.pretrained import load_bare_outline, load_outline
 from ttrl.ranks import Ranks
 from ttrl.rewards.judge import Judge
 from ttrl.rng import seed_globals
+from ttrl.rollout.agreement import Agreement
 from ttrl.rollout.ends import context_length, refuse_absent_ids, refuse_overflow
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
@@ -182,11 +183,11 @@ def voting(settings: Settings, *stream: int | str) -> SamplingParams:
 
 def verify(
     settings: Settings, pool: RolloutPool, policy: Policy, questions: Sequence[Question]
-) -> float:
-    """How far the pool's engine is from the policy's own log-probs: mean |difference| in nats.
+) -> Agreement:
+    """How far the pool's engine is from the policy, in what both make of a few short answers.
 
     Raises:
-        UserError: if it is too far.
+        UserError: if it computes another model.
     """
     params = replace(voting(settings, "verify"), n=2)
     params = replace(params, max_new_tokens=min(32, params.max_new_tokens))
