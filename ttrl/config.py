@@ -365,13 +365,18 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
 
+    @property
+    def longest(self) -> int:
+        """How many tokens prompt and answer may have together, unless the model takes fewer."""
+        return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
     @pydantic.model_validator(mode="after")
     def _rules(self) -> Self:
         """Rules that span sections, one line each; all broken ones are reported together."""
         rollout, policy, saving = self.rollout, self.policy, self.checkpoint
         default = PolicySettings()
         trained = rollout.questions_per_step * policy.trained_samples
-        longest = self.data.max_prompt_tokens + rollout.max_new_tokens
+        longest = self.longest
         broken = [
             message
             for ok, message in (

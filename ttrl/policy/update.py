@@ -76,7 +76,7 @@ class Policy(ABC):
         """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`."""
         if settings.policy.lora_rank is not None:
             lora.add_adapters(model, settings)
-        self.model = model.train()
+        self.model = model
         self.settings = settings
         self.ranks = ranks
         self.kernels = chosen_backend(model.device.type)
