@@ -118,4 +118,5 @@ def test_an_architecture_trains_or_is_refused_with_its_cause(name: str) -> None:
 
 def test_the_page_shows_what_is_expected() -> None:
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-    assert page.partition("<!-- tests/architectures.py: table -->\n\n")[2] == table() + "\n"
+    shown = page.partition("<!-- tests/architectures.py: table -->\n\n")[2]
+    assert shown.startswith(table() + "\n")
