@@ -107,8 +107,9 @@ def main() -> None:
 
 def run(name: str, seed: int) -> dict[str, Any]:
     """One run's figures."""
+    from ttrl.display import Display
     from ttrl.recipe import load_settings
-    from ttrl.tracking import Display, RunFolder
+    from ttrl.run_folder import RunFolder
     from ttrl.train import train
 
     overrides = [*COMMON, *VARIANTS[name], f"seed={seed}"]

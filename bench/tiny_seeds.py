@@ -18,8 +18,9 @@ from machine import ROOT, describe
 from rich.console import Console
 from rich.table import Table
 
+from ttrl.display import Display
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 
 COLUMNS = {

@@ -76,7 +76,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN/rollouts",
-            help="Train on the answers that a run sampled, without sampling (for debugging).",
+            help="Train on the answers that a run sampled, without sampling; also on those of a "
+            "run that failed.",
         ),
     ] = None,
     ranks: Annotated[
@@ -104,13 +105,15 @@ def train(
         return
     from rich.console import Console
 
-    from ttrl.tracking import Display, RunFolder, result_table
+    from ttrl.display import Display, result_table
+    from ttrl.run_folder import RunFolder
 
     folder = RunFolder(run_dir or Path("runs") / settings.name)
     if not launched() and (ranks is not None or settings.policy.backend == "zero3"):
         if not resume:
             folder.refuse_existing()  # before anything is started
         launch(_rank_count(ranks), sys.argv[1:])
+    from ttrl.resume import how_to_go_on
     from ttrl.train import train as run
 
     console = Console(quiet=not is_main())
@@ -120,14 +123,18 @@ def train(
         kept = ""
         if folder.can_go_on():
             kept = f"; {folder.path} holds a checkpoint: the same command with --resume continues"
+        elif how := how_to_go_on(folder, settings):
+            kept = f". {how}"
         elif folder.path.exists():
-            kept = f"; {folder.path} holds no checkpoint yet: remove it before you start again"
+            kept = f"; {folder.path} holds no answers yet: remove it before you start again"
         if is_main():
             print(f"ttrl: interrupted{kept}", file=sys.stderr)
         raise typer.Exit(130) from None
     console.print()
     if summary["before"] or summary["held_out"]["before"]:
         console.print(result_table(summary))
+    elif summary["after"] or summary["held_out"]["after"]:
+        console.print("begun as a replay: measured at the end only, see summary.json")
     else:
         why = "no reference answers" if replay is None else "replayed"
         console.print(f"{why}: nothing was measured but the votes, in metrics.jsonl")
@@ -182,11 +189,11 @@ def evaluate(
 
     from ttrl.answers import Grader, make_extractor
     from ttrl.data.questions import load_questions
+    from ttrl.display import Display, scores_table
     from ttrl.evaluate import Exam
     from ttrl.pretrained import load_outline, load_tokenizer
     from ttrl.rollout.ends import refuse_absent_ids
     from ttrl.rollout.pool import make_pool
-    from ttrl.tracking import Display, scores_table
 
     display = Display(Console())
     tokenizer = load_tokenizer(settings.model)

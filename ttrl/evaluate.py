@@ -14,10 +14,10 @@ from ttrl.answers import (
 )
 from ttrl.config import Settings
 from ttrl.data.questions import QuestionSet
+from ttrl.display import Display
 from ttrl.metrics import maj_at_k, pass_at_k
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.tracking import Display
 from ttrl.types import AnswerKey, Completion, CompletionGroup, FinishReason, Question
 
 Scores = dict[str, float]

@@ -16,7 +16,7 @@ from ttrl.config import Settings
 from ttrl.policy import lora
 from ttrl.pretrained import layer_of, load_outline, load_tokenizer
 from ttrl.resume import settings_of, weights_digest
-from ttrl.tracking import save_model
+from ttrl.run_folder import save_model
 from ttrl.types import UserError
 from ttrl.weight_files import WeightFiles
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
 from ttrl.data.questions import QuestionSet, load_questions, overlap
+from ttrl.display import Display
 from ttrl.evaluate import Exam
 from ttrl.gpus import refuse_unseen_gpus
 from ttrl.launch import launched
@@ -32,7 +33,6 @@ from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.vllm_contract import require_vllm
-from ttrl.tracking import Display
 from ttrl.types import AnswerKey, Question, UserError
 
 

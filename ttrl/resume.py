@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import torch
 
 from ttrl.checkpoint import Checkpoint, find_newest
 from ttrl.config import Settings
+from ttrl.display import Display
+from ttrl.launch import launched
 from ttrl.policy.update import Policy
 from ttrl.recipe import load_settings
+from ttrl.run_folder import RunFolder
 from ttrl.saving import remove_after
-from ttrl.tracking import Display, RunFolder
 from ttrl.types import UserError
 
 MAY_DIFFER = (
@@ -77,7 +81,7 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
         raise UserError(
             f"--resume: {folder.checkpoints} holds no complete checkpoint "
             f"({'; '.join(problems) or 'nothing was saved'}): start again with another --run-dir, "
-            "or remove the run's folder"
+            f"or remove the run's folder{_after('. ', replay_command(folder, settings))}"
         )
     folder.lines_until(checkpoint.step)
     display.note(f"resuming from step {checkpoint.step} ({checkpoint.path})")
@@ -88,6 +92,66 @@ def go_back(folder: RunFolder, checkpoint: Checkpoint) -> None:
     """Remove what a killed run wrote after the checkpoint: all of it will be made again."""
     folder.remove_after(checkpoint.step)
     remove_after(folder.checkpoints, checkpoint.step)
+
+
+@contextmanager
+def nothing_lost(folder: RunFolder, settings: Settings) -> Iterator[None]:
+    """Say in an error that ends this context `how_to_go_on`."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        what = str(error) or type(error).__name__
+        between = "\n" if "\n" in what else ". "  # an engine's last log lines
+        raise UserError(what + _after(between, how_to_go_on(folder, settings))) from error
+    except Exception as error:  # shown with its traceback
+        error.add_note(how_to_go_on(folder, settings))
+        raise
+
+
+def how_to_go_on(folder: RunFolder, settings: Settings) -> str:
+    """What there is of a run that ended before its time, and what goes on with it.
+
+    Empty if nothing has been sampled.
+    """
+    sampled, saved = folder.last_sampled(), folder.last_saved()
+    if not sampled:
+        return ""
+    text = f"The answers up to step {sampled} are in {folder.path / 'rollouts'}"
+    replay = replay_command(folder, settings)
+    if saved:
+        text += (
+            f". The same command with --resume goes on from step {saved} (settings like "
+            "policy.tokens_per_batch may differ; later answers are sampled again)"
+        )
+    else:
+        text += "; no checkpoint was saved"
+        replay = replay or f"Start again with --run-dir {folder.free_name()}"
+    return text + _after(". ", replay)
+
+
+def replay_command(folder: RunFolder, settings: Settings) -> str:
+    """What trains on a run's answers in a new folder; empty if there are none, or not all."""
+    if not folder.last_sampled() or settings.reward.labels == "teacher":  # whose are not recorded
+        return ""
+    ranks = f" --ranks {os.environ['WORLD_SIZE']}" if launched() else ""
+    return (
+        "To train on its answers without sampling them again, also with other settings of "
+        f"[policy] or [reward]: ttrl train {folder.path / 'config.toml'} --replay "
+        f"{folder.path / 'rollouts'} --run-dir {folder.free_name()}{ranks}"
+    )
+
+
+def _after(between: str, text: str) -> str:
+    return between + text if text else ""
+
+
+def after_a_hang(folder: RunFolder) -> str:
+    """What to do after a phase that took too long, said without looking at the disk again."""
+    return (
+        "Raise that limit. The same command with --resume continues from the last checkpoint; "
+        f"where there is none, ttrl train {folder.path / 'config.toml'} --replay "
+        f"{folder.path / 'rollouts'} --run-dir NEW trains on what was sampled"
+    )
 
 
 def settings_of(config: Path) -> Settings:

@@ -152,8 +152,7 @@ class Checkpoints:
         if self._error is not None:
             raise UserError(
                 f"the checkpoint of step {self._step} could not be saved: {self._error}; the run "
-                "ends here, and what was saved before is whole. Put that right, and continue with "
-                "--resume"
+                "ends here, and what was saved before is whole; put that right"
             ) from self._error
 
     def _save(

@@ -42,8 +42,6 @@ class Resumable(ABC):
     pool: RolloutPool
     origin: dict[str, str]
     """See `ttrl.resume.origin_of`."""
-    replayed: bool
-    """Whether recorded answers are trained on."""
     done: int
     """Steps."""
     before: dict[str, Scores]
@@ -51,6 +49,11 @@ class Resumable(ABC):
     """What was measured before training, and last."""
     started: float
     """When, by `time.perf_counter`, as if the run had never been interrupted."""
+
+    @property
+    @abstractmethod
+    def replayed(self) -> bool:
+        """Whether it is recorded answers that the run goes on with."""
 
     @abstractmethod
     def refresh(self) -> None:
@@ -96,9 +99,9 @@ class Resumable(ABC):
         """Go on where a run of the same settings was, on any number of ranks.
 
         Raises:
-            UserError: if it had other settings or questions, or began with another model, or was a
-                replay of recorded rollouts and this one is none, or the other way round; or if the
-                checkpoint holds what no run has saved.
+            UserError: if it had other settings or questions, or began with another model, or has
+                recorded answers still to come and this one samples, or the other way round; or if
+                the checkpoint holds what no run has saved.
         """
         rank, count = self.ranks.rank, self.ranks.count
         refuse_separate_disks(checkpoint.path, self.ranks)

@@ -28,6 +28,7 @@ from ttrl.answers import Grader
 from ttrl.checkpoint import Checkpoint
 from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
+from ttrl.display import Display
 from ttrl.evaluate import Scores
 from ttrl.guard import CollapseGuard, Keeper, MismatchGuard
 from ttrl.memory import memory_metrics, memory_suffices
@@ -46,7 +47,7 @@ from ttrl.parts import (
 from ttrl.policy.update import learning_rate
 from ttrl.pretrained import load_tokenizer
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
-from ttrl.resume import find_start, go_back, origin_of
+from ttrl.resume import after_a_hang, find_start, go_back, nothing_lost, origin_of
 from ttrl.rewards.judge import Judge, in_background
 from ttrl.rewards.labels import (
     Labels,
@@ -59,9 +60,9 @@ from ttrl.rewards.selection import select
 from ttrl.rollout.agreement import Agreement
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.recorded import RecordedEngine
+from ttrl.run_folder import RunFolder, Summary
 from ttrl.saving import Checkpoints
 from ttrl.state import Resumable
-from ttrl.tracking import Display, RunFolder, Summary
 from ttrl.types import (
     CompletionGroup,
     Estimate,
@@ -72,8 +73,6 @@ from ttrl.types import (
     WeightSource,
 )
 from ttrl.watchdog import Watchdog
-
-HINT = "Raise that limit; --resume continues from the last checkpoint, if there is one"
 
 Rollout = tuple[list[CompletionGroup], list[Estimate]]
 """What was sampled in a step, and what it is worth."""
@@ -109,7 +108,7 @@ def train(
             checkpoint = ranks.first(lambda: find_start(settings, folder, display))
         else:
             ranks.first(folder.refuse_existing)
-        watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", HINT)
+        watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", after_a_hang(folder))
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             trainer = Trainer(settings, display, Judge(settings, grader), replay, ranks, watchdog)
         with closed_at_the_end(trainer.pool, ranks):
@@ -121,7 +120,8 @@ def train(
                     folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
                 )
             )
-            summary = trainer.run(folder)
+            with nothing_lost(folder, settings):
+                summary = trainer.run(folder)
     leave_ranks()
     return summary
 
@@ -145,7 +145,6 @@ class Trainer(Resumable):
         self.after: dict[str, Scores] = {}
         self.settings, self.display, self.judge, self.ranks = settings, display, judge, ranks
         self.watchdog = watchdog
-        self.replayed = replay is not None
         make_repeatable(settings)
         refuse_impossible(settings, replay, ranks)
         self.tokenizer = load_tokenizer(settings.model)
@@ -164,12 +163,16 @@ class Trainer(Resumable):
         # Rollouts may go on while the update talks to the other ranks.
         self.sampling_ranks = ranks.apart() if settings.rollout.overlap else ranks
         self.agreement: Agreement | None = None
+        self.recorded = replay is not None
+        self.last = self.total  # step that can be made: the record may end before
         if replay is None:
             self.policy.make_room()  # vLLM starts only if all of its share of the GPU is free
             self.pool = make_pool(settings, self.tokenizer, self.sampling_ranks, empty=True)
             self.pool.refresh(self.policy)
         else:
-            self.pool = RolloutPool(RecordedEngine(replay), self.sampling_ranks)
+            engine = RecordedEngine(replay)
+            self.last = min(self.total, engine.steps)
+            self.pool = RolloutPool(engine, self.sampling_ranks)
             self.pool.refresh(self.policy)
             self.exams = ()  # they are not recorded
         self.guard = CollapseGuard(settings.guard, self.order.steps_per_epoch)
@@ -187,9 +190,10 @@ class Trainer(Resumable):
         Raises:
             UserError: if they are not the same model.
         """
-        if not self.replayed:
+        if not self.recorded:
             questions = self.train_set.questions
-            self.agreement = verify(self.settings, self.pool, self.policy, questions)
+            with self._limited("start"):
+                self.agreement = verify(self.settings, self.pool, self.policy, questions)
 
     def run(self, folder: RunFolder) -> Summary:
         """Train, measure before and after, and write everything down."""
@@ -201,29 +205,51 @@ class Trainer(Resumable):
             )
         every = self.settings.evaluation.every
         stopped: str | None = None
+        self.folder = folder
         self.saving = saving = Checkpoints(folder.checkpoints, self.settings.checkpoint, self.ranks)
         with self.display.training(self.total, self.done), saving:
             if self.done == 0:
                 self.before = self.after = self._measure(0)
-            while self.done < self.total and not stopped:
+            while self.done < self.last and not stopped:
                 saving.check()
                 step = self.done + 1
-                groups, estimates, metrics = self._step(step)
+                groups, metrics = self._step(step)
                 stopped = self._watch(step, metrics) or self._count_voters(step, groups, metrics)
                 self.refresh()
-                if stopped or step == self.total or (every and step % every == 0):
+                if stopped or step == self.last or (every and step % every == 0):
                     self.after = self._measure(step)
                     metrics |= exam_metrics(self.after)
-                self.ranks.first(partial(folder.add_step, step, groups, estimates, metrics))
+                self.ranks.first(partial(folder.add_step, metrics))
                 self.display.step(step, self.total, metrics)
                 self.done = step
-                if saving.due(step, self.total) and not stopped:
+                if saving.due(step, self.last) and not stopped:
                     with self._limited("save"):
                         saving.save(step, self.state(), self.shares(), self._score(metrics))
             with self._limited("save"):
                 saving.finish()
+        resumable = False
+        if self.done < self.total and not stopped:
+            stopped = f"the recorded answers end with step {self.done} of {self.total}"
+            resumable = self.settings.checkpoint.every > 0
+            way = ": with --resume instead of --replay this command samples on" if resumable else ""
+            self.display.note(f"{stopped}{way}")
+        summary = self._summary(stopped)
+        self.pool.sleep()  # layers are made whole once more
+        with self._limited("save"):
+            self.policy.hand_over(partial(folder.save_model, self.policy.model, self.tokenizer))
+        if not resumable:
+            self.ranks.first(partial(folder.write_summary, summary))
+        return summary
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it is recorded answers that the run goes on with."""
+        return self.recorded and (self.done < self.last or self.last == self.total)
+
+    def _summary(self, stopped: str | None) -> Summary:
+        """What was reached, and why it is not more."""
         before, after = self.before, self.after
-        summary = {
+        return {
             "before": before.get("train", {}),
             "after": after.get("train", {}),
             "held_out": {"before": before.get("held_out", {}), "after": after.get("held_out", {})},
@@ -232,11 +258,6 @@ class Trainer(Resumable):
             "kernels": self.policy.kernels,
             "wall_s": time.perf_counter() - self.started,
         }
-        self.pool.sleep()  # layers are made whole once more
-        with self._limited("save"):
-            self.policy.hand_over(partial(folder.save_model, self.policy.model, self.tokenizer))
-        self.ranks.first(partial(folder.write_summary, summary))
-        return summary
 
     def refresh(self) -> None:
         """The engine at the policy's weights, in what memory the policy can spare."""
@@ -253,8 +274,8 @@ class Trainer(Resumable):
         limit: float = getattr(self.settings.limits, setting)
         return self.watchdog.phase(phase, f"limits.{setting}", limit)
 
-    def _step(self, step: int) -> tuple[list[CompletionGroup], list[Estimate], dict[str, float]]:
-        """One step: what was sampled, what it was worth, and what there is to say of both."""
+    def _step(self, step: int) -> tuple[list[CompletionGroup], dict[str, float]]:
+        """One step: what was sampled, and what there is to say of it."""
         settings, judge, key = self.settings, self.judge, self.train_set.key
         begun = time.perf_counter()
         with self._limited("rollout"):
@@ -287,7 +308,7 @@ class Trainer(Resumable):
                 for phase, gib in self.planned.items()
             ]
             self.display.note(f"GPU memory in GiB, planned and in use: {'; '.join(found)}")
-        return groups, estimates, metrics
+        return groups, metrics
 
     def _update(self, samples: Sequence[TrainSample], step: int) -> list[UpdateResult]:
         """Train the policy."""
@@ -313,8 +334,8 @@ class Trainer(Resumable):
         Not where a checkpoint is due: it is taken between two steps, and a run that goes on from
         it must sample what this one does.
         """
-        overlap = self.settings.rollout.overlap and step < self.total
-        if not overlap or self.saving.due(step, self.total):
+        overlap = self.settings.rollout.overlap and step < self.last
+        if not overlap or self.saving.due(step, self.last):
             return None
         return self.sampler.submit(self._rollout, step + 1)
 
@@ -328,9 +349,10 @@ class Trainer(Resumable):
     ) -> Rollout:
         """The step's groups and their estimates, judged while others are still being sampled.
 
-        Each rank judges the groups that it samples.
+        Each rank judges the groups that it samples. Both are on disk when they are known: what
+        fails in judging is raised when all groups have been sampled and kept.
         """
-        judge = self.judge
+        judge, keep = self.judge, self.sampling_ranks.first
         with (
             self.display.bar(f"step {step}: sampling", len(questions)) as bar,
             in_background(lambda group: judge.estimate(group, labels, step)) as (submit, judged),
@@ -338,15 +360,19 @@ class Trainer(Resumable):
 
             def done(group: CompletionGroup) -> None:
                 submit(group)
-                shares = [f.result().vote.share for f in list(judged.values()) if f.done()]
+                over = [f for f in list(judged.values()) if f.done()]
+                shares = [f.result().vote.share for f in over if f.exception() is None]
                 bar.advance(f"majority ratio {fmean(shares):.2f}" if shares else "")
 
             decided = judge.decided if self.settings.rollout.stop_when_decided else None
             params = voting(self.settings, "rollout", step)
             groups = self.pool.sample(questions, params, done, decided)
+            keep(partial(self.folder.keep_answers, step, groups))
             own = {question: future.result() for question, future in judged.items()}
-            estimates = self.sampling_ranks.merge(own)
-            return groups, [estimates[g.question.id] for g in groups]
+            merged = self.sampling_ranks.merge(own)
+        estimates = [merged[g.question.id] for g in groups]
+        keep(partial(self.folder.keep_estimates, step, groups, estimates))
+        return groups, estimates
 
     def _watch(self, step: int, metrics: dict[str, float]) -> str | None:
         """Look for a collapse; why the run must stop, if it must, with the weights restored."""

@@ -10,23 +10,25 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from ttrl.display import Display
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 
 
 class KilledFolder(RunFolder):
     """Kills the process that writes into it."""
 
-    def add_step(self, step: int, *more: Any) -> None:
+    def add_step(self, metrics: Mapping[str, Any]) -> None:
         """Write the step, and maybe die."""
-        super().add_step(step, *more)
-        if step == int(sys.argv[2]):
+        super().add_step(metrics)
+        if metrics["step"] == int(sys.argv[2]):
             for thread in threading.enumerate():
                 if thread.name == "checkpoint":
                     thread.join()

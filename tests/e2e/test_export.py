@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from small_run import SMALL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ttrl.display import Display
 from ttrl.export import export
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 from ttrl.types import UserError
 

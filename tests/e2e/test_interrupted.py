@@ -44,11 +44,12 @@ def test_sigkill_and_start_again(tmp_path: Path) -> None:
     assert again.returncode == 2
     assert f"run folder {folder} exists (unfinished" in again.stderr
     assert "--resume" not in again.stderr  # there is no checkpoint
-    assert f"--run-dir {folder}-2" in again.stderr
+    assert f"--run-dir {folder}-2, add --replay {folder}/rollouts to train on" in again.stderr
     assert "Traceback" not in again.stderr
 
     resumed = run_python(*command, "--resume")
     assert resumed.returncode == 2
     assert "holds no complete checkpoint (nothing was saved)" in resumed.stderr
+    assert f"ttrl train {folder}/config.toml --replay {folder}/rollouts" in resumed.stderr
 
     assert _hashes(folder) == left

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save_file
 from small_run import Run, interrupted
 from transformers import AutoModelForCausalLM
 
+from ttrl.display import Display
 from ttrl.export import export
 from ttrl.policy.local import LocalPolicy
 from ttrl.policy.update import Policy
 from ttrl.pretrained import TINY_BASE
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 from ttrl.types import UserError
 

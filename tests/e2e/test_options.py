@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from small_run import Run
 
 from ttrl.data.arithmetic import question_rows
+from ttrl.display import Display
 from ttrl.pretrained import TINY_BASE
-from ttrl.tracking import Display
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from compared_runs import differences
 from rich.console import Console
 from small_run import Run, interrupted
 
+from ttrl.display import Display
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 
 OPTIONS = (

@@ -23,10 +23,11 @@ from small_run import SMALL, interrupted
 
 from ttrl import saving
 from ttrl.data.arithmetic import question_rows
+from ttrl.display import Display
 from ttrl.pretrained import TINY_BASE
 from ttrl.recipe import load_settings
 from ttrl.resume import find_start
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 from ttrl.types import UserError
 
@@ -192,6 +193,19 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
     assert states[0]["generators"] == states[1]["generators"]  # nothing of ours draws from them
 
 
+def test_steps_without_voters_are_counted_on(place: Path, tmp_path: Path) -> None:
+    """The third in a row ends the run, whether or not it was killed after the second."""
+    (tmp_path / "never.py").write_text("def never(text):\n    return None\n")
+    silent = (f"answers.extract={tmp_path}/never.py:never", "guard.abstaining_steps=3")
+    options = _overrides(place, "reward.estimator=majority", *silent, "max_steps=8")
+    _train(tmp_path / "whole", options)
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert (summary["steps"], summary["stopped"][:28]) == (3, "step 3: for 3 steps in a row")
+    left = interrupted(tmp_path / "whole", tmp_path / "left", step=2)
+    _train(left, options, resume=True)
+    assert differences(tmp_path / "whole", left) == set()
+
+
 def _start(folder: Path, overrides: Sequence[str]) -> None:
     settings = load_settings("tiny-arithmetic", overrides=overrides)
     with RunFolder(folder) as run:
@@ -244,6 +258,9 @@ def test_a_replay_goes_on_as_one_and_nothing_else_does(whole: Path, place: Path)
         _train(left, options, resume=True)
     train(settings, RunFolder(left), quiet, whole / "rollouts", resume=True)
     assert differences(folder, left) == set()
+    ended = interrupted(folder, place / "replay-ended", step=4)
+    train(settings, RunFolder(ended), quiet, whole / "rollouts", resume=True)
+    assert differences(folder, ended) == set()
     other = interrupted(whole, place / "whole-left", step=2)
     with pytest.raises(UserError, match="leave --replay out"):
         train(settings, RunFolder(other), quiet, whole / "rollouts", resume=True)

@@ -17,6 +17,7 @@ from scripted_vllm import LOGPROB, Card, Sizes, install
 from small_run import SMALL, interrupted
 
 from ttrl.config import ModelSettings, Settings
+from ttrl.display import Display
 from ttrl.parts import make_policy
 from ttrl.plan import Machine, ModelShape
 from ttrl.plan.memory import Job, engine_weights, loading, prefill, push, states
@@ -25,7 +26,7 @@ from ttrl.policy.local import LocalPolicy
 from ttrl.pretrained import load_bare_outline
 from ttrl.ranks import Ranks
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 from ttrl.types import TrainSample, UpdateResult, UserError
 

@@ -12,9 +12,10 @@ from rich.console import Console
 from small_run import Run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ttrl.display import Display
 from ttrl.pretrained import TINY_BASE
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 from ttrl.types import UserError
 

@@ -28,6 +28,7 @@ from ttrl_kernels import rows
 
 from ttrl import doctor, selftests
 from ttrl.config import ModelSettings, Settings
+from ttrl.display import Display
 from ttrl.export import export
 from ttrl.parts import make_policy, make_repeatable
 from ttrl.policy.model import load_policy_model
@@ -35,7 +36,7 @@ from ttrl.policy.update import Policy
 from ttrl.ranks import Ranks, join_ranks, leave_ranks
 from ttrl.recipe import load_settings
 from ttrl.rollout.shared_weights import SharedWeights
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 from ttrl.types import TrainSample, UserError
 
@@ -63,7 +64,7 @@ UPDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("bfloat16", {"lora_rank": 3, "lora_alpha": 6.0, "kl_coef": 0.3}),
     "window": ("float32", {"model": "window"}),  # kernels know no float32
 }
-"""By name, ``model.dtype`` and changed policy settings of an update in one process, or its model."""
+"""By name, ``model.dtype`` and changed settings of an update in one process, or its model."""
 
 INTERPRETED = ("float32", "autocast")
 """Those of them whose loss is computed by Triton's kernels, in its interpreter."""

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from ttrl import gpus
 from ttrl.cli import evaluate
+from ttrl.display import Display
 from ttrl.launch import gpu_count
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 from ttrl.types import UserError
 

@@ -96,6 +96,23 @@ def test_abstentions_are_no_lead() -> None:
     assert judge().decided(completions, 0)
 
 
+def test_what_an_extractor_raises_early_is_raised_when_all_is_sampled(tmp_path: Any) -> None:
+    """Even if it would not raise again."""
+    (tmp_path / "mine.py").write_text(
+        "calls = []\n"
+        "def once(text):\n"
+        "    calls.append(text)\n"
+        "    if len(calls) == 1:\n"
+        "        raise ValueError('broken')\n"
+        "    return '1'\n"
+    )
+    own = judge(f"answers.extract={tmp_path / 'mine.py'}:once")
+    assert own.decided([completion("1")] * 3, 1) is False
+    assert own.decided([completion("1")] * 3, 1) is True
+    with pytest.raises(UserError, match="failed with ValueError: broken"):
+        own.estimate(group("1"), None, 1)
+
+
 def test_judging_goes_on_beside_sampling() -> None:
     released = threading.Event()
     threads = set()

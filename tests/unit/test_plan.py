@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ttrl import cli
 from ttrl.config import ModelSettings
+from ttrl.display import Display
 from ttrl.parts import planned_memory
 from ttrl.plan import GIB, Machine, ModelShape, Plan, plan
 from ttrl.plan.host import host_memory
@@ -28,7 +29,6 @@ from ttrl.pretrained import load_bare_outline
 from ttrl.ranks import Ranks
 from ttrl.recipe import RECIPES as RECIPE_FOLDER
 from ttrl.recipe import load_settings, recipe_names
-from ttrl.tracking import Display
 from ttrl.types import UserError
 
 CONFIGS = Path(__file__).parent / "model_configs"

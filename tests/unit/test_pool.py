@@ -47,6 +47,14 @@ def leads(completions: Sequence[Completion], rest: int) -> bool:
 PARAMS = SamplingParams(n=8, temperature=1.0, max_new_tokens=4)
 
 
+def test_lengths_that_a_state_lacks_are_kept() -> None:
+    """A replay knows none from before training; a run that goes on from one has measured them."""
+    pool = RolloutPool(Scripted())
+    pool.sample([Question(id, "77777777", (1,)) for id in "ab"], PARAMS)
+    pool.load_state({"policy_version": 3, "lengths": {"b": 2.0, "c": 5.0}})
+    assert pool.state() == {"policy_version": 3, "lengths": {"a": 1.0, "b": 2.0, "c": 5.0}}
+
+
 def test_rounds_end_where_the_lead_is_out_of_reach() -> None:
     engine = Scripted()
     questions = [Question("a", "77777777", (1,)), Question("b", "12121233", (1,))]

@@ -18,7 +18,7 @@ from ttrl.rewards import majority_vote
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.recorded import RecordedEngine, tokens_of
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.tracking import RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question, UserError
 
 PARAMS = SamplingParams(n=3, temperature=1.0, max_new_tokens=9, stream=(0, "rollout", 1))
@@ -46,8 +46,7 @@ def groups() -> list[CompletionGroup]:
 def folder(groups: list[CompletionGroup], tmp_path: Path) -> Path:
     run = RunFolder(tmp_path / "run")
     run.create(make_settings())
-    estimate = Estimate(majority_vote(["1", None, None]), (1.0, 0.0, 0.0), "1")
-    run.add_step(1, groups, [estimate] * len(groups), {"step": 1})
+    run.keep_answers(1, groups)
     return run.path / "rollouts"
 
 
@@ -56,6 +55,16 @@ def test_what_comes_back_is_what_was_sampled(groups: list[CompletionGroup], fold
     pool.policy_version = 1
     assert pool.sample(QUESTIONS, PARAMS) == groups
     assert pool.sample(QUESTIONS[::-1], PARAMS) == groups[::-1]
+
+
+def test_so_they_do_when_they_have_been_judged(groups: list[CompletionGroup], folder: Path) -> None:
+    estimate = Estimate(majority_vote(["1", None, None]), (1.0, 0.0, 0.0), "1")
+    before = (folder / "step_00001.jsonl").read_bytes()
+    RunFolder(folder.parent).keep_estimates(1, groups, [estimate] * len(groups))
+    assert (folder / "step_00001.jsonl").read_bytes() != before
+    assert list(RecordedEngine(folder).sample(QUESTIONS, PARAMS)) == [
+        (i, group.completions) for i, group in enumerate(groups)
+    ]
 
 
 def test_rounds_come_back_too(groups: list[CompletionGroup], folder: Path) -> None:

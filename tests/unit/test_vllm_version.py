@@ -9,9 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from ttrl.display import Display
 from ttrl.recipe import load_settings
 from ttrl.rollout import vllm_contract
-from ttrl.tracking import Display, RunFolder
+from ttrl.run_folder import RunFolder
 from ttrl.train import train
 from ttrl.types import UserError
 

@@ -47,6 +47,7 @@ class Judge:
                 f"{reward.estimator!r} weighs the voters' own answers and looks at no label; "
                 'choose another, for example "majority"'
             )
+        self._failed: UserError | None = None
         self.history: dict[str, tuple[Visit, ...]] = {}
         """Question id -> its earlier visits, oldest first."""
 
@@ -62,6 +63,8 @@ class Judge:
             labels: labels that do not come from the voters; None where they do.
             step: the training step, for random numbers.
         """
+        if self._failed is not None:
+            raise self._failed
         vote = self.vote(group)
         if labels is None:
             label, agrees_G = vote.majority, tuple(cluster == 0 for cluster in vote.clusters_G)
@@ -83,8 +86,17 @@ class Judge:
         return _checked(estimate, len(group.completions), name)
 
     def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
-        """Whether so many further votes cannot change who wins, not even by a tie."""
-        first, second = (*self._vote(completions).counts, 0, 0)[:2]
+        """Whether so many further votes cannot change who wins, not even by a tie.
+
+        What a user's extractor raises here is raised by `estimate`: sampling goes on, so that
+        what has been sampled can be kept.
+        """
+        try:
+            vote = self._vote(completions)
+        except UserError as error:
+            self._failed = error
+            return False
+        first, second = (*vote.counts, 0, 0)[:2]
         return first - second > remaining
 
     def remember(self, step: int, groups: list[CompletionGroup], estimates: list[Estimate]) -> None:

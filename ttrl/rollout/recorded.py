@@ -1,9 +1,13 @@
 """Recorded rollouts: what a run sampled, kept whole, and an engine that samples it again.
 
-Beside the readable answers of a step (``step_00001.jsonl``, see `ttrl.tracking`) lies
+Beside the readable answers of a step (``step_00001.jsonl``, see `ttrl.run_folder`) lies
 ``step_00001.safetensors``: the token ids (int32) and log-probs (float32) of all its completions,
 one after the other, and their lengths; 8 bytes a token. Its metadata hold a digest of what the
 other file says, so that a record that was edited does not train another policy without a word.
+
+Both are written when the step has been sampled, so a step whose votes could not be counted, or
+whose update failed, is recorded like any other. What the votes say (label, answers, rewards) is
+added to the readable file when it is known; nothing here reads it.
 """
 
 from __future__ import annotations
@@ -91,7 +95,9 @@ class RecordedEngine:
             )
         # What can be seen without reading the answers is seen before hours of training.
         named = (ROLLOUT_NAME.fullmatch(path.name) for path in folder.iterdir())
-        for step in range(1, max(int(name[1]) for name in named if name) + 1):
+        self.steps = max(int(name[1]) for name in named if name)
+        """How many were sampled; the last one need not have been finished."""
+        for step in range(1, self.steps + 1):
             self._check_whole(step)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

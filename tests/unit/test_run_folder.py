@@ -1,26 +1,28 @@
-"""What a run leaves on disk, and the tables that it shows."""
+"""What a run leaves on disk."""
 
 import copy
-import io
 import json
 import math
 
 import pytest
 import torch
 from groups import estimate, group
-from rich.console import Console
 from tiny_models import TOKENIZER, make_settings, saved, tiny_model
 from transformers import GenerationConfig
 
 from ttrl.pretrained import load_model
 from ttrl.recipe import load_settings
-from ttrl.tracking import Display, RunFolder, result_table, save_model, scores_table
+from ttrl.rollout.recorded import RecordedEngine
+from ttrl.run_folder import RunFolder, save_model
+from ttrl.saving import Disk
 from ttrl.types import UserError
 
 
 def add_step(folder: RunFolder, step: int, *answers: str | None, **metrics: float) -> None:
-    sampled = group(*answers, id=f"q{step}")
-    folder.add_step(step, [sampled], [estimate(sampled)], {"step": step, **metrics})
+    sampled = [group(*answers, id=f"q{step}")]
+    folder.keep_answers(step, sampled)
+    folder.keep_estimates(step, sampled, [estimate(g) for g in sampled])
+    folder.add_step({"step": step, **metrics})
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def test_an_unfinished_run_is_not_written_to(folder):
     with pytest.raises(UserError) as error:
         RunFolder(folder.path).create(make_settings(rollout={"votes": 8}))
     assert f"{folder.path} exists (unfinished, 2 steps)" in str(error.value)
-    assert f"--run-dir {folder.path}-2," in str(error.value)
+    assert f"--run-dir {folder.path}-2, add --replay {folder.path}/rollouts to" in str(error.value)
     assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
 
 
@@ -100,14 +102,28 @@ def test_the_folder_that_the_program_runs_in_is_refused(tmp_path, monkeypatch):
 # Steps
 
 
-def test_a_step_is_its_answers_and_a_line_of_metrics(folder):
-    first, second = group("7", "8", "7.0", id="a"), group(None, "9", "9", id="b")
-    groups = [first, second]
-    folder.add_step(3, groups, [estimate(g) for g in groups], {"step": 3, "vote/margin": 0.25})
-    folder.add_step(4, [first], [estimate(first)], {"step": 4})
-    assert lines(folder.path / "metrics.jsonl") == [{"step": 3, "vote/margin": 0.25}, {"step": 4}]
-    names = sorted(p.name for p in (folder.path / "rollouts").glob("*.jsonl"))
-    assert names == ["step_00003.jsonl", "step_00004.jsonl"]
+def test_answers_are_kept_before_they_are_judged_and_say_more_afterwards(folder):
+    groups = [group("7", "8", "7.0", id="a"), group(None, "9", "9", id="b")]
+    folder.keep_answers(3, groups)
+    names = sorted(p.name for p in (folder.path / "rollouts").iterdir())
+    assert names == ["step_00003.jsonl", "step_00003.safetensors"]
+    a, b = lines(folder.path / "rollouts" / names[0])
+    assert a == {
+        "question": "a",
+        "prompt": "What is 3 + 4?",
+        "policy_version": 0,
+        "completions": [
+            {
+                "text": f"So it is $\\boxed{{{answer}}}$.",
+                "tokens": tokens,
+                "finish_reason": "stop",
+            }
+            for answer, tokens in (("7", 1), ("8", 2), ("7.0", 3))
+        ],
+    }
+    assert b["completions"][0]["text"] == "I give up."
+    folder.keep_estimates(3, groups, [estimate(g) for g in groups])
+    assert sorted(p.name for p in (folder.path / "rollouts").iterdir()) == names
     a, b = lines(folder.path / "rollouts" / names[0])
     assert a == {
         "question": "a",
@@ -128,6 +144,13 @@ def test_a_step_is_its_answers_and_a_line_of_metrics(folder):
     }
     assert [c["answer"] for c in b["completions"]] == [None, "9", "9"]
     assert (b["label"], b["majority_ratio"]) == ("9", pytest.approx(2 / 3))
+    assert not (folder.path / "metrics.jsonl").exists()
+
+
+def test_a_finished_step_is_a_line_of_metrics(folder):
+    folder.add_step({"step": 3, "vote/margin": 0.25})
+    folder.add_step({"step": 4})
+    assert lines(folder.path / "metrics.jsonl") == [{"step": 3, "vote/margin": 0.25}, {"step": 4}]
 
 
 @pytest.mark.parametrize("answer", ["\ud800", "\u2028", "\x1b[31m", "\n", "\x00", '"}', "☃"])
@@ -149,19 +172,55 @@ def test_a_metric_that_json_cannot_hold_is_an_error_and_not_written(folder, valu
     assert lines(folder.path / "metrics.jsonl") == [{"step": 1}]
 
 
-def test_a_step_s_metrics_are_written_after_its_answers(folder):
-    """So that a step that is counted has its answers, wherever the run was interrupted."""
-    (folder.path / "rollouts" / "step_00001.jsonl").mkdir()  # cannot be written
-    with pytest.raises(OSError):
-        add_step(folder, 1, "1", "2")
-    assert not (folder.path / "metrics.jsonl").exists()
-
-
 def test_groups_without_their_estimates_are_an_error(folder):
-    sampled = group("1", "2")
     with pytest.raises(ValueError):
-        folder.add_step(1, [sampled], [], {"step": 1})
+        folder.keep_estimates(1, [group("1", "2")], [])
     assert list((folder.path / "rollouts").iterdir()) == []
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_whatever_stops_the_writing_no_file_is_half(at, folder, monkeypatch):
+    """In each change on disk that keeping a step makes: replay reads what is there, or says so."""
+
+    class Stops(Disk):
+        changes = 0
+
+        def __getattribute__(self, name):
+            if name != "changes" and not name.startswith("_"):
+                self.changes += 1
+                if self.changes == at + 1:
+                    raise OSError("power cut")
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr("ttrl.run_folder.disk", Stops())
+    with pytest.raises(OSError, match="power cut"):
+        add_step(folder, 1, "1", "2")
+    rollouts = folder.path / "rollouts"
+    if at <= 2:  # nothing
+        assert folder.last_sampled() == 0
+        assert {p.suffix for p in rollouts.iterdir()} <= {".tmp"}
+    elif at <= 6:  # the tokens alone
+        assert folder.last_sampled() == 0
+        with pytest.raises(UserError, match="cannot read step 1"):
+            RecordedEngine(rollouts)
+    else:
+        assert folder.last_sampled() == RecordedEngine(rollouts).steps == 1
+        (line,) = lines(rollouts / "step_00001.jsonl")
+        assert ("label" in line) is (at == 11)
+    folder.checkpoints.mkdir()
+    folder.remove_after(0)
+    assert list(rollouts.iterdir()) == []
+
+
+def test_the_last_step_that_was_sampled_or_saved(folder, tmp_path):
+    assert (folder.last_sampled(), folder.last_saved()) == (0, 0)
+    add_step(folder, 1, "1", "2")
+    folder.keep_answers(2, [group("1", "2")])
+    (folder.path / "rollouts" / "step_00007.jsonl.tmp").touch()
+    for name in ("step_00001", "step_00012.tmp", "step_00013_mine"):
+        (folder.checkpoints / name).mkdir(parents=True)
+    assert (folder.last_sampled(), folder.last_saved()) == (2, 1)
+    assert RunFolder(tmp_path / "none").last_sampled() == 0
 
 
 # ---------------------------------------------------------------------------------------------
@@ -182,9 +241,11 @@ def test_going_back_removes_what_was_written_later_and_nothing_of_the_user_s(thr
         "step_00003.jsonl.gz",
         "step_3.jsonl",
         "step_000003.jsonl",
+        "step_3.jsonl.tmp",
     ]
     for name in foreign:
         (three_steps.path / "rollouts" / name).write_text("kept")
+    (three_steps.path / "rollouts" / "step_00004.safetensors.tmp").touch()
     others = ["model.tmp", "model.mine.tmp", "models"]
     for name in (*others, "model", "model.abc_1234.tmp"):
         (three_steps.path / name).mkdir()
@@ -297,106 +358,3 @@ def test_a_summary_is_strict_json(folder):
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.write_summary({"before": {"pass@1": math.nan}})
     assert not (folder.path / "summary.json").exists()
-
-
-# ---------------------------------------------------------------------------------------------
-# Tables
-
-
-def shown(table) -> list[list[str]]:
-    """The rows of a table, cells stripped, as a user would see them."""
-    console = Console(width=200, file=io.StringIO(), color_system=None)
-    console.print(table)
-    rows = [line for line in console.file.getvalue().splitlines() if {"│", "┃"} & set(line)]
-    return [[cell.strip() for cell in row.replace("┃", "│").strip("│").split("│")] for row in rows]
-
-
-def summary(before: dict, after: dict, held_out: tuple[dict, dict] = ({}, {})) -> dict:
-    return {
-        "before": before,
-        "after": after,
-        "held_out": {"before": held_out[0], "after": held_out[1]},
-    }
-
-
-def test_results_are_percents_before_and_after():
-    before = {"pass@1": 0.125, "maj@4": 0.5, "abstention_share": 0.3, "response_tokens": 12.0}
-    after = {"pass@1": 0.8756, "maj@4": 1.0, "abstention_share": 0.1, "response_tokens": 14.0}
-    held_out = ({"pass@1": 0.0, "maj@4": 0.25}, {"pass@1": 0.5, "maj@4": 0.75})
-    assert shown(result_table(summary(before, after, held_out))) == [
-        ["questions", "pass@1", "maj@4"],
-        ["training (unlabeled)", "12.5 → 87.6", "50.0 → 100.0"],
-        ["held out", "0.0 → 50.0", "25.0 → 75.0"],
-    ]
-
-
-def test_results_by_level():
-    before = {"pass@1": 0.5, "pass@1/level=1": 0.75, "pass@1/level=2": 0.25}
-    after = {"pass@1": 1.0, "pass@1/level=1": 1.0, "pass@1/level=2": 1.0}
-    assert shown(result_table(summary(before, after))) == [
-        ["questions", "pass@1"],
-        ["training (unlabeled)", "50.0 → 100.0"],
-        ["level=1", "75.0 → 100.0"],
-        ["level=2", "25.0 → 100.0"],
-    ]
-
-
-def test_results_of_two_sets_with_different_levels():
-    train = {"pass@1": 0.5, "pass@1/level=1": 0.5}
-    held_out = {"pass@1": 0.25, "pass@1/level=9": 0.25}
-    assert shown(result_table(summary(train, train, (held_out, held_out)))) == [
-        ["questions", "pass@1"],
-        ["training (unlabeled)", "50.0 → 50.0"],
-        ["level=1", "50.0 → 50.0"],
-        ["held out", "25.0 → 25.0"],
-        ["level=9", "25.0 → 25.0"],
-    ]
-
-
-@pytest.mark.parametrize("level", ["[/]", "[red]", "a/b", "a/", "a@b", "[link=x]y"])
-def test_a_level_is_shown_as_it_is_written(level):
-    """It comes from the data set, and may look like markup or like our own names."""
-    scores = {"pass@1": 0.5, "response_tokens": 7.0}
-    scores |= {f"{name}/level={level}": value for name, value in scores.items()}
-    assert shown(result_table(summary(scores, scores))) == [
-        ["questions", "pass@1"],
-        ["training (unlabeled)", "50.0 → 50.0"],
-        [f"level={level}", "50.0 → 50.0"],
-    ]
-    assert shown(scores_table("[/] of [red]", scores)) == [
-        ["", "all", f"level={level}"],
-        ["pass@1", "50.0%", "50.0%"],
-        ["response tokens", "7.0", "7.0"],
-    ]
-
-
-def test_results_without_an_answer_key():
-    assert shown(result_table(summary({}, {}))) == [["questions"]]
-
-
-def test_scores_of_one_exam():
-    scores = {"pass@1": 0.3333, "truncated_share": 0.5, "response_tokens": 12.25}
-    scores |= {"pass@1/level=1": 1.0, "truncated_share/level=1": 0.0, "response_tokens/level=1": 3}
-    assert shown(scores_table("t", scores)) == [
-        ["", "all", "level=1"],
-        ["pass@1", "33.3%", "100.0%"],
-        ["truncated share", "50.0%", "0.0%"],
-        ["response tokens", "12.2", "3.0"],
-    ]
-
-
-# ---------------------------------------------------------------------------------------------
-# The screen
-
-
-def test_a_log_without_a_terminal_holds_one_line_per_step():
-    file = io.StringIO()
-    display = Display(Console(file=file, width=40))
-    with display.training(12), display.bar("sampling", 3) as bar:
-        bar.advance("half way")
-        display.step(3, 12, {"vote/majority_ratio": 0.5, "policy/grad_norm": 1.234, "other": 1})
-        display.rejected(["data.jsonl:line 3: [/red] is empty"])
-    assert file.getvalue().splitlines() == [
-        "step  3/12  majority ratio 0.500  grad norm 1.23",
-        "rejected data.jsonl:line 3: [/red] is empty",
-    ]

@@ -1,0 +1,67 @@
+"""A run that comes to grief in step 2: ``failing_run.py FAULT FOLDER SETTING...``, alone or under
+torchrun.
+
+FAULT is "killed": rank 0 is, during the update; or "full disk": the step's answers find no room.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from rich.console import Console
+
+from ttrl import run_folder
+from ttrl.display import Display
+from ttrl.policy.update import Policy
+from ttrl.recipe import load_settings
+from ttrl.run_folder import RunFolder
+from ttrl.saving import Disk
+from ttrl.train import train
+from ttrl.types import UserError
+
+
+class FullDisk(Disk):
+    """No room for what was sampled in step 2."""
+
+    def write(self, path: Path, content: Any) -> None:
+        """Write half of it."""
+        if path.name.startswith("step_00002.safetensors"):
+            path.write_bytes(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        super().write(path, content)
+
+
+def kill_in_update() -> None:
+    """Have rank 0 killed when the second step's update has begun."""
+    accumulate, begun = Policy.update, []
+
+    def update(self: Policy, *more: Any) -> Any:
+        begun.append(1)
+        if len(begun) == 2 and self.ranks.is_main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return accumulate(self, *more)
+
+    Policy.update = update  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    fault, folder, *overrides = sys.argv[1:]
+    if fault == "killed":
+        kill_in_update()
+    else:
+        run_folder.disk = FullDisk()
+    settings = load_settings("tiny-arithmetic", overrides=overrides)
+    try:
+        train(settings, RunFolder(Path(folder)), Display(Console()))
+    except UserError as error:
+        print(f"rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
+        if dist.is_initialized():  # the first to end would be the end of the others
+            dist.monitored_barrier(timeout=timedelta(seconds=60))
+        sys.exit(2)

@@ -1,0 +1,110 @@
+"""What a run shows: its tables, and its lines in a log."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from ttrl.display import Display, result_table, scores_table
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+
+
+def shown(table) -> list[list[str]]:
+    """The rows of a table, cells stripped, as a user would see them."""
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(table)
+    rows = [line for line in console.file.getvalue().splitlines() if {"│", "┃"} & set(line)]
+    return [[cell.strip() for cell in row.replace("┃", "│").strip("│").split("│")] for row in rows]
+
+
+def summary(before: dict, after: dict, held_out: tuple[dict, dict] = ({}, {})) -> dict:
+    return {
+        "before": before,
+        "after": after,
+        "held_out": {"before": held_out[0], "after": held_out[1]},
+    }
+
+
+def test_results_are_percents_before_and_after():
+    before = {"pass@1": 0.125, "maj@4": 0.5, "abstention_share": 0.3, "response_tokens": 12.0}
+    after = {"pass@1": 0.8756, "maj@4": 1.0, "abstention_share": 0.1, "response_tokens": 14.0}
+    held_out = ({"pass@1": 0.0, "maj@4": 0.25}, {"pass@1": 0.5, "maj@4": 0.75})
+    assert shown(result_table(summary(before, after, held_out))) == [
+        ["questions", "pass@1", "maj@4"],
+        ["training (unlabeled)", "12.5 → 87.6", "50.0 → 100.0"],
+        ["held out", "0.0 → 50.0", "25.0 → 75.0"],
+    ]
+
+
+def test_results_by_level():
+    before = {"pass@1": 0.5, "pass@1/level=1": 0.75, "pass@1/level=2": 0.25}
+    after = {"pass@1": 1.0, "pass@1/level=1": 1.0, "pass@1/level=2": 1.0}
+    assert shown(result_table(summary(before, after))) == [
+        ["questions", "pass@1"],
+        ["training (unlabeled)", "50.0 → 100.0"],
+        ["level=1", "75.0 → 100.0"],
+        ["level=2", "25.0 → 100.0"],
+    ]
+
+
+def test_results_of_two_sets_with_different_levels():
+    train = {"pass@1": 0.5, "pass@1/level=1": 0.5}
+    held_out = {"pass@1": 0.25, "pass@1/level=9": 0.25}
+    assert shown(result_table(summary(train, train, (held_out, held_out)))) == [
+        ["questions", "pass@1"],
+        ["training (unlabeled)", "50.0 → 50.0"],
+        ["level=1", "50.0 → 50.0"],
+        ["held out", "25.0 → 25.0"],
+        ["level=9", "25.0 → 25.0"],
+    ]
+
+
+@pytest.mark.parametrize("level", ["[/]", "[red]", "a/b", "a/", "a@b", "[link=x]y"])
+def test_a_level_is_shown_as_it_is_written(level):
+    """It comes from the data set, and may look like markup or like our own names."""
+    scores = {"pass@1": 0.5, "response_tokens": 7.0}
+    scores |= {f"{name}/level={level}": value for name, value in scores.items()}
+    assert shown(result_table(summary(scores, scores))) == [
+        ["questions", "pass@1"],
+        ["training (unlabeled)", "50.0 → 50.0"],
+        [f"level={level}", "50.0 → 50.0"],
+    ]
+    assert shown(scores_table("[/] of [red]", scores)) == [
+        ["", "all", f"level={level}"],
+        ["pass@1", "50.0%", "50.0%"],
+        ["response tokens", "7.0", "7.0"],
+    ]
+
+
+def test_results_without_an_answer_key():
+    assert shown(result_table(summary({}, {}))) == [["questions"]]
+
+
+def test_scores_of_one_exam():
+    scores = {"pass@1": 0.3333, "truncated_share": 0.5, "response_tokens": 12.25}
+    scores |= {"pass@1/level=1": 1.0, "truncated_share/level=1": 0.0, "response_tokens/level=1": 3}
+    assert shown(scores_table("t", scores)) == [
+        ["", "all", "level=1"],
+        ["pass@1", "33.3%", "100.0%"],
+        ["truncated share", "50.0%", "0.0%"],
+        ["response tokens", "12.2", "3.0"],
+    ]
+
+
+# ---------------------------------------------------------------------------------------------
+# The screen
+
+
+def test_a_log_without_a_terminal_holds_one_line_per_step():
+    file = io.StringIO()
+    display = Display(Console(file=file, width=40))
+    with display.training(12), display.bar("sampling", 3) as bar:
+        bar.advance("half way")
+        display.step(3, 12, {"vote/majority_ratio": 0.5, "policy/grad_norm": 1.234, "other": 1})
+        display.rejected(["data.jsonl:line 3: [/red] is empty"])
+    assert file.getvalue().splitlines() == [
+        "step  3/12  majority ratio 0.500  grad norm 1.23",
+        "rejected data.jsonl:line 3: [/red] is empty",
+    ]

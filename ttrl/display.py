@@ -1,0 +1,152 @@
+"""What a run shows while it goes on, and at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+STEP_LINE = (
+    ("vote/majority_ratio", "majority ratio", ".3f"),
+    ("label/label_accuracy", "label accuracy", ".3f"),
+    ("vote/abstention_share", "abstained", ".1%"),
+    ("policy/entropy", "entropy", ".3f"),
+    ("policy/grad_norm", "grad norm", ".2f"),
+    ("time/rollout_s", "rollout (s)", ".1f"),
+    ("time/update_s", "update (s)", ".1f"),
+)
+"""Which metrics a step's line on the screen shows, under what name, in what format."""
+
+
+class RateColumn(ProgressColumn):
+    """How many per second."""
+
+    def render(self, task: Task) -> Text:
+        """Blank until there is a rate."""
+        return Text(f"{task.speed:.2g}/s" if task.speed else "")
+
+
+class Display:
+    """Progress on a terminal: a bar over the steps and one under it for the step's questions.
+
+    Every step also leaves one line, so that a log file without bars tells the same story.
+    """
+
+    def __init__(self, console: Console) -> None:
+        """Show on ``console``."""
+        self.console = console
+        self._steps: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            RateColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    @contextmanager
+    def training(self, total: int, done: int = 0) -> Iterator[None]:
+        """Show bars inside this context: one over ``total`` steps, others under it."""
+        with self._progress:
+            task = self._progress.add_task("training", total=total, completed=done, note="")
+            self._steps = task
+            yield
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Bar]:
+        """One bar, gone at the end of this context."""
+        task = self._progress.add_task(title, total=total, note="")
+        try:
+            yield Bar(self._progress, task)
+        finally:
+            self._progress.remove_task(task)
+
+    def step(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        """One line about a finished step, and the bar of steps one further."""
+        parts = [f"step {step:>{len(str(total))}}/{total}"]
+        parts += [f"{label} {metrics[k]:{form}}" for k, label, form in STEP_LINE if k in metrics]
+        self.note("  ".join(parts))
+        if self._steps is not None:
+            self._progress.advance(self._steps)
+
+    def rejected(self, rows: Sequence[object]) -> None:
+        """One line for each row that was left out of a data set."""
+        for row in rows:
+            self.note(f"rejected {row}")
+
+    def note(self, text: str) -> None:
+        """One line above the bars."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class Bar:
+    """One progress bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        """Made by `Display.bar`."""
+        self._progress = progress
+        self._task = task
+
+    def advance(self, note: str = "") -> None:
+        """One unit further; ``note`` stands behind the bar."""
+        self._progress.update(self._task, advance=1, note=note)
+
+
+def result_table(summary: Mapping[str, Any]) -> Table:
+    """Before and after, as in the paper's Table 1, in percent; levels where the data has them."""
+    rows = {"training (unlabeled)": summary, "held out": summary["held_out"]}
+    measured = {name: row for name, row in rows.items() if row["before"]}
+    scores = list(dict.fromkeys(n for row in measured.values() for n in row["before"]))
+    scores = [n for n in scores if "@" in n and "/" not in n]
+    table = Table("questions", title="accuracy in %, before → after")
+    for score in scores:
+        table.add_column(score, justify="right")
+    for title, row in measured.items():
+        for level in _levels(row["before"]):
+            keys = [_at_level(score, level) for score in scores]
+            cells = [f"{100 * row['before'][k]:.1f} → {100 * row['after'][k]:.1f}" for k in keys]
+            name = Text(f"  {level}" if level else title)
+            table.add_row(name, *cells, style="dim" if level else "")
+    return table
+
+
+def scores_table(title: str, scores: Mapping[str, float]) -> Table:
+    """The scores of one exam: rates in percent, one column per level."""
+    table = Table("", title=Text(title, style="table.title"))
+    levels = _levels(scores)
+    for level in levels:
+        table.add_column(Text(level or "all"), justify="right")
+    for name in (n for n in scores if "/" not in n):
+        values = [scores[_at_level(name, level)] for level in levels]
+        cells = [f"{v:.1f}" if name == "response_tokens" else f"{100 * v:.1f}%" for v in values]
+        table.add_row(name.replace("_", " "), *cells)
+    return table
+
+
+def _levels(scores: Mapping[str, float]) -> list[str]:
+    """The levels of an exam's scores, as data set text; first "", which is all questions."""
+    return list(dict.fromkeys(name.partition("/")[2] for name in scores))
+
+
+def _at_level(name: str, level: str) -> str:
+    return f"{name}/{level}" if level else name
