@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pydantic
 import tomli_w
@@ -30,6 +30,15 @@ class Section(pydantic.BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _none_is_a_kind(cls, value: object, info: pydantic.ValidationInfo) -> object:
+        """Where "none" is one of the choices, ``--set KEY=none`` chooses it; else it unsets."""
+        chosen = info.field_name and "none" in get_args(
+            cls.model_fields[info.field_name].annotation
+        )
+        return "none" if value is None and chosen else value
 
 
 class ModelSettings(Section):
@@ -177,11 +186,6 @@ class RewardSettings(Section):
     ``policy.trained_samples``: the first ones (the paper), random ones, or as many with a positive
     advantage as without, as far as there are."""
 
-    @pydantic.field_validator("advantages", mode="before")
-    @classmethod
-    def _none_is_a_kind(cls, value: object) -> object:
-        return "none" if value is None else value  # elsewhere, --set KEY=none unsets
-
 
 class GuardSettings(Section):
     """Watches label-free signs of a collapse, and of votes without voters."""
@@ -251,10 +255,17 @@ class PolicySettings(Section):
     """AdamW's moment decay rates."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest global gradient norm."""
+    loss: Literal["ppo_clip", "cispo", "none"] = "ppo_clip"
+    """Policy term of a token, from the ratio policy / sampler r and the advantage A. ppo_clip: the
+    worse of r x A and clip(r) x A. cispo: log-prob x A, weighted by clip(r): a clipped token keeps
+    its gradient. none: r x A."""
+    ratio_level: Literal["token", "sequence"] = "token"
+    """Whether each token has its own ratio, or all of a sequence their geometric mean (GSPO, whose
+    clips are of the order of 3e-4)."""
     clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """PPO: the ratio is clipped below at 1 - clip_low."""
+    """The ratio is clipped below at 1 - clip_low."""
     clip_high: Annotated[float, Field(ge=0)] = 0.2
-    """PPO: the ratio is clipped above at 1 + clip_high."""
+    """The ratio is clipped above at 1 + clip_high."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Dual-clip PPO: bounds the loss of tokens with a negative advantage; None is off."""
     old_logprobs: Literal["sampler", "policy"] = "sampler"
@@ -267,8 +278,11 @@ class PolicySettings(Section):
     sampler_ratio_cap: Annotated[float, Field(gt=1)] = 2.0
     """See ``sampler_correction``."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the k3 KL penalty against the starting model. If > 0, a copy of it is kept in
-    memory, except with ``lora_rank``."""
+    """Weight of the KL penalty against the starting model. If > 0, a copy of it is kept in memory,
+    except with ``lora_rank``."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Of a token's KL, with d = log-prob of the starting model - log-prob: k1: -d. k2: d² / 2. k3:
+    exp(d) - d - 1."""
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the entropy bonus."""
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
@@ -351,13 +365,18 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
 
+    @property
+    def longest(self) -> int:
+        """How many tokens prompt and answer may have together, unless the model takes fewer."""
+        return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
     @pydantic.model_validator(mode="after")
     def _rules(self) -> Self:
         """Rules that span sections, one line each; all broken ones are reported together."""
         rollout, policy, saving = self.rollout, self.policy, self.checkpoint
         default = PolicySettings()
         trained = rollout.questions_per_step * policy.trained_samples
-        longest = self.data.max_prompt_tokens + rollout.max_new_tokens
+        longest = self.longest
         broken = [
             message
             for ok, message in (
@@ -399,6 +418,14 @@ class Settings(Section):
                     f'policy.sampler_correction = "{policy.sampler_correction}" needs '
                     'policy.old_logprobs = "policy": a ratio against the sampler\'s log-probs '
                     "already holds the mismatch",
+                ),
+                (
+                    policy.dual_clip is None or policy.loss == "ppo_clip",
+                    f'policy.dual_clip = {policy.dual_clip} needs policy.loss = "ppo_clip"',
+                ),
+                (
+                    policy.kl_estimator == default.kl_estimator or policy.kl_coef > 0,
+                    f'policy.kl_estimator = "{policy.kl_estimator}" needs policy.kl_coef above 0',
                 ),
                 (
                     not (policy.offload_optimizer and policy.offload_during_rollout),

@@ -53,6 +53,7 @@ def vote_metrics(
     for group, estimate, indices in zip(groups, estimates, trained, strict=True):
         row = _vote_figures(estimate.vote)
         row["reward/majority_reward"] = fmean(estimate.rewards_G)
+        row["estimator/confidence"] = estimate.confidence
         if indices:
             row["trained/majority_reward"] = fmean(estimate.rewards_G[i] for i in indices)
         if visits := history.get(group.question.id):

@@ -24,11 +24,12 @@ from ttrl.policy.local import LocalPolicy
 from ttrl.policy.lora import require_peft
 from ttrl.policy.model import load_policy_model
 from ttrl.policy.update import Policy
-from ttrl.pretrained import load_bare_outline, load_outline
+from ttrl.pretrained import context_room, load_bare_outline, load_outline
 from ttrl.ranks import Ranks
 from ttrl.rewards.judge import Judge
 from ttrl.rng import seed_globals
-from ttrl.rollout.ends import context_length, refuse_absent_ids, refuse_overflow
+from ttrl.rollout.agreement import Agreement
+from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.vllm_contract import require_vllm
@@ -43,8 +44,9 @@ def make_policy(settings: Settings, ranks: Ranks) -> Policy:
         return Zero3Policy.load(settings, ranks)
     own = getattr(torch, settings.model.dtype)
     dtype = torch.float32 if settings.policy.lora_rank is None else own
-    liger = settings.policy.liger_kernels
-    return LocalPolicy(load_policy_model(settings.model, dtype, liger=liger), settings)
+    liger, longest = settings.policy.liger_kernels, settings.longest
+    model = load_policy_model(settings.model, dtype, longest=longest, liger=liger)
+    return LocalPolicy(model, settings)
 
 
 def backend(settings: Settings) -> str:
@@ -150,7 +152,7 @@ def load_data(
     outline = load_outline(settings.model)
     asked = (*train_set.questions, *(q for q in held_out.questions if q.id in held_out.key.answers))
     refuse_absent_ids(asked, outline, tokenizer)
-    refuse_overflow(asked, voting(settings), context_length(outline))
+    refuse_overflow(asked, voting(settings), context_room(outline))
     if shared := overlap(train_set, held_out):
         display.note(
             f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
@@ -182,11 +184,11 @@ def voting(settings: Settings, *stream: int | str) -> SamplingParams:
 
 def verify(
     settings: Settings, pool: RolloutPool, policy: Policy, questions: Sequence[Question]
-) -> float:
-    """How far the pool's engine is from the policy's own log-probs: mean |difference| in nats.
+) -> Agreement:
+    """How far the pool's engine is from the policy, in what both make of a few short answers.
 
     Raises:
-        UserError: if it is too far.
+        UserError: if it computes another model.
     """
     params = replace(voting(settings, "verify"), n=2)
     params = replace(params, max_new_tokens=min(32, params.max_new_tokens))

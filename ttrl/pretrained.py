@@ -8,10 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,7 +23,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from ttrl.config import ModelSettings
 from ttrl.gpus import device
@@ -65,6 +69,8 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     Only safetensors files are read: code or pickles in a repository are never run.
     """
     _refuse_files(settings)
+    with explained(settings):
+        weight_places(settings)
     with device():
         loaded: tuple[PreTrainedModel, dict[str, Any]] = _load(
             AutoModelForCausalLM,
@@ -78,6 +84,40 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
     absent = {*info["missing_keys"], *map(str, info["mismatched_keys"])}
     refuse_incomplete(settings, model, absent, info["unexpected_keys"])
     return model
+
+
+def weight_places(settings: ModelSettings) -> dict[str, Path]:
+    """Each weight's file, on the hub if need be, by the weight's name in it.
+
+    Raises:
+        OSError: if there are none.
+        ValueError: if the index of several files is broken, or a weight is in two of them.
+    """
+    path, options = model_path(settings), {"revision": settings.revision}
+    looked: dict[str, Any] = {**options, "_raise_exceptions_for_missing_entries": False}
+    if (whole := cached_file(path, SAFE_WEIGHTS_NAME, **looked)) is not None:
+        files = [whole]
+    elif (index := cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **looked)) is not None:
+        places = _object(Path(index)).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
+            raise ValueError(
+                f"its {SAFE_WEIGHTS_INDEX_NAME} has no weight_map, expected an object with the "
+                "file of each weight: fetch that file again"
+            )
+        files, _ = get_checkpoint_shard_files(path, index, **options)
+    else:
+        raise OSError(f"it has neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}")
+    found: dict[str, Path] = {}
+    for file in map(Path, files):
+        with safe_open(file, "pt") as names:
+            for name in names.keys():  # noqa: SIM118
+                if name in found:
+                    raise ValueError(
+                        f"{name} is in {found[name].name} and in {file.name}, expected in one "
+                        "file: which of them counts?"
+                    )
+                found[name] = file
+    return found
 
 
 def refuse_incomplete(
@@ -156,6 +196,39 @@ def _object(path: Path) -> dict[str, Any]:
     return values
 
 
+@dataclass(frozen=True)
+class Room:
+    """How many tokens prompt and answer may have together."""
+
+    tokens: int
+    why: str = ""
+    """What says so, where it is not simply how many positions there are."""
+
+
+def context_room(model: PreTrainedModel) -> Room | None:
+    """Up to where a model can be sampled from and trained; None where there is no limit.
+
+    Beyond some lengths a result depends on the longest sequence of a batch: a packed batch would
+    mix them, keys in a cache would be of the earlier kind, and vLLM decides by its own longest.
+    """
+    config = model.config.get_text_config()
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    found = []
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        found.append(Room(config.attention_chunk_size, " (attention_chunk_size)"))
+    ropes: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    for rope in [r for r in ropes.values() if isinstance(r, dict)] or [ropes]:  # by type of layer
+        kind, beyond = rope.get("rope_type", ""), "has other factors for longer sequences"
+        if kind == "longrope":
+            name = "original_max_position_embeddings"
+            found.append(Room(rope[name], f" ({name}: rope_type = {kind!r} {beyond})"))
+        if "dynamic" in kind and positions is not None:
+            found.append(Room(positions, f" (rope_type = {kind!r} {beyond})"))
+    if positions is not None:
+        found.append(Room(positions))
+    return min(found, key=lambda room: room.tokens, default=None)
+
+
 def layer_of(name: str) -> str:
     """The part of a parameter's name up to the number of its layer; all of it outside of them."""
     numbered = re.match(r".*?\.\d+(?=\.)", name)
@@ -179,6 +252,8 @@ def explained(settings: ModelSettings) -> Iterator[None]:
     """Inside, whatever goes wrong is the model's fault: a broken one fails in many ways."""
     try:
         yield
+    except UserError:  # it says already what there is to say
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())
         if not isinstance(error, OSError | ValueError):  # a KeyError is only the key

@@ -57,6 +57,7 @@ from ttrl.rewards.labels import (
     Teacher,
 )
 from ttrl.rewards.selection import select
+from ttrl.rollout.agreement import Agreement
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.recorded import RecordedEngine
 from ttrl.run_folder import RunFolder, Summary
@@ -113,6 +114,7 @@ def train(
         with closed_at_the_end(trainer.pool, ranks):
             if checkpoint is not None:
                 trainer.restore(checkpoint)
+            trainer.verify()
             ranks.first(
                 lambda: (
                     folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
@@ -160,14 +162,13 @@ class Trainer(Resumable):
         self.labels = self._label_source()
         # Rollouts may go on while the update talks to the other ranks.
         self.sampling_ranks = ranks.apart() if settings.rollout.overlap else ranks
-        self.mismatch_at_start: float | None = None
+        self.agreement: Agreement | None = None
         self.recorded = replay is not None
         self.last = self.total  # step that can be made: the record may end before
         if replay is None:
             self.policy.make_room()  # vLLM starts only if all of its share of the GPU is free
             self.pool = make_pool(settings, self.tokenizer, self.sampling_ranks, empty=True)
             self.pool.refresh(self.policy)
-            self.mismatch_at_start = verify(settings, self.pool, self.policy, questions)
         else:
             engine = RecordedEngine(replay)
             self.last = min(self.total, engine.steps)
@@ -183,13 +184,24 @@ class Trainer(Resumable):
         self.sampler = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.next_rollout: Future[Rollout] | None = None
 
+    def verify(self) -> None:
+        """Compare the engine with the policy, at the weights that training begins with.
+
+        Raises:
+            UserError: if they are not the same model.
+        """
+        if not self.recorded:
+            questions = self.train_set.questions
+            with self._limited("start"):
+                self.agreement = verify(self.settings, self.pool, self.policy, questions)
+
     def run(self, folder: RunFolder) -> Summary:
         """Train, measure before and after, and write everything down."""
         self.display.note(f"kernels: {self.policy.kernels}")
-        if self.mismatch_at_start is not None:
+        if (agreement := self.agreement) is not None:
             self.display.note(
-                "log-probs of engine and policy differ by "
-                f"{self.mismatch_at_start:.2g} nats per token on average"
+                f"engine and policy agree: log-probs differ by {agreement.mean:.2g} nats per token "
+                f"on average, logits by {agreement.logits:.2g}"
             )
         every = self.settings.evaluation.every
         stopped: str | None = None
@@ -286,8 +298,9 @@ class Trainer(Resumable):
         updates = self._update(samples, step)
         metrics |= update_metrics(updates)
         metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
-        if step == 1 and self.mismatch_at_start is not None:
-            metrics["mismatch/at_start"] = self.mismatch_at_start
+        if step == 1 and self.agreement is not None:
+            metrics["mismatch/at_start"] = self.agreement.mean
+            metrics["mismatch/at_start_logits"] = self.agreement.logits
         metrics |= {f"memory/{phase}_planned": gib for phase, gib in self.planned.items()}
         if step == 1 and self.planned:
             found = [

@@ -26,11 +26,10 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from ttrl.config import ModelSettings
-from ttrl.pretrained import explained, layer_of, model_path, refuse_incomplete
+from ttrl.pretrained import explained, layer_of, refuse_incomplete, weight_places
 from ttrl.types import UserError
 
 FILE_BYTES = 2**30
@@ -66,7 +65,7 @@ class WeightFiles:
                 f"model.path = {settings.path!r} is quantized; expected one that is not"
             )
         with explained(settings):
-            self._files = _files(settings)
+            self._files = weight_places(settings)
             shapes = self._find_sources()
         refuse_incomplete(settings, outline, *self._differences(shapes))
         for twin, own in outline.all_tied_weights_keys.items():
@@ -147,23 +146,6 @@ class WeightFiles:
         with safe_open(self._files[part], "pt") as file:
             tensor: torch.Tensor = file.get_tensor(part).clone()
         return tensor
-
-
-def _files(settings: ModelSettings) -> dict[str, Path]:
-    """Each weight's file, by the weight's name in it."""
-    path, options = model_path(settings), {"revision": settings.revision}
-    looked: dict[str, Any] = {**options, "_raise_exceptions_for_missing_entries": False}
-    if (whole := cached_file(path, SAFE_WEIGHTS_NAME, **looked)) is not None:
-        files = [whole]
-    elif (index := cached_file(path, SAFE_WEIGHTS_INDEX_NAME, **looked)) is not None:
-        files, _ = get_checkpoint_shard_files(path, index, **options)
-    else:
-        raise OSError(f"it has neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}")
-    found: dict[str, Path] = {}
-    for file in files:
-        with safe_open(file, "pt") as names:
-            found |= dict.fromkeys(names.keys(), Path(file))
-    return found
 
 
 def write_weights(

@@ -38,6 +38,7 @@ from ttrl_kernels.loss_math import (
     token_losses,
 )
 from ttrl_kernels.rows import RowBackend, RowGrads, RowStats
+from ttrl_kernels.signature import Needs
 
 LOGITS_BYTES = 1 << 30
 """Size of the one logits buffer. Each chunk also reads and writes all of dW once, which equals
@@ -52,14 +53,6 @@ entries a third more rows gain 2 to 4 % of the time, and a third fewer lose as m
 SLAB_ROWS = 4096
 """Rows of W that a CPU multiplies by, and of dW that it adds to, at a time: what it packs for the
 matmul, or has just multiplied, then stays in the cache."""
-
-
-class Needs(NamedTuple):
-    """Which gradients are wanted; the work for the others is not done."""
-
-    hidden: bool
-    weight: bool
-    bias: bool
 
 
 @dataclass(frozen=True)

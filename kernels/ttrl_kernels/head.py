@@ -22,6 +22,8 @@ class FusedLMHead(nn.Linear):
 
     softcap: float | None = None
     """Applied before log-probs and losses. Plain logits come without: the model caps them."""
+    scale: float = 1.0
+    """What logits are multiplied with before log-probs and losses; plain ones by the model."""
 
     @classmethod
     def replace(cls, model: Any) -> FusedLMHead:
@@ -43,7 +45,15 @@ class FusedLMHead(nn.Linear):
                 "leave it out"
             )
         head.__class__ = cls
-        head.softcap = getattr(model.config, "final_logit_softcapping", None)
+        config = model.config.get_text_config()
+        head.softcap = getattr(config, "final_logit_softcapping", None)
+        head.scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+        head.scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+        if head.softcap is not None and head.scale != 1:
+            raise TypeError(
+                f"the logits of {type(model).__name__} are scaled (logit_scale, logits_scaling) "
+                "and capped (final_logit_softcapping), in an order of its own: expected one of both"
+            )
         fused: FusedLMHead = head
         return fused
 
@@ -67,5 +77,7 @@ class FusedLMHead(nn.Linear):
             dtype = torch.get_autocast_dtype(input.device.type)
             input, weight = input.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
+        if self.scale != 1:  # exact, and also of a bias: a temperature divides all of a logit
+            options["temperature"] = options.get("temperature", 1.0) / self.scale
         function = linear_policy_loss if "advantages_T" in options else linear_logprob
         return function(input, weight, targets, bias=bias, softcap=self.softcap, **options)

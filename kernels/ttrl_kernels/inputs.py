@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ttrl_kernels.chunks import Head
 from ttrl_kernels.loss_math import TokenData, accumulation_dtype
+from ttrl_kernels.signature import HeadInputs
 
 IGNORED_TARGET = -100
 """The target that `linear_logprob` skips."""
@@ -96,20 +97,12 @@ def check_vector(name: str, vector: Tensor, hidden_TH: Tensor, *, integer: bool 
         )
 
 
-def live_head(
-    hidden_TH: Tensor,
-    weight_VH: Tensor,
-    bias_V: Tensor | None,
-    targets_T: Tensor,
-    temperature: float,
-    temperature_T: Tensor | None,
-    softcap: float | None,
-    rows_L: Tensor,
-) -> Head:
+def live_head(inputs: HeadInputs, rows_L: Tensor) -> Head:
     """The head over the live rows. Raises ValueError if a target or a number is out of range.
 
     Targets and per-token temperatures are only checked, and only read, on live rows.
     """
+    hidden_TH, weight_VH, bias_V, targets_T, temperature, temperature_T, softcap, _ = inputs
     vocabulary = weight_VH.shape[0]
     if softcap is not None and not (math.isfinite(softcap) and softcap > 0):
         raise ValueError(f"softcap is {softcap}, expected a positive number, or None for no cap")

@@ -10,6 +10,7 @@ from torch import Tensor
 from ttrl_kernels import ops
 from ttrl_kernels.inputs import check_inputs, check_token_vectors
 from ttrl_kernels.loss_math import PolicyLoss, TokenData
+from ttrl_kernels.signature import HeadInputs
 
 
 class LogProbs(NamedTuple):
@@ -46,9 +47,10 @@ def linear_logprob(
         ValueError: a shape, dtype, device, number, target or backend that does not fit.
     """
     check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature)
-    _, _, logp_T, entropy_T = ops.logprob(
+    head = HeadInputs(
         hidden_TH, weight_VH, bias, targets_T, *_temperature(temperature), softcap, backend
     )
+    _, _, logp_T, entropy_T = ops.logprob(*head)
     return LogProbs(logp_T, entropy_T)
 
 
@@ -113,28 +115,16 @@ def linear_policy_loss(
     check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature)
     tokens = TokenData(advantages_T, token_weights_T, old_logp_T, ref_logp_T, sequence_ids_T)
     check_token_vectors(tokens, hidden_TH)
+    head = HeadInputs(
+        hidden_TH, weight_VH, bias, targets_T, *_temperature(temperature), softcap, backend
+    )
+    options = (policy, clip_low, clip_high, dual_clip, ratio_level, kl, kl_coef, entropy_coef)
     needs = (
         torch.is_grad_enabled() and x is not None and x.requires_grad
         for x in (hidden_TH, weight_VH, bias)
     )
     loss, logp_T, entropy_T, clipped_T, kl_T, live_rows, gradient_rows, *_ = ops.policy_loss(
-        hidden_TH,
-        weight_VH,
-        bias,
-        targets_T,
-        *_temperature(temperature),
-        softcap,
-        backend,
-        *tokens,
-        policy,
-        clip_low,
-        clip_high,
-        dual_clip,
-        ratio_level,
-        kl,
-        kl_coef,
-        entropy_coef,
-        *needs,
+        *head, *tokens, *options, *needs
     )
     return PolicyLoss(
         loss=loss,

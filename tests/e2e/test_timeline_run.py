@@ -21,7 +21,7 @@ from ttrl.display import Display
 from ttrl.parts import make_policy
 from ttrl.plan import Machine, ModelShape
 from ttrl.plan.memory import Job, engine_weights, loading, prefill, push, states
-from ttrl.plan.timeline import LEAVES, RESUME, START, STEP, order
+from ttrl.plan.timeline import LEAVES, RESUME, START, STEP, VERIFY, order
 from ttrl.policy.local import LocalPolicy
 from ttrl.pretrained import load_bare_outline
 from ttrl.ranks import Ranks
@@ -119,7 +119,7 @@ def test_so_does_one_that_is_resumed(job: Job, card: Card, tmp_path: Path) -> No
     card.held = {"CUDA": card.held["CUDA"]}
     train(settings, RunFolder(run), Display(Console(quiet=True)), resume=True)
     *events, _, _, _ = card.events
-    assert events == each_once((*START, *RESUME, *STEP))
+    assert events == each_once((*START, *RESUME, *VERIFY, *STEP))
     assert each_once(order(settings, resumed=True))[: len(events)] == events
 
 
@@ -140,6 +140,6 @@ def test_a_want_of_memory_in_the_update_says_what_to_change(
 def test_the_gap_of_the_first_push_is_shown(job: Job, card: Card, tmp_path: Path) -> None:
     console = Console(record=True, quiet=False, width=200)
     train(settings_of(job, "max_steps=1"), RunFolder(tmp_path / "run"), Display(console))
-    assert "log-probs of engine and policy differ by 0 nats per token" in console.export_text()
+    assert "log-probs differ by 0 nats per token on average, logits by 0" in console.export_text()
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert '"mismatch/at_start": 0.0' in metrics[0]
+    assert '"mismatch/at_start": 0.0, "mismatch/at_start_logits": 0.0' in metrics[0]

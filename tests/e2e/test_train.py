@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,23 @@ def test_run_folder(run: Run) -> None:
         sum(r["majority_ratio"] for r in rollouts) / 4
     )
     assert step["policy/updates"] == 2
+
+
+def test_each_metric_is_explained(run: Run) -> None:
+    overrides = ["evaluation.every=1", "policy.kl_coef=0.01", "reward.estimator=confidence"]
+    lines = (run("run", overrides) / "metrics.jsonl").read_text().splitlines()
+    written = {name.partition("/level=")[0] for line in lines for name in json.loads(line)}
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    patterns = [
+        re.escape(name).replace(r"\.\.\.", ".+").replace("@N", r"@\d+").replace("@K", r"@\d+")
+        for cell in cells
+        for name in re.findall("`([^`]+)`", cell)
+    ]
+    unexplained = {name for name in written if not any(re.fullmatch(p, name) for p in patterns)}
+    assert unexplained == set()
+    expected = {"vote/majority_ratio", "policy/kl", "exam/train/pass@1", "mismatch/at_start_logits"}
+    assert expected <= written
 
 
 def test_saved_model_is_an_ordinary_one(run: Run) -> None:

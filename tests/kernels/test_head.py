@@ -6,7 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, Gemma2Config, PhiConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    PhiConfig,
+    Qwen2Config,
+)
 from ttrl_kernels import FusedLMHead, LogProbs, PolicyLoss, linear_logprob, linear_policy_loss
 from ttrl_kernels.loss_math import policy_loss_reference
 
@@ -27,7 +34,10 @@ CONFIGS = {
     "tied": lambda: Qwen2Config(**SMALL, tie_word_embeddings=True),
     "bias": lambda: PhiConfig(**SMALL),
     "softcap": lambda: Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=0.5),
+    "divided": lambda: GraniteConfig(**SMALL, logits_scaling=3.0),
+    "multiplied": lambda: CohereConfig(**SMALL, logit_scale=0.3, tie_word_embeddings=False),
 }
+SCALES = {"divided": 1 / 3, "multiplied": 0.3}
 IDS = torch.randint(V, (1, T + 1), generator=torch.Generator().manual_seed(0))
 
 
@@ -87,7 +97,7 @@ def test_loss_and_every_gradient_are_those_of_plain_pytorch(name, loss_keywords)
     assert type(result) is PolicyLoss
     hidden = twin.base_model(IDS[:, :-1]).last_hidden_state[0]
     expected = policy_loss_reference(
-        hidden,
+        hidden * SCALES.get(name, 1.0),
         twin.lm_head.weight,
         IDS[0, 1:],
         bias=twin.lm_head.bias,
@@ -248,6 +258,13 @@ def test_a_lora_layer_is_not_replaced():
     model = plain_model()
     model.lm_head = LoRA(model.lm_head)
     with pytest.raises(TypeError, match=r"Qwen2ForCausalLM is a test_head\.LoRA, expected a torch"):
+        FusedLMHead.replace(model)
+
+
+def test_logits_that_are_scaled_and_capped_are_refused():
+    model = plain_model("softcap")
+    model.config.logit_scale = 0.5
+    with pytest.raises(TypeError, match=r"Gemma2ForCausalLM are scaled .* and capped .* of both"):
         FusedLMHead.replace(model)
 
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 from tiny_models import all_logprobs, make_settings, saved, tiny_model, train_samples
 from torch.nn.attention import varlen
+from torch.nn.functional import scaled_dot_product_attention
 
 from ttrl.policy import attention
-from ttrl.policy.attention import packed_attention
+from ttrl.policy.attention import packed_attention, packed_hidden_states
 from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model, packed_hidden_states, use_liger
+from ttrl.policy.model import load_policy_model, use_liger
 from ttrl.policy.packing import pack
 from ttrl.types import UserError
 
@@ -63,11 +64,11 @@ def alone(qkv: list[torch.Tensor], scale: float, window: int | None = None) -> t
 
 
 @pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("scaling", [None, 0.7])
-def test_outputs_and_gradients_are_those_of_each_sequence_alone(heads, scaling):
+@pytest.mark.parametrize(("scaling", "window"), [(None, None), (0.7, None), (0.7, 4), (0.7, 1)])
+def test_outputs_and_gradients_are_those_of_each_sequence_alone(heads, scaling, window):
     qkv = [x.requires_grad_() for x in inputs(*heads)]
-    ours = packed(qkv, scaling=scaling)
-    theirs = alone(qkv, 1 / math.sqrt(8) if scaling is None else scaling)
+    ours = packed(qkv, scaling=scaling, sliding_window=window)
+    theirs = alone(qkv, 1 / math.sqrt(8) if scaling is None else scaling, window)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     downstream = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator())
     our_grads = torch.autograd.grad(ours, qkv, downstream)
@@ -221,19 +222,56 @@ def test_the_kernel_computes_what_the_other_path_does(heads, window):
         torch.testing.assert_close(our.double().cpu(), their, rtol=0, atol=0.06)
 
 
-def test_a_sliding_window_is_refused_where_it_would_cut():
-    qkv = inputs(4, 4)
-    assert torch.equal(packed(qkv, sliding_window=9), packed(qkv))
-    with pytest.raises(UserError, match=r"sequence of 9 tokens .* sliding window \(8\).* lower"):
-        packed(qkv, sliding_window=8)
+@pytest.mark.parametrize(("window", "masked"), [(8, True), (9, False), (None, False)])
+def test_a_mask_is_made_only_where_a_sequence_is_longer_than_the_window(
+    window, masked, monkeypatch
+):
+    """It is [L, L] where others need none, and other kernels compute it."""
+    masks = []
+
+    def watched(*qkv, attn_mask, **options):
+        masks.append(attn_mask)
+        return scaled_dot_product_attention(*qkv, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", watched)
+    packed(inputs(4, 2), sliding_window=window)
+    assert [m is not None for m in masks] == [masked]
 
 
-@pytest.mark.parametrize("variant", ["softcap", "s_aux"])
-def test_an_attention_variant_that_is_not_computed_is_refused(variant):
+def test_kernels_get_one_head_size_where_that_of_values_is_smaller(monkeypatch):
+    query, key, value = inputs(4, 2)
+    sizes = []
+
+    def kernel(q, k, v, *rest):
+        sizes.append([x.shape[-1] for x in (q, k, v)])
+        return alone([x.transpose(0, 1).unsqueeze(0) for x in (q, k, v)], 0.7)[0]
+
+    monkeypatch.setattr(attention, "_has_varlen", lambda query: True)
+    monkeypatch.setattr(attention, "_varlen_attention", lambda: kernel)
+    ours = packed([query, key, value[..., :5]], scaling=0.7)
+    assert sizes == [[8, 8, 8]]
+    torch.testing.assert_close(ours, alone([query, key, value], 0.7)[..., :5], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"softcap": 30.0}, "asks for softcap"),
+        ({"s_aux": torch.ones(4)}, "asks for s_aux"),
+        ({"position_bias": torch.ones(4), "new": 1}, "asks for new, position_bias"),
+        ({"is_causal": False}, "looks ahead"),
+    ],
+)
+def test_an_attention_variant_that_is_not_computed_is_refused(options, words):
     qkv = inputs(4, 4)
-    assert torch.equal(packed(qkv, **{variant: None}), packed(qkv))
-    with pytest.raises(NotImplementedError, match=variant):
-        packed(qkv, **{variant: torch.ones(4)})
+    assert torch.equal(packed(qkv, **dict.fromkeys(options)), packed(qkv))
+    with pytest.raises(NotImplementedError, match=words):
+        packed(qkv, **options)
+
+
+def test_a_mask_of_the_models_own_is_refused():
+    with pytest.raises(NotImplementedError, match="a mask, or a bias, of its own making"):
+        packed_attention(torch.nn.Module(), *inputs(4, 4), torch.ones(9, 9))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -247,8 +285,17 @@ RIGHT = {
     "qwen3": {"head_dim": 8},
     "gpt2": {},  # dropout everywhere, by default
     "phi": {"resid_pdrop": 0.3},  # a bias in the output layer
-    "mistral": {"sliding_window": 64},
-    "gemma3_text": {"head_dim": 8},
+    "mistral": {"sliding_window": 16},
+    "gemma3_text": {
+        "head_dim": 8,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "qwen2-window": {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+    "seed_oss": {"head_dim": 8, "attention_dropout": 0.3, "residual_dropout": 0.3},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.3, "layerdrop": 0.3},
+    "granite": {"logits_scaling": 4.0},
+    "cohere": {"logit_scale": 0.25},
     "gemma2-final-softcap": {
         "head_dim": 8,
         "attn_logit_softcapping": None,
@@ -259,12 +306,12 @@ RIGHT = {
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_packed_log_probs_are_the_models_own(name, tmp_path):
-    """In float32, in training mode, with sequences longer than those of the check at loading.
+    """In float32, with sequences longer than those of the check at loading, and than windows.
 
     Packing only changes the order of float32 sums: of logits around 10, in two layers.
     """
     plain = tiny_model(name.partition("-")[0], **RIGHT[name])
-    model = load_policy_model(saved(plain, tmp_path)).train()
+    model = load_policy_model(saved(plain, tmp_path))
     samples = train_samples([(20, 13), (1, 1), (7, 30), (3, 2)])
     (batch,) = pack(samples, [1.0] * 4, 1024)
     with torch.no_grad():
@@ -289,16 +336,13 @@ def _is_at(batch, i, sample) -> bool:
 
 
 REFUSED = {
-    "gemma2-attention-softcap": ({"head_dim": 8}, "softcap"),
-    "granite": ({"logits_scaling": 4.0}, "differ from the model's own"),
-    "cohere": ({"logit_scale": 0.25}, "differ from the model's own"),
-    "stablelm": ({}, "cu_seqlens"),  # does not hand on what its attention would need
-    "opt": (
-        {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.1},  # dropout without a module
-        "differ from the model's own",
+    "gemma2-attention-softcap": ({"head_dim": 8}, "its attention asks for softcap"),
+    "hyperclovax": (
+        {"logits_scaling": 0.25},
+        r"the model's own .* left out here: .*logits_scaling",
     ),
-    "mistral": ({"sliding_window": 4}, r"sliding window \(4\)"),
-    "falcon": ({"num_kv_heads": 2}, "differ from the model's own"),
+    "stablelm": ({}, "do not hand cu_seqlens on"),
+    "falcon": ({"num_kv_heads": 2}, "not go through transformers' AttentionInterface"),
 }
 
 
@@ -306,16 +350,9 @@ REFUSED = {
 def test_a_model_that_packing_would_get_wrong_is_refused(name, tmp_path: Path):
     changes, reason = REFUSED[name]
     settings = saved(tiny_model(name.partition("-")[0], **changes), tmp_path)
-    with pytest.raises(UserError, match=reason):
+    with pytest.raises(UserError, match=reason) as stop:
         load_policy_model(settings)
-
-
-def test_a_sequence_beyond_the_sliding_window_is_refused_in_training_too(tmp_path):
-    model = load_policy_model(saved(tiny_model("mistral", sliding_window=16), tmp_path))
-    policy = LocalPolicy(model, make_settings())
-    policy.update(train_samples([(8, 9)]), 1e-3)
-    with pytest.raises(UserError, match=r"17 tokens .* sliding window \(16\)"):
-        policy.update(train_samples([(8, 10)]), 1e-3)
+    assert "\n" not in str(stop.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")

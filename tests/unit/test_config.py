@@ -85,10 +85,13 @@ def test_overrides(override, section, key, expected):
     assert type(found) is type(expected)
 
 
-def test_none_is_a_kind_of_advantages_and_does_not_unset_them():
+@pytest.mark.parametrize(
+    "key", ["reward.advantages", "policy.loss", "policy.sampler_correction", "checkpoint.best"]
+)
+def test_none_is_chosen_where_it_is_a_choice(key):
+    section, _, name = key.partition(".")
     for text in ("none", '"none"'):
-        made = load_settings("tiny-arithmetic", overrides=[f"reward.advantages={text}"])
-        assert made.reward.advantages == "none"
+        assert getattr(getattr(load(f"{key}={text}"), section), name) == "none"
 
 
 def test_none_takes_back_what_a_recipe_sets():
@@ -196,6 +199,14 @@ def test_all_wrong_values_are_reported_together():
         (
             ["policy.tokens_per_batch=207"],
             "policy.tokens_per_batch = 207 cannot hold one sequence of 208 tokens",
+        ),
+        (
+            ["policy.loss=cispo", "policy.dual_clip=3"],
+            'policy.dual_clip = 3.0 needs policy.loss = "ppo_clip"',
+        ),
+        (
+            ["policy.kl_estimator=k1"],
+            'policy.kl_estimator = "k1" needs policy.kl_coef above 0',
         ),
         (
             ["policy.recompute_share=0.5"],

@@ -39,7 +39,7 @@ LAYERS = (
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 # Only where they are used: they take seconds to import, or are not installed.
-OPTIONAL = {"vllm", "deepspeed", "peft", "wandb", "matplotlib"}
+OPTIONAL = {"vllm", "deepspeed", "peft", "flash_attn", "liger_kernel"}
 
 
 def sources(package: Path) -> dict[str, ast.Module]:

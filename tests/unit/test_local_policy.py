@@ -87,19 +87,34 @@ class Twin:
         old_n = torch.tensor(sample.logprobs, dtype=torch.float64)
         advantage = sample.advantage
 
-        ratio_n = (logp_n - old_n).exp()
+        log_ratio_n = logp_n - old_n
+        if policy.ratio_level == "sequence":
+            log_ratio_n = log_ratio_n.mean().expand(n)
+        ratio_n = log_ratio_n.exp()
         bounded_n = ratio_n.clamp(1 - policy.clip_low, 1 + policy.clip_high)
-        objective_n = torch.minimum(ratio_n * advantage, bounded_n * advantage)
-        if policy.dual_clip is not None and advantage < 0:
-            objective_n = objective_n.clamp(min=policy.dual_clip * advantage)
+        if policy.loss == "ppo_clip":
+            objective_n = torch.minimum(ratio_n * advantage, bounded_n * advantage)
+            if policy.dual_clip is not None and advantage < 0:
+                objective_n = objective_n.clamp(min=policy.dual_clip * advantage)
+            clipped_n = objective_n != ratio_n * advantage
+        elif policy.loss == "cispo":
+            objective_n = bounded_n.detach() * logp_n * advantage
+            clipped_n = bounded_n != ratio_n
+        else:
+            objective_n = ratio_n * advantage
+            clipped_n = torch.zeros(n)
         entropy_n = -(logp_nV.exp() * logp_nV).sum(1)
         with torch.no_grad():
             ref_n = at(all_logprobs(self.reference, *ids, TEMPERATURE), sample.completion_ids)
-        kl_n = (ref_n - logp_n).exp() - (ref_n - logp_n) - 1
+        kl_n = {
+            "k1": logp_n - ref_n,
+            "k2": (logp_n - ref_n).square() / 2,
+            "k3": (ref_n - logp_n).exp() - (ref_n - logp_n) - 1,
+        }[policy.kl_estimator]
 
         if advantage != 0 or policy.kl_coef or policy.entropy_coef:  # what UpdateResult covers
             gap_n = (logp_n - old_n).detach()
-            figures["clip_fraction"] += (objective_n != ratio_n * advantage).double().tolist()
+            figures["clip_fraction"] += clipped_n.double().tolist()
             figures["kl"] += (kl_n if policy.kl_coef else torch.zeros(n)).tolist()
             figures["entropy"] += entropy_n.tolist()
             figures["sampler_kl"] += (gap_n.exp() - gap_n - 1).tolist()
@@ -123,6 +138,12 @@ CASES: dict[str, dict[str, Any]] = {
     "clip-higher": {"clip_low": 0.1, "clip_high": 0.5},
     "dual-clip": {"dual_clip": 1.5},
     "kl": {"kl_coef": 0.5},
+    "k1": {"kl_coef": 0.5, "kl_estimator": "k1"},
+    "k2": {"kl_coef": 0.5, "kl_estimator": "k2"},
+    "cispo": {"loss": "cispo"},
+    "gspo": {"ratio_level": "sequence", "clip_low": 0.01, "clip_high": 0.01},
+    "cispo-of-sequences": {"loss": "cispo", "ratio_level": "sequence"},
+    "no-clip": {"loss": "none", "aggregation": "sequence_mean"},
     "entropy": {"entropy_coef": 0.3},
     "everything": {"dual_clip": 2.0, "kl_coef": 0.2, "entropy_coef": 0.1, "weight_decay": 0.3},
     "small-batches": {"tokens_per_batch": 40},
@@ -148,7 +169,8 @@ def test_updates_are_those_of_the_twin(case, model):
         assert_close_everywhere(gradients(policy.model), gradients(twin.model), 1e-4)
         assert [r.sequences for r in results] == [4, 4, 2]
         assert {r.learning_rate for r in results} == {RATE}
-        assert any(0 < r.clip_fraction < 1 for r in results)
+        clips = settings.policy.loss != "none"
+        assert any(0 < r.clip_fraction < 1 for r in results) == clips
     for name, p in policy.model.named_parameters():
         error = (p.detach() - twin.model.get_parameter(name)).abs().max()
         assert error < 0.05 * RATE, name

@@ -50,6 +50,7 @@ def test_figures_of_one_vote():
             "vote/distinct_answers": 2,
             "vote/entropy": -(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3),
             "reward/majority_reward": 0.5,
+            "estimator/confidence": 0.5,
             "trained/majority_reward": 0.5,
             "rollout/response_tokens_mean": 2.5,
             "rollout/truncated_share": 0,

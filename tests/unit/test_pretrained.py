@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from ttrl.config import ModelSettings
 from ttrl.pretrained import (
     TINY_BASE,
+    Room,
+    context_room,
     load_bare_outline,
     load_model,
     load_outline,
@@ -145,6 +148,52 @@ def test_weights_that_transformers_can_do_without_are_not(folder: Path) -> None:
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     load_model(settings(folder), torch.float32)
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 16,
+    "long_factor": [2.0] * 16,
+    "original_max_position_embeddings": 64,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+FULL = {"rope_type": "default", "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "why"),
+    [
+        ({}, 8192, ""),
+        ({"rope_parameters": LONGROPE}, 64, "original_max_position_embeddings: .*'longrope'"),
+        ({"rope_parameters": DYNAMIC}, 8192, "'dynamic' has other factors"),
+        (
+            {
+                "model_type": "gemma3_text",
+                "head_dim": 32,
+                "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+                "rope_parameters": {"full_attention": FULL, "sliding_attention": LONGROPE},
+            },
+            64,
+            "'longrope'",
+        ),
+        (
+            {"layer_types": ["chunked_attention"] * 3, "attention_chunk_size": 100},
+            100,
+            "attention_chunk_size",
+        ),
+        ({"attention_chunk_size": 100}, 8192, ""),
+        ({"rope_parameters": LONGROPE, "max_position_embeddings": 32}, 32, ""),
+    ],
+)
+def test_up_to_where_a_model_can_be_trained(
+    changes: dict[str, Any], tokens: int, why: str, folder: Path
+) -> None:
+    """As vLLM has it: factors for long sequences come into force beyond, not at, that length."""
+    configure(folder, **changes)
+    room = context_room(load_bare_outline(settings(folder)))
+    assert room is not None and room.tokens == tokens
+    assert re.search(why, room.why) if why else room == Room(tokens)
 
 
 def test_a_runs_folder_is_told_from_its_model(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -197,3 +198,21 @@ def test_ranks_that_share_it_bring_their_own_groups(settings: Settings) -> None:
     options = VllmEngine(settings, TOKENIZER, Ranks(0, 4), empty=True)._llm.options
     assert options["distributed_executor_backend"] == "external_launcher"
     assert options["tensor_parallel_size"] == 2
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize(("original", "length"), [(32, 32), (64, 40)])
+def test_its_longest_sequence_is_within_what_longrope_leaves_alone(
+    original: int, length: int, tmp_path: Path
+) -> None:
+    """vLLM takes the factors for long sequences, for all, if its longest is beyond that."""
+    rope: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 1e4}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    sizes = {"original_max_position_embeddings": original, "head_dim": 8}
+    model = saved(tiny_model("phi3", rope_parameters=rope, **sizes), tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    settings = make_settings(
+        model={"path": model.path}, rollout={"engine": "vllm", "gpu_memory_share": SHARE}
+    )
+    assert settings.longest == 40
+    assert start(settings)._llm.options["max_model_len"] == length

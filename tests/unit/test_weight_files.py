@@ -200,6 +200,46 @@ def test_files_that_are_not_there_or_damaged(tmp_path: Path) -> None:
         read(settings)
 
 
+@pytest.fixture
+def shards(tmp_path: Path) -> ModelSettings:
+    """A model in several files."""
+    tiny_model().save_pretrained(tmp_path, max_shard_size=20_000)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    return ModelSettings(path=str(tmp_path), dtype="float32")
+
+
+def load_whole(settings: ModelSettings) -> None:
+    load_model(settings, torch.float32)
+
+
+@pytest.mark.parametrize("load", [read, load_whole])
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ('{"metadata": {}}', "index.json has no weight_map, expected an object"),
+        ('{"weight_map": []}', "index.json has no weight_map, expected an object"),
+        ('{"weight_map": {"a": 1}}', "index.json has no weight_map, expected an object"),
+        ("{", "index.json is not valid JSON"),
+    ],
+)
+def test_a_broken_index_is_named(index: str, words: str, load: Any, shards: ModelSettings) -> None:
+    (Path(shards.path) / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match=words) as stop:
+        load(shards)
+    assert "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize("load", [read, load_whole])
+def test_a_weight_in_two_files_is_refused(load: Any, shards: ModelSettings) -> None:
+    """The index names one of them, and transformers takes the last."""
+    first, *_, last = sorted(Path(shards.path).glob("*.safetensors"))
+    name, tensor = next(iter(load_file(first).items()))
+    save_file({**load_file(last), name: tensor + 1}, last, {"format": "pt"})
+    words = f"{name} is in {first.name} and in {last.name}, expected in one file"
+    with pytest.raises(UserError, match=words):
+        load(shards)
+
+
 def test_quantized_models_are_refused(tmp_path: Path) -> None:
     settings = saved(tiny_model(), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

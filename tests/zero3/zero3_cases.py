@@ -36,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "grad-clip": {"grad_clip": 0.02},
     "checkpointing": {"gradient_checkpointing": True, "kl_coef": 0.2},
     "tied": {},
+    "window": {},
     "offload-optimizer": {"offload_optimizer": True, "tokens_per_batch": 40},
     "old-policy": {"old_logprobs": "policy", "tokens_per_batch": 40},
     "truncate": {
@@ -51,6 +52,13 @@ CASES: dict[str, dict[str, Any]] = {
 }
 """Changed policy settings; everything else about a case follows from its name."""
 
+STARTS: dict[str, dict[str, Any]] = {
+    "untied": {},
+    "tied": {"tie_word_embeddings": True},
+    # In one of its layers; most sequences are longer.
+    "window": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+}
+"""Models that cases begin with: that of their name, or "untied"."""
 
 OTHERS: dict[str, dict[str, Any]] = {
     # Attention that the packed one leaves out.
@@ -99,7 +107,7 @@ def other_order(samples: list[TrainSample]) -> list[TrainSample]:
 
 def case_model(case: str, folder: Path) -> ModelSettings:
     """The start of a case, in `prepare`'s folder."""
-    return ModelSettings(path=str(folder / ("tied" if case == "tied" else "untied")))
+    return ModelSettings(path=str(folder / (case if case in STARTS else "untied")))
 
 
 def two_rollouts(policy: Policy, samples: list[TrainSample]) -> list[UpdateResult]:
@@ -114,8 +122,8 @@ def local_policy(case: str, folder: Path) -> LocalPolicy:
 
 def prepare(folder: Path) -> None:
     """Models and samples of all cases; the ratios lie between 0.3 and 3."""
-    for name, tied in (("untied", False), ("tied", True)):
-        saved(tiny_model(tie_word_embeddings=tied), folder / name)
+    for name, changes in STARTS.items():
+        saved(tiny_model(**changes), folder / name)
     for kind, changes in OTHERS.items():
         saved(tiny_model(kind, **changes), folder / kind)
     saved(tiny_model(), folder / "lacking")

@@ -73,7 +73,7 @@ class Job:
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence: prompt and answer, within the model's context."""
-        longest = self.settings.data.max_prompt_tokens + self.settings.rollout.max_new_tokens
+        longest = self.settings.longest
         return min(longest, self.shape.context or longest)
 
     @property

@@ -21,10 +21,11 @@ from ttrl.plan.memory import Job
 
 PUSH = ("wake weights", "push", "wake cache")
 """New weights into a vLLM that sleeps."""
-START = ("load", "make room", "start", "rollout", "sleep", *PUSH, "rollout", "verify")
+START = ("load", "make room", "start", "rollout", "sleep", *PUSH)
 """vLLM samples one token when it has started."""
-MEASURE = ("rollout",)
 RESUME = ("sleep", "come back", "make room", *PUSH)
+VERIFY = ("rollout", "verify")
+MEASURE = ("rollout",)
 TEACHER = ("sleep", *PUSH, "rollout", "sleep", *PUSH)
 """A teacher's weights are pushed and asked, and then the policy's again."""
 STEP = ("rollout", "sleep", "come back", "update", "make room", *PUSH)
@@ -38,7 +39,8 @@ PEAKS = ("load", "start", "push", "verify", "rollout", "loss", "backward", "opti
 def order(settings: Settings, *, resumed: bool = False) -> tuple[str, ...]:
     """What a run does up to the end of its second step, as far as a GPU's memory sees it."""
     step = (*TEACHER, *STEP) if settings.reward.labels == "teacher" else STEP
-    return (*START, *(RESUME if resumed else MEASURE), *step, *step)
+    begun = (*RESUME, *VERIFY) if resumed else (*VERIFY, *MEASURE)
+    return (*START, *begun, *step, *step)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ would give alone.
 In half precision on a GPU a kernel for sequences of different lengths computes it: that of the
 flash-attn package where it is installed, else PyTorch's own. Anywhere else the sequences are laid
 out side by side, padded on the right; causality alone then keeps padding out of every real row, so
-no mask is built.
+no mask is built, except for sequences that are longer than a sliding window.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
 
 from ttrl.types import UserError
 
 PACKED = "ttrl_packed"
+
+
+HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "output_attentions"}
+"""What models tell their attention that changes nothing here; `is_causal` is looked at."""
 
 
 def packed_attention(
@@ -32,10 +36,10 @@ def packed_attention(
     query_1HTD: torch.Tensor,
     key_1KTD: torch.Tensor,
     value_1KTD: torch.Tensor,
-    attention_mask: None,
+    attention_mask: torch.Tensor | None,
     *,
-    cu_seqlens: torch.Tensor,
-    longest: int,
+    cu_seqlens: torch.Tensor | None = None,
+    longest: int = 0,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **other: Any,
@@ -48,42 +52,86 @@ def packed_attention(
 
     Raises:
         NotImplementedError: for attention variants that this function does not compute.
-        UserError: for a sequence longer than a sliding window.
     """
-    unknown = {k for k, v in other.items() if v is not None and k in ("softcap", "s_aux")}
-    if unknown:
-        raise NotImplementedError(f"packed attention does not compute {sorted(unknown)}")
+    _refuse_variants(module, attention_mask, other)
+    if cu_seqlens is None:
+        raise NotImplementedError("its layers do not hand cu_seqlens on to their attention")
     # Under autocast the values come out of a product, but rotary positions made the others float32.
     query_1HTD, key_1KTD = query_1HTD.to(value_1KTD.dtype), key_1KTD.to(value_1KTD.dtype)
-    if _has_varlen(query_1HTD):
-        qkv_THD = [x[0].transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTD)]
-        window = (-1 if sliding_window is None else sliding_window - 1, 0)
-        out_THD = _varlen_attention()(*qkv_THD, cu_seqlens, longest, scaling, window)
-        return out_THD.unsqueeze(0), None
+    q_THD, k_TKD, v_TKD = (x[0].transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTD))
+    if _has_varlen(q_THD):
+        reach = (-1 if sliding_window is None else sliding_window - 1, 0)
+        size = v_TKD.shape[-1]  # that of queries and keys may be larger, and kernels know one
+        v_TKD = v_TKD if size == k_TKD.shape[-1] else pad(v_TKD, (0, k_TKD.shape[-1] - size))
+        out_THD = _varlen_attention()(q_THD, k_TKD, v_TKD, cu_seqlens, longest, scaling, reach)
+        return out_THD[..., :size].unsqueeze(0), None
+    place_T, count = _places(cu_seqlens, longest)
+    group, band_LL = q_THD.shape[1] // k_TKD.shape[1], None
     if sliding_window is not None and longest > sliding_window:
-        raise UserError(
-            f"a sequence of {longest} tokens is longer than the model's sliding window "
-            f"({sliding_window}): packed training does not compute windows; lower "
-            "data.max_prompt_tokens or rollout.max_new_tokens, or train in bfloat16 on a GPU"
-        )
-    # place_T[t]: where row t goes in the padded [S * L] layout.
+        band_LL = _band(longest, sliding_window, q_THD.device)
+        # With a mask, kernels that do not hold all scores at once know no groups of heads.
+        k_TKD, v_TKD, group = _for_each_query(k_TKD, group), _for_each_query(v_TKD, group), 1
+    out_SHLD = scaled_dot_product_attention(
+        _side_by_side(q_THD, place_T, count, longest),
+        _side_by_side(k_TKD, place_T, count, longest),
+        _side_by_side(v_TKD, place_T, count, longest),
+        attn_mask=band_LL,
+        is_causal=band_LL is None,
+        scale=scaling,
+        enable_gqa=group > 1,
+    )
+    out_THD = out_SHLD.transpose(1, 2).flatten(0, 1).index_select(0, place_T)
+    return out_THD.unsqueeze(0), None
+
+
+def packed_hidden_states(
+    model: PreTrainedModel,
+    token_ids_T: torch.Tensor,
+    positions_T: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    longest: int,
+) -> torch.Tensor:
+    """The last hidden states [T, H] of packed sequences, the longest of which has so many rows."""
+    out = model.base_model(
+        input_ids=token_ids_T.unsqueeze(0),
+        position_ids=positions_T.unsqueeze(0),
+        cu_seqlens=cu_seqlens,
+        longest=longest,
+        use_cache=False,
+    )
+    hidden_TH: torch.Tensor = out.last_hidden_state[0]
+    return hidden_TH
+
+
+def _refuse_variants(
+    module: torch.nn.Module, mask: torch.Tensor | None, other: dict[str, Any]
+) -> None:
+    """Raise a NotImplementedError for what would change the result and is not computed."""
+    asked = sorted(k for k, v in other.items() if v is not None and k not in HARMLESS)
+    if asked:
+        raise NotImplementedError(f"its attention asks for {', '.join(asked)}")
+    if mask is not None:
+        raise NotImplementedError("its attention has a mask, or a bias, of its own making")
+    causal = other.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        raise NotImplementedError("its attention looks ahead (is_causal is false)")
+
+
+def _places(cu_seqlens: torch.Tensor, longest: int) -> tuple[torch.Tensor, int]:
+    """Where each of the T packed rows goes in the padded [S * L] layout; and S."""
     lengths_S = cu_seqlens.diff()
     count = len(lengths_S)
     starts_T = cu_seqlens[:-1].repeat_interleave(lengths_S)
     sequence_T = torch.arange(count, device=starts_T.device).repeat_interleave(lengths_S)
     row_T = torch.arange(len(starts_T), device=starts_T.device)
-    place_T = sequence_T * longest + row_T - starts_T
+    return sequence_T * longest + row_T - starts_T, count
 
-    out_SHLD = scaled_dot_product_attention(
-        _side_by_side(query_1HTD, place_T, count, longest),
-        _side_by_side(key_1KTD, place_T, count, longest),
-        _side_by_side(value_1KTD, place_T, count, longest),
-        is_causal=True,
-        scale=scaling,
-        enable_gqa=query_1HTD.shape[1] != key_1KTD.shape[1],
-    )
-    out_THD = out_SHLD.transpose(1, 2).flatten(0, 1).index_select(0, place_T)
-    return out_THD.unsqueeze(0), None
+
+def _band(longest: int, window: int, device: torch.device) -> torch.Tensor:
+    """[L, L]: whether a row (first) sees another: its own, and so many before it less one."""
+    row_L = torch.arange(longest, device=device)
+    behind_LL = row_L.unsqueeze(1) - row_L
+    return (behind_LL >= 0) & (behind_LL < window)
 
 
 def _has_varlen(query: torch.Tensor) -> bool:
@@ -142,10 +190,9 @@ def _for_each_query(x_TKD: torch.Tensor, group: int) -> torch.Tensor:
 
 
 def _side_by_side(
-    x_1HTD: torch.Tensor, place_T: torch.Tensor, count: int, longest: int
+    x_THD: torch.Tensor, place_T: torch.Tensor, count: int, longest: int
 ) -> torch.Tensor:
-    """[1, H, T, D] -> [S, H, L, D], zeros in the padding."""
-    x_THD = x_1HTD[0].transpose(0, 1)
+    """[T, H, D] -> [S, H, L, D], zeros in the padding."""
     padded = x_THD.new_zeros(count * longest, *x_THD.shape[1:])
     # index_copy has a plain gather as its gradient: deterministic, unlike that of indexing.
     x_SLHD = padded.index_copy(0, place_T, x_THD).view(count, longest, *x_THD.shape[1:])

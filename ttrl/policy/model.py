@@ -7,25 +7,45 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from ttrl_kernels import FusedLMHead
 
 from ttrl.config import ModelSettings
-from ttrl.policy.attention import PACKED
-from ttrl.pretrained import load_model
+from ttrl.policy.attention import PACKED, packed_hidden_states
+from ttrl.policy.probe import (
+    SHORT,
+    explain,
+    listen,
+    one_line,
+    own_logprobs,
+    packed_logprobs,
+    probes,
+    saved_buffers,
+    suspects,
+)
+from ttrl.pretrained import context_room, load_model
 from ttrl.types import PackedBatch, UserError
 
-PROBE = ((1, 4, 2, 8, 5, 7), (3, 1, 4, 1))
-"""Token ids of two sequences; every vocabulary has them."""
+SAME = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""By type of the weights: by how much log-probs may differ for rounding alone."""
+
+ANY_LENGTH = 2**20
+"""Of a run whose length is not known, where the model has no limit either."""
 
 
 def load_policy_model(
-    settings: ModelSettings, dtype: torch.dtype = torch.float32, *, liger: bool = False
+    settings: ModelSettings,
+    dtype: torch.dtype = torch.float32,
+    *,
+    longest: int | None = None,
+    liger: bool = False,
 ) -> PreTrainedModel:
     """The model, for packed training only, without dropout, with a `FusedLMHead`.
 
     Args:
         settings: which model.
         dtype: of its weights.
+        longest: how many tokens a sequence may have; by default, as many as the model can take.
         liger: let Liger's kernels compute norms, rotary positions and MLPs, see `use_liger`.
 
     Raises:
@@ -34,7 +54,7 @@ def load_policy_model(
             something that our packed forward leaves out, and training would be silently wrong.
     """
     model = load_model(settings, dtype)
-    make_packed(model, settings, liger=liger)
+    make_packed(model, settings, longest=longest, liger=liger)
     return model
 
 
@@ -42,6 +62,7 @@ def make_packed(
     model: PreTrainedModel,
     settings: ModelSettings,
     *,
+    longest: int | None = None,
     liger: bool = False,
     whole: AbstractContextManager[None] | None = None,
 ) -> None:
@@ -50,45 +71,68 @@ def make_packed(
     Args:
         model: as transformers made it; divided over ranks, which then call this together, or not.
         settings: which model.
+        longest: see `load_policy_model`.
         liger: see `use_liger`.
         whole: inside, a divided model can run.
     """
+    room = context_room(model)
+    longest = min(longest or ANY_LENGTH, ANY_LENGTH if room is None else room.tokens)
+    try:
+        cause = saved_buffers(model)
+        if cause is None:
+            with whole or nullcontext():
+                cause = _tried(model, longest, liger)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # models of every kind end here, and fail in as many ways
+        raise _refused(model, settings, one_line(error)) from error
+    if cause is not None:
+        raise _refused(model, settings, cause)
+
+
+def _refused(model: PreTrainedModel, settings: ModelSettings, cause: str) -> UserError:
+    return UserError(f"{type(model).__name__} ({settings.path}) cannot be trained here: {cause}")
+
+
+def _tried(model: PreTrainedModel, longest: int, liger: bool) -> str | None:
+    """Make the model's forward a packed one; why it would not be the model's own, or None."""
+    make_still(model)
+    own = model.config._attn_implementation
+    if model.base_model is model:
+        return f"transformers finds no base model in it ({model.base_model_prefix!r} is none)"
+    own_logprobs(model, [SHORT])  # what fails here is not for want of anything of ours
+    FusedLMHead.replace(model)
+    heard, error = listen(model, longest)
+    if (cause := explain(heard, error)) is not None:
+        return cause
+    tried = probes(heard)
+    model.set_attn_implementation(own)
+    own_N = own_logprobs(model, tried)
+    model.set_attn_implementation(PACKED)
+    if liger:
+        use_liger(model)
+    gap, same = (own_N - packed_logprobs(model, tried)).abs().max().item(), SAME[model.dtype]
+    if gap < same:
+        return None
+    model.set_attn_implementation(own)
+    return (
+        f"packed log-probs differ from the model's own by up to {gap:.3g} (expected < {same}); "
+        f"of its config, this may be left out here: {suspects(model)}"
+    )
+
+
+def make_still(model: PreTrainedModel) -> None:
+    """Let nothing random act in the forward: no dropout, no noise at routers, no layer left out.
+
+    The policy that is trained would be another one than the sampled one. Layers alone are in
+    training mode, or they would not recompute (`policy.gradient_checkpointing`).
+    """
+    model.eval()
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):  # attention's own is left out by packed_attention
-            module.p = 0.0
-    refused = f"{type(model).__name__} ({settings.path}) cannot be trained here: "
-    if lost := _saved_buffers(model):
-        raise UserError(
-            f"{refused}{lost[0]} and {len(lost) - 1} others are saved with its weights and are no "
-            "parameters: they would not reach the rollout engine"
-        )
-    with whole or nullcontext():
-        own_T = _own_logprobs(model)
-        model.set_attn_implementation(PACKED)
-        if liger:
-            use_liger(model)
-        try:
-            FusedLMHead.replace(model)
-            # In training mode, so that dropout which is not a module of its own shows as well.
-            gap = (own_T - _packed_logprobs(model.train())).abs().max().item()
-        except (NotImplementedError, TypeError) as error:  # TypeError: cu_seqlens or head unknown
-            raise UserError(f"{refused}{error}") from error
-    same = SAME[model.dtype]
-    if not gap < same:
-        raise UserError(
-            f"{refused}packed log-probs differ from the model's own by up to {gap:.3g} "
-            f"(expected < {same})"
-        )
-
-
-def _saved_buffers(model: PreTrainedModel) -> list[str]:
-    """What belongs to the weights of a model beside its parameters."""
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return sorted(model.state_dict().keys() - parameters)
-
-
-SAME = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""By type of the weights: by how much log-probs may differ for rounding alone."""
+        for name, value in list(vars(module).items()):
+            if type(value) is float and ("drop" in name or isinstance(module, torch.nn.Dropout)):
+                setattr(module, name, 0.0)
+        module.training = isinstance(module, GradientCheckpointingLayer)
 
 
 def use_liger(model: PreTrainedModel) -> None:
@@ -136,49 +180,3 @@ class PackedModel(torch.nn.Module):
                 batch.longest,
             )
             return self.model.get_output_embeddings()(hidden_TH, batch.targets_T, **options)
-
-
-def packed_hidden_states(
-    model: PreTrainedModel,
-    token_ids_T: torch.Tensor,
-    positions_T: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    longest: int,
-) -> torch.Tensor:
-    """The last hidden states [T, H] of packed sequences, the longest of which has so many rows."""
-    out = model.base_model(
-        input_ids=token_ids_T.unsqueeze(0),
-        position_ids=positions_T.unsqueeze(0),
-        cu_seqlens=cu_seqlens,
-        longest=longest,
-        use_cache=False,
-    )
-    hidden_TH: torch.Tensor = out.last_hidden_state[0]
-    return hidden_TH
-
-
-@torch.no_grad()
-def _own_logprobs(model: PreTrainedModel) -> torch.Tensor:
-    """Log-probs of the probe's tokens, from the second of each sequence on, one by one."""
-    logp = []
-    for sequence in PROBE:
-        ids_T = torch.tensor(sequence, device=model.device)
-        logits_TV = model(input_ids=ids_T.unsqueeze(0)).logits[0, :-1].float()
-        logp.append(logits_TV.log_softmax(-1).gather(1, ids_T[1:].unsqueeze(1)).squeeze(1))
-    return torch.cat(logp)
-
-
-@torch.no_grad()
-def _packed_logprobs(model: PreTrainedModel) -> torch.Tensor:
-    """The same, packed."""
-    ids_T = torch.tensor(sum(PROBE, ()), device=model.device)
-    lengths_S = torch.tensor([len(s) for s in PROBE], device=model.device)
-    ends_S = lengths_S.cumsum(0)
-    cu_seqlens = torch.nn.functional.pad(ends_S, (1, 0)).to(torch.int32)
-    positions_T = torch.cat([torch.arange(len(s), device=model.device) for s in PROBE])
-    longest = max(map(len, PROBE))
-    hidden_TH = packed_hidden_states(model, ids_T, positions_T, cu_seqlens, longest)
-    logp_T: torch.Tensor = model.get_output_embeddings()(hidden_TH[:-1], ids_T[1:]).logp_T
-    inside_T = torch.ones_like(logp_T, dtype=torch.bool)
-    inside_T[ends_S[:-1] - 1] = False  # a sequence's last token does not predict the next one's
-    return logp_T[inside_T]

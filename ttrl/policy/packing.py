@@ -133,3 +133,10 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
         advantages_T=torch.tensor(advantages),
         token_weights_T=torch.tensor(token_weights),
     )
+
+
+def sequence_ids(batch: PackedBatch) -> torch.Tensor:
+    """Number the rows [T] of a batch by the sequence that they belong to, int64 from 0."""
+    lengths_S = batch.cu_seqlens.diff()
+    ids_S = torch.arange(len(lengths_S), device=lengths_S.device)
+    return ids_S.repeat_interleave(lengths_S, output_size=len(batch.token_ids_T))

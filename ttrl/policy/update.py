@@ -24,7 +24,7 @@ from ttrl.config import PolicySettings, Settings
 from ttrl.policy import lora
 from ttrl.policy.correction import corrected
 from ttrl.policy.model import PackedModel
-from ttrl.policy.packing import batch_of, deal, pack, sequence_weights
+from ttrl.policy.packing import batch_of, deal, pack, sequence_ids, sequence_weights
 from ttrl.ranks import Ranks
 from ttrl.rng import strictly_deterministic
 from ttrl.types import PackedBatch, TrainSample, UpdateResult, UserError
@@ -76,7 +76,7 @@ class Policy(ABC):
         """Take over ``model``, loaded by `ttrl.policy.model.load_policy_model`."""
         if settings.policy.lora_rank is not None:
             lora.add_adapters(model, settings)
-        self.model = model.train()
+        self.model = model
         self.settings = settings
         self.ranks = ranks
         self.kernels = chosen_backend(model.device.type)
@@ -332,10 +332,13 @@ class Policy(ABC):
             token_weights_T=batch.token_weights_T,
             old_logp_T=batch.sampler_logp_T if from_sampler else batch.old_logp_T,
             ref_logp_T=self._reference_logp(batch),
+            policy=policy.loss,
+            ratio_level=policy.ratio_level,
+            sequence_ids_T=sequence_ids(batch) if policy.ratio_level == "sequence" else None,
             clip_low=policy.clip_low,
             clip_high=policy.clip_high,
             dual_clip=policy.dual_clip,
-            kl="k3",
+            kl=policy.kl_estimator,
             kl_coef=policy.kl_coef,
             entropy_coef=policy.entropy_coef,
         )

@@ -130,6 +130,7 @@ class Zero3Policy(Policy):
             make_packed(
                 model,
                 settings.model,
+                longest=settings.longest,
                 liger=settings.policy.liger_kernels,
                 whole=gathered_layers(model),
             )

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ttrl.pretrained import Room
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.types import FinishReason, Question, UserError
 
@@ -56,28 +57,23 @@ def refuse_absent_ids(
             )
 
 
-def context_length(model: PreTrainedModel) -> int | None:
-    """How many tokens prompt and answer may have together; None where there is no limit."""
-    length: int | None = getattr(model.config, "max_position_embeddings", None)
-    return length
-
-
 def finish_reason(tokens: Sequence[int], stops: frozenset[int]) -> FinishReason:
     """Why a completion ended that was sampled to its stop token or its limit."""
     return FinishReason.STOP if tokens[-1] in stops else FinishReason.LENGTH
 
 
 def refuse_overflow(
-    questions: Sequence[Question], params: SamplingParams, room: int | None
+    questions: Sequence[Question], params: SamplingParams, room: Room | None
 ) -> None:
-    """Raise a UserError if a prompt leaves no room for ``max_new_tokens`` in the context."""
+    """Raise a UserError if a prompt leaves no room for ``max_new_tokens``."""
     if room is None or not questions:
         return
     longest = max(questions, key=lambda q: len(q.prompt_ids))
     needed = len(longest.prompt_ids) + params.max_new_tokens
-    if needed > room:
+    if needed > room.tokens:
         raise UserError(
             f"question {longest.id!r} has {len(longest.prompt_ids)} tokens and "
             f"max_new_tokens = {params.max_new_tokens}: {needed} in all, but the model's "
-            f"context is {room}; lower rollout.max_new_tokens or data.max_prompt_tokens"
+            f"context is {room.tokens}{room.why}; lower rollout.max_new_tokens or "
+            "data.max_prompt_tokens"
         )

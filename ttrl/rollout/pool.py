@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ttrl.config import Settings
 from ttrl.pretrained import load_model
 from ttrl.ranks import Ranks
+from ttrl.rollout.agreement import LIMIT, Agreement, compare
 from ttrl.rollout.remote_engine import RemoteEngine
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.spread import spread
@@ -22,10 +23,6 @@ from ttrl.types import Completion, CompletionGroup, Question, UserError, WeightS
 
 ROUNDS = 4
 """How often sampling may stop early: each round waits for its longest answer."""
-
-AGREEMENT = {"float32": 1e-4, "bfloat16": 0.05}
-"""By type of the engine: how far its log-probs may be from the policy's, on average over tokens.
-Rounding stays well below it; an engine that lacks one tensor of a first push does not."""
 
 
 class Engine(Protocol):
@@ -98,42 +95,46 @@ class RolloutPool:
 
     def verify(
         self, policy: Scorer, questions: Sequence[Question], params: SamplingParams, dtype: str
-    ) -> float:
+    ) -> Agreement:
+        """Refuse an engine, in ``dtype``, that computes another model than the policy.
+
+        Raises:
+            UserError: if the `agreement` is worse than rounding makes it, whatever the reason:
+                training would be silently wrong.
+        """
+        found = self.agreement(policy, questions, params)
+        if not found.holds(dtype):
+            raise UserError(
+                f"{type(self._engine).__name__} computes another model than "
+                f"{type(policy).__name__}: over {found.tokens} sampled tokens their logits differ "
+                f"by {found.logits:.3g}, expected at most {LIMIT[dtype]:.3g} for rounding in "
+                f"{dtype} (log-probs: mean |Δ| {found.mean:.3g}, max {found.largest:.3g} nats). "
+                "Try another rollout.engine, or model.dtype"
+            )
+        return found
+
+    def agreement(
+        self, policy: Scorer, questions: Sequence[Question], params: SamplingParams
+    ) -> Agreement:
         """Sample a little, and compare the engine's log-probs with the policy's.
+
+        Nothing that is sampled later depends on it.
 
         Args:
             policy: whose weights were pushed last.
             questions: what to ask; at least one for each of the pool's engines.
             params: how to sample, at the policy's temperature; few and short answers will do.
-            dtype: of the engine, see `AGREEMENT`.
-
-        Returns:
-            The mean |difference| over all sampled tokens, in nats.
-
-        Raises:
-            UserError: if it is too large: then they are not the same model, whatever the reason,
-                and training would be silently wrong.
         """
-        gaps = [
-            abs(ours - theirs)
-            for group in self.sample(questions, params)
-            for c in group.completions
-            for ours, theirs in zip(
-                c.logprobs,
-                policy.logprobs(group.question.prompt_ids, c.token_ids),
-                strict=True,
-            )
-        ]
-        mean = fmean(gaps)
-        if not mean <= AGREEMENT[dtype]:  # NaN is no agreement
-            raise UserError(
-                f"{type(self._engine).__name__} and {type(policy).__name__} disagree about the "
-                f"log-probs of {len(gaps)} sampled tokens: mean |Δ| {mean:.3g}, max |Δ| "
-                f"{max(gaps):.3g} nats; expected a mean of at most {AGREEMENT[dtype]} in {dtype}. "
-                "The engine computes another model than the one that is trained: try another "
-                "rollout.engine, or model.dtype"
-            )
-        return mean
+        lengths = dict(self._lengths)  # those of whole answers: they decide who samples what
+        groups = self.sample(questions, params)
+        self._lengths = lengths
+        engine: list[float] = []
+        own: list[float] = []
+        for group in groups:
+            for completion in group.completions:
+                engine += completion.logprobs
+                own += policy.logprobs(group.question.prompt_ids, completion.token_ids)
+        return compare(engine, own, params.temperature)
 
     def sleep(self) -> None:
         """Let the engine give back its memory; `refresh` wakes it."""
@@ -144,9 +145,8 @@ class RolloutPool:
         return {"policy_version": self.policy_version, "lengths": self._lengths}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`; that of a replay lacks the lengths that `verify` has found."""
-        self.policy_version = state["policy_version"]
-        self._lengths |= state["lengths"]
+        """Go on from a `state`."""
+        self.policy_version, self._lengths = state["policy_version"], dict(state["lengths"])
 
     def close(self) -> None:
         """End the engine; nothing is sampled afterwards."""

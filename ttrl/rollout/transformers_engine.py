@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from ttrl.pretrained import context_room
 from ttrl.rng import generator
-from ttrl.rollout.ends import context_length, finish_reason, refuse_overflow, stop_ids
+from ttrl.rollout.ends import finish_reason, refuse_overflow, stop_ids
 from ttrl.rollout.sampling import SamplingParams, draw, sampling_logprobs
 from ttrl.rollout.weights import complete
 from ttrl.types import Completion, Question
@@ -65,7 +66,7 @@ class TransformersEngine:
         Raises:
             UserError: if a prompt leaves no room for ``max_new_tokens`` in the model's context.
         """
-        refuse_overflow(questions, params, context_length(self.model))
+        refuse_overflow(questions, params, context_room(self.model))
         rows = [(q, i) for q in range(len(questions)) for i in range(params.n)]
         done: dict[int, list[Completion]] = {}
         for start in range(0, len(rows), self.batch_size):

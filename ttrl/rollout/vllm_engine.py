@@ -21,10 +21,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ttrl.config import Settings
 from ttrl.gpus import device
 from ttrl.memory import memory_suffices
-from ttrl.pretrained import load_model, load_outline, model_path
+from ttrl.pretrained import Room, context_room, load_model, load_outline, model_path
 from ttrl.ranks import Ranks
 from ttrl.rng import generator
-from ttrl.rollout.ends import context_length, finish_reason, refuse_overflow, stop_ids
+from ttrl.rollout.ends import finish_reason, refuse_overflow, stop_ids
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.vllm_contract import broken_contract, require_vllm
 from ttrl.rollout.weights import complete
@@ -59,7 +59,7 @@ class VllmEngine:
         self.tokenizer = tokenizer
         self.steps = 0
         self.stop_ids = stop_ids(outline, tokenizer)
-        self._room = context_length(outline)
+        self._room = context_room(outline)
         self._shapes = {name: p.shape for name, p in outline.named_parameters()}
         self._tied = {} if torch.cuda.is_available() else _tied_names(outline)
         self._dtype = getattr(torch, settings.model.dtype)
@@ -230,7 +230,7 @@ def _tied_names(outline: PreTrainedModel) -> dict[str, str]:
     return {one: other for one, other in names if one != other}
 
 
-def _start(settings: Settings, room: int | None, version: str, ranks: Ranks) -> Any:
+def _start(settings: Settings, room: Room | None, version: str, ranks: Ranks) -> Any:
     """vLLM itself, with meaningless weights: so a push that forgets some cannot go unnoticed."""
     try:
         from vllm import LLM
@@ -241,7 +241,9 @@ def _start(settings: Settings, room: int | None, version: str, ranks: Ranks) -> 
     if lost := broken_contract():
         raise UserError(f"vLLM {version} lacks what is used of it here: {'; '.join(lost)}")
     rollout = settings.rollout
-    length = min(settings.data.max_prompt_tokens + rollout.max_new_tokens, room or 2**31)
+    length = settings.longest
+    if room is not None:  # a longer one would give longrope other factors, whatever is sampled
+        length = min(length, room.tokens)
     options: dict[str, Any] = (
         {"enable_sleep_mode": True, "gpu_memory_utilization": rollout.gpu_memory_share}
         if torch.cuda.is_available()
