@@ -13,6 +13,7 @@ $bin/ruff format --check .
 $bin/mypy
 $bin/mypy scripts/build_tiny_base.py  # no test runs it: it takes minutes
 $bin/mypy scripts/check_cuda_installs.py
+$bin/mypy scripts/same_bits.py
 $bin/python -m pytest "$@"
 # CUDA's packages are not installed here; whether they could be is asked where all is tested.
 if [ $# = 0 ]; then $bin/python scripts/check_cuda_installs.py; fi
