@@ -19,7 +19,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-import numpy as np
+import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
@@ -62,12 +62,12 @@ def run(tree: Path, command: list[str]) -> None:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
-def bits(folder: Path) -> dict[str, np.ndarray]:
-    """All that a run sampled and trained, as integers."""
+def bits(folder: Path) -> dict[str, torch.Tensor]:
+    """All that a run sampled and trained, as bytes."""
     found = {}
     for path in [*folder.glob("rollouts/*.safetensors"), *folder.glob("model/*.safetensors")]:
         for name, tensor in load_file(path).items():
-            found[f"{path.relative_to(folder)}/{name}"] = tensor.numpy().view(np.uint8)
+            found[f"{path.relative_to(folder)}/{name}"] = tensor.flatten().view(torch.uint8)
     return found
 
 
@@ -76,7 +76,7 @@ def difference(before: Path, after: Path) -> str:
     ours, theirs = bits(before), bits(after)
     if absent := sorted(ours.keys() ^ theirs.keys()):
         return f"{absent[0]} is in one of them only"
-    differ = sorted(name for name in ours if not np.array_equal(ours[name], theirs[name]))
+    differ = sorted(name for name in ours if not torch.equal(ours[name], theirs[name]))
     return f"{len(differ)} of {len(ours)} tensors differ, {differ[0]} first" if differ else ""
 
 
