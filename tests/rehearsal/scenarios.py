@@ -63,7 +63,7 @@ UPDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("bfloat16", {"lora_rank": 3, "lora_alpha": 6.0, "kl_coef": 0.3}),
     "window": ("float32", {"model": "window"}),  # kernels know no float32
 }
-"""By name, ``model.dtype`` and changed policy settings of an update in one process, or its model."""
+"""By name, ``model.dtype`` and changed policy settings, or model, of an update in one process."""
 
 INTERPRETED = ("float32", "autocast")
 """Those of them whose loss is computed by Triton's kernels, in its interpreter."""
