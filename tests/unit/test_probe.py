@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import settings, tiny
+from architectures import VOCABULARY, settings, tiny
 from transformers import PreTrainedModel
 
 from ttrl.policy import attention, probe
@@ -59,17 +59,18 @@ def test_positions_that_depend_on_the_longest_sequence_show(
     ],
 )
 def test_what_is_tried(windows: set[int], longest: int, lengths: list[int]) -> None:
-    tried = probes(Heard(longest, windows=windows))
+    tried = probes(Heard(longest, windows=windows), 777)
     assert [len(p.ids) for p in tried] == lengths
     assert [p.start for p in tried[:-1]] == [0] * (len(tried) - 1)
     assert tried[-1].start == max(0, longest - 6)
-    assert {token for p in tried for token in p.ids} <= set(range(10))
+    assert all(100 <= token < 777 for p in tried[:1] for token in p.ids)
+    assert all(token < 777 for p in tried for token in p.ids)
 
 
 def test_of_a_long_sequence_few_logits_are_made() -> None:
     model, sizes = tiny("mistral"), []
     model.lm_head.register_forward_hook(lambda *call: sizes.append(call[-1].shape[1]))
-    own_logprobs(model, probes(Heard(48, windows={16})))
+    own_logprobs(model, probes(Heard(48, windows={16}), VOCABULARY))
     assert sizes == [4, KEPT + 1, 6]
 
 
@@ -91,15 +92,39 @@ def test_any_error_becomes_one_line(error: Exception, monkeypatch: pytest.Monkey
         prepared("llama", longest=8)
 
 
-def test_want_of_memory_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["model.packed_logprobs", "probe.packed_logprobs"])
+def test_want_of_memory_stays_what_it_is(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever loads the model says what to lower."""
 
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("too little")
 
-    monkeypatch.setattr("ttrl.policy.model.packed_logprobs", fail)
+    monkeypatch.setattr(f"ttrl.policy.{where}", fail)
     with pytest.raises(torch.OutOfMemoryError):
         prepared("llama", longest=8)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "off", "refused"),
+    [
+        (torch.float32, [9e-4] * 8, False),
+        (torch.float32, [2e-3] + [0.0] * 7, True),
+        (torch.bfloat16, [1.5] + [0.0] * 7, False),
+        (torch.bfloat16, [0.3] * 8, True),
+    ],
+)
+def test_what_may_be_rounding(
+    dtype: torch.dtype, off: list[float], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One log-prob of a real model may be off by more than a nat in bfloat16."""
+    monkeypatch.setattr("ttrl.policy.model.own_logprobs", lambda *_: torch.zeros(8))
+    monkeypatch.setattr("ttrl.policy.model.packed_logprobs", lambda *_: torch.tensor(off))
+    model = tiny("llama").to(dtype)
+    if refused:
+        with pytest.raises(UserError, match="packed log-probs differ from the model's own by"):
+            prepared("llama", 8, model)
+    else:
+        prepared("llama", 8, model)
 
 
 def test_a_model_that_fails_by_itself_is_not_said_to_lack_attention() -> None:
