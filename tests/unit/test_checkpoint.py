@@ -297,7 +297,9 @@ def test_an_error_is_never_lost(
     saving.finish()
     monkeypatch.setattr(module, "disk", disk := SlowDisk("state.json"))
     disk.may.set()
-    with pytest.raises(UserError, match=r"checkpoint of step 2 .* No space left on device.*is whole"):
+    with pytest.raises(
+        UserError, match=r"checkpoint of step 2 .* No space left on device.*is whole"
+    ):
         saving.save(2, {}, shares_of(Ranks()), None)
         match noticed:
             case "check":

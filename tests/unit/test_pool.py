@@ -47,12 +47,16 @@ def leads(completions: Sequence[Completion], rest: int) -> bool:
 PARAMS = SamplingParams(n=8, temperature=1.0, max_new_tokens=4)
 
 
-def test_lengths_that_a_state_lacks_are_kept() -> None:
-    """A replay knows none from before training; a run that goes on from one has measured them."""
+def test_a_comparison_decides_nothing_that_is_sampled_later() -> None:
+    class Same:
+        def logprobs(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[float]:
+            return [0.0] * len(ids)
+
     pool = RolloutPool(Scripted())
-    pool.sample([Question(id, "77777777", (1,)) for id in "ab"], PARAMS)
-    pool.load_state({"policy_version": 3, "lengths": {"b": 2.0, "c": 5.0}})
-    assert pool.state() == {"policy_version": 3, "lengths": {"a": 1.0, "b": 2.0, "c": 5.0}}
+    pool.load_state({"policy_version": 3, "lengths": {"b": 2.0}})
+    found = pool.agreement(Same(), [Question(id, "77777777", (1,)) for id in "ab"], PARAMS)
+    assert (found.tokens, found.logits) == (2 * PARAMS.n, 0.0)
+    assert pool.state() == {"policy_version": 3, "lengths": {"b": 2.0}}
 
 
 def test_rounds_end_where_the_lead_is_out_of_reach() -> None:
