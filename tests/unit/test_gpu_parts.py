@@ -132,7 +132,10 @@ def test_a_script_that_is_ended_keeps_what_there_is(sent, tmp_path):
     paths = [Path(__file__).parent, ROOT / "bench" / "gpu", ROOT]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     script = subprocess.Popen(
-        [sys.executable, "-c", code, "--output", str(tmp_path)], env=environment
+        [sys.executable, "-c", code, "--output", str(tmp_path)],
+        env=environment,
+        # A shell's job in the background ignores it, and its children would.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     partial = tmp_path / "last.partial.json"
     deadline = time.monotonic() + 60
