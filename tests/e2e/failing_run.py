@@ -63,5 +63,5 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
         if dist.is_initialized():  # the first to end would be the end of the others
-            dist.monitored_barrier(timeout=timedelta(seconds=60))
+            dist.monitored_barrier(timeout=timedelta(seconds=200))
         sys.exit(2)
