@@ -269,7 +269,7 @@ def _sampled(group: CompletionGroup) -> dict[str, Any]:
 
 
 def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
-    """The same with label, answers and rewards; the longest part stays the last."""
+    """A group's line with label, answers and rewards; the longest part stays the last."""
     record = _sampled(group)
     votes = zip(estimate.vote.answers_G, estimate.rewards_G, strict=True)
     completions = [

@@ -195,7 +195,7 @@ def own_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor
 
 @torch.no_grad()
 def packed_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor:
-    """The same, packed."""
+    """Log-probs of the last tokens of each sequence, of all sequences packed together."""
     ids: list[int] = []
     rows: list[int] = []  # those that predict the tokens that are compared
     ends = [0]
