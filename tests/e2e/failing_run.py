@@ -61,7 +61,9 @@ if __name__ == "__main__":
     try:
         train(settings, RunFolder(Path(folder)), Display(Console()))
     except UserError as error:
-        print(f"rank {os.environ.get('RANK', '0')}: {error}", file=sys.stderr, flush=True)
+        # Into a file of its own: on one stderr the lines of two ranks can break each other up.
+        rank = os.environ.get("RANK", "0")
+        Path(folder).with_name(f"error_of_rank_{rank}.txt").write_text(str(error))
         if dist.is_initialized():  # the first to end would be the end of the others
             dist.monitored_barrier(timeout=timedelta(seconds=200))
         sys.exit(2)
