@@ -24,16 +24,16 @@ from typing import Any
 import torch
 from machine import ROOT, describe
 
-from ttrl.config import Settings
 from ttrl.data.questions import load_questions
+from ttrl.learner.update import Policy
+from ttrl.models.pretrained import load_tokenizer
 from ttrl.parts import make_policy
-from ttrl.policy.update import Policy
-from ttrl.pretrained import load_tokenizer
-from ttrl.ranks import Ranks
-from ttrl.recipe import load_settings
 from ttrl.rollout.agreement import LIMIT
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.settings import Settings
+from ttrl.settings.recipe import load_settings
+from ttrl.system.ranks import Ranks
 
 TEMPERATURES = (0.3, 1.0, 2.0)
 """At which a right engine is measured; a wrong one, at 1."""

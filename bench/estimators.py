@@ -35,7 +35,7 @@ COMMON = [
     "policy.sequences_per_update=256",
 ]
 """Half the votes and less than half the steps of the recipe: 75 runs have to be paid for."""
-HIGH_RATE = "policy.learning_rate=1e-3"
+HIGH_RATE = "optimizer.learning_rate=1e-3"
 VERIFIER = "bench/verifiers/casting_out_nines.py:check"
 
 VARIANTS: dict[str, list[str]] = {
@@ -107,9 +107,9 @@ def main() -> None:
 
 def run(name: str, seed: int) -> dict[str, Any]:
     """One run's figures."""
-    from ttrl.display import Display
-    from ttrl.recipe import load_settings
-    from ttrl.run_folder import RunFolder
+    from ttrl.report.display import Display
+    from ttrl.run.run_folder import RunFolder
+    from ttrl.settings.recipe import load_settings
     from ttrl.train import train
 
     overrides = [*COMMON, *VARIANTS[name], f"seed={seed}"]

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ttrl.answers import Grader
-from ttrl.config import AnswerSettings
 from ttrl.rewards import majority_vote
+from ttrl.settings import AnswerSettings
 
 RIGHT_SHARE = 0.4
 """Answers that are right, as a model about to be trained gives them."""

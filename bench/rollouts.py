@@ -28,16 +28,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ttrl.config import Settings
 from ttrl.data.questions import load_questions
-from ttrl.pretrained import load_model, load_tokenizer
-from ttrl.ranks import Ranks
-from ttrl.recipe import load_settings
+from ttrl.models.pretrained import load_model, load_tokenizer
+from ttrl.rollout.engines.transformers_engine import TransformersEngine
+from ttrl.rollout.engines.vllm_contract import require_vllm
+from ttrl.rollout.engines.vllm_engine import VllmEngine
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.transformers_engine import TransformersEngine
-from ttrl.rollout.vllm_contract import require_vllm
-from ttrl.rollout.vllm_engine import VllmEngine
+from ttrl.settings import Settings
+from ttrl.settings.recipe import load_settings
+from ttrl.system.ranks import Ranks
 from ttrl.types import Question
 
 Contender = Callable[[], int]

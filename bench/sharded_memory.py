@@ -26,14 +26,14 @@ import torch
 from machine import ROOT, describe
 from transformers import AutoConfig
 
-from ttrl import weight_files
-from ttrl.config import ModelSettings, Settings
-from ttrl.policy import zero3
-from ttrl.pretrained import load_bare_outline
-from ttrl.ranks import join_ranks, leave_ranks
-from ttrl.recipe import load_settings
+from ttrl.learner import zero3
+from ttrl.models import weight_files
+from ttrl.models.pretrained import load_bare_outline
+from ttrl.models.weight_files import write_weights
+from ttrl.settings import ModelSettings, Settings
+from ttrl.settings.recipe import load_settings
+from ttrl.system.ranks import join_ranks, leave_ranks
 from ttrl.types import TrainSample
-from ttrl.weight_files import write_weights
 
 SHAPES: dict[str, dict[str, int]] = {
     "2.2 GB": {"vocab_size": 8192, "hidden_size": 2048, "intermediate_size": 5632},
@@ -77,7 +77,7 @@ def settings_for(folder: Path) -> Settings:
             f"model.path={folder}",
             "model.dtype=float32",
             "policy.backend=zero3",
-            "policy.kl_coef=0.1",
+            "loss.kl_coef=0.1",
             "policy.sequences_per_update=4",
         ],
     )

@@ -1,7 +1,7 @@
 """The embedded task over several seeds: does the default setting hold, and does the other fall?
 
     .venv/bin/python bench/tiny_seeds.py                     seeds 0-4 of the default
-    .venv/bin/python bench/tiny_seeds.py --name collapse --set policy.learning_rate=1e-3
+    .venv/bin/python bench/tiny_seeds.py --name collapse --set optimizer.learning_rate=1e-3
 
 Runs one after the other, prints a table, and writes ``bench/results/tiny_seeds_NAME.json``.
 """
@@ -18,9 +18,9 @@ from machine import ROOT, describe
 from rich.console import Console
 from rich.table import Table
 
-from ttrl.display import Display
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
+from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 
 COLUMNS = {

@@ -2,7 +2,7 @@
 
 The weights are random and the samples too: neither changes how long anything takes. They are
 loaded and trained on by the very functions that ``ttrl train`` calls; seconds and memory are
-counted around the parts of `ttrl.policy.update.Policy`. A part of ``bench/gpu_half_hour.sh``; by
+counted around the parts of `ttrl.learner.update.Policy`. A part of ``bench/gpu_half_hour.sh``; by
 hand, with the project and ``bench/gpu`` on PYTHONPATH:
 
     python bench/update_step.py FILE.json --shape qwen2.5-1.5b --backend zero3
@@ -27,15 +27,15 @@ import torch
 from record import Record, part_parser, skip
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ttrl.config import Settings
-from ttrl.memory import GIB
+from ttrl.learner.update import Policy
+from ttrl.models.pretrained import load_bare_outline
 from ttrl.parts import make_policy, make_repeatable
 from ttrl.plan import Machine, Plan, plan
 from ttrl.plan.speed import token_flops
-from ttrl.policy.update import Policy
-from ttrl.pretrained import load_bare_outline
-from ttrl.ranks import Ranks, join_ranks
-from ttrl.recipe import load_settings
+from ttrl.settings import Settings
+from ttrl.settings.recipe import load_settings
+from ttrl.system.memory import GIB
+from ttrl.system.ranks import Ranks, join_ranks
 from ttrl.types import TrainSample, UserError
 
 SIZES = (
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=("local", "zero3"), default="local")
     parser.add_argument("--lora-rank", type=int, default=None)
     parser.add_argument("--without-liger", action="store_true", help="leave out the second time")
-    parser.add_argument("--tokens", type=int, default=16384, help="policy.tokens_per_batch")
+    parser.add_argument("--tokens", type=int, default=16384, help="memory.tokens_per_batch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--least-gib", type=float, default=0.0, help="skip on a smaller GPU")
     options = parser.parse_args()
@@ -159,7 +159,7 @@ def speed(found: Plan, lengths: Sequence[int], seconds: Mapping[str, float]) -> 
     body = sum(2 * (shape.body + shape.layers * shape.query * n) * n for n in lengths)
     head = 2 * shape.head * sum(lengths) * (2 if job.adapters else 3)  # gradients are made at once
     every = sum(token_flops(job, n) * n for n in lengths)
-    useful = every - body * job.settings.policy.gradient_checkpointing
+    useful = every - body * job.settings.memory.gradient_checkpointing
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((v for k, v in PEAK_TFLOPS.items() if k in gpu), None)
     flops = {"loss": body + head, "backward": every - body - head, "update": every}
@@ -206,17 +206,17 @@ def settings_for(options: Namespace, folder: str, *, liger: bool) -> Settings:
         f"model.path={json.dumps(folder)}",
         f"model.dtype={'float32' if options.dry_run else 'bfloat16'}",
         f"policy.backend={options.backend}",
-        f"policy.tokens_per_batch={options.tokens}",
-        "policy.gradient_checkpointing=true",
-        f"policy.liger_kernels={'true' if liger else 'false'}",
+        f"memory.tokens_per_batch={options.tokens}",
+        "memory.gradient_checkpointing=true",
+        f"memory.liger_kernels={'true' if liger else 'false'}",
         f"rollout.max_new_tokens={longest}",
         f"data.max_prompt_tokens={longest // 8}",
         "policy.sequences_per_update=32",
-        "policy.learning_rate=5e-7",
+        "optimizer.learning_rate=5e-7",
         f"threads={1 if options.dry_run else 'none'}",
     ]
     if options.lora_rank is not None:
-        overrides.append(f"policy.lora_rank={options.lora_rank}")
+        overrides.append(f"lora.rank={options.lora_rank}")
     return load_settings("tiny-arithmetic", overrides=overrides)
 
 

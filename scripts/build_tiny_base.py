@@ -24,11 +24,11 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from ttrl.answers import default_grader, extract_answer
 from ttrl.data import arithmetic
 from ttrl.data.questions import load_questions
-from ttrl.display import Display
-from ttrl.evaluate import Exam
-from ttrl.pretrained import load_tokenizer
-from ttrl.recipe import load_settings
+from ttrl.evaluation.evaluate import Exam
+from ttrl.models.pretrained import load_tokenizer
+from ttrl.report.display import Display
 from ttrl.rollout.pool import make_pool
+from ttrl.settings.recipe import load_settings
 
 SLIPS = {1: 0.12, 2: 0.15, 3: 0.18, 4: 0.4}  # level -> probability of a slip in each column
 STEPS = 1500

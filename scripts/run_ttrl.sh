@@ -21,7 +21,7 @@ fi
 if grep -q '^backend = "zero3"$' <<<"$settings" || [[ " $* " == *" --ranks"* ]]; then
     extras+=(zero3)
 fi
-if grep -q '^lora_rank = ' <<<"$settings"; then extras+=(lora); fi
+if grep -q '^rank = ' <<<"$settings"; then extras+=(lora); fi
 if grep -q '^liger_kernels = true$' <<<"$settings"; then extras+=(liger); fi
 if [ ${#extras[@]} -gt 0 ]; then bash "$here/scripts/setup.sh" "${extras[@]}"; fi
 

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ttrl.config import ModelSettings
-from ttrl.pretrained import explained
+from ttrl.models.pretrained import explained
+from ttrl.settings import ModelSettings
 
 EXPECTED: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def settings(name: str) -> ModelSettings:
 
 
 def tiny(name: str) -> PreTrainedModel:
-    """The model called so, in float32, as `ttrl.pretrained.load_model` would make it.
+    """The model called so, in float32, as `ttrl.models.pretrained.load_model` would make it.
 
     Whatever can act at random, acts by its configuration; no parameter is all zeros or ones.
     """

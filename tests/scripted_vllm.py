@@ -1,7 +1,7 @@
 """A vLLM of numbers: it keeps the account of a GPU's memory, and refuses as the real one does.
 
-It is what `ttrl.rollout.vllm_engine` sees of vLLM 0.32 on CUDA. What of the real one each part
-repeats is named there, by its path in vLLM's package.
+It is what `ttrl.rollout.engines.vllm_engine` sees of vLLM 0.32 on CUDA. What of the real one each
+part repeats is named there, by its path in vLLM's package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from ttrl.rollout import vllm_contract, vllm_engine
+from ttrl.rollout.engines import vllm_contract, vllm_engine
 
 LOGPROB, WRONG = -0.25, -9.0
 """Of every token, by the weights that were pushed, and by any others."""

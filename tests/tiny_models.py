@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import torch
 from tiny_tokenizer import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from ttrl.config import ModelSettings, Settings
-from ttrl.policy.local import LocalPolicy
+from ttrl.learner.local import LocalPolicy
+from ttrl.settings import ModelSettings, Settings
 from ttrl.types import Question, TrainSample
 
 TOKENIZER = tiny_tokenizer()
@@ -64,8 +65,20 @@ def saved(model: PreTrainedModel, folder: Path) -> ModelSettings:
     return ModelSettings(path=str(folder), dtype="float32")
 
 
-def make_settings(**sections: dict[str, Any]) -> Settings:
-    """Settings of a tiny run with these changes, section by section."""
+OF_THE_UPDATE = ("policy", "loss", "optimizer", "memory", "lora")
+"""Sections whose fields `make_settings` finds by itself."""
+
+
+def make_settings(
+    update: Mapping[str, Any] | None = None, **sections: Mapping[str, Any]
+) -> Settings:
+    """Make the settings of a tiny run with these changes.
+
+    Args:
+        update: by the names of fields in the sections `OF_THE_UPDATE`; ``lora_rank`` and
+            ``loss_policy`` are ``rank`` in "lora" and ``policy`` in "loss".
+        sections: the same, section by section.
+    """
     tables: dict[str, Any] = {
         "name": "test",
         "model": {"path": "unused", "dtype": "float32"},
@@ -79,12 +92,20 @@ def make_settings(**sections: dict[str, Any]) -> Settings:
         "policy": {
             "trained_samples": 4,
             "sequences_per_update": 16,
-            "tokens_per_batch": 1024,
-            "learning_rate": 1e-3,
         },
+        "memory": {"tokens_per_batch": 1024},
+        "optimizer": {"learning_rate": 1e-3},
     }
     for name, changes in sections.items():
         tables[name] = {**tables.get(name, {}), **changes}
+    for name, value in (update or {}).items():
+        (at,) = (
+            (section, field)
+            for section in OF_THE_UPDATE
+            for field in type(Settings.model_fields[section].default).model_fields
+            if name == (f"{section}_{field}" if section == "lora" or field == "policy" else field)
+        )
+        tables.setdefault(at[0], {})[at[1]] = value
     return Settings.model_validate(tables)
 
 

@@ -15,9 +15,9 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from ttrl import __version__
-from ttrl.gpus import refuse_unseen_gpus
-from ttrl.launch import gpu_count, is_main, keep_segments_whole, launch, launched
-from ttrl.recipe import load_settings, model_names, recipe_names
+from ttrl.settings.recipe import load_settings, model_names, recipe_names
+from ttrl.system.gpus import refuse_unseen_gpus
+from ttrl.system.launch import gpu_count, is_main, keep_segments_whole, launch, launched
 from ttrl.types import UserError
 
 # Heavy imports are inside the commands: help, dry runs and wrong settings answer at once.
@@ -105,15 +105,15 @@ def train(
         return
     from rich.console import Console
 
-    from ttrl.display import Display, result_table
-    from ttrl.run_folder import RunFolder
+    from ttrl.report.display import Display, result_table
+    from ttrl.run.run_folder import RunFolder
 
     folder = RunFolder(run_dir or Path("runs") / settings.name)
     if not launched() and (ranks is not None or settings.policy.backend == "zero3"):
         if not resume:
             folder.refuse_existing()  # before anything is started
         launch(_rank_count(ranks), sys.argv[1:])
-    from ttrl.resume import how_to_go_on
+    from ttrl.run.resume import how_to_go_on
     from ttrl.train import train as run
 
     console = Console(quiet=not is_main())
@@ -189,9 +189,9 @@ def evaluate(
 
     from ttrl.answers import Grader, make_extractor
     from ttrl.data.questions import load_questions
-    from ttrl.display import Display, scores_table
-    from ttrl.evaluate import Exam
-    from ttrl.pretrained import load_outline, load_tokenizer
+    from ttrl.evaluation.evaluate import Exam
+    from ttrl.models.pretrained import load_outline, load_tokenizer
+    from ttrl.report.display import Display, scores_table
     from ttrl.rollout.ends import refuse_absent_ids
     from ttrl.rollout.pool import make_pool
 
@@ -238,7 +238,7 @@ def export_model(
     """Make an ordinary Hugging Face folder of a checkpoint."""
     if step is not None and best:
         raise UserError("--step and --best name two checkpoints; give one of them")
-    from ttrl.export import export
+    from ttrl.run.export import export
 
     which: int | Literal["newest", "best"] = "best" if best else "newest"
     checkpoint = export(source, output, which if step is None else step, dtype)
@@ -288,9 +288,9 @@ def plan_command(
         raise UserError(f"--model-config {model_config}: there is no such file")
     from rich.console import Console
 
+    from ttrl.models.pretrained import load_bare_outline
     from ttrl.plan import Machine, plan
     from ttrl.plan.report import show
-    from ttrl.pretrained import load_bare_outline
 
     machine = Machine(gpus, gpu_memory).changed(assumptions or [])
     source = settings.model
@@ -310,7 +310,7 @@ def doctor() -> None:
     """Show what is installed, what each part can do on this machine, and why not."""
     from rich.console import Console
 
-    from ttrl.doctor import report
+    from ttrl.doctor.doctor import report
 
     healthy = report(Console())
     raise typer.Exit(0 if healthy else 1)

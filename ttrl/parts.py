@@ -11,40 +11,40 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ttrl.config import Settings
 from ttrl.data.order import QuestionOrder
 from ttrl.data.questions import QuestionSet, load_questions, overlap
-from ttrl.display import Display
-from ttrl.evaluate import Exam
-from ttrl.gpus import refuse_unseen_gpus
-from ttrl.launch import launched
-from ttrl.memory import GIB, memory_suffices
+from ttrl.evaluation.evaluate import Exam
+from ttrl.learner.local import LocalPolicy
+from ttrl.learner.update import Policy
+from ttrl.models.lora import require_peft
+from ttrl.models.packed_model import load_policy_model
+from ttrl.models.pretrained import context_room, load_bare_outline, load_outline
 from ttrl.plan import Machine, plan
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.lora import require_peft
-from ttrl.policy.model import load_policy_model
-from ttrl.policy.update import Policy
-from ttrl.pretrained import context_room, load_bare_outline, load_outline
-from ttrl.ranks import Ranks
+from ttrl.report.display import Display
 from ttrl.rewards.judge import Judge
-from ttrl.rng import seed_globals
 from ttrl.rollout.agreement import Agreement
 from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
+from ttrl.rollout.engines.vllm_contract import require_vllm
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.vllm_contract import require_vllm
+from ttrl.settings import Settings
+from ttrl.system.gpus import refuse_unseen_gpus
+from ttrl.system.launch import launched
+from ttrl.system.memory import GIB, memory_suffices
+from ttrl.system.ranks import Ranks
+from ttrl.system.rng import seed_globals
 from ttrl.types import AnswerKey, Question, UserError
 
 
 def make_policy(settings: Settings, ranks: Ranks) -> Policy:
     """The policy under the backend that the settings name, or else the launch."""
     if backend(settings) == "zero3":
-        from ttrl.policy.zero3 import Zero3Policy
+        from ttrl.learner.zero3 import Zero3Policy
 
         return Zero3Policy.load(settings, ranks)
     own = getattr(torch, settings.model.dtype)
-    dtype = torch.float32 if settings.policy.lora_rank is None else own
-    liger, longest = settings.policy.liger_kernels, settings.longest
+    dtype = torch.float32 if settings.lora.rank is None else own
+    liger, longest = settings.memory.liger_kernels, settings.longest
     model = load_policy_model(settings.model, dtype, longest=longest, liger=liger)
     return LocalPolicy(model, settings)
 
@@ -90,19 +90,19 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
             "run: start a multiple of it, one per GPU (--ranks)"
         )
     zero3 = backend(settings) == "zero3"
-    if settings.policy.offload_during_rollout and not (zero3 and torch.cuda.is_available()):
+    if settings.memory.offload_during_rollout and not (zero3 and torch.cuda.is_available()):
         found = "torch sees no GPU here" if zero3 else 'policy.backend = "local"'
         raise UserError(
-            'policy.offload_during_rollout = true: expected policy.backend = "zero3" on a GPU, '
+            'memory.offload_during_rollout = true: expected policy.backend = "zero3" on a GPU, '
             f"whose memory it is about; {found}"
         )
-    if settings.policy.offload_optimizer and not zero3:
+    if settings.memory.offload_optimizer and not zero3:
         raise UserError(
-            'policy.offload_optimizer = true: expected policy.backend = "zero3"; '
+            'memory.offload_optimizer = true: expected policy.backend = "zero3"; '
             'policy.backend = "local" keeps all in one place'
         )
     if zero3:
-        from ttrl.policy.zero3 import require_deepspeed
+        from ttrl.learner.zero3 import require_deepspeed
 
         require_deepspeed()
     elif ranks.count > 1:
@@ -110,7 +110,7 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
             f'policy.backend = "local" holds the policy in one process, but {ranks.count} were '
             'started; set policy.backend = "zero3", or start one'
         )
-    if settings.policy.lora_rank is not None:
+    if settings.lora.rank is not None:
         require_peft()
     if replay is not None and settings.reward.labels == "teacher":
         raise UserError(

@@ -23,16 +23,15 @@ from statistics import fmean
 
 import torch
 
-from ttrl.abstentions import AbstentionGuard
 from ttrl.answers import Grader
-from ttrl.checkpoint import Checkpoint
-from ttrl.config import Settings
+from ttrl.credit.selection import select
 from ttrl.data.order import QuestionOrder
-from ttrl.display import Display
-from ttrl.evaluate import Scores
-from ttrl.guard import CollapseGuard, Keeper, MismatchGuard
-from ttrl.memory import memory_metrics, memory_suffices
-from ttrl.metrics import exam_metrics, labelled_metrics, update_metrics, vote_metrics
+from ttrl.evaluation.abstentions import AbstentionGuard
+from ttrl.evaluation.evaluate import Scores
+from ttrl.evaluation.guard import CollapseGuard, Keeper, MismatchGuard
+from ttrl.evaluation.metrics import exam_metrics, labelled_metrics, update_metrics, vote_metrics
+from ttrl.learner.update import learning_rate
+from ttrl.models.pretrained import load_tokenizer
 from ttrl.parts import (
     closed_at_the_end,
     load_data,
@@ -44,10 +43,7 @@ from ttrl.parts import (
     verify,
     voting,
 )
-from ttrl.policy.update import learning_rate
-from ttrl.pretrained import load_tokenizer
-from ttrl.ranks import Ranks, join_ranks, leave_ranks
-from ttrl.resume import after_a_hang, find_start, go_back, nothing_lost, origin_of
+from ttrl.report.display import Display
 from ttrl.rewards.judge import Judge, in_background
 from ttrl.rewards.labels import (
     Labels,
@@ -56,13 +52,18 @@ from ttrl.rewards.labels import (
     ReferenceAnswers,
     Teacher,
 )
-from ttrl.rewards.selection import select
 from ttrl.rollout.agreement import Agreement
+from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.rollout.pool import RolloutPool, make_pool
-from ttrl.rollout.recorded import RecordedEngine
-from ttrl.run_folder import RunFolder, Summary
-from ttrl.saving import Checkpoints
-from ttrl.state import Resumable
+from ttrl.run.checkpoint import Checkpoint
+from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost, origin_of
+from ttrl.run.run_folder import RunFolder, Summary
+from ttrl.run.saving import Checkpoints
+from ttrl.run.state import Resumable
+from ttrl.settings import Settings
+from ttrl.system.memory import memory_metrics, memory_suffices
+from ttrl.system.ranks import Ranks, join_ranks, leave_ranks
+from ttrl.system.watchdog import Watchdog
 from ttrl.types import (
     CompletionGroup,
     Estimate,
@@ -72,7 +73,6 @@ from ttrl.types import (
     UserError,
     WeightSource,
 )
-from ttrl.watchdog import Watchdog
 
 Rollout = tuple[list[CompletionGroup], list[Estimate]]
 """What was sampled in a step, and what it is worth."""
@@ -313,12 +313,12 @@ class Trainer(Resumable):
     def _update(self, samples: Sequence[TrainSample], step: int) -> list[UpdateResult]:
         """Train the policy."""
         try:
-            rate = learning_rate(step, self.total, self.settings.policy)
+            rate = learning_rate(step, self.total, self.settings.optimizer)
             with (
                 self._limited("update"),
                 memory_suffices(
                     "during the update",
-                    "lower policy.tokens_per_batch, or set policy.gradient_checkpointing = true",
+                    "lower memory.tokens_per_batch, or set memory.gradient_checkpointing = true",
                 ),
             ):
                 self.policy.come_back()

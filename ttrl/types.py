@@ -153,7 +153,7 @@ class Ballot:
     history: tuple[Visit, ...] = ()
     """Earlier visits to this question, oldest first."""
     stream: tuple[int | str, ...] = ()
-    """For estimators that draw random numbers: pass it to `ttrl.rng.generator`."""
+    """For estimators that draw random numbers: pass it to `ttrl.system.rng.generator`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from record import Record, part_parser
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from ttrl.policy.attention import packed_attention
+from ttrl.models.attention import packed_attention
 
 HEADS = {"qwen2.5-7b": (28, 4, 128), "qwen2.5-1.5b": (12, 2, 128), "llama-8b": (32, 8, 128)}
 """Query heads, key heads, size of a head."""

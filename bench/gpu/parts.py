@@ -26,7 +26,7 @@ from typing import Any
 
 from record import SKIPPED, write_json
 
-from ttrl.launch import end_with_parent
+from ttrl.system.launch import end_with_parent
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = "OUTPUT"

@@ -17,12 +17,12 @@ from typing import Any
 import torch.distributed as dist
 from rich.console import Console
 
-from ttrl import run_folder
-from ttrl.display import Display
-from ttrl.policy.update import Policy
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
-from ttrl.saving import Disk
+from ttrl.learner.update import Policy
+from ttrl.report.display import Display
+from ttrl.run import run_folder
+from ttrl.run.run_folder import RunFolder
+from ttrl.run.saving import Disk
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 from ttrl.types import UserError
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from ttrl import saving as module
-from ttrl.checkpoint import find_newest
-from ttrl.config import CheckpointSettings
-from ttrl.ranks import Ranks
-from ttrl.saving import Checkpoints, Disk
+from ttrl.run import saving as module
+from ttrl.run.checkpoint import find_newest
+from ttrl.run.saving import Checkpoints, Disk
+from ttrl.settings import CheckpointSettings
+from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
 
 SHARES = {f"weights/{name}": torch.arange(1000.0) + i for i, name in enumerate("abc")}

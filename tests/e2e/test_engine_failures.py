@@ -42,7 +42,7 @@ def _engines(marker: str) -> list[int]:
             command = environment.with_name("cmdline").read_bytes()
         except OSError:
             continue  # it has ended, or is not ours
-        if ours and b"ttrl.rollout.engine_process" in command:
+        if ours and b"ttrl.rollout.engines.engine_process" in command:
             found.append(int(environment.parent.name))
     return sorted(found)
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from small_run import SMALL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttrl.display import Display
-from ttrl.export import export
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
+from ttrl.report.display import Display
+from ttrl.run.export import export
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 from ttrl.types import UserError
 
@@ -92,7 +92,7 @@ def test_a_place_where_it_cannot_be_is_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is read."""
-    monkeypatch.setattr("ttrl.export.load_outline", None)
+    monkeypatch.setattr("ttrl.run.export.load_outline", None)
     (tmp_path / "link").symlink_to(run / "checkpoints")
     for place in (run / "out", tmp_path / "link" / "step_00009"):
         with pytest.raises(UserError, match="is in the run's own folder"):

@@ -15,17 +15,17 @@ from safetensors.torch import load_file, save_file
 from small_run import Run, interrupted
 from transformers import AutoModelForCausalLM
 
-from ttrl.display import Display
-from ttrl.export import export
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.update import Policy
-from ttrl.pretrained import TINY_BASE
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
+from ttrl.learner.local import LocalPolicy
+from ttrl.learner.update import Policy
+from ttrl.models.pretrained import TINY_BASE
+from ttrl.report.display import Display
+from ttrl.run.export import export
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 from ttrl.types import UserError
 
-LORA = ("policy.lora_rank=4", "policy.kl_coef=0.01", "policy.learning_rate=1e-3")
+LORA = ("lora.rank=4", "loss.kl_coef=0.01", "optimizer.learning_rate=1e-3")
 
 
 def test_a_run_with_adapters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,11 +91,11 @@ def test_a_checkpoint_of_another_model_or_other_adapters_is_not_exported(
     weights["model.norm.weight"] *= 1.01
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     with monkeypatch.context() as patch:
-        patch.setattr("ttrl.pretrained.TINY_BASE", other)
+        patch.setattr("ttrl.models.pretrained.TINY_BASE", other)
         with pytest.raises(UserError, match=r"one of the weights of model\.path .* is not what"):
             export(folder, tmp_path / "out", "newest", None)
     config = folder / "config.toml"
-    config.write_text(config.read_text().replace("lora_rank = 4", "lora_rank = 8"))
+    config.write_text(config.read_text().replace("rank = 4", "rank = 8"))
     with pytest.raises(UserError, match=r"holds other parameters than model\.path"):
         export(folder, tmp_path / "out", "newest", None)
     assert not (tmp_path / "out").exists()

@@ -18,10 +18,10 @@ from small_run import SMALL
 
 from ttrl.data.arithmetic import question_rows
 from ttrl.data.order import QuestionOrder
-from ttrl.display import Display
-from ttrl.policy.local import LocalPolicy
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
+from ttrl.learner.local import LocalPolicy
+from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 from ttrl.types import Question, UserError
 
@@ -122,7 +122,7 @@ def test_an_estimator_that_raises_leaves_the_step_and_a_replay_goes_on_from_it(
     assert "failed with KeyError: 'broken'" in said and "\n" not in said
     assert said.endswith(
         f". The answers up to step 3 are in {failed}/rollouts; no checkpoint was saved. To train "
-        "on its answers without sampling them again, also with other settings of [policy] or "
+        "on its answers without sampling them again, also with other settings of [loss] or "
         f"[reward]: ttrl train {failed}/config.toml --replay {failed}/rollouts --run-dir {failed}-2"
     )
     assert finished(failed) == [1, 2]
@@ -166,7 +166,7 @@ def test_an_extractor_that_raises_while_votes_are_counted_leaves_whole_answers(
     ("raised", "words"),
     [
         (FloatingPointError("the loss is nan"), "step 2: the loss is nan. "),
-        (UserError("no memory: lower policy.tokens_per_batch"), "policy.tokens_per_batch. The"),
+        (UserError("no memory: lower memory.tokens_per_batch"), "memory.tokens_per_batch. The"),
     ],
     ids=["nan", "memory"],
 )
@@ -193,7 +193,7 @@ def test_an_update_that_refuses_says_what_goes_on(
     assert finished(failed) == [1]
     assert "label" in records(failed, 2)[0]  # they had been judged
     if every:
-        train_in(failed, [*overrides, "policy.tokens_per_batch=512"], resume=True)
+        train_in(failed, [*overrides, "memory.tokens_per_batch=512"], resume=True)
         for name, tensor in weights(whole).items():
             torch.testing.assert_close(weights(failed)[name], tensor, rtol=0, atol=1e-5)
     else:
@@ -269,7 +269,7 @@ def test_answers_that_were_sampled_ahead_are_there_as_well(place: Path, tmp_path
 def test_a_full_disk_is_one_line(
     more: Sequence[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ttrl.run_folder.disk", FullDisk())
+    monkeypatch.setattr("ttrl.run.run_folder.disk", FullDisk())
     said = fails(tmp_path / "failed", options(place, *more))
     assert said.startswith("[Errno 28] No space left on device: ") and "\n" not in said
     assert "The answers up to step 1 are in" in said

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from small_run import Run
 
 from ttrl.data.arithmetic import question_rows
-from ttrl.display import Display
-from ttrl.pretrained import TINY_BASE
+from ttrl.models.pretrained import TINY_BASE
+from ttrl.report.display import Display
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def test_reference_answers_train_only_if_asked_for_twice(run: Run, tmp_path: Pat
 
 def test_a_fixed_teacher_gives_the_same_labels_in_every_pass(run: Run, tmp_path: Path) -> None:
     options = [_questions(tmp_path / "few.jsonl", 4), "reward.labels=teacher"]
-    folder = run("teacher", [*options, "policy.learning_rate=1e-2"])
+    folder = run("teacher", [*options, "optimizer.learning_rate=1e-2"])
     labels = [{r["question"]: r["label"] for r in _rollouts(folder, step)} for step in (1, 2)]
     assert labels[0] == labels[1] and len(labels[0]) == 4
     assert _steps(folder)[1]["vote/flip_rate"] == 0.0
@@ -57,7 +57,7 @@ def test_the_guard_stops_and_goes_back(run: Run, tmp_path: Path) -> None:
     options = [
         _questions(tmp_path / "few.jsonl", 4),
         "max_steps=4",
-        "policy.learning_rate=3e-2",
+        "optimizer.learning_rate=3e-2",
         "guard.on_collapse=stop",
     ]
     folder = run("guarded", options)
@@ -90,7 +90,7 @@ def test_a_run_in_which_nobody_votes_says_so_and_stops(
 
 
 def test_votes_end_when_they_are_decided_with_the_same_label(run: Run) -> None:
-    options = ["rollout.votes=16", "policy.learning_rate=1e-9"]
+    options = ["rollout.votes=16", "optimizer.learning_rate=1e-9"]
     every = run("every", options)
     fewer = run("fewer", [*options, "rollout.stop_when_decided=true"])
     for step in (1, 2):

@@ -9,9 +9,9 @@ from compared_runs import differences
 from rich.console import Console
 from small_run import Run, interrupted
 
-from ttrl.display import Display
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
+from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 
 OPTIONS = (
@@ -19,7 +19,7 @@ OPTIONS = (
     "checkpoint.every=2",
     "checkpoint.keep=3",
     "data.held_out=none",
-    "policy.learning_rate=2e-3",
+    "optimizer.learning_rate=2e-3",
 )
 OVERLAP = ("rollout.placement=separate", "rollout.overlap=true")
 

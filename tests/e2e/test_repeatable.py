@@ -29,9 +29,9 @@ def test_two_runs_are_identical(run: Run) -> None:
 def test_resolved_settings_repeat_the_run(run: Run, tmp_path: Path) -> None:
     from rich.console import Console
 
-    from ttrl.display import Display
-    from ttrl.recipe import load_settings
-    from ttrl.run_folder import RunFolder
+    from ttrl.report.display import Display
+    from ttrl.run.run_folder import RunFolder
+    from ttrl.settings.recipe import load_settings
     from ttrl.train import train
 
     first = run("first", ["seed=3"])

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from small_run import Run
 
-from ttrl.display import Display
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
+from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 from ttrl.types import UserError
 

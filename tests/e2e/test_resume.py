@@ -21,13 +21,13 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from small_run import SMALL, interrupted
 
-from ttrl import saving
 from ttrl.data.arithmetic import question_rows
-from ttrl.display import Display
-from ttrl.pretrained import TINY_BASE
-from ttrl.recipe import load_settings
-from ttrl.resume import find_start
-from ttrl.run_folder import RunFolder
+from ttrl.models.pretrained import TINY_BASE
+from ttrl.report.display import Display
+from ttrl.run import saving
+from ttrl.run.resume import find_start
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 from ttrl.types import UserError
 
@@ -119,7 +119,7 @@ def test_a_run_that_forgets_the_generators_differs(
     whole: Path, left: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the comparison above would notice."""
-    monkeypatch.setattr("ttrl.state.restore_globals", lambda state: None)
+    monkeypatch.setattr("ttrl.run.state.restore_globals", lambda state: None)
     _train(left, _overrides(place), resume=True)
     found = differences(whole, left)
     assert {"model", "metrics", "state/generators", "step_00004/rank_00000.safetensors"} <= found
@@ -330,7 +330,7 @@ def test_another_starting_model_is_noticed(
         weights = load_file(base / "model.safetensors")
         weights["model.norm.weight"] *= 1.01
         save_file(weights, base / "model.safetensors", {"format": "pt"})
-    monkeypatch.setattr("ttrl.pretrained.TINY_BASE", base)
+    monkeypatch.setattr("ttrl.models.pretrained.TINY_BASE", base)
     with pytest.raises(UserError, match=f"{what} of model.path = 'tiny-base' is not what it was"):
         _train(left, _overrides(place), resume=True)
 

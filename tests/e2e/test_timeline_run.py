@@ -16,17 +16,17 @@ from rich.console import Console
 from scripted_vllm import LOGPROB, Card, Sizes, install
 from small_run import SMALL, interrupted
 
-from ttrl.config import ModelSettings, Settings
-from ttrl.display import Display
+from ttrl.learner.local import LocalPolicy
+from ttrl.models.pretrained import load_bare_outline
 from ttrl.parts import make_policy
 from ttrl.plan import Machine, ModelShape
 from ttrl.plan.memory import Job, engine_weights, loading, prefill, push, states
 from ttrl.plan.timeline import LEAVES, RESUME, START, STEP, VERIFY, order
-from ttrl.policy.local import LocalPolicy
-from ttrl.pretrained import load_bare_outline
-from ttrl.ranks import Ranks
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
+from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings import ModelSettings, Settings
+from ttrl.settings.recipe import load_settings
+from ttrl.system.ranks import Ranks
 from ttrl.train import train
 from ttrl.types import TrainSample, UpdateResult, UserError
 
@@ -133,7 +133,7 @@ def test_a_want_of_memory_in_the_update_says_what_to_change(
     with pytest.raises(UserError) as error:
         train(settings_of(job), RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
     assert "out of GPU memory during the update (" in str(error.value)
-    assert "lower policy.tokens_per_batch, or set policy.gradient_checkpointing" in str(error.value)
+    assert "lower memory.tokens_per_batch, or set memory.gradient_checkpointing" in str(error.value)
     assert card.events[-1] == "close"  # it is the only rank
 
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from small_run import Run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttrl.display import Display
-from ttrl.pretrained import TINY_BASE
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
+from ttrl.models.pretrained import TINY_BASE
+from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 from ttrl.types import UserError
 
@@ -69,7 +69,7 @@ def test_run_folder(run: Run) -> None:
 
 
 def test_each_metric_is_explained(run: Run) -> None:
-    overrides = ["evaluation.every=1", "policy.kl_coef=0.01", "reward.estimator=confidence"]
+    overrides = ["evaluation.every=1", "loss.kl_coef=0.01", "reward.estimator=confidence"]
     lines = (run("run", overrides) / "metrics.jsonl").read_text().splitlines()
     written = {name.partition("/level=")[0] for line in lines for name in json.loads(line)}
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()

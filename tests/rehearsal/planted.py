@@ -10,7 +10,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-UPDATE = "ttrl.policy.update"
+UPDATE = "ttrl.learner.update"
 
 MIX_UPS = {
     "a batch stays on the CPU": (
@@ -36,7 +36,7 @@ MIX_UPS = {
 }
 """By name: module, what stands there, and what is put in its place."""
 
-ATTENTION = "ttrl.policy.attention"
+ATTENTION = "ttrl.models.attention"
 
 OTHERS = {
     "float32 queries under autocast": (
@@ -45,7 +45,11 @@ OTHERS = {
         "query_1HTD, key_1KTD",
     ),
     "torch 2.11 is asked for groups": (ATTENTION, "if knows_groups:", "if True:"),
-    "deterministic mode only warns": ("ttrl.rng", 'debug_mode("error" if', 'debug_mode("warn" if'),
+    "deterministic mode only warns": (
+        "ttrl.system.rng",
+        'debug_mode("error" if',
+        'debug_mode("warn" if',
+    ),
 }
 """Mistakes that are none of devices, as above."""
 

@@ -26,17 +26,17 @@ from safetensors.torch import load_file
 from tiny_models import make_settings, near_samples, saved, tiny_model
 from ttrl_kernels import rows
 
-from ttrl import doctor, selftests
-from ttrl.config import ModelSettings, Settings
-from ttrl.display import Display
-from ttrl.export import export
+from ttrl.doctor.doctor import doctor, selftests
+from ttrl.learner.update import Policy
+from ttrl.models.packed_model import load_policy_model
 from ttrl.parts import make_policy, make_repeatable
-from ttrl.policy.model import load_policy_model
-from ttrl.policy.update import Policy
-from ttrl.ranks import Ranks, join_ranks, leave_ranks
-from ttrl.recipe import load_settings
-from ttrl.rollout.shared_weights import SharedWeights
-from ttrl.run_folder import RunFolder
+from ttrl.report.display import Display
+from ttrl.rollout.engines.shared_weights import SharedWeights
+from ttrl.run.export import export
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings import ModelSettings, Settings
+from ttrl.settings.recipe import load_settings
+from ttrl.system.ranks import Ranks, join_ranks, leave_ranks
 from ttrl.train import train
 from ttrl.types import TrainSample, UserError
 
@@ -77,7 +77,7 @@ RUN = (
     "rollout.temperature=1.3",
     "policy.trained_samples=3",
     "policy.sequences_per_update=3",
-    "policy.kl_coef=0.1",
+    "loss.kl_coef=0.1",
     "evaluation.samples=1",
     "evaluation.top_p=0.9",
     "data.train=TRAIN",
@@ -115,7 +115,7 @@ def policy_of(
     """In one process, or under DeepSpeed on ``ranks``."""
     settings = make_settings(
         model={"path": str(folder / model), "dtype": dtype},
-        policy={"grad_clip": 1e3, "backend": "zero3" if ranks else "local", **policy},
+        update={"grad_clip": 1e3, "backend": "zero3" if ranks else "local", **policy},
     )
     return make_policy(settings, ranks or Ranks())
 

@@ -21,24 +21,24 @@ NOT_REHEARSED = {
         "TRITON_INTERPRET answers before: tests/kernels/test_triton_interpreted.py"
     ),
     "kernels/ttrl_kernels/rows/native.py: _check: if": "C++ rows are not chosen for a GPU",
-    "ttrl/gpus.py: _reason: torch.cuda.init()": "for a GPU that torch does not see: test_gpus.py",
-    "ttrl/launch.py: gpu_count: return": "what the command line starts: test_gpus.py",
-    "ttrl/memory.py: memory_suffices: free, total": VLLM,
-    "ttrl/memory.py: _asleep_bytes: return sum(": VLLM,
-    "ttrl/memory.py: pin: raise": "memory that cannot be pinned: test_wire.py",
+    "ttrl/system/gpus.py: _reason: torch.cuda.init()": "a GPU unseen by torch: test_gpus.py",
+    "ttrl/system/launch.py: gpu_count: return": "what the command line starts: test_gpus.py",
+    "ttrl/system/memory.py: memory_suffices: free, total": VLLM,
+    "ttrl/system/memory.py: _asleep_bytes: return sum(": VLLM,
+    "ttrl/system/memory.py: pin: raise": "memory that cannot be pinned: test_wire.py",
     "ttrl/parts.py: planned_memory: display.note(": "what cannot be planned: test_plan.py",
     "ttrl/parts.py: planned_memory: return {}": "what cannot be planned: test_plan.py",
     "ttrl/parts.py: refuse_impossible: found =": "it refuses because there is no GPU",
     "ttrl/parts.py: refuse_impossible: raise UserError(f'policy.offload_during": (
         "it refuses because there is no GPU"
     ),
-    "ttrl/policy/attention.py: _varlen_attention: raise": "a broken flash-attn: test_attention.py",
-    "ttrl/policy/model.py: use_liger: ": LIGER,
-    "ttrl/policy/offload.py: host_like: return torch.empty_like": "no GPU's: test_offload.py",
-    "ttrl/rollout/engine_process.py: Host._start: ": PROCESS,
-    "ttrl/rollout/remote_engine.py: RemoteEngine.__init__: gpus =": PROCESS,
-    "ttrl/rollout/vllm_engine.py: ": VLLM,
-    "ttrl/selftests.py: vllm_sleep_and_wake: ": VLLM,
+    "ttrl/models/attention.py: _varlen_attention: raise": "a broken flash-attn: test_attention.py",
+    "ttrl/models/packed_model.py: use_liger: ": LIGER,
+    "ttrl/learner/offload.py: host_like: return torch.empty_like": "no GPU's: test_offload.py",
+    "ttrl/rollout/engines/engine_process.py: Host._start: ": PROCESS,
+    "ttrl/rollout/engines/remote_engine.py: RemoteEngine.__init__: gpus =": PROCESS,
+    "ttrl/rollout/engines/vllm_engine.py: ": VLLM,
+    "ttrl/doctor/selftests.py: vllm_sleep_and_wake: ": VLLM,
 }
 """Beginnings of keys of `cuda_lines.Unit`, each with the reason."""
 

@@ -138,7 +138,7 @@ def put_in(torch_own: Any = torch_2_13, flash: Path | None = None) -> None:
         sys.path.insert(0, str(flash))
     else:
         sys.path[:] = [p for p in sys.path if not (Path(p) / "flash_attn").is_dir()]
-    ours = sys.modules.get("ttrl.policy.attention")
+    ours = sys.modules.get("ttrl.models.attention")
     for value in vars(ours).values() if ours is not None else ():
         if hasattr(value, "cache_clear"):
             value.cache_clear()

@@ -13,7 +13,7 @@ import pytest
 import ttrl
 from ttrl.answers import canonical, equivalent, extract_answer
 from ttrl.answers.extract import MOST
-from ttrl.metrics import maj_at_k
+from ttrl.evaluation.metrics import maj_at_k
 from ttrl.rewards import majority_vote
 
 REPOSITORY = Path(ttrl.__file__).parents[1]

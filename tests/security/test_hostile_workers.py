@@ -21,8 +21,8 @@ from ttrl.answers import Grader, extract_answer
 from ttrl.answers.notation import Expression
 from ttrl.answers.symbolic import Question
 from ttrl.answers.workers import Worker, Workers
-from ttrl.config import AnswerSettings
 from ttrl.rewards import majority_vote
+from ttrl.settings import AnswerSettings
 
 DEADLINE_S = 2.0
 SLACK_S = 5.0
@@ -248,7 +248,7 @@ def test_a_fork_has_workers_of_its_own():
     program = r"""
 import os, signal
 from ttrl.answers import Grader
-from ttrl.config import AnswerSettings
+from ttrl.settings import AnswerSettings
 
 def right(numbers):
     answers = [(rf"\sqrt{{{n}}}+1", rf"1+\sqrt{{{n}}}", rf"2+\sqrt{{{n}}}") for n in numbers]

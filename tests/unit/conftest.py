@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ttrl.config import ModelSettings
+    from ttrl.settings import ModelSettings
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +25,6 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> ModelSettings:
 @pytest.fixture
 def model(saved_model: ModelSettings) -> PreTrainedModel:
     """The same, loaded anew for every test."""
-    from ttrl.policy.model import load_policy_model
+    from ttrl.models.packed_model import load_policy_model
 
     return load_policy_model(saved_model)

@@ -1,4 +1,5 @@
-"""Stands in for ``ttrl.rollout.engine_process``: loads nothing, and does what a prompt says."""
+"""Stands in for ``ttrl.rollout.engines.engine_process``: loads nothing, and does what a prompt
+says."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import socket
 import sys
 import time
 
-from ttrl.rollout.wire import Message, Wire
+from ttrl.rollout.engines.wire import Message, Wire
 
 
 def sample(wire: Wire, request: Message) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ttrl.abstentions import AbstentionGuard
 from ttrl.answers import make_extractor
-from ttrl.recipe import load_settings
+from ttrl.evaluation.abstentions import AbstentionGuard
+from ttrl.settings.recipe import load_settings
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question
 
 BOXED, BARE = r"It is \boxed{2}.", "It is 2."

@@ -7,7 +7,7 @@ import pytest
 
 import ttrl
 from ttrl.answers import Grader, canonical, extract_answer
-from ttrl.config import AnswerSettings
+from ttrl.settings import AnswerSettings
 
 PAGE = Path(ttrl.__file__).parents[1] / "docs" / "answers.md"
 _CODE = re.compile(r"`([^`]+)`")

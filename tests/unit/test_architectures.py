@@ -11,12 +11,12 @@ from architectures import EXPECTED, VOCABULARY, WINDOW, settings, table, tiny
 from tiny_models import TOKENIZER, all_logprobs, at
 from transformers import PreTrainedModel
 
-from ttrl.policy.model import PackedModel, make_packed
-from ttrl.policy.packing import batch_of
-from ttrl.pretrained import context_room
+from ttrl.models.packed_model import PackedModel, make_packed
+from ttrl.models.packing import batch_of
+from ttrl.models.pretrained import context_room
 from ttrl.rollout.ends import refuse_overflow
+from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.types import Question, TrainSample, UserError
 
 LONGEST = 48

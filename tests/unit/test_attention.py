@@ -14,11 +14,11 @@ from tiny_models import all_logprobs, make_settings, saved, tiny_model, train_sa
 from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
 
-from ttrl.policy import attention
-from ttrl.policy.attention import packed_attention, packed_hidden_states
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model, use_liger
-from ttrl.policy.packing import pack
+from ttrl.learner.local import LocalPolicy
+from ttrl.models import attention
+from ttrl.models.attention import packed_attention, packed_hidden_states
+from ttrl.models.packed_model import load_policy_model, use_liger
+from ttrl.models.packing import pack
 from ttrl.types import UserError
 
 LENGTHS = (5, 1, 9, 3)

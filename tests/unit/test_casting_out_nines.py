@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ttrl.data.arithmetic import question, question_rows, worked_answer
-from ttrl.plugins import load_plugin
+from ttrl.settings.plugins import load_plugin
 
 FILE = Path(__file__).parents[2] / "bench" / "verifiers" / "casting_out_nines.py"
 check = load_plugin(f"{FILE}:check", "test")

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from ttrl import saving as module
-from ttrl.checkpoint import Checkpoint, IncompleteError, find_newest
-from ttrl.config import CheckpointSettings
-from ttrl.ranks import Ranks
-from ttrl.saving import Checkpoints, Disk, own_share
+from ttrl.run import saving as module
+from ttrl.run.checkpoint import Checkpoint, IncompleteError, find_newest
+from ttrl.run.saving import Checkpoints, Disk, own_share
+from ttrl.settings import CheckpointSettings
+from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
 
 SIZES = {"a": 7, "b": 1, "c": 12}
@@ -41,7 +41,7 @@ class Meeting:
 
 
 class PlayedRank:
-    """A rank that is a thread; see `ttrl.ranks.Ranks`."""
+    """A rank that is a thread; see `ttrl.system.ranks.Ranks`."""
 
     def __init__(self, rank: int, meeting: Meeting) -> None:
         self.rank, self.meeting, self.count = rank, meeting, meeting.barrier.parties

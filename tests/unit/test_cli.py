@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ttrl import cli
-from ttrl.recipe import model_names
+from ttrl.settings.recipe import model_names
 
 
 def call(
@@ -60,11 +60,11 @@ def test_every_model_and_benchmark_of_the_paper(
         (["train", "aime24"], "names no model: add --model"),
         (["train", "tiny-arithmetic", "--run-dir", "r\udcff"], "'r\\udcff' is not UTF-8"),
         (["train", "tiny-arithmetic", "--replay", "runs/tiny-arithmetic/rollouts"], "its own"),
-        (["train", "tiny-arithmetic", "--set", "policy.lora_alpha=16"], "need policy.lora_rank"),
+        (["train", "tiny-arithmetic", "--set", "lora.alpha=16"], "need lora.rank"),
         (
             [
                 *("train", "tiny-arithmetic", "--set", "rollout.max_new_tokens=8180"),
-                *("--set", "policy.tokens_per_batch=20000"),
+                *("--set", "memory.tokens_per_batch=20000"),
             ],
             "in all, but the model's context is 8192; lower rollout.max_new_tokens",
         ),
@@ -136,12 +136,12 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 def test_doctor_reports_a_failure(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ttrl.doctor
+    import ttrl.doctor.doctor
 
     def broken() -> str:
         raise RuntimeError("[/y] broken")
 
-    monkeypatch.setitem(ttrl.doctor.SELF_TESTS, "sample and train", broken)
+    monkeypatch.setitem(ttrl.doctor.doctor.SELF_TESTS, "sample and train", broken)
     code, out, _ = call(capsys, monkeypatch, "doctor")
     assert code == 1
     assert "FAILED: RuntimeError: [/y] broken" in out

@@ -3,8 +3,8 @@
 import pydantic
 import pytest
 
-from ttrl.config import Section, Settings
-from ttrl.recipe import load_settings
+from ttrl.settings import Section, Settings
+from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
 MINIMAL = 'model = {path = "m"}\ndata = {train = "q.json"}\n'
@@ -17,7 +17,7 @@ FIXED = (
     "rollout.max_new_tokens=80",
     "policy.trained_samples=32",
     "policy.sequences_per_update=512",
-    "policy.tokens_per_batch=8192",
+    "memory.tokens_per_batch=8192",
 )
 
 
@@ -65,10 +65,10 @@ def recipe(tmp_path):
         (r'data.suffix="\nThink."', "data", "suffix", "\nThink."),
         ("data.suffix=", "data", "suffix", ""),
         ("data.held_out=none", "data", "held_out", None),
-        ("policy.learning_rate=1e-6", "policy", "learning_rate", 1e-6),
-        ("policy.learning_rate=1", "policy", "learning_rate", 1.0),
-        ("policy.dual_clip=3.0", "policy", "dual_clip", 3.0),
-        ("policy.betas=[0.8, 0.9]", "policy", "betas", (0.8, 0.9)),
+        ("optimizer.learning_rate=1e-6", "optimizer", "learning_rate", 1e-6),
+        ("optimizer.learning_rate=1", "optimizer", "learning_rate", 1.0),
+        ("loss.dual_clip=3.0", "loss", "dual_clip", 3.0),
+        ("optimizer.betas=[0.8, 0.9]", "optimizer", "betas", (0.8, 0.9)),
         (
             "data.chat_template_kwargs.enable_thinking=false",
             "data",
@@ -86,7 +86,7 @@ def test_overrides(override, section, key, expected):
 
 
 @pytest.mark.parametrize(
-    "key", ["reward.advantages", "policy.loss", "policy.sampler_correction", "checkpoint.best"]
+    "key", ["reward.advantages", "loss.policy", "loss.sampler_correction", "checkpoint.best"]
 )
 def test_none_is_chosen_where_it_is_a_choice(key):
     section, _, name = key.partition(".")
@@ -95,9 +95,9 @@ def test_none_is_chosen_where_it_is_a_choice(key):
 
 
 def test_none_takes_back_what_a_recipe_sets():
-    assert load_settings("amc", model="qwen3-8b").policy.dual_clip == 3.0
-    unset = load_settings("amc", model="qwen3-8b", overrides=["policy.dual_clip=none"])
-    assert unset.policy.dual_clip is None
+    assert load_settings("amc", model="qwen3-8b").loss.dual_clip == 3.0
+    unset = load_settings("amc", model="qwen3-8b", overrides=["loss.dual_clip=none"])
+    assert unset.loss.dual_clip is None
 
 
 def test_the_last_override_wins_and_leaves_the_others_alone():
@@ -128,7 +128,7 @@ def test_an_override_needs_key_and_value(override):
         ("sed=1", "seed"),
         ("rollout.vote=3", "rollout.votes"),
         ("rolout.votes=3", "rollout.votes"),
-        ("learning_rate=3", "policy.learning_rate"),
+        ("learning_rate=3", "optimizer.learning_rate"),
         ("data.chat_template_kwarg.x=1", "data.chat_template_kwargs"),
     ],
 )
@@ -137,7 +137,7 @@ def test_an_unknown_key_names_the_nearest(override, nearest):
     assert refusal(override) == f"unknown setting {key!r} (did you mean {nearest!r}?)"
 
 
-@pytest.mark.parametrize("key", ["rollout", "zzz", "seed.x", "policy.betas.x"])
+@pytest.mark.parametrize("key", ["rollout", "zzz", "seed.x", "optimizer.betas.x"])
 def test_an_unknown_key_without_a_near_one(key):
     assert refusal(f"{key}=1").startswith(f"unknown setting {key!r}")
 
@@ -167,12 +167,21 @@ def test_an_unknown_key_in_a_file_names_the_nearest(recipe):
         ("rollout.votes=" + "[" * 3000, "rollout.votes = '[[["),
         ("rollout.engine=" + "x" * 5000, "rollout.engine = '" + "x" * 199 + "...: input should be"),
         ("rollout.temperature=nan", "rollout.temperature = nan: input should be a finite number"),
-        ("policy.learning_rate=inf", "policy.learning_rate = inf: input should be a finite number"),
-        ("policy.learning_rate=-1e-6", "policy.learning_rate = -1e-06: input should be greater"),
-        ("policy.betas=[0.9, 1.0]", "policy.betas.1 = 1.0: input should be less than 1"),
-        ("policy.betas=[0.9]", "policy.betas.1 is missing"),
-        ("policy.betas=['0.9', 0.9]", "policy.betas.0 = '0.9': input should be a valid number"),
-        ("policy.aggregation=mean", "policy.aggregation = 'mean': input should be 'token_mean'"),
+        (
+            "optimizer.learning_rate=inf",
+            "optimizer.learning_rate = inf: input should be a finite number",
+        ),
+        (
+            "optimizer.learning_rate=-1e-6",
+            "optimizer.learning_rate = -1e-06: input should be greater",
+        ),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas.1 = 1.0: input should be less than 1"),
+        ("optimizer.betas=[0.9]", "optimizer.betas.1 is missing"),
+        (
+            "optimizer.betas=['0.9', 0.9]",
+            "optimizer.betas.0 = '0.9': input should be a valid number",
+        ),
+        ("loss.aggregation=mean", "loss.aggregation = 'mean': input should be 'token_mean'"),
         ("model.dtype=float16", "model.dtype = 'float16': input should be 'float32' or 'bfloat16'"),
         ("data.chat_template_kwargs=x", "data.chat_template_kwargs = 'x': input should be a valid"),
         ("data.max_rejected_share=1.5", "data.max_rejected_share = 1.5: input should be less"),
@@ -197,25 +206,25 @@ def test_all_wrong_values_are_reported_together():
             "policy.sequences_per_update = 513 is more than a step's 512 trained sequences",
         ),
         (
-            ["policy.tokens_per_batch=207"],
-            "policy.tokens_per_batch = 207 cannot hold one sequence of 208 tokens",
+            ["memory.tokens_per_batch=207"],
+            "memory.tokens_per_batch = 207 cannot hold one sequence of 208 tokens",
         ),
         (
-            ["policy.loss=cispo", "policy.dual_clip=3"],
-            'policy.dual_clip = 3.0 needs policy.loss = "ppo_clip"',
+            ["loss.policy=cispo", "loss.dual_clip=3"],
+            'loss.dual_clip = 3.0 needs loss.policy = "ppo_clip"',
         ),
         (
-            ["policy.kl_estimator=k1"],
-            'policy.kl_estimator = "k1" needs policy.kl_coef above 0',
+            ["loss.kl_estimator=k1"],
+            'loss.kl_estimator = "k1" needs loss.kl_coef above 0',
         ),
         (
-            ["policy.recompute_share=0.5"],
-            "policy.recompute_share = 0.5 needs policy.gradient_checkpointing = true",
+            ["memory.recompute_share=0.5"],
+            "memory.recompute_share = 0.5 needs memory.gradient_checkpointing = true",
         ),
         (
-            ["policy.offload_optimizer=true", "policy.offload_during_rollout=true"],
-            "policy.offload_during_rollout = true has nothing to move from the GPU with "
-            "policy.offload_optimizer = true",
+            ["memory.offload_optimizer=true", "memory.offload_during_rollout=true"],
+            "memory.offload_during_rollout = true has nothing to move from the GPU with "
+            "memory.offload_optimizer = true",
         ),
         (
             ["data.system_prompt=x", "data.chat_template=false"],
@@ -253,7 +262,7 @@ def test_each_rule_across_sections(overrides, message):
 
 @pytest.mark.parametrize(
     "override",
-    ["rollout.votes=32", "policy.sequences_per_update=512", "policy.tokens_per_batch=208"],
+    ["rollout.votes=32", "policy.sequences_per_update=512", "memory.tokens_per_batch=208"],
 )
 def test_each_rule_allows_its_limit(override):
     load(override)
@@ -264,9 +273,9 @@ def test_the_best_checkpoint_may_be_the_best_measured_one():
 
 
 def test_all_broken_rules_are_reported_together():
-    message = refusal("rollout.votes=31", "policy.tokens_per_batch=1")
+    message = refusal("rollout.votes=31", "memory.tokens_per_batch=1")
     assert "policy.trained_samples = 32 is more" in message
-    assert "; policy.tokens_per_batch = 1 cannot hold" in message
+    assert "; memory.tokens_per_batch = 1 cannot hold" in message
 
 
 # ---------------------------------------------------------------------------------------------
@@ -277,7 +286,7 @@ def test_all_broken_rules_are_reported_together():
     ("name", "model", "overrides"),
     [
         ("tiny-arithmetic", None, ["max_steps=3", "data.held_out=none", r'data.suffix="\n\"é\""']),
-        ("aime24", "qwen3-8b", ["policy.betas=[0.5, 0.25]", "policy.dual_clip=none"]),
+        ("aime24", "qwen3-8b", ["optimizer.betas=[0.5, 0.25]", "loss.dual_clip=none"]),
         ("math500", "r1-llama-8b", ["model.revision=abc", "threads=1"]),
     ],
 )
@@ -312,7 +321,7 @@ def test_settings_are_frozen():
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         load().seed = 3
     with pytest.raises(pydantic.ValidationError, match="frozen"):
-        load().policy.learning_rate = 3.0
+        load().optimizer.learning_rate = 3.0
 
 
 def test_no_setting_holds_a_secret():
@@ -335,17 +344,17 @@ def test_a_file_of_the_users_own_is_named_after_itself(recipe):
 def test_later_layers_win_table_by_table(recipe):
     recipe("seed = 1\nepochs = 9\n[rollout]\nvotes = 40\ntemperature = 0.5\n", "first.toml")
     recipe("epochs = 8\n[rollout]\nvotes = 50\n", "second.toml")
-    path = recipe(f'include = ["first", "second"]\n{MINIMAL}[policy]\nclip_low = 0.1\n')
-    settings = load_settings(path, overrides=["policy.clip_high=0.3"])
+    path = recipe(f'include = ["first", "second"]\n{MINIMAL}[loss]\nclip_low = 0.1\n')
+    settings = load_settings(path, overrides=["loss.clip_high=0.3"])
     assert (settings.seed, settings.epochs) == (1, 8)
     assert (settings.rollout.votes, settings.rollout.temperature) == (50, 0.5)
-    assert (settings.policy.clip_low, settings.policy.clip_high) == (0.1, 0.3)
+    assert (settings.loss.clip_low, settings.loss.clip_high) == (0.1, 0.3)
 
 
 def test_a_file_may_include_a_shipped_recipe(recipe):
     path = recipe('include = ["benchmarks/amc"]\nmodel = {path = "m"}\nseed = 5\n')
     settings = load_settings(path)
-    assert (settings.seed, settings.epochs, settings.policy.dual_clip) == (5, 30, 3.0)
+    assert (settings.seed, settings.epochs, settings.loss.dual_clip) == (5, 30, 3.0)
 
 
 @pytest.mark.parametrize(

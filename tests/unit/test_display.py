@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ttrl.display import Display, result_table, scores_table
+from ttrl.report.display import Display, result_table, scores_table
 
 # ---------------------------------------------------------------------------------------------
 # Tables

@@ -8,12 +8,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from ttrl import gpus
 from ttrl.cli import evaluate
-from ttrl.display import Display
-from ttrl.launch import gpu_count
-from ttrl.recipe import load_settings
-from ttrl.run_folder import RunFolder
+from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
+from ttrl.system import gpus
+from ttrl.system.launch import gpu_count
 from ttrl.train import train
 from ttrl.types import UserError
 

@@ -12,8 +12,8 @@ from python_process import run_python
 from ttrl.answers import Grader, canonical, default_grader, equivalent
 from ttrl.answers.notation import translate
 from ttrl.answers.symbolic import analyse
-from ttrl.config import AnswerSettings
 from ttrl.rewards import majority_vote
+from ttrl.settings import AnswerSettings
 from ttrl.types import UserError
 
 SAME = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ttrl.config import GuardSettings
-from ttrl.guard import CollapseGuard, Keeper, MismatchGuard
+from ttrl.evaluation.guard import CollapseGuard, Keeper, MismatchGuard
+from ttrl.settings import GuardSettings
 
 HEALTHY = {
     "vote/majority_ratio": 0.4,

@@ -169,7 +169,7 @@ def test_the_command_line_starts_without_the_heavy_packages():
     loaded = run(
         "import sys\n"
         "import ttrl.cli\n"
-        "from ttrl.recipe import load_settings\n"
+        "from ttrl.settings.recipe import load_settings\n"
         "load_settings('tiny-arithmetic').to_toml()\n"
         "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'pandas', 'sympy'}\n"
         "print(sorted(heavy & set(sys.modules)))"

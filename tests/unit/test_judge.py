@@ -9,8 +9,8 @@ import pytest
 from groups import boxed, completion, group
 
 from ttrl.answers import Grader
-from ttrl.recipe import load_settings
 from ttrl.rewards.judge import GRADING_THREADS, Judge, in_background
+from ttrl.settings.recipe import load_settings
 from ttrl.types import CompletionGroup, Estimate, UserError, Visit
 
 

@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from ttrl.config import PolicySettings
-from ttrl.policy.update import learning_rate
+from ttrl.learner.update import learning_rate
+from ttrl.settings import OptimizerSettings
 
 
 def rates(total: int, **changes: float) -> list[float]:
-    policy = PolicySettings(learning_rate=8.0, **changes)
+    policy = OptimizerSettings(learning_rate=8.0, **changes)
     return [learning_rate(step, total, policy) for step in range(1, total + 1)]
 
 
@@ -41,6 +41,6 @@ def test_learning_rates_rise_to_the_peak_and_fall_to_the_final_share(total):
     assert found[: top + 1] == sorted(found[: top + 1])
     assert found[top:] == sorted(found[top:], reverse=True)
     assert 4.0 < found[-1] < 8.0 and all(rate > 0 for rate in found)
-    assert learning_rate(total + 1, total, PolicySettings(final_lr_share=0.5)) == pytest.approx(
-        0.5 * PolicySettings().learning_rate
+    assert learning_rate(total + 1, total, OptimizerSettings(final_lr_share=0.5)) == pytest.approx(
+        0.5 * OptimizerSettings().learning_rate
     )

@@ -9,10 +9,10 @@ import time
 import pytest
 from python_process import run_python
 
-from ttrl.launch import keep_segments_whole
 from ttrl.parts import closed_at_the_end
-from ttrl.ranks import Ranks
 from ttrl.rollout.pool import RolloutPool
+from ttrl.system.launch import keep_segments_whole
+from ttrl.system.ranks import Ranks
 
 SCRIPT = """
 import atexit, sys, time

@@ -26,11 +26,11 @@ from tiny_models import (
 )
 from transformers import PreTrainedModel
 
-from ttrl.config import Settings
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model
+from ttrl.learner.local import LocalPolicy
+from ttrl.models.packed_model import load_policy_model
+from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.transformers_engine import TransformersEngine
+from ttrl.settings import Settings
 from ttrl.types import Question, TrainSample
 
 RATE = 3e-4
@@ -40,12 +40,11 @@ class Twin:
     """GRPO sequence by sequence with all logits, in float64, and torch's AdamW."""
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
-        policy = settings.policy
-        self.settings = settings
+        self.settings, optimizer = settings, settings.optimizer
         self.model = plain_twin(model)
         self.reference = copy.deepcopy(self.model)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), betas=policy.betas, weight_decay=policy.weight_decay
+            self.model.parameters(), betas=optimizer.betas, weight_decay=optimizer.weight_decay
         )
 
     def update(self, samples: list[TrainSample], rate: float) -> list[dict[str, float]]:
@@ -54,7 +53,6 @@ class Twin:
         return [self.step(samples[i : i + size]) for i in range(0, len(samples), size)]
 
     def step(self, samples: list[TrainSample]) -> dict[str, float]:
-        policy = self.settings.policy
         figures: dict[str, list[float]] = defaultdict(list)
         self.optimizer.zero_grad()
         loss = sum(self.sequence_loss(sample, samples, figures) for sample in samples)
@@ -62,7 +60,7 @@ class Twin:
         grads = [p.grad for p in self.model.parameters()]
         norm = math.sqrt(sum(g.square().sum().item() for g in grads))
         for g in grads:
-            g *= min(1, policy.grad_clip / (norm + 1e-6))
+            g *= min(1, self.settings.optimizer.grad_clip / (norm + 1e-6))
         self.optimizer.step()
         means = {name: fmean(values) for name, values in figures.items() if name != "gap"}
         return {
@@ -74,13 +72,13 @@ class Twin:
         }
 
     def sequence_loss(self, sample, samples, figures) -> torch.Tensor:
-        policy, n = self.settings.policy, len(sample.completion_ids)
+        loss, n = self.settings.loss, len(sample.completion_ids)
         everything = sum(len(s.completion_ids) for s in samples)
         share = {
             "token_mean": 1 / everything,
             "sequence_mean": 1 / (len(samples) * n),
             "constant": 1 / (len(samples) * MAX_NEW_TOKENS),
-        }[policy.aggregation]
+        }[loss.aggregation]
         ids = (sample.prompt_ids, sample.completion_ids)
         logp_nV = all_logprobs(self.model, *ids, TEMPERATURE)
         logp_n = at(logp_nV, sample.completion_ids)
@@ -88,16 +86,16 @@ class Twin:
         advantage = sample.advantage
 
         log_ratio_n = logp_n - old_n
-        if policy.ratio_level == "sequence":
+        if loss.ratio_level == "sequence":
             log_ratio_n = log_ratio_n.mean().expand(n)
         ratio_n = log_ratio_n.exp()
-        bounded_n = ratio_n.clamp(1 - policy.clip_low, 1 + policy.clip_high)
-        if policy.loss == "ppo_clip":
+        bounded_n = ratio_n.clamp(1 - loss.clip_low, 1 + loss.clip_high)
+        if loss.policy == "ppo_clip":
             objective_n = torch.minimum(ratio_n * advantage, bounded_n * advantage)
-            if policy.dual_clip is not None and advantage < 0:
-                objective_n = objective_n.clamp(min=policy.dual_clip * advantage)
+            if loss.dual_clip is not None and advantage < 0:
+                objective_n = objective_n.clamp(min=loss.dual_clip * advantage)
             clipped_n = objective_n != ratio_n * advantage
-        elif policy.loss == "cispo":
+        elif loss.policy == "cispo":
             objective_n = bounded_n.detach() * logp_n * advantage
             clipped_n = bounded_n != ratio_n
         else:
@@ -110,16 +108,16 @@ class Twin:
             "k1": logp_n - ref_n,
             "k2": (logp_n - ref_n).square() / 2,
             "k3": (ref_n - logp_n).exp() - (ref_n - logp_n) - 1,
-        }[policy.kl_estimator]
+        }[loss.kl_estimator]
 
-        if advantage != 0 or policy.kl_coef or policy.entropy_coef:  # what UpdateResult covers
+        if advantage != 0 or loss.kl_coef or loss.entropy_coef:  # what UpdateResult covers
             gap_n = (logp_n - old_n).detach()
             figures["clip_fraction"] += clipped_n.double().tolist()
-            figures["kl"] += (kl_n if policy.kl_coef else torch.zeros(n)).tolist()
+            figures["kl"] += (kl_n if loss.kl_coef else torch.zeros(n)).tolist()
             figures["entropy"] += entropy_n.tolist()
             figures["sampler_kl"] += (gap_n.exp() - gap_n - 1).tolist()
             figures["gap"] += gap_n.abs().tolist()
-        loss_n = -objective_n + policy.kl_coef * kl_n - policy.entropy_coef * entropy_n
+        loss_n = -objective_n + loss.kl_coef * kl_n - loss.entropy_coef * entropy_n
         return share * sample.weight * loss_n.sum()
 
 
@@ -140,10 +138,10 @@ CASES: dict[str, dict[str, Any]] = {
     "kl": {"kl_coef": 0.5},
     "k1": {"kl_coef": 0.5, "kl_estimator": "k1"},
     "k2": {"kl_coef": 0.5, "kl_estimator": "k2"},
-    "cispo": {"loss": "cispo"},
+    "cispo": {"loss_policy": "cispo"},
     "gspo": {"ratio_level": "sequence", "clip_low": 0.01, "clip_high": 0.01},
-    "cispo-of-sequences": {"loss": "cispo", "ratio_level": "sequence"},
-    "no-clip": {"loss": "none", "aggregation": "sequence_mean"},
+    "cispo-of-sequences": {"loss_policy": "cispo", "ratio_level": "sequence"},
+    "no-clip": {"loss_policy": "none", "aggregation": "sequence_mean"},
     "entropy": {"entropy_coef": 0.3},
     "everything": {"dual_clip": 2.0, "kl_coef": 0.2, "entropy_coef": 0.1, "weight_decay": 0.3},
     "small-batches": {"tokens_per_batch": 40},
@@ -159,7 +157,7 @@ def test_updates_are_those_of_the_twin(case, model):
     each entry by its own size, so that the smallest, which are mostly rounding, make as large a
     step as any other: weights are compared within a share of one step.
     """
-    settings = make_settings(policy={"sequences_per_update": 4, "grad_clip": 1e3, **CASES[case]})
+    settings = make_settings(update={"sequences_per_update": 4, "grad_clip": 1e3, **CASES[case]})
     samples = near_samples(model)
     samples[3] = dataclasses.replace(samples[3], weight=2.5)
     policy, twin = LocalPolicy(model, settings), Twin(model, settings)
@@ -169,7 +167,7 @@ def test_updates_are_those_of_the_twin(case, model):
         assert_close_everywhere(gradients(policy.model), gradients(twin.model), 1e-4)
         assert [r.sequences for r in results] == [4, 4, 2]
         assert {r.learning_rate for r in results} == {RATE}
-        clips = settings.policy.loss != "none"
+        clips = settings.loss.policy != "none"
         assert any(0 < r.clip_fraction < 1 for r in results) == clips
     for name, p in policy.model.named_parameters():
         error = (p.detach() - twin.model.get_parameter(name)).abs().max()
@@ -188,7 +186,7 @@ def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, saved_model
     for budget in (1024, tokens_per_batch):
         policy = LocalPolicy(
             load_policy_model(saved_model),
-            make_settings(policy={"tokens_per_batch": budget, "kl_coef": 0.1}),
+            make_settings(update={"tokens_per_batch": budget, "kl_coef": 0.1}),
         )
         (result,) = policy.update(samples, RATE)
         found[budget] = (gradients(policy.model), dataclasses.replace(result, seconds=0))
@@ -217,7 +215,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_mo
     ):
         policy = LocalPolicy(
             load_policy_model(saved_model),
-            make_settings(policy={"kl_coef": 0.1, **policy_settings}),
+            make_settings(update={"kl_coef": 0.1, **policy_settings}),
         )
         calls = [0, 0]
         for i, layer in enumerate(policy.model.model.layers):
@@ -241,7 +239,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_mo
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
 @pytest.mark.parametrize("nothing", [{"advantage": 0.0}, {"weight": 0.0}])
 def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, nothing, model):
-    settings = make_settings(policy={"aggregation": aggregation, "grad_clip": 1e3})
+    settings = make_settings(update={"aggregation": aggregation, "grad_clip": 1e3})
     samples = near_samples(model)
     for i in (0, 4, 9):
         samples[i] = dataclasses.replace(samples[i], **nothing)
@@ -265,7 +263,7 @@ def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, 
 
 def test_optimizer_steps_without_any_gradient_are_not_taken(model):
     """Not even with momentum and weight decay, which would move the weights."""
-    policy = LocalPolicy(model, make_settings(policy={"sequences_per_update": 5}))
+    policy = LocalPolicy(model, make_settings(update={"sequences_per_update": 5}))
     samples = near_samples(model)
     idle = [dataclasses.replace(s, advantage=0.0) for s in samples]
     assert len(policy.update([*idle[:5], *samples[5:]], RATE)) == 1
@@ -277,7 +275,7 @@ def test_optimizer_steps_without_any_gradient_are_not_taken(model):
 
 @pytest.mark.parametrize("term", ["kl_coef", "entropy_coef"])
 def test_with_a_kl_or_entropy_term_zero_advantages_are_trained_on(term, model):
-    policy = LocalPolicy(model, make_settings(policy={term: 0.5, "kl_coef": 0.5}))
+    policy = LocalPolicy(model, make_settings(update={term: 0.5, "kl_coef": 0.5}))
     samples = [dataclasses.replace(s, advantage=0.0) for s in near_samples(model)]
     first, second = policy.update(samples, RATE), policy.update(samples, RATE)
     assert (first[0].sequences, first[0].skipped_sequences) == (10, 0)
@@ -286,7 +284,7 @@ def test_with_a_kl_or_entropy_term_zero_advantages_are_trained_on(term, model):
 
 def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(model):
     """Alone in its micro-batch, and beside others."""
-    settings = make_settings(policy={"kl_coef": 0.5, "tokens_per_batch": 40, "grad_clip": 1e3})
+    settings = make_settings(update={"kl_coef": 0.5, "tokens_per_batch": 40, "grad_clip": 1e3})
     samples = near_samples(model)
     samples[6] = dataclasses.replace(samples[6], weight=0.0)  # the one with the longest prompt
     samples[0] = dataclasses.replace(samples[0], weight=0.0)
@@ -305,7 +303,7 @@ def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(model):
 
 
 def test_the_reference_stays_where_training_began(model):
-    policy = LocalPolicy(model, make_settings(policy={"kl_coef": 0.5}))
+    policy = LocalPolicy(model, make_settings(update={"kl_coef": 0.5}))
     start = weights(policy.model)
     samples = near_samples(model)
     kl = [policy.update(samples, RATE)[0].kl for _ in range(3)]

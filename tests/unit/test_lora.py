@@ -14,12 +14,12 @@ from tiny_models import TOKENIZER, make_settings, near_samples, saved, tiny_mode
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ttrl.config import ModelSettings, Settings
-from ttrl.policy import lora
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model
-from ttrl.policy.packing import pack
-from ttrl.rollout.transformers_engine import TransformersEngine
+from ttrl.learner.local import LocalPolicy
+from ttrl.models import lora
+from ttrl.models.packed_model import load_policy_model
+from ttrl.models.packing import pack
+from ttrl.rollout.engines.transformers_engine import TransformersEngine
+from ttrl.settings import ModelSettings, Settings
 from ttrl.types import TrainSample, UserError
 
 RATE = 3e-3
@@ -33,7 +33,7 @@ def samples(saved_model: ModelSettings) -> list[TrainSample]:
 
 
 def lora_policy(start: ModelSettings, dtype: str = "float32", **changes: Any) -> LocalPolicy:
-    settings = make_settings(model={"dtype": dtype}, policy={**LORA, **changes})
+    settings = make_settings(model={"dtype": dtype}, update={**LORA, **changes})
     return LocalPolicy(load_policy_model(start, getattr(torch, dtype)), settings)
 
 
@@ -55,7 +55,7 @@ class Twin:
         for part in self.parts.values():
             part.requires_grad_()
         self.optimizer = torch.optim.AdamW(
-            self.parts.values(), lr=RATE, weight_decay=policy.settings.policy.weight_decay
+            self.parts.values(), lr=RATE, weight_decay=policy.settings.optimizer.weight_decay
         )
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -171,7 +171,7 @@ def test_named_targets(saved_model: ModelSettings) -> None:
         (["embed_tokens"], "names model.embed_tokens, of type Embedding; expected"),
         (["q_proj", "mlp"], "names model.layers.0.mlp, of type Qwen2MLP; expected"),
         ([""], "names the model, of type Qwen2ForCausalLM"),
-        ([], "policy.lora_targets = "),
+        ([], "lora.targets = "),
     ],
 )
 def test_targets_that_cannot_be(targets: list[str], words: str, saved_model: ModelSettings) -> None:

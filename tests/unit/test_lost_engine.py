@@ -13,11 +13,11 @@ import pytest
 from processes import children_of, processes_of
 from tiny_models import engine_settings
 
-from ttrl.config import ModelSettings
-from ttrl.ranks import Ranks
-from ttrl.rollout import remote_engine
-from ttrl.rollout.remote_engine import RemoteEngine
+from ttrl.rollout.engines import remote_engine
+from ttrl.rollout.engines.remote_engine import RemoteEngine
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.settings import ModelSettings
+from ttrl.system.ranks import Ranks
 from ttrl.types import Completion, Question, UserError
 
 Stubs = Callable[..., Any]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttrl.answers import Grader, equivalent
-from ttrl.metrics import labelled_metrics, maj_at_k, pass_at_k, vote_metrics
+from ttrl.evaluation.metrics import labelled_metrics, maj_at_k, pass_at_k, vote_metrics
 from ttrl.rewards import majority_vote
 from ttrl.types import AnswerKey, CompletionGroup, Visit
 

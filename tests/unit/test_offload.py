@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import torch
 from pytest import MonkeyPatch
 
-from ttrl.policy import offload
-from ttrl.policy.offload import Offload
+from ttrl.learner import offload
+from ttrl.learner.offload import Offload
 
 
 def test_what_is_kept_comes_back_to_the_bit_and_what_is_not_is_zero() -> None:

@@ -12,8 +12,8 @@ from tiny_models import make_settings, tiny_model
 from transformers import PreTrainedModel
 from ttrl_kernels import FusedLMHead
 
-from ttrl.policy.local import LocalPolicy
-from ttrl.resume import origin_of
+from ttrl.learner.local import LocalPolicy
+from ttrl.run.resume import origin_of
 
 needs_peft = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="peft is not installed"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import train_samples
 
-from ttrl.policy.packing import pack, sequence_weights
+from ttrl.models.packing import pack, sequence_weights
 from ttrl.types import TrainSample
 
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")

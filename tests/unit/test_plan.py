@@ -16,8 +16,7 @@ import pytest
 from rich.console import Console
 
 from ttrl import cli
-from ttrl.config import ModelSettings
-from ttrl.display import Display
+from ttrl.models.pretrained import load_bare_outline
 from ttrl.parts import planned_memory
 from ttrl.plan import GIB, Machine, ModelShape, Plan, plan
 from ttrl.plan.host import host_memory
@@ -25,10 +24,11 @@ from ttrl.plan.machine import SHARES
 from ttrl.plan.memory import Job
 from ttrl.plan.report import show
 from ttrl.plan.speed import collective_seconds, optimizer_seconds
-from ttrl.pretrained import load_bare_outline
-from ttrl.ranks import Ranks
-from ttrl.recipe import RECIPES as RECIPE_FOLDER
-from ttrl.recipe import load_settings, recipe_names
+from ttrl.report.display import Display
+from ttrl.settings import ModelSettings
+from ttrl.settings.recipe import RECIPES as RECIPE_FOLDER
+from ttrl.settings.recipe import load_settings, recipe_names
+from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
 
 CONFIGS = Path(__file__).parent / "model_configs"
@@ -98,8 +98,8 @@ def test_the_7b_table_worked_out_by_hand(tokens, activations, total):
     gradients that pass are among its overheads."""
     found = plan_of(
         "8xa100-40gb/qwen2.5-7b",
-        "policy.kl_coef=0.0",
-        f"policy.tokens_per_batch={tokens}",
+        "loss.kl_coef=0.0",
+        f"memory.tokens_per_batch={tokens}",
         "rollout.tensor_parallel=1",
     )
     assert found.fits
@@ -126,8 +126,8 @@ def test_the_7b_kv_cache(offload, share, least, most):
     """18 to 20 GiB with phase offload, 7 to 8 without; 20 are 374k tokens."""
     found = plan_of(
         "8xa100-40gb/qwen2.5-7b",
-        "policy.kl_coef=0.0",
-        f"policy.offload_during_rollout={offload}",
+        "loss.kl_coef=0.0",
+        f"memory.offload_during_rollout={offload}",
         f"rollout.gpu_memory_share={share}",
         "rollout.tensor_parallel=1",
     )
@@ -140,7 +140,7 @@ def test_the_7b_kv_cache(offload, share, least, most):
 def test_without_phase_offload_the_recipe_does_not_fit():
     full = plan_of(
         "8xa100-40gb/qwen2.5-7b",
-        "policy.offload_during_rollout=false",
+        "memory.offload_during_rollout=false",
         "rollout.gpu_memory_share=0.8",
     )
     assert "rollout needs" in full.advice
@@ -171,16 +171,16 @@ def test_the_choices_fit_and_are_as_fast_as_the_recipe(recipe):
 
 def test_a_32b_model_fits_eight_gpus_only_beside_a_large_host():
     settings = load_settings(
-        "8xa100-40gb/qwen2.5-7b", model="qwen2.5-32b", overrides=["policy.kl_coef=0.0"]
+        "8xa100-40gb/qwen2.5-7b", model="qwen2.5-32b", overrides=["loss.kl_coef=0.0"]
     )
     found = plan(settings, outline("qwen2.5-32b"), A100_40GB.changed(["host_gib=2000"]))
     assert not found.fits
     assert "backward needs" in found.advice
-    assert found.changes["policy.offload_optimizer"]
-    assert not found.changes["policy.offload_during_rollout"]
+    assert found.changes["memory.offload_optimizer"]
+    assert not found.changes["memory.offload_during_rollout"]
     small = plan(settings, outline("qwen2.5-32b"), A100_40GB.changed(["host_gib=512"]))
     assert small.choices == {}
-    assert "is enough: try --set policy.lora_rank=64 or 16 GPUs of 40 GiB" in small.advice
+    assert "is enough: try --set lora.rank=64 or 16 GPUs of 40 GiB" in small.advice
     assert "\n" not in small.advice
 
 
@@ -208,7 +208,7 @@ def test_what_a_host_holds():
     assert host_memory(moving)["a checkpoint's copy"] == (12 + 4) * size
     two_nodes = dataclasses.replace(found, machine=dataclasses.replace(found.machine, gpus=16))
     assert host_memory(two_nodes)["optimizer state"] == 12 * size // 2
-    in_host = job_of(recipe, "policy.offload_during_rollout=false", "policy.offload_optimizer=true")
+    in_host = job_of(recipe, "memory.offload_during_rollout=false", "memory.offload_optimizer=true")
     groups = -(-size // 8 // 100_000_000)
     pinned = 8 * (2**31 + groups * 2**29)  # of 2 x 952 MB, and of 400 MB
     assert host_memory(in_host)["gradients"] == pinned
@@ -256,7 +256,7 @@ def test_an_engine_that_keeps_its_cache_whole_does_not_fit():
 
 def test_the_advice_makes_it_fit():
     recipe = "8xa100-40gb/qwen2.5-math-7b"
-    large = plan_of(recipe, "policy.tokens_per_batch=65536", "policy.gradient_checkpointing=false")
+    large = plan_of(recipe, "memory.tokens_per_batch=65536", "memory.gradient_checkpointing=false")
     assert not large.fits
     sets = re.findall(r"--set (\S+)", large.advice)
     assert sets
@@ -266,7 +266,7 @@ def test_the_advice_makes_it_fit():
 def test_only_zero3_takes_its_states_to_the_host():
     states = ("gradients", "master weights", "moments")
     for offload, held in (("true", 0.0), ("false", 14 * 1_543_714_304 / GIB)):
-        change = f"policy.offload_during_rollout={offload}"
+        change = f"memory.offload_during_rollout={offload}"
         found = plan_of("1x40gb/qwen2.5-math-1.5b", change)
         assert gib(found, "rollout", *states) == pytest.approx(held)
     with pytest.raises(UserError, match=r'offload_during_rollout = true: expected .* = "zero3"'):
@@ -279,7 +279,7 @@ def test_one_process_has_one_gpu():
         plan_of(
             "8xa100-40gb/qwen2.5-math-7b",
             "policy.backend=local",
-            "policy.offload_during_rollout=false",
+            "memory.offload_during_rollout=false",
         )
 
 
@@ -290,7 +290,7 @@ def test_a_small_share_has_no_room_for_a_sequence():
 
 def test_training_speed_of_the_analytic_table():
     """7B at 30 % of the peak for 6 operations per parameter: 2.2k tokens per second and GPU."""
-    found = plan_of("8xa100-40gb/qwen2.5-7b", "policy.kl_coef=0.0")
+    found = plan_of("8xa100-40gb/qwen2.5-7b", "loss.kl_coef=0.0")
     tokens = 8 * 32 * (200 + 1536) / 8
     assert tokens / found.seconds["update"] == pytest.approx(2200, rel=0.1)
 
@@ -385,7 +385,7 @@ def test_no_machine_is_like_that(gpus, memory, message):
 
 def test_the_remedy_asks_for_no_more_gpus_than_there_can_be():
     settings = load_settings(
-        "8xa100-40gb/qwen2.5-7b", overrides=["policy.tokens_per_batch=9999999"]
+        "8xa100-40gb/qwen2.5-7b", overrides=["memory.tokens_per_batch=9999999"]
     )
     machine = Machine(1_000_000, 0.1)
     assert "is enough" in plan(settings, outline("qwen2.5-32b"), machine).advice

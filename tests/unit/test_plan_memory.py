@@ -12,12 +12,12 @@ from tiny_models import make_settings, saved, tiny_model, train_samples
 from transformers import PreTrainedModel
 from ttrl_kernels import FusedLMHead, chunks, linear_policy_loss
 
+from ttrl.learner.local import LocalPolicy
+from ttrl.learner.update import _recompute
+from ttrl.models.attention import PACKED
+from ttrl.models.packed_model import load_policy_model, packed_hidden_states
 from ttrl.plan import Machine, ModelShape
 from ttrl.plan.memory import Job, activations, layer_saved, loss, recomputed, states, weight_copies
-from ttrl.policy.attention import PACKED
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model, packed_hidden_states
-from ttrl.policy.update import _recompute
 
 SIZES = {"hidden_size": 64, "intermediate_size": 256, "head_dim": 16, "num_hidden_layers": 3}
 LENGTHS = (256,) * 4
@@ -28,7 +28,7 @@ def make_job(model: PreTrainedModel, *, autocast: bool, **policy: Any) -> Job:
     """bfloat16 weights are ZeRO-3's, float32 ones under autocast the local backend's."""
     settings = make_settings(
         model={"dtype": "bfloat16"},
-        policy={
+        update={
             "backend": "local" if autocast else "zero3",
             "tokens_per_batch": sum(LENGTHS),
             **policy,
@@ -45,7 +45,7 @@ def packed_model(
     FusedLMHead.replace(model)
     if checkpointing:
         policy = make_settings(
-            policy={"gradient_checkpointing": True, "recompute_share": share}
+            update={"gradient_checkpointing": True, "recompute_share": share}
         ).policy
         _recompute(model, policy)
     return model
@@ -83,7 +83,7 @@ def peak_bytes(call: Callable[[], None]) -> int:
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_states_are_what_the_local_policy_holds_after_an_update(tmp_path, kl_coef):
-    settings = make_settings(policy={"kl_coef": kl_coef})
+    settings = make_settings(update={"kl_coef": kl_coef})
     policy = LocalPolicy(load_policy_model(saved(tiny_model(), tmp_path)), settings)
     policy.update(train_samples([(5, 7)] * 4), rate=1e-3)
     planned = states(Job(ModelShape.of(policy.model), settings, Machine(1, 40)))

@@ -9,8 +9,8 @@ import torch
 from tensors import assert_equal_to_the_bit, gradients, weights
 from tiny_models import LENGTHS, make_settings, near_samples, train_samples
 
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model
+from ttrl.learner.local import LocalPolicy
+from ttrl.models.packed_model import load_policy_model
 from ttrl.types import TrainSample
 
 RATE = 3e-4
@@ -25,7 +25,7 @@ def test_bfloat16_products_train_float32_weights(saved_model):
     model = load_policy_model(saved_model)
     before, samples = weights(model), near_samples(model)
     settings = make_settings(
-        model={"dtype": "bfloat16"}, policy={"weight_decay": 0.0, "kl_coef": 0.1}
+        model={"dtype": "bfloat16"}, update={"weight_decay": 0.0, "kl_coef": 0.1}
     )
     policy = LocalPolicy(model, settings)
     policy.update(samples, 1e-6)
@@ -47,7 +47,7 @@ def test_bfloat16_products_train_float32_weights(saved_model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_of_policy_and_reference_are_in_the_type_that_the_settings_say(dtype, model):
     settings = make_settings(
-        model={"dtype": str(dtype).removeprefix("torch.")}, policy={"kl_coef": 0.1}
+        model={"dtype": str(dtype).removeprefix("torch.")}, update={"kl_coef": 0.1}
     )
     policy, found = LocalPolicy(model, settings), []
     for part in (policy.model, policy.reference.model):
@@ -125,7 +125,7 @@ def test_a_gradient_that_is_not_finite_is_named(value, model):
 def test_updates_before_the_bad_one_are_kept(saved_model):
     """An error in the second optimizer step leaves the weights as the first one made them."""
     samples = near_samples(load_policy_model(saved_model))
-    settings = make_settings(policy={"sequences_per_update": 5})
+    settings = make_settings(update={"sequences_per_update": 5})
     policies = [LocalPolicy(load_policy_model(saved_model), settings) for _ in range(2)]
     policies[0].update(samples[:5], RATE)
     with pytest.raises(FloatingPointError):

@@ -14,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttrl.ranks import Ranks
 from ttrl.rewards import majority_vote
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.system.ranks import Ranks
 from ttrl.types import Completion, FinishReason, Question
 
 

@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ttrl.config import ModelSettings
-from ttrl.pretrained import (
+from ttrl.models.pretrained import (
     TINY_BASE,
     Room,
     context_room,
@@ -23,6 +22,7 @@ from ttrl.pretrained import (
     load_tokenizer,
 )
 from ttrl.rollout.ends import refuse_absent_ids, stop_ids
+from ttrl.settings import ModelSettings
 from ttrl.types import Question, UserError
 
 

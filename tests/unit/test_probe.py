@@ -9,9 +9,9 @@ import torch
 from architectures import VOCABULARY, settings, tiny
 from transformers import PreTrainedModel
 
-from ttrl.policy import attention, probe
-from ttrl.policy.model import make_packed, make_still
-from ttrl.policy.probe import BEYOND, KEPT, Heard, own_logprobs, probes
+from ttrl.models import attention, probe
+from ttrl.models.packed_model import make_packed, make_still
+from ttrl.models.probe import BEYOND, KEPT, Heard, own_logprobs, probes
 from ttrl.types import UserError
 
 
@@ -41,7 +41,7 @@ def test_positions_that_depend_on_the_longest_sequence_show(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where no rule about its configuration knew."""
-    monkeypatch.setattr("ttrl.policy.model.context_room", lambda model: None)
+    monkeypatch.setattr("ttrl.models.packed_model.context_room", lambda model: None)
     prepared("phi3-longrope", longest=64)
     with pytest.raises(UserError, match="packed log-probs differ from the model's own"):
         prepared("phi3-longrope", longest=65)
@@ -86,7 +86,7 @@ def test_any_error_becomes_one_line(error: Exception, monkeypatch: pytest.Monkey
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("ttrl.policy.model.packed_logprobs", fail)
+    monkeypatch.setattr("ttrl.models.packed_model.packed_logprobs", fail)
     name = type(error).__name__
     with pytest.raises(UserError, match=f"Llama.* cannot be trained here: {name}: '?a b'?$"):
         prepared("llama", longest=8)
@@ -99,7 +99,7 @@ def test_want_of_memory_stays_what_it_is(where: str, monkeypatch: pytest.MonkeyP
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("too little")
 
-    monkeypatch.setattr(f"ttrl.policy.{where}", fail)
+    monkeypatch.setattr(f"ttrl.learner.{where}", fail)
     with pytest.raises(torch.OutOfMemoryError):
         prepared("llama", longest=8)
 
@@ -117,8 +117,8 @@ def test_what_may_be_rounding(
     dtype: torch.dtype, off: list[float], refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One log-prob of a real model may be off by more than a nat in bfloat16."""
-    monkeypatch.setattr("ttrl.policy.model.own_logprobs", lambda *_: torch.zeros(8))
-    monkeypatch.setattr("ttrl.policy.model.packed_logprobs", lambda *_: torch.tensor(off))
+    monkeypatch.setattr("ttrl.models.packed_model.own_logprobs", lambda *_: torch.zeros(8))
+    monkeypatch.setattr("ttrl.models.packed_model.packed_logprobs", lambda *_: torch.tensor(off))
     model = tiny("llama").to(dtype)
     if refused:
         with pytest.raises(UserError, match="packed log-probs differ from the model's own by"):

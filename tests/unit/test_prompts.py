@@ -3,14 +3,14 @@
 import pytest
 from tiny_tokenizer import CHATML, tiny_tokenizer
 
-from ttrl.config import DataSettings
 from ttrl.data.prompts import (
     ControlTokens,
     build_prompt,
     encode_prompt,
     refuse_unread_variables,
 )
-from ttrl.recipe import load_settings
+from ttrl.settings import DataSettings
+from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
 

@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 from tiny_tokenizer import tiny_tokenizer
 
-from ttrl.config import DataSettings
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.data.rows import Rejection
+from ttrl.settings import DataSettings
 from ttrl.types import UserError
 
 TOKENIZER = tiny_tokenizer()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ttrl.answers import Grader
-from ttrl.config import AnswerSettings
 from ttrl.rewards import majority_vote
+from ttrl.settings import AnswerSettings
 
 CASES = [
     line.split("\t")

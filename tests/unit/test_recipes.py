@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
-from ttrl.config import Settings
-from ttrl.recipe import RECIPES, load_settings, model_names, recipe_names
+from ttrl.settings import Settings
+from ttrl.settings.recipe import RECIPES, load_settings, model_names, recipe_names
 
 BENCHMARKS = ("aime24", "amc", "gpqa", "math500")
 MODELS = {
@@ -74,18 +74,18 @@ def test_every_benchmark_goes_with_every_model(recipe, model):
         ("rollout.votes", 64),
         ("policy.trained_samples", 32),
         ("policy.sequences_per_update", 32),
-        ("policy.learning_rate", 5e-7),
-        ("policy.warmup_share", 0.03),
-        ("policy.final_lr_share", 0.0),
-        ("policy.weight_decay", 0.01),
-        ("policy.betas", (0.9, 0.999)),
-        ("policy.grad_clip", 1.0),
-        ("policy.clip_low", 0.2),
-        ("policy.clip_high", 0.2),
-        ("policy.dual_clip", 3.0),
-        ("policy.kl_coef", 0.001),
-        ("policy.entropy_coef", 0.0),
-        ("policy.aggregation", "token_mean"),
+        ("optimizer.learning_rate", 5e-7),
+        ("optimizer.warmup_share", 0.03),
+        ("optimizer.final_lr_share", 0.0),
+        ("optimizer.weight_decay", 0.01),
+        ("optimizer.betas", (0.9, 0.999)),
+        ("optimizer.grad_clip", 1.0),
+        ("loss.clip_low", 0.2),
+        ("loss.clip_high", 0.2),
+        ("loss.dual_clip", 3.0),
+        ("loss.kl_coef", 0.001),
+        ("loss.entropy_coef", 0.0),
+        ("loss.aggregation", "token_mean"),
         ("reward.advantages", "mean_std"),
         ("evaluation.temperature", 0.6),
         ("evaluation.top_p", 0.95),
@@ -162,7 +162,7 @@ def test_tiny_arithmetic_needs_nothing_but_its_name():
     assert (settings.model.path, settings.model.dtype) == ("tiny-base", "float32")
     assert settings.data.train == "arithmetic:train"
     assert settings.data.held_out == "arithmetic:held_out"
-    assert settings.policy.kl_coef == 0.0
+    assert settings.loss.kl_coef == 0.0
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda p: p.stem)

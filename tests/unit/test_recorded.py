@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 from tiny_models import make_settings
 
 from ttrl.rewards import majority_vote
+from ttrl.rollout.engines.recorded import RecordedEngine, tokens_of
 from ttrl.rollout.pool import RolloutPool
-from ttrl.rollout.recorded import RecordedEngine, tokens_of
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.run_folder import RunFolder
+from ttrl.run.run_folder import RunFolder
 from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question, UserError
 
 PARAMS = SamplingParams(n=3, temperature=1.0, max_new_tokens=9, stream=(0, "rollout", 1))

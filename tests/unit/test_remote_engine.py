@@ -16,11 +16,11 @@ import torch
 from processes import open_files, processes_of
 from tiny_models import STOPS, TOKENIZER, engine_settings, tiny_model, tiny_questions
 
-from ttrl.config import ModelSettings
-from ttrl.rollout import remote_engine
+from ttrl.rollout.engines import remote_engine
+from ttrl.rollout.engines.remote_engine import RemoteEngine, _environment, _visible_gpus
 from ttrl.rollout.pool import RolloutPool, make_pool
-from ttrl.rollout.remote_engine import RemoteEngine, _environment, _visible_gpus
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.settings import ModelSettings
 from ttrl.types import Completion, FinishReason, UserError
 
 QUESTIONS = tiny_questions(1, 24, 3, 17, 9)

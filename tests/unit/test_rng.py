@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ttrl.rng import (
+from ttrl.system.rng import (
     generator,
     globals_state,
     restore_globals,

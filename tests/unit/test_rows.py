@@ -8,8 +8,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from ttrl.config import DataSettings
 from ttrl.data.rows import Rejection, Row, read_rows
+from ttrl.settings import DataSettings
 from ttrl.types import UserError
 
 ROWS = [{"prompt": "1 + 1", "answer": "2"}, {"prompt": "2 + 2", "answer": 4}]

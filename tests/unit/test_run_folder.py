@@ -10,11 +10,11 @@ from groups import estimate, group
 from tiny_models import TOKENIZER, make_settings, saved, tiny_model
 from transformers import GenerationConfig
 
-from ttrl.pretrained import load_model
-from ttrl.recipe import load_settings
-from ttrl.rollout.recorded import RecordedEngine
-from ttrl.run_folder import RunFolder, save_model
-from ttrl.saving import Disk
+from ttrl.models.pretrained import load_model
+from ttrl.rollout.engines.recorded import RecordedEngine
+from ttrl.run.run_folder import RunFolder, save_model
+from ttrl.run.saving import Disk
+from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
 
@@ -192,7 +192,7 @@ def test_whatever_stops_the_writing_no_file_is_half(at, folder, monkeypatch):
                     raise OSError("power cut")
             return super().__getattribute__(name)
 
-    monkeypatch.setattr("ttrl.run_folder.disk", Stops())
+    monkeypatch.setattr("ttrl.run.run_folder.disk", Stops())
     with pytest.raises(OSError, match="power cut"):
         add_step(folder, 1, "1", "2")
     rollouts = folder.path / "rollouts"

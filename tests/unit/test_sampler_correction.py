@@ -12,10 +12,10 @@ import torch
 from tiny_models import TEMPERATURE, all_logprobs, at, make_settings, near_samples, plain_twin
 from transformers import PreTrainedModel
 
-from ttrl.config import ModelSettings, PolicySettings, Settings
-from ttrl.policy.correction import importance_weights
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model
+from ttrl.learner.correction import importance_weights
+from ttrl.learner.local import LocalPolicy
+from ttrl.models.packed_model import load_policy_model
+from ttrl.settings import LossSettings, ModelSettings, Settings
 from ttrl.types import TrainSample
 
 RATE = 3e-3
@@ -31,7 +31,7 @@ def samples(saved_model: ModelSettings) -> list[TrainSample]:
 def settings_with(**policy: Any) -> Settings:
     """Two optimizer steps of four sequences, on the policy's own old log-probs."""
     common = {"old_logprobs": "policy", "sampler_ratio_cap": CAP, "sequences_per_update": 4}
-    return make_settings(policy={**common, "grad_clip": 1e3, **policy})
+    return make_settings(update={**common, "grad_clip": 1e3, **policy})
 
 
 class Twin:
@@ -57,21 +57,21 @@ class Twin:
                 start_n = self.logprobs(self.start, sample)
             logp_n = self.logprobs(self.model, sample)
             weight_n = (start_n - sampler_n).exp()
-            if self.policy.sampler_correction == "truncate":
+            if self.loss.sampler_correction == "truncate":
                 changed += int((weight_n > CAP).sum())
                 weight_n = weight_n.minimum(torch.tensor(CAP))
-            elif self.policy.sampler_correction == "mask":
+            elif self.loss.sampler_correction == "mask":
                 inside_n = (weight_n >= 1 / CAP) & (weight_n <= CAP)
                 changed += int((~inside_n).sum())
                 weight_n = weight_n * inside_n
             else:
                 weight_n = torch.ones_like(weight_n)
             ratio_n, a = (logp_n - start_n).exp(), sample.advantage
-            bounded_n = ratio_n.clamp(1 - self.policy.clip_low, 1 + self.policy.clip_high)
+            bounded_n = ratio_n.clamp(1 - self.loss.clip_low, 1 + self.loss.clip_high)
             objective_n = weight_n * torch.minimum(ratio_n * a, bounded_n * a)
             gap_n = start_n - logp_n
             kl_n = gap_n.exp() - gap_n - 1
-            losses.append((-objective_n + self.policy.kl_coef * kl_n).sum() / tokens)
+            losses.append((-objective_n + self.loss.kl_coef * kl_n).sum() / tokens)
             gaps.append((logp_n - sampler_n).detach())
         loss = torch.stack(losses).sum()
         loss.backward()
@@ -181,9 +181,9 @@ def test_weights_by_hand() -> None:
 
 
 def test_a_correction_needs_the_policys_own_log_probs() -> None:
-    with pytest.raises(ValueError, match=r'= "truncate" needs policy.old_logprobs = "policy"'):
-        make_settings(policy={"sampler_correction": "truncate"})
-    assert PolicySettings().sampler_correction == "none"
+    with pytest.raises(ValueError, match=r'= "truncate" needs loss.old_logprobs = "policy"'):
+        make_settings(update={"sampler_correction": "truncate"})
+    assert LossSettings().sampler_correction == "none"
 
 
 @pytest.mark.parametrize(

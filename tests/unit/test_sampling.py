@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttrl.rng import generator
 from ttrl.rollout.sampling import draw, sampling_logprobs
+from ttrl.system.rng import generator
 from ttrl.types import UserError
 
 LARGEST_U = 1 - 2**-53  # the largest number that numpy's Generator.random returns

@@ -7,8 +7,8 @@ import groups
 import pytest
 from groups import group
 
-from ttrl.config import Settings
 from ttrl.rewards import select
+from ttrl.settings import Settings
 from ttrl.types import CompletionGroup, Estimate, TrainSample
 
 

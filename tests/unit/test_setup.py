@@ -179,8 +179,8 @@ def test_flash_attn_needs_the_compiler_of_torch(
     ("arguments", "extras"),
     [
         (["tiny-arithmetic"], set()),
-        (["tiny-arithmetic", "--set", "policy.liger_kernels=true"], {"liger"}),
-        (["tiny-arithmetic", "--set", "policy.lora_rank=4"], {"lora"}),
+        (["tiny-arithmetic", "--set", "memory.liger_kernels=true"], {"liger"}),
+        (["tiny-arithmetic", "--set", "lora.rank=4"], {"lora"}),
         (["tiny-arithmetic", "--ranks", "2", "--set", "rollout.engine=vllm"], {"zero3", "vllm"}),
     ],
 )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spelled_values import FORMS
 
 from ttrl.answers import Grader
-from ttrl.config import AnswerSettings
+from ttrl.settings import AnswerSettings
 
 
 def group(form, rng):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_models import STOPS, TOKENIZER, VOCABULARY, all_logprobs, tiny_model, tiny_questions
 
-from ttrl.rollout import transformers_engine
+from ttrl.rollout.engines import transformers_engine
+from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
-from ttrl.rollout.transformers_engine import TransformersEngine
 from ttrl.types import Completion, FinishReason, Question, UserError
 
 # Prompts of very different lengths, so that the short ones are mostly padding in a batch.

@@ -12,12 +12,12 @@ from scripted_vllm import LOGPROB, Card, Sizes, install
 from tiny_models import STOPS, TOKENIZER, make_settings, saved, tiny_model
 from transformers import PreTrainedModel
 
-from ttrl.config import Settings
-from ttrl.memory import _asleep_bytes, memory_metrics, memory_suffices
-from ttrl.ranks import Ranks
+from ttrl.rollout.engines.vllm_contract import broken_contract
+from ttrl.rollout.engines.vllm_engine import VllmEngine
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.vllm_contract import broken_contract
-from ttrl.rollout.vllm_engine import VllmEngine
+from ttrl.settings import Settings
+from ttrl.system.memory import _asleep_bytes, memory_metrics, memory_suffices
+from ttrl.system.ranks import Ranks
 from ttrl.types import Question, UserError
 
 TOTAL, TRAINER = 1000, 150

@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from ttrl.display import Display
-from ttrl.recipe import load_settings
-from ttrl.rollout import vllm_contract
-from ttrl.run_folder import RunFolder
+from ttrl.report.display import Display
+from ttrl.rollout.engines import vllm_contract
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
 from ttrl.train import train
 from ttrl.types import UserError
 

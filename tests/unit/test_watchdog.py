@@ -9,7 +9,7 @@ from python_process import run_python
 SCRIPT = """
 import ctypes, sys, time
 from pathlib import Path
-from ttrl import watchdog
+from ttrl.system import watchdog
 
 watchdog.GRACE_S = 0.5
 dog = watchdog.Watchdog(Path(sys.argv[1]), "Continue with --resume")

@@ -14,11 +14,11 @@ from tensors import assert_equal_to_the_bit, weights
 from tiny_models import saved, tiny_model
 from transformers import PreTrainedModel
 
-from ttrl import weight_files
-from ttrl.config import ModelSettings
-from ttrl.pretrained import load_model, load_outline
+from ttrl.models import weight_files
+from ttrl.models.pretrained import load_model, load_outline
+from ttrl.models.weight_files import WeightFiles, write_weights
+from ttrl.settings import ModelSettings
 from ttrl.types import UserError
-from ttrl.weight_files import WeightFiles, write_weights
 
 KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {},

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_models import tiny_questions
 
-from ttrl.rollout import shared_weights, wire
-from ttrl.rollout.shared_weights import SharedWeights, read_weights
-from ttrl.rollout.wire import Wire
+from ttrl.rollout.engines import shared_weights, wire
+from ttrl.rollout.engines.shared_weights import SharedWeights, read_weights
+from ttrl.rollout.engines.wire import Wire
 from ttrl.types import Completion, FinishReason, UserError
 
 # ---------------------------------------------------------------------------------------------

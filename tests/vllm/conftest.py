@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from python_process import run_python
 
-from ttrl.rollout.vllm_contract import require_vllm
+from ttrl.rollout.engines.vllm_contract import require_vllm
 from ttrl.types import UserError
 
 

@@ -27,9 +27,9 @@ from pushes import (
 )
 from transformers import AutoModelForCausalLM
 
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model
-from ttrl.pretrained import TINY_BASE, load_tokenizer
+from ttrl.learner.local import LocalPolicy
+from ttrl.models.packed_model import load_policy_model
+from ttrl.models.pretrained import TINY_BASE, load_tokenizer
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
 from ttrl.types import CompletionGroup, Question

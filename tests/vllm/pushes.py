@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ttrl.config import Settings
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.zero3 import Zero3Policy
-from ttrl.recipe import load_settings
+from ttrl.learner.local import LocalPolicy
+from ttrl.learner.zero3 import Zero3Policy
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.settings import Settings
+from ttrl.settings.recipe import load_settings
 from ttrl.types import CompletionGroup, Question, UserError
 
 PARAMS = SamplingParams(n=8, temperature=1.3, max_new_tokens=48, stream=(0, "rollout", 1))

@@ -22,11 +22,11 @@ from pushes import (
     vllm_settings,
 )
 
-from ttrl.policy.model import load_policy_model
-from ttrl.policy.zero3 import Zero3Policy
-from ttrl.pretrained import load_tokenizer
-from ttrl.ranks import join_ranks
+from ttrl.learner.zero3 import Zero3Policy
+from ttrl.models.packed_model import load_policy_model
+from ttrl.models.pretrained import load_tokenizer
 from ttrl.rollout.pool import make_pool
+from ttrl.system.ranks import join_ranks
 
 
 def main(folder: str) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from pushes import PARAMS, Facts, pushes, questions_for, tokens, vllm_settings
 
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model
-from ttrl.pretrained import load_tokenizer
+from ttrl.learner.local import LocalPolicy
+from ttrl.models.packed_model import load_policy_model
+from ttrl.models.pretrained import load_tokenizer
 from ttrl.rollout.pool import make_pool
 
 

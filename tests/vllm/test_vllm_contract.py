@@ -6,7 +6,7 @@ import pytest
 from python_process import run_python
 
 CODE = """
-from ttrl.rollout import vllm_contract
+from ttrl.rollout.engines import vllm_contract
 print(vllm_contract.broken_contract())
 vllm_contract.CONTRACT.update({"vllm.LLM.no_such": (), "vllm.SamplingParams": ("n", "no_field")})
 print(vllm_contract.broken_contract())

@@ -9,7 +9,7 @@ import pytest
 from python_process import run_python
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ttrl.pretrained import TINY_BASE
+from ttrl.models.pretrained import TINY_BASE
 
 SMALL = (
     "rollout.engine=vllm",

@@ -12,7 +12,7 @@ from python_process import run_python
 from safetensors.torch import load_file
 from zero3_cases import Seen, prepare
 
-from ttrl.policy.zero3 import require_deepspeed
+from ttrl.learner.zero3 import require_deepspeed
 from ttrl.types import UserError
 
 

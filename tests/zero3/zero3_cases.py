@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import make_settings, near_samples, saved, tiny_model
 
-from ttrl.config import ModelSettings, Settings
-from ttrl.policy.local import LocalPolicy
-from ttrl.policy.model import load_policy_model
-from ttrl.policy.update import Policy
+from ttrl.learner.local import LocalPolicy
+from ttrl.learner.update import Policy
+from ttrl.models.packed_model import load_policy_model
+from ttrl.settings import ModelSettings, Settings
 from ttrl.types import TrainSample, UpdateResult
 
 RATES = (3e-4, 1e-4)
@@ -50,7 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
     # No clip: rounding would put tokens on its other side.
     "bfloat16": {"kl_coef": 0.1, "clip_low": 0.99, "clip_high": 1e3},
 }
-"""Changed policy settings; everything else about a case follows from its name."""
+"""Changed settings of the update; everything else about a case follows from its name."""
 
 STARTS: dict[str, dict[str, Any]] = {
     "untied": {},
@@ -85,8 +85,8 @@ def cases_of(ranks: int) -> list[str]:
 def case_settings(case: str) -> Settings:
     """Three optimizer steps per rollout, of four, four and two sequences."""
     dtype = "bfloat16" if case == "bfloat16" else "float32"
-    policy = {"sequences_per_update": 4, "grad_clip": 1e3, **CASES.get(case, {})}
-    return make_settings(model={"dtype": dtype}, policy=policy)
+    update = {"sequences_per_update": 4, "grad_clip": 1e3, **CASES.get(case, {})}
+    return make_settings(update, model={"dtype": dtype})
 
 
 def case_samples(case: str, samples: list[TrainSample]) -> list[TrainSample]:

@@ -31,14 +31,14 @@ from zero3_cases import (
     two_rollouts,
 )
 
-from ttrl.config import ModelSettings
-from ttrl.policy.packing import pack
-from ttrl.policy.partition import load_partitioned
-from ttrl.policy.update import KINDS
-from ttrl.policy.zero3 import Zero3Policy, _config
-from ttrl.pretrained import load_model, load_outline
-from ttrl.ranks import Ranks, join_ranks, leave_ranks
+from ttrl.learner.partition import load_partitioned
+from ttrl.learner.update import KINDS
+from ttrl.learner.zero3 import Zero3Policy, _config
+from ttrl.models.packing import pack
+from ttrl.models.pretrained import load_model, load_outline
 from ttrl.rewards.labels import Teacher
+from ttrl.settings import ModelSettings
+from ttrl.system.ranks import Ranks, join_ranks, leave_ranks
 from ttrl.types import TrainSample, UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -224,8 +224,8 @@ def away(case: str, folder: Path, ranks: Ranks, samples: list[TrainSample]) -> d
     """Two equal policies, of which one has everything but its weights leave between updates."""
     stays = zero3_policy(case, folder, ranks)
     goes = zero3_policy(case, folder, ranks)
-    policy = goes.settings.policy.model_copy(update={"offload_during_rollout": True})
-    goes.settings = goes.settings.model_copy(update={"policy": policy})
+    memory = goes.settings.memory.model_copy(update={"offload_during_rollout": True})
+    goes.settings = goes.settings.model_copy(update={"memory": memory})
     facts: dict[str, list[Any]] = {"bytes": [], "meanwhile": [], "weights": [], "after": []}
     for _ in range(2):  # the first time there are no moments yet
         before, pushed = digest(goes.shares()), digest(dict(goes.named_weights()))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ttrl.answers.canonical import canonical
-from ttrl.plugins import blamed_on, is_plugin, load_plugin
+from ttrl.settings.plugins import blamed_on, is_plugin, load_plugin
 from ttrl.types import UserError
 
 Extractor = Callable[[str], str | None]

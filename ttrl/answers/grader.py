@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from ttrl.answers.canonical import read
 from ttrl.answers.symbolic import Question, analyse
 from ttrl.answers.workers import UNDECIDED, Workers
-from ttrl.config import AnswerSettings
+from ttrl.settings import AnswerSettings
 
 REMEMBERED = 100_000
 """Replies that are kept: the same questions come back every epoch, and so do their answers."""

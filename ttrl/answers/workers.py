@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ttrl.answers.symbolic import Question
-from ttrl.config import AnswerSettings
+from ttrl.settings import AnswerSettings
 from ttrl.types import UserError
 
 START_S = 60.0

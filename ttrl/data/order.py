@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttrl.rng import generator
+from ttrl.system.rng import generator
 from ttrl.types import Question, UserError
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import jinja2
 import jinja2.meta
 
-from ttrl.config import DataSettings, did_you_mean
 from ttrl.data.messages import SYSTEM, Messages
+from ttrl.settings import DataSettings
+from ttrl.settings.errors import did_you_mean
 from ttrl.types import UserError
 
 if TYPE_CHECKING:

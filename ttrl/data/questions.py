@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from ttrl.config import DataSettings
 from ttrl.data.messages import Messages, read_messages
 from ttrl.data.prompts import (
     ControlTokens,
@@ -24,6 +23,7 @@ from ttrl.data.prompts import (
 )
 from ttrl.data.references import READ_FROM, read_reference, solutions
 from ttrl.data.rows import BadRow, Rejection, Row, Spelled, decimal, read_rows
+from ttrl.settings import DataSettings
 from ttrl.types import AnswerKey, Question, UserError
 
 if TYPE_CHECKING:

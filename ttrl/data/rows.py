@@ -17,8 +17,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ttrl.config import DataSettings
 from ttrl.data import arithmetic
+from ttrl.settings import DataSettings
 from ttrl.types import UserError
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")

@@ -10,29 +10,29 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ttrl.config import Settings
 from ttrl.plan.host import host_lacking, host_memory
 from ttrl.plan.machine import MOST, Machine
 from ttrl.plan.memory import Job, kv_cache, kv_tokens, refuse_impossible
 from ttrl.plan.shape import ModelShape
 from ttrl.plan.speed import seconds
 from ttrl.plan.timeline import Phase, lacking, phases, spare
+from ttrl.settings import Settings
 
 TOKEN_BUDGETS = (4096, 8192, 16384, 32768, 65536)
 TENSOR_PARALLEL = (1, 2, 4, 8)
 OFFLOADS = ((False, False), (True, False), (False, True))
-"""policy.offload_during_rollout and policy.offload_optimizer."""
+"""memory.offload_during_rollout and memory.offload_optimizer."""
 RECOMPUTED = ((False, 1.0), (True, 0.25), (True, 0.5), (True, 0.75), (True, 1.0))
-"""policy.gradient_checkpointing and policy.recompute_share."""
+"""memory.gradient_checkpointing and memory.recompute_share."""
 WIDEST = 0.95
 WORTH_A_CHANGE = 1.05
 """Steps that differ by less are as short as each other: the rates are not known that well."""
 CHOSEN = (
-    "policy.tokens_per_batch",
-    "policy.gradient_checkpointing",
-    "policy.recompute_share",
-    "policy.offload_during_rollout",
-    "policy.offload_optimizer",
+    "memory.tokens_per_batch",
+    "memory.gradient_checkpointing",
+    "memory.recompute_share",
+    "memory.offload_during_rollout",
+    "memory.offload_optimizer",
     "rollout.tensor_parallel",
     "rollout.gpu_memory_share",
 )
@@ -103,7 +103,7 @@ def plan(settings: Settings, outline: PreTrainedModel, machine: Machine) -> Plan
 
     Args:
         settings: the run; ``policy.backend = None`` means zero3 on more than one GPU.
-        outline: the model, which needs no weights (`ttrl.pretrained.load_outline`).
+        outline: the model, which needs no weights (`ttrl.models.pretrained.load_outline`).
         machine: the GPUs, and the rates to count with.
 
     Raises:
@@ -168,9 +168,9 @@ def _changes(settings: Settings, choices: Mapping[str, Any]) -> dict[str, Any]:
 
 def _candidates(job: Job) -> Iterator[Job]:
     """Every combination of the `CHOSEN` settings that the rules allow."""
-    shape, policy, rollout = job.shape, job.settings.policy, job.settings.rollout
+    shape, rollout = job.shape, job.settings.rollout
     needed = job.settings.data.max_prompt_tokens + rollout.max_new_tokens
-    budgets = {policy.tokens_per_batch, *TOKEN_BUDGETS, -(-needed // 1024) * 1024}
+    budgets = {job.settings.memory.tokens_per_batch, *TOKEN_BUDGETS, -(-needed // 1024) * 1024}
     parallel = [
         n
         for n in TENSOR_PARALLEL
@@ -184,46 +184,45 @@ def _candidates(job: Job) -> Iterator[Job]:
         parallel if job.vllm else [1],
     )
     for tokens, recomputation, (during_rollout, optimizer), tensor_parallel in options:
-        update = {
+        memory = {
             "tokens_per_batch": tokens,
             "gradient_checkpointing": recomputation[0],
             "recompute_share": recomputation[1],
             "offload_during_rollout": during_rollout,
             "offload_optimizer": optimizer,
         }
-        candidate = _with(job, update, {"tensor_parallel": tensor_parallel})
+        candidate = _with(job, memory=memory, rollout={"tensor_parallel": tensor_parallel})
         yield candidate
         if job.vllm and (share := widest_share(candidate)) > 0:
-            yield _with(candidate, {}, {"gpu_memory_share": share})
+            yield _with(candidate, rollout={"gpu_memory_share": share})
 
 
 def widest_share(job: Job) -> float:
     """The largest gpu_memory_share beside which the trainer fits; 0 if there is none."""
-    wide = _with(job, {}, {"gpu_memory_share": WIDEST})
+    wide = _with(job, rollout={"gpu_memory_share": WIDEST})
     if not kv_cache(wide):
         return 0.0
     share = WIDEST + min(0, spare(wide)) / job.machine.usable
     return max(0.0, math.floor(100 * share) / 100)
 
 
-def _with(job: Job, policy: dict[str, Any], rollout: dict[str, Any]) -> Job:
-    settings = job.settings.model_copy(
-        update={
-            "policy": job.settings.policy.model_copy(update=policy),
-            "rollout": job.settings.rollout.model_copy(update=rollout),
-        }
-    )
-    return replace(job, settings=settings)
+def _with(job: Job, **sections: Mapping[str, Any]) -> Job:
+    """Return the job with changes to its settings, section by section."""
+    update = {
+        section: getattr(job.settings, section).model_copy(update=changes)
+        for section, changes in sections.items()
+    }
+    return replace(job, settings=job.settings.model_copy(update=update))
 
 
 def _remedy(job: Job) -> str:
     """What would make it fit that a plan does not choose: engine, adapters, more GPUs."""
     found = []
-    if not job.vllm and _fitting(_with(job, {}, {"engine": "vllm"})):
+    if not job.vllm and _fitting(_with(job, rollout={"engine": "vllm"})):
         found.append("--set rollout.engine=vllm")
-    if job.settings.policy.lora_rank is None and _fitting(_with(job, {"lora_rank": 64}, {})):
-        found.append("--set policy.lora_rank=64")
-    zero3 = _with(job, {"backend": "zero3"}, {})
+    if job.settings.lora.rank is None and _fitting(_with(job, lora={"rank": 64})):
+        found.append("--set lora.rank=64")
+    zero3 = _with(job, policy={"backend": "zero3"})
     for gpus in (2 * job.machine.gpus, 4 * job.machine.gpus, 8 * job.machine.gpus):
         if gpus <= MOST and _fitting(replace(zero3, machine=replace(job.machine, gpus=gpus))):
             found.append(f"{gpus} GPUs of {job.machine.memory_gib:g} GiB with zero3")

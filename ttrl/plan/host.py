@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ttrl.learner.zero3 import SUB_GROUP
 from ttrl.plan.machine import GIB
 from ttrl.plan.memory import Job
-from ttrl.policy.zero3 import SUB_GROUP
 
 
 def host_memory(job: Job) -> dict[str, int]:
     """Bytes in each node, by what they are for; the program itself and its libraries aside.
 
-    With ``policy.offload_optimizer`` DeepSpeed keeps gradients twice, as they come and, for each
+    With ``memory.offload_optimizer`` DeepSpeed keeps gradients twice, as they come and, for each
     of its sub-groups, in float32: both in memory that torch pins, and rounds up to a power of two.
     """
-    policy, trained = job.settings.policy, job.adapters or job.shape.parameters
+    memory, trained = job.settings.memory, job.adapters or job.shape.parameters
     own = math.ceil(trained / job.ranks)
     each: dict[str, int] = {}
-    if policy.offload_during_rollout or policy.offload_optimizer:
+    if memory.offload_during_rollout or memory.offload_optimizer:
         each["optimizer state"] = 12 * own
-    if policy.offload_optimizer:
+    if memory.offload_optimizer:
         groups = math.ceil(own / SUB_GROUP)
         each["gradients"] = _pinned(2 * own) + groups * _pinned(4 * min(SUB_GROUP, own))
     teacher = 0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
-from ttrl.config import did_you_mean
+from ttrl.settings.errors import did_you_mean
 from ttrl.types import UserError
 
 GIB = 2**30

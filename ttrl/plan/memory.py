@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from ttrl_kernels.chunks import most_rows
 
-from ttrl.config import Settings
+from ttrl.learner.update import recomputed_layers
+from ttrl.learner.zero3 import REDUCE_BUCKET, SUB_GROUP
 from ttrl.plan.machine import GIB, Machine
 from ttrl.plan.shape import ModelShape
-from ttrl.policy.update import recomputed_layers
-from ttrl.policy.zero3 import REDUCE_BUCKET, SUB_GROUP
+from ttrl.settings import Settings
 from ttrl.types import UserError
 
 PACKED_PADDING = 1.2
@@ -58,7 +58,7 @@ class Job:
     @property
     def wide(self) -> int:
         """Bytes of a number in the stream between layers, which has the weights' type."""
-        return 2 if self.zero3 or (self.autocast and self.settings.policy.lora_rank) else 4
+        return 2 if self.zero3 or (self.autocast and self.settings.lora.rank) else 4
 
     @property
     def narrow(self) -> int:
@@ -68,7 +68,7 @@ class Job:
     @property
     def adapters(self) -> int:
         """Parameters of the LoRA adapters."""
-        return (self.settings.policy.lora_rank or 0) * self.shape.adapted
+        return (self.settings.lora.rank or 0) * self.shape.adapted
 
     @property
     def longest(self) -> int:
@@ -79,12 +79,12 @@ class Job:
     @property
     def recomputed(self) -> int:
         """Layers that recompute their activations."""
-        return recomputed_layers(self.settings.policy, self.shape.layers)
+        return recomputed_layers(self.settings.memory, self.shape.layers)
 
     @property
     def tokens(self) -> int:
         """T: packed tokens in one forward pass."""
-        return self.settings.policy.tokens_per_batch
+        return self.settings.memory.tokens_per_batch
 
     @property
     def chunk_rows(self) -> int:
@@ -98,10 +98,10 @@ def states(job: Job) -> dict[str, int]:
     ZeRO-3 in bfloat16 holds 2 bytes per parameter, 2 of gradient, 4 of float32 master weights and 8
     of AdamW's two moments, divided by the ranks; the local backend 4, 4 and 8, all in float32. With
     LoRA those are of the adapters alone, on top of frozen weights, which are also the reference
-    model of the KL term. With ``policy.offload_optimizer`` all that only the optimizer needs is in
+    model of the KL term. With ``memory.offload_optimizer`` all that only the optimizer needs is in
     the host's memory, gradients included.
     """
-    shape, policy = job.shape, job.settings.policy
+    shape = job.shape
     trained = job.adapters or shape.parameters
     weight, master = (2, 4) if job.zero3 else (4, 0)
     frozen = job.narrow * shape.parameters if job.adapters else 0
@@ -112,9 +112,9 @@ def states(job: Job) -> dict[str, int]:
         "moments": 8 * trained,
         "reference model": 0,
     }
-    if not job.adapters and policy.kl_coef > 0:
+    if not job.adapters and job.settings.loss.kl_coef > 0:
         items["reference model"] = weight * shape.parameters
-    if policy.offload_optimizer:
+    if job.settings.memory.offload_optimizer:
         del items["gradients"], items["master weights"], items["moments"]
     return {name: math.ceil(value / job.ranks) for name, value in items.items()}
 
@@ -144,7 +144,7 @@ def layer_saved(job: Job, padding: float = 0.0) -> float:
     if padding:
         beside = padding * (narrow * (2 * query + 2 * key) + 4 * shape.heads)
     mlp = 4 * narrow * shape.intermediate
-    adapters = narrow * (job.settings.policy.lora_rank or 0) * shape.adapted_matrices
+    adapters = narrow * (job.settings.lora.rank or 0) * shape.adapted_matrices
     once = norms + inputs + head_norms + turned + narrow * query + mlp + adapters
     return once + beside
 
@@ -225,7 +225,7 @@ def optimizer_temporaries(job: Job) -> dict[str, int]:
     if not job.zero3:
         return {}
     trained = math.ceil((job.adapters or job.shape.parameters) / job.ranks)
-    size = 2 if job.settings.policy.offload_optimizer else 4
+    size = 2 if job.settings.memory.offload_optimizer else 4
     return {"temporaries": size * min(SUB_GROUP, trained)}
 
 
@@ -328,11 +328,11 @@ def refuse_impossible(job: Job) -> None:
             'rollout.placement = "separate" cannot be planned: engines are counted on the GPUs of '
             'the trainer; plan with "colocated"'
         )
-    policy, gpus = job.settings.policy, job.machine.gpus
+    gpus = job.machine.gpus
     for name in ("offload_during_rollout", "offload_optimizer"):
-        if getattr(policy, name) and not job.zero3:
+        if getattr(job.settings.memory, name) and not job.zero3:
             raise UserError(
-                f'policy.{name} = true: expected policy.backend = "zero3", whose memory it is '
+                f'memory.{name} = true: expected policy.backend = "zero3", whose memory it is '
                 "about; unset it"
             )
     if not job.zero3 and gpus > 1:

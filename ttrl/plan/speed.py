@@ -90,12 +90,12 @@ def update_seconds(job: Job) -> float:
 def optimizer_seconds(job: Job, updates: float, batches: float) -> float:
     """The optimizer steps: each reads and writes weights and both moments, and reads the gradients.
 
-    With ``policy.offload_optimizer`` that is the host's memory, which a node's GPUs share; each
+    With ``memory.offload_optimizer`` that is the host's memory, which a node's GPUs share; each
     micro-batch's gradients go there, and each step's weights come back.
     """
     machine = job.machine
     own = (job.adapters or job.shape.parameters) / job.ranks
-    if not job.settings.policy.offload_optimizer:
+    if not job.settings.memory.offload_optimizer:
         return updates * 30 * own / (machine.hbm_gb_s * GIGA)
     moved = (batches + updates) * 2 * own / machine.pcie_gb_s
     return (moved + updates * 30 * own * machine.in_node / machine.host_gb_s) / GIGA
@@ -108,16 +108,16 @@ def token_flops(job: Job, length: float) -> float:
     average; the backward pass costs twice that, or once with frozen weights. The head is three
     products whatever is recomputed.
     """
-    shape, policy = job.shape, job.settings.policy
+    shape = job.shape
     forward = 2 * shape.body + 2 * shape.layers * shape.query * length
     passes = 1 + (1 if job.adapters else 2) + job.recomputed / shape.layers
-    reference = (forward + 2 * shape.head) if policy.kl_coef > 0 else 0
+    reference = (forward + 2 * shape.head) if job.settings.loss.kl_coef > 0 else 0
     return passes * forward + 2 * shape.head * (2 if job.adapters else 3) + reference
 
 
 def offload_seconds(job: Job) -> float:
     """Optimizer state to the host and back; gradients that have been used are forgotten."""
-    if not job.settings.policy.offload_during_rollout:
+    if not job.settings.memory.offload_during_rollout:
         return 0.0
     own = states(job)
     away = own["master weights"] + own["moments"]

@@ -14,10 +14,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ttrl.config import Settings
 from ttrl.plan import memory
 from ttrl.plan.machine import GIB
 from ttrl.plan.memory import Job
+from ttrl.settings import Settings
 
 PUSH = ("wake weights", "push", "wake cache")
 """New weights into a vLLM that sleeps."""
@@ -147,7 +147,7 @@ def _load(card: _Card) -> None:
 
 
 def _make_room(card: _Card) -> None:
-    if card.job.settings.policy.offload_during_rollout:
+    if card.job.settings.memory.offload_during_rollout:
         card.away |= card.give(*LEAVES)
 
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ttrl.answers import Grader, make_extractor
-from ttrl.config import Settings
-from ttrl.plugins import blamed_on, is_plugin
 from ttrl.rewards.estimators import make_estimator
 from ttrl.rewards.vote import majority_vote
+from ttrl.settings import Settings
+from ttrl.settings.plugins import blamed_on, is_plugin
 from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, UserError, Visit, Vote
 
 if TYPE_CHECKING:

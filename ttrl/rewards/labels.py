@@ -8,8 +8,8 @@ from typing import Protocol
 
 import torch
 
-from ttrl.ranks import Ranks
-from ttrl.saving import own_share
+from ttrl.run.saving import own_share
+from ttrl.system.ranks import Ranks
 from ttrl.types import AnswerKey, Question, WeightSource
 
 Labels = Mapping[str, str | None] | None

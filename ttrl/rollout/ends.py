@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ttrl.pretrained import Room
+from ttrl.models.pretrained import Room
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.types import FinishReason, Question, UserError
 

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ttrl.config import Settings
-from ttrl.pretrained import load_model
-from ttrl.ranks import Ranks
+from ttrl.models.pretrained import load_model
 from ttrl.rollout.agreement import LIMIT, Agreement, compare
-from ttrl.rollout.remote_engine import RemoteEngine
+from ttrl.rollout.engines.remote_engine import RemoteEngine
+from ttrl.rollout.engines.transformers_engine import TransformersEngine
+from ttrl.rollout.engines.vllm_engine import VllmEngine
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.spread import spread
-from ttrl.rollout.transformers_engine import TransformersEngine
-from ttrl.rollout.vllm_engine import VllmEngine
+from ttrl.settings import Settings
+from ttrl.system.ranks import Ranks
 from ttrl.types import Completion, CompletionGroup, Question, UserError, WeightSource
 
 ROUNDS = 4

@@ -50,7 +50,7 @@ def draw(logp_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
     if not bool(torch.isfinite(cdf_BV[:, -1]).all()):
         raise UserError(
             "the model's log-probs are not finite: it has diverged, or its weights are broken; "
-            "lower policy.learning_rate, and start again from an earlier state"
+            "lower optimizer.learning_rate, and start again from an earlier state"
         )
     # The sum is 1 only up to rounding: scaling u to it keeps u below the sum, so the token found
     # is never past the end and never one of probability 0.

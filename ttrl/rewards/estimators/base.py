@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import pydantic
 
-from ttrl.config import Section, did_you_mean, readable_errors
-from ttrl.plugins import is_plugin, load_plugin
+from ttrl.settings import Section
+from ttrl.settings.errors import did_you_mean, readable_errors
+from ttrl.settings.plugins import is_plugin, load_plugin
 from ttrl.types import Ballot, Estimate, UserError
 
 

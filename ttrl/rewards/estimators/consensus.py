@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from ttrl.rewards.advantages import group_advantages
+from ttrl.credit.advantages import group_advantages
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.rewards.estimators.readings import class_means, surprisal
 from ttrl.types import Ballot, Estimate

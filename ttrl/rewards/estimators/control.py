@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from ttrl.rewards.estimators.base import Estimator, register
-from ttrl.rng import generator
+from ttrl.system.rng import generator
 from ttrl.types import Ballot, Estimate
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
-from ttrl.plugins import blamed_on, load_plugin
 from ttrl.rewards.estimators.base import Estimator, register
+from ttrl.settings.plugins import blamed_on, load_plugin
 from ttrl.types import Ballot, Estimate, UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Evol(Estimator):
     of a voter's text, itself left out, becomes v by min-max over its band (agreeing, or not). If
     all of a band are equally novel, v is 0.5; if it has one member, 1. The paper compares
     embeddings; by default we compare 8-byte substrings (`ngram_similarity`), which needs no
-    second model. Its other parts are settings: ``policy.clip_high``, ``policy.entropy_coef``.
+    second model. Its other parts are settings: ``loss.clip_high``, ``loss.entropy_coef``.
     """
 
     similarity: str | None = None

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
-from ttrl.plugins import blamed_on, load_plugin
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.rewards.estimators.readings import spelling
+from ttrl.settings.plugins import blamed_on, load_plugin
 from ttrl.types import Ballot, Estimate, UserError
 
 

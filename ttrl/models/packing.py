@@ -1,0 +1,142 @@
+"""From chosen completions to packed micro-batches with one weight per token.
+
+The loss of an optimizer step is a sum over tokens of weight x token loss. All of normalization is
+in these weights, computed over the whole step, so that it does not matter how the step is split
+into micro-batches.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Literal
+
+import torch
+
+from ttrl.types import PackedBatch, TrainSample
+
+Aggregation = Literal["token_mean", "sequence_mean", "constant"]
+
+
+def sequence_weights(
+    samples: Sequence[TrainSample], aggregation: Aggregation, max_new_tokens: int
+) -> list[float]:
+    """The weight of each token of each sample, for the samples of one optimizer step.
+
+    With S sequences of n_s trained tokens:
+
+    - token_mean: 1 / sum(n_s) (DAPO, arXiv 2503.14476)
+    - sequence_mean: 1 / (S n_s) (GRPO, arXiv 2402.03300)
+    - constant: 1 / (S max_new_tokens) (Dr. GRPO, arXiv 2503.20783)
+
+    each times the sample's own weight.
+    """
+    lengths = [len(s.completion_ids) for s in samples]
+    if aggregation == "token_mean":
+        shares = [1 / sum(lengths)] * len(samples)
+    elif aggregation == "sequence_mean":
+        shares = [1 / (len(samples) * n) for n in lengths]
+    else:
+        shares = [1 / (len(samples) * max_new_tokens)] * len(samples)
+    return [share * s.weight for share, s in zip(shares, samples, strict=True)]
+
+
+def pack(
+    samples: Sequence[TrainSample],
+    weights: Sequence[float],
+    tokens_per_batch: int,
+    parts: int = 1,
+) -> list[PackedBatch]:
+    """Pack whole sequences into micro-batches of at most ``tokens_per_batch``, of like sizes.
+
+    Args:
+        samples: what to train on.
+        weights: per sample, the weight of each of its tokens.
+        tokens_per_batch: a sequence that is longer is an error.
+        parts: the number of batches is a multiple of it, so that every rank gets as many
+            (``batches[rank::parts]``); where there are too few samples, some have no weight.
+    """
+    dealt = deal(samples, tokens_per_batch, parts)
+    return [batch_of([samples[i] for i in b], [weights[i] for i in b]) for b in dealt]
+
+
+def deal(samples: Sequence[TrainSample], tokens_per_batch: int, parts: int = 1) -> list[list[int]]:
+    """Which samples, by index, `pack` puts together; a batch may have none."""
+    order = sorted(range(len(samples)), key=lambda i: -_rows(samples[i]))
+    if order and _rows(samples[order[0]]) > tokens_per_batch:
+        longest = samples[order[0]]
+        raise ValueError(
+            f"question {longest.question_id!r}: a sequence of {_rows(longest)} tokens does not "
+            f"fit memory.tokens_per_batch = {tokens_per_batch}"
+        )
+    rounds = -(-sum(map(_rows, samples)) // (tokens_per_batch * parts))
+    while True:
+        dealt = _deal(order, [_rows(s) for s in samples], tokens_per_batch, rounds * parts)
+        if dealt is not None:
+            return dealt
+        rounds += 1
+
+
+def _deal(
+    order: Sequence[int], rows: Sequence[int], room: int, count: int
+) -> list[list[int]] | None:
+    """Each sample, in ``order``, to the emptiest of ``count`` batches; None if it has no room."""
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    used = [(0, b) for b in range(count)]  # a heap
+    for i in order:
+        load, b = used[0]
+        if load + rows[i] > room:
+            return None
+        heapq.heapreplace(used, (load + rows[i], b))
+        dealt[b].append(i)
+    return dealt
+
+
+def _rows(sample: TrainSample) -> int:
+    return len(sample.prompt_ids) + len(sample.completion_ids) - 1
+
+
+def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
+    """One micro-batch: the samples one after the other; ``weights`` are those of their tokens."""
+    if not samples:  # a rank's share of nothing: it goes through the model as any other does
+        nothing = TrainSample("", (0,), (0,), (0.0,), 0.0, old_logprobs=(0.0,))
+        samples, weights = [nothing], [0.0]
+    known = all(s.old_logprobs is not None for s in samples)
+    token_ids: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    sampler_logp: list[float] = []
+    old_logp: list[float] = []
+    advantages: list[float] = []
+    token_weights: list[float] = []
+    for sample, weight in zip(samples, weights, strict=True):
+        rows, trained = _rows(sample), len(sample.completion_ids)
+        context = rows - trained
+        token_ids += (*sample.prompt_ids, *sample.completion_ids[:-1])
+        positions += range(rows)
+        targets += [-100] * context + list(sample.completion_ids)
+        sampler_logp += [0.0] * context + list(sample.logprobs)
+        old_logp += [0.0] * context + list(sample.old_logprobs or ())
+        advantages += [0.0] * context + [sample.advantage] * trained
+        token_weights += [0.0] * context + [weight] * trained
+    return PackedBatch(
+        token_ids_T=torch.tensor(token_ids),
+        positions_T=torch.tensor(positions),
+        cu_seqlens=torch.tensor(
+            list(accumulate((_rows(s) for s in samples), initial=0)), dtype=torch.int32
+        ),
+        longest=max(map(_rows, samples)),
+        targets_T=torch.tensor(targets),
+        sampler_logp_T=torch.tensor(sampler_logp),
+        old_logp_T=torch.tensor(old_logp) if known else None,
+        advantages_T=torch.tensor(advantages),
+        token_weights_T=torch.tensor(token_weights),
+    )
+
+
+def sequence_ids(batch: PackedBatch) -> torch.Tensor:
+    """Number the rows [T] of a batch by the sequence that they belong to, int64 from 0."""
+    lengths_S = batch.cu_seqlens.diff()
+    ids_S = torch.arange(len(lengths_S), device=lengths_S.device)
+    return ids_S.repeat_interleave(lengths_S, output_size=len(batch.token_ids_T))

@@ -1,0 +1,304 @@
+"""Tries a model before it is trained: does packing give its own log-probs, and if not, why not.
+
+What attention may ask for differs by model and by release of transformers, so no list of models is
+looked up. The attention function and the functions that make masks are listened to in one small
+forward. Then the log-probs of a few sequences, packed, are compared with those of each one alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ttrl.models.attention import packed_attention, packed_hidden_states
+
+LISTENED = "ttrl_listened"
+"""The name of packed attention while it is listened to."""
+
+LONGEST = 8192
+"""Tokens of the longest sequence that is tried: what it takes is little beside an update, and no
+window that is known is wider. That of a wider one is only compared with the model's mask."""
+
+BEYOND = 8
+"""Tokens of a sequence that is tried beyond a sliding window."""
+
+KEPT = 16
+"""So many of a sequence's last log-probs are compared: all logits of a long one are too many."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A sequence that is tried."""
+
+    ids: tuple[int, ...]
+    start: int = 0
+    """The position of the first of them."""
+
+    @property
+    def kept(self) -> int:
+        """How many of its log-probs are compared."""
+        return min(KEPT, len(self.ids) - 1)
+
+    def positions(self, device: torch.device) -> torch.Tensor:
+        """Of its tokens."""
+        return torch.arange(self.start, self.start + len(self.ids), device=device)
+
+
+SHORT = Probe((3, 1, 4, 1))
+"""Ids that every vocabulary has, where only what is computed matters."""
+
+LAST = 6
+"""Tokens of the sequence at the last positions."""
+
+
+@dataclass
+class Heard:
+    """What a model asked of its attention in one forward."""
+
+    longest: int
+    """Tokens that a sequence may have."""
+    layers: list[torch.nn.Module] = field(default_factory=list)
+    """Those that began, in order."""
+    modules: set[torch.nn.Module] = field(default_factory=set)
+    """Those that called the attention function."""
+    masks: list[tuple[torch.Tensor, int | None]] = field(default_factory=list)
+    """Those that were made, and which token is the first that does not see its sequence's first."""
+    windows: set[int] = field(default_factory=set)
+    """Sliding windows that the attention function was told."""
+    untold: set[int] = field(default_factory=set)
+    """Those of the masks that it was given, where it was told none, or another one."""
+    looks_ahead: bool = False
+    """A mask showed a token what comes after it."""
+
+    def no_attention(self) -> list[torch.nn.Module]:
+        """Layers that computed none, or not through transformers' interface."""
+        return [layer for layer in self.layers if self.modules.isdisjoint(layer.modules())]
+
+
+_hearing: list[Heard] = []
+"""Who listens, last."""
+
+
+def _mask(*_: Any, mask_function: Any, device: torch.device, **__: Any) -> torch.Tensor:
+    """Make a mask that can be known again; what it hides is read off its function."""
+    heard = _hearing[-1]
+    zero, one = (torch.tensor(i, device=device) for i in (0, 1))
+    heard.looks_ahead |= bool(mask_function(zero, zero, zero, one))
+    row_L = torch.arange(heard.longest, device=device)
+    sees_L = mask_function(zero, zero, row_L, torch.zeros_like(row_L)).expand_as(row_L)
+    hidden = (~sees_L).nonzero().flatten().tolist()
+    tokens = len(SHORT.ids)
+    made = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=device)
+    heard.masks.append((made, hidden[0] if hidden else None))
+    return made
+
+
+def _attention(
+    module: torch.nn.Module, q: Any, k: Any, v: Any, attention_mask: Any, **options: Any
+) -> Any:
+    """Note what a layer asks for, and compute it."""
+    heard = _hearing[-1]
+    heard.modules.add(module)
+    window = options.get("sliding_window")
+    if window is not None:
+        heard.windows.add(window)
+    for made, cut in heard.masks:
+        if attention_mask is made:  # and not something that was computed from it
+            attention_mask = None
+            if cut not in (None, window):
+                heard.untold.add(cut)
+    return packed_attention(module, q, k, v, attention_mask, **options)
+
+
+AttentionInterface.register(LISTENED, _attention)
+AttentionMaskInterface.register(LISTENED, _mask)
+
+
+def listen(model: PreTrainedModel, longest: int) -> tuple[Heard, Exception | None]:
+    """What a model asks of its attention where sequences have up to ``longest`` tokens.
+
+    Returns:
+        All that was heard; and what went wrong, if the forward did not reach its end.
+    """
+    heard = Heard(longest)
+    model.set_attn_implementation(LISTENED)
+    _hearing.append(heard)
+    try:
+        with _noted(model, heard.layers):
+            packed_logprobs(model, [SHORT])
+    except torch.OutOfMemoryError:  # which is not the model's fault
+        raise
+    except Exception as error:
+        return heard, error
+    finally:
+        _hearing.pop()
+    return heard, None
+
+
+@contextmanager
+def _noted(model: PreTrainedModel, layers: list[torch.nn.Module]) -> Iterator[None]:
+    """Inside, each layer that begins is appended to ``layers``."""
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, _: layers.append(layer))
+        for layer in model.modules()
+        if isinstance(layer, GradientCheckpointingLayer)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def probes(heard: Heard, vocabulary: int) -> list[Probe]:
+    """What to try: a short sequence; one at the last positions that the run will have, for a rotary
+    embedding may look at the highest of a batch; and one beyond the widest window."""
+    start = max(0, heard.longest - LAST)
+    tried = [Probe(_ids(4, 1, vocabulary)), Probe(_ids(LAST, 2, vocabulary), start)]
+    limit = min(heard.longest, LONGEST)
+    if windows := [w for w in heard.windows if w < limit]:
+        length = min(limit, max(windows) + BEYOND)
+        tried.insert(1, Probe(_ids(length, 3, vocabulary)))
+    return tried
+
+
+def _ids(count: int, seed: int, vocabulary: int) -> tuple[int, ...]:
+    """Make token ids without a pattern. The first of a vocabulary are left out: real models answer
+    special tokens with such large numbers that rounding alone moves a log-prob by a nat."""
+    ids = (100 + (31 * i * i + 7 * i * seed + seed) % 1000 for i in range(count))
+    return tuple(token % vocabulary for token in ids)
+
+
+@torch.no_grad()
+def own_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor:
+    """Log-probs of the last tokens of each sequence by the model's own logits, one by one."""
+    logp = []
+    for probe in tried:
+        ids_T = torch.tensor(probe.ids, device=model.device)
+        out = model(
+            input_ids=ids_T.unsqueeze(0),
+            position_ids=probe.positions(model.device).unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=probe.kept + 1,
+        )
+        targets_K1 = ids_T[-probe.kept :].unsqueeze(1)
+        logp.append(out.logits[0, :-1].float().log_softmax(-1).gather(1, targets_K1).squeeze(1))
+    return torch.cat(logp)
+
+
+@torch.no_grad()
+def packed_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor:
+    """Log-probs of the last tokens of each sequence, of all sequences packed together."""
+    ids: list[int] = []
+    rows: list[int] = []  # those that predict the tokens that are compared
+    ends = [0]
+    for probe in tried:
+        ids += probe.ids
+        ends.append(len(ids))
+        rows += range(len(ids) - 1 - probe.kept, len(ids) - 1)
+    device = model.device
+    ids_T, row_K = (torch.tensor(x, device=device) for x in (ids, rows))
+    hidden_TH = packed_hidden_states(
+        model,
+        ids_T,
+        torch.cat([probe.positions(device) for probe in tried]),
+        torch.tensor(ends, dtype=torch.int32, device=device),
+        max(len(probe.ids) for probe in tried),
+    )
+    logp_K: torch.Tensor = model.get_output_embeddings()(hidden_TH[row_K], ids_T[row_K + 1]).logp_T
+    return logp_K
+
+
+def saved_buffers(model: PreTrainedModel) -> str | None:
+    """What is wrong with a model that has weights beside its parameters, or None."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    lost = sorted(model.state_dict().keys() - parameters)
+    if not lost:
+        return None
+    return (
+        f"{lost[0]} (of {len(lost)} such) is saved with its weights and is no parameter: it would "
+        "not reach the rollout engine"
+    )
+
+
+def explain(heard: Heard, error: Exception | None) -> str | None:
+    """Why what was heard cannot be packed, or None."""
+    if isinstance(error, NotImplementedError):
+        return str(error)
+    if error is None and not heard.modules:
+        return (
+            "its attention does not go through transformers' AttentionInterface: packed sequences "
+            "would see each other"
+        )
+    if silent := heard.no_attention():
+        parts = ", ".join(type(part).__name__ for part in silent[0].children())
+        return (
+            f"{len(silent)} of {len(heard.layers)} layers that were tried compute no attention "
+            f"({type(silent[0]).__name__}: {parts}): packed sequences would run into each other"
+            + ("" if error is None else f" ({one_line(error)})")
+        )
+    if error is not None:
+        return one_line(error)
+    if heard.looks_ahead:
+        return "its attention looks ahead"
+    if heard.untold:
+        most = min(heard.untold)
+        return (
+            f"beyond {most} tokens its masks hide a sequence's beginning, and its attention is not "
+            f"told of a window; sequences may have {heard.longest} tokens here, expected at most "
+            f"{most}: lower data.max_prompt_tokens or rollout.max_new_tokens"
+        )
+    return None
+
+
+SUSPECT = re.compile(r"logit|soft_?cap|scal|multipl|alibi|window|chunk|position_embedding_type")
+"""Fields of a config that change what attention or the output layer computes."""
+
+PLAIN = {"full_attention", "sliding_attention"}
+"""Types of layers that are computed here."""
+
+
+def suspects(model: PreTrainedModel) -> str:
+    """What may be the cause where packed log-probs are not the model's own."""
+    config = model.config.get_text_config()
+    found = [
+        f"{name} = {value!r}"
+        for name, value in sorted(config.to_dict().items())
+        if SUSPECT.search(name) and isinstance(value, int | float | str) and value not in (0, 1)
+    ]
+    others = {*(getattr(config, "layer_types", None) or ())} - PLAIN
+    found += [f"layers of the type {kind!r}" for kind in sorted(others)]
+    if _is_fed_otherwise(model):
+        found.append("what its output layer is fed is not its base model's last hidden state")
+    return ", ".join(found) or "nothing that is known"
+
+
+@torch.no_grad()
+def _is_fed_otherwise(model: PreTrainedModel) -> bool:
+    """Whether something stands between the base model and the output layer."""
+    seen: list[torch.Tensor] = []
+    hooks = [
+        model.base_model.register_forward_hook(lambda *call: seen.append(call[-1][0])),
+        model.get_output_embeddings().register_forward_pre_hook(
+            lambda _, args: seen.append(args[0])
+        ),
+    ]
+    try:
+        own_logprobs(model, [SHORT])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return not torch.equal(*seen)
+
+
+def one_line(error: Exception) -> str:
+    """The kind of an error and what it says."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:300]}"

@@ -1,0 +1,238 @@
+"""Recorded rollouts: what a run sampled, kept whole, and an engine that samples it again.
+
+Beside the readable answers of a step (``step_00001.jsonl``, see `ttrl.run.run_folder`) lies
+``step_00001.safetensors``: the token ids (int32) and log-probs (float32) of all its completions,
+one after the other, and their lengths; 8 bytes a token. Its metadata hold a digest of what the
+other file says, so that a record that was edited does not train another policy without a word.
+
+Both are written when the step has been sampled, so a step whose votes could not be counted, or
+whose update failed, is recorded like any other. What the votes say (label, answers, rewards) is
+added to the readable file when it is known; nothing here reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ttrl.rollout.sampling import SamplingParams
+from ttrl.run.checkpoint import STEP_NAME
+from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError
+
+T = TypeVar("T")
+
+Answers = tuple[str, tuple[Completion, ...]]
+"""A prompt, and what was sampled for it."""
+
+ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
+"""Of the files of a step; others are a user's."""
+
+ABOVE_ZERO = 1e-4
+"""How far rounding may lift a log-prob of an almost certain token."""
+
+
+def step_file(folder: Path, step: int, kind: str) -> Path:
+    """The file of a step; ``kind`` is "jsonl" or "safetensors"."""
+    return folder / f"step_{step:05d}.{kind}"
+
+
+def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:
+    """The token ids and log-probs of these groups, as the content of a safetensors file."""
+    completions = [c for group in groups for c in group.completions]
+    ids = chain.from_iterable(c.token_ids for c in completions)
+    logprobs = chain.from_iterable(c.logprobs for c in completions)
+    content: bytes = save(
+        {
+            "token_ids": np.fromiter(ids, dtype=np.int32),
+            "logprobs": np.fromiter(logprobs, dtype=np.float32),
+            "lengths": np.array([len(c.token_ids) for c in completions], dtype=np.int32),
+        },
+        {"digest": _digest({g.question.id: (g.question.prompt, g.completions) for g in groups})},
+    )
+    return content
+
+
+def _digest(answers: dict[str, Answers]) -> str:
+    """Of all that a step's jsonl says of its questions and answers, in its order."""
+    said = [
+        [question, prompt, [[c.text, c.finish_reason] for c in completions]]
+        for question, (prompt, completions) in answers.items()
+    ]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+class RecordedEngine:
+    """Samples what a run sampled; see `ttrl.rollout.pool.Engine` for the protocol.
+
+    Same settings and data, so the same questions in the same steps: then training on the record
+    gives the same weights as the run that it was made in. Only the votes are recorded.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read from the ``rollouts`` folder of a run.
+
+        Raises:
+            UserError: if it holds no recorded step, or one that is not whole.
+        """
+        self.folder = folder
+        self._step = 0
+        self._answers: dict[str, Answers] = {}
+        if not step_file(folder, 1, "safetensors").is_file():
+            raise UserError(
+                f"--replay {folder}: there is no {step_file(folder, 1, 'safetensors').name}; "
+                "expected the rollouts folder of a run"
+            )
+        # What can be seen without reading the answers is seen before hours of training.
+        named = (ROLLOUT_NAME.fullmatch(path.name) for path in folder.iterdir())
+        self.steps = max(int(name[1]) for name in named if name)
+        """How many were sampled; the last one need not have been finished."""
+        for step in range(1, self.steps + 1):
+            self._check_whole(step)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Nothing to load."""
+
+    def sleep(self) -> None:
+        """Nothing to give back."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def sample(
+        self, questions: Sequence[Question], params: SamplingParams
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """Yield (index of the question, its recorded completions).
+
+        Raises:
+            UserError: if anything else is asked for than was recorded.
+        """
+        for i, question in enumerate(questions):
+            prompt, recorded = self._of(params).get(question.id, (question.prompt, ()))
+            if prompt != question.prompt:
+                at = len(commonprefix([prompt, question.prompt]))  # noqa: RUF071  # of any text
+                raise UserError(
+                    f"--replay {self.folder}: the prompt of question {question.id!r} in step "
+                    f"{self._step} differs from character {at} on: {prompt[at : at + 40]!r}, "
+                    f"expected {question.prompt[at : at + 40]!r}. Replay with the config.toml and "
+                    "the data of the run that it was recorded in"
+                )
+            completions = recorded[params.first : params.first + params.n]
+            if len(completions) < params.n:
+                raise UserError(
+                    f"--replay {self.folder}: step {self._step} has {len(recorded)} answers to "
+                    f"question {question.id!r}; expected {params.first + params.n}. Replay with "
+                    "the config.toml of the run that it was recorded in"
+                )
+            yield i, completions
+
+    def _of(self, params: SamplingParams) -> dict[str, Answers]:
+        """The answers of the step that the stream names, by question."""
+        match params.stream:
+            case (_, "rollout", int(step)):
+                if step != self._step:
+                    self._answers = self._read(step)
+                    self._step = step
+                return self._answers
+        raise UserError(f"--replay: only votes are recorded, but {params.stream} was asked for")
+
+    def _check_whole(self, step: int) -> None:
+        """Raise a UserError if a file of the step is absent or cut off."""
+        tokens, lines = (step_file(self.folder, step, kind) for kind in ("safetensors", "jsonl"))
+        try:
+            with safe_open(tokens, "np"), lines.open("rb") as file:  # reads the header only
+                file.seek(-1, 2)
+                if file.read() != b"\n":
+                    raise ValueError(f"{lines} ends within a line")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise UserError(
+                f"--replay: cannot read step {step} from {tokens} and {lines.name}: {error}; a run "
+                "that is killed leaves its last step unfinished: then remove both files"
+            ) from error
+
+    def _read(self, step: int) -> dict[str, Answers]:
+        path = step_file(self.folder, step, "safetensors")
+        lines = step_file(self.folder, step, "jsonl")
+        try:
+            with safe_open(path, "np") as stored:
+                ids, logprobs, lengths = _checked(
+                    *(stored.get_tensor(name) for name in ("token_ids", "logprobs", "lengths"))
+                )
+                digest = (stored.metadata() or {}).get("digest")
+            rows = lines.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise UserError(f"--replay: cannot read step {step} from {path}: {error}") from error
+        ends = np.cumsum(lengths).tolist()
+        spans = list(zip([0, *ends], ends, strict=False))
+        found: dict[str, Answers] = {}
+        for number, line in enumerate(rows, start=1):
+            try:
+                row = json.loads(line)
+                question, answers = _field(row, "question", str), _field(row, "completions", list)
+                if question in found:
+                    raise ValueError(f"question {question!r} is there twice")
+                own, spans = spans[: len(answers)], spans[len(answers) :]
+                said = [_field(answer, "tokens", int) for answer in answers]
+                if said != [end - begin for begin, end in own]:
+                    raise ValueError(f"the answers have other lengths than those in {path.name}")
+                completions = tuple(
+                    Completion(
+                        tuple(ids[begin:end]),
+                        tuple(logprobs[begin:end]),
+                        _field(answer, "text", str),
+                        FinishReason(_field(answer, "finish_reason", str)),
+                    )
+                    for answer, (begin, end) in zip(answers, own, strict=True)
+                )
+                found[question] = (_field(row, "prompt", str), completions)
+            except (ValueError, RecursionError) as error:
+                raise UserError(
+                    f"--replay: {lines}, line {number}: {error}; expected the file as the run "
+                    "wrote it"
+                ) from error
+        if spans or digest not in (None, _digest(found)):  # earlier versions wrote no digest
+            raise UserError(
+                f"--replay: {lines} does not say what was sampled with the tokens in {path.name}; "
+                "expected both files as the run wrote them"
+            )
+        return found
+
+
+def _checked(ids: Any, logprobs: Any, lengths: Any) -> tuple[list[int], list[float], list[int]]:
+    """The arrays as lists; a ValueError if they cannot be those of `tokens_of`."""
+    for name, array, kind in (
+        ("token_ids", ids, np.int32),
+        ("logprobs", logprobs, np.float32),
+        ("lengths", lengths, np.int32),
+    ):
+        if array.dtype != kind or array.ndim != 1:
+            raise ValueError(
+                f"{name} is {array.dtype}{list(array.shape)}, expected {kind.__name__} in one row"
+            )
+    if (lengths <= 0).any() or not lengths.sum(dtype=np.int64) == len(ids) == len(logprobs):
+        raise ValueError(
+            f"{len(ids)} token_ids and {len(logprobs)} logprobs do not divide into the lengths"
+        )
+    if (ids < 0).any():
+        raise ValueError("token_ids has negative ones")
+    if not (np.isfinite(logprobs) & (logprobs <= ABOVE_ZERO)).all():
+        raise ValueError("logprobs has some that are no logarithm of a probability")
+    return ids.tolist(), logprobs.tolist(), lengths.tolist()
+
+
+def _field(row: Any, name: str, kind: type[T]) -> T:
+    """``row[name]``; a ValueError if ``row`` has none of that type."""
+    value = row.get(name) if isinstance(row, dict) else None
+    if type(value) is not kind:  # a bool is an int too
+        raise ValueError(f"expected an object whose {name!r} is of type {kind.__name__}")
+    return value

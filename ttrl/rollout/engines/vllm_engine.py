@@ -1,0 +1,316 @@
+"""The vLLM rollout engine: a vLLM inside this process, on its GPU or a CPU.
+
+What is the same as with the other engine: stop tokens, finish reasons, and log-probs of the
+distribution that was sampled from. Seeds: every sample has its own, derived from (stream, question,
+sample index), so the same run on the same machine samples the same. Other questions beside it can
+change a sample through rounding alone, but on a GPU in bfloat16 rounding does change tokens; and
+the samples are not those that the transformers engine draws.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ttrl.models.pretrained import Room, context_room, load_model, load_outline, model_path
+from ttrl.rollout.ends import finish_reason, refuse_overflow, stop_ids
+from ttrl.rollout.engines.vllm_contract import broken_contract, require_vllm
+from ttrl.rollout.engines.weights import complete
+from ttrl.rollout.sampling import SamplingParams
+from ttrl.settings import Settings
+from ttrl.system.gpus import device
+from ttrl.system.memory import memory_suffices
+from ttrl.system.ranks import Ranks
+from ttrl.system.rng import generator
+from ttrl.types import Completion, Question, UserError
+
+
+class VllmEngine:
+    """Samples completions; see `ttrl.rollout.pool.Engine` for the protocol."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tokenizer: PreTrainedTokenizerBase,
+        ranks: Ranks,
+        *,
+        empty: bool,
+    ) -> None:
+        """Start vLLM.
+
+        Args:
+            settings: the model, and how much of it to keep in memory.
+            tokenizer: turns tokens into text; vLLM gets none.
+            ranks: where there are several, each has an engine, or shares one with its neighbours
+                (``rollout.tensor_parallel``).
+            empty: do not load the model's weights, since a push comes before anything is sampled.
+
+        Raises:
+            UserError: if vLLM is missing, of the wrong version, or cannot run this model.
+        """
+        version = require_vllm()
+        outline = load_outline(settings.model)
+        self.tokenizer = tokenizer
+        self.steps = 0
+        self.stop_ids = stop_ids(outline, tokenizer)
+        self._room = context_room(outline)
+        self._shapes = {name: p.shape for name, p in outline.named_parameters()}
+        self._tied = {} if torch.cuda.is_available() else _tied_names(outline)
+        self._dtype = getattr(torch, settings.model.dtype)
+        self._set_up_environment(settings)
+        with _torch_restored():
+            self._llm = _start(settings, self._room, version, ranks)
+        self._requests = itertools.count()
+        self._asleep = False
+        self._filled = True
+        self._try_out(version)
+        self.sleep()  # what it takes is the trainer's until a push
+        if not empty:
+            self.load_weights(load_model(settings.model, self._dtype).named_parameters())
+
+    def _try_out(self, version: str) -> None:
+        """Sample one token: what vLLM loads, it cannot always compute."""
+        try:
+            list(self.sample([Question("first", "", (0,))], SamplingParams(1, 1.0, 1)))
+        except RuntimeError as error:
+            raise UserError(
+                f"vLLM {version} cannot compute this model here: {_first_line(error)}; "
+                'set rollout.engine = "transformers"'
+            ) from error
+
+    @staticmethod
+    def _set_up_environment(settings: Settings) -> None:
+        """What vLLM reads from the environment; it must be there before the import."""
+        wanted = {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are pushed inside this process
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CPU_KVCACHE_SPACE": str(settings.rollout.kv_cache_gb),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
+        os.environ.update(wanted)
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns at every push
+
+    @torch.no_grad()
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Replace all weights, while the engine sleeps; then wake it whole.
+
+        Of the largest matrix there are three copies for a moment: whole out of its shares, ours,
+        and the one that vLLM makes of them. There is room for those only without the KV cache.
+
+        Raises:
+            UserError: if the GPU has not so much memory.
+            RuntimeError: if the set is not complete, see `ttrl.rollout.engines.weights`; the engine
+                then samples nothing until a complete set has come.
+        """
+        self.sleep()
+        remedy = (
+            "lower rollout.gpu_memory_share or, under zero3, set "
+            "memory.offload_during_rollout = true"
+        )
+        with memory_suffices("while vLLM woke up its weights", remedy):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # what the trainer has freed, but torch has kept
+            self._llm.wake_up(tags=["weights"])
+        self._asleep = False
+        with memory_suffices("during a push of weights into vLLM", remedy), _torch_restored():
+            self._llm.collective_rpc(
+                "reload_weights", kwargs={"weights_iterator": self._own_copies(weights)}
+            )
+        with memory_suffices("while vLLM woke up its kv_cache", remedy):
+            self._llm.wake_up(tags=["kv_cache"])
+        # It holds keys and values that the old weights computed, and a reload leaves it as it is.
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("weight push: vLLM kept its prefix cache, which is of old weights")
+        self._filled = True
+
+    def _own_copies(
+        self, weights: Iterable[tuple[str, torch.Tensor]]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each tensor in fresh storage: vLLM keeps those of a layer until the layer is whole, and
+        a source that reuses its buffer would overwrite them. From the host's memory, where those
+        of another process lie, it goes straight to the GPU."""
+        for name, tensor in complete(weights, self._shapes):
+            for known in filter(None, (name, self._tied.get(name))):
+                yield known, tensor.detach().to(device(), self._dtype, copy=True)
+
+    def sleep(self) -> None:
+        """Give a GPU's memory back, weights included; the next push wakes the engine."""
+        if not self._asleep:
+            self._filled = False
+            self._llm.sleep(level=2)
+            self._asleep = True
+
+    def close(self) -> None:
+        """End vLLM, and with it all groups of processes that this one is in."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    def sample(
+        self, questions: Sequence[Question], params: SamplingParams
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        """Yield (index of the question, its n completions), each as soon as it is complete.
+
+        Raises:
+            UserError: if a prompt leaves no room for ``max_new_tokens`` in the model's context.
+            RuntimeError: if the engine has no weights: it sleeps, or was never pushed any.
+        """
+        if not self._filled:
+            raise RuntimeError("the vLLM engine holds no weights: refresh the pool first")
+        refuse_overflow(questions, params, self._room)
+        engine = self._llm.llm_engine
+        waiting: dict[str, int] = {}
+        try:
+            for i, question in enumerate(questions):
+                request = f"ttrl-{next(self._requests)}"
+                waiting[request] = i
+                # One request for all samples, so that the prompt is computed once.
+                engine.add_request(
+                    request,
+                    {"prompt_token_ids": list(question.prompt_ids)},
+                    self._request_params(question, params),
+                )
+            while waiting:
+                with _torch_restored():
+                    outputs = engine.step()
+                self.steps += 1
+                for output in outputs:
+                    if output.finished:
+                        yield waiting.pop(output.request_id), self._completions(output.outputs)
+        finally:  # whoever stops listening leaves nothing behind
+            engine.abort_request(list(waiting))
+
+    def _request_params(self, question: Question, params: SamplingParams) -> Any:
+        from vllm import SamplingParams as VllmParams
+        from vllm.sampling_params import RequestOutputKind
+
+        # vLLM gives sample i the seed + i, so it is the same in whatever round it is asked for.
+        seed = int(generator(*params.stream, question.id).integers(2**62)) + params.first
+        return VllmParams(
+            n=params.n,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            max_tokens=params.max_new_tokens,
+            stop_token_ids=sorted(self.stop_ids),
+            seed=seed,
+            logprobs=0,  # of the sampled token and no other
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completions(self, outputs: Sequence[Any]) -> tuple[Completion, ...]:
+        texts = self.tokenizer.batch_decode(
+            [list(o.token_ids) for o in outputs], skip_special_tokens=True
+        )
+        return tuple(self._completion(o, text) for o, text in zip(outputs, texts, strict=True))
+
+    def _completion(self, output: Any, text: str) -> Completion:
+        tokens, logprobs = tuple(output.token_ids), tuple(output.logprobs.logprobs)
+        if not tokens or len(logprobs) != len(tokens):
+            raise RuntimeError(f"vLLM gave {len(logprobs)} log-probs of {len(tokens)} tokens")
+        reason = finish_reason(tokens, self.stop_ids)
+        if output.finish_reason != reason:
+            raise RuntimeError(
+                f"vLLM ended a completion with {output.finish_reason!r} where it should have been "
+                f"{str(reason)!r}"
+            )
+        return Completion(tokens, logprobs, text, reason)
+
+
+def _tied_names(outline: PreTrainedModel) -> dict[str, str]:
+    """Name of a weight that is also used elsewhere -> the name that it has there."""
+    first: dict[int, str] = {}
+    every = outline.named_parameters(remove_duplicate=False)
+    names = ((first.setdefault(id(p), name), name) for name, p in every)
+    return {one: other for one, other in names if one != other}
+
+
+def _start(settings: Settings, room: Room | None, version: str, ranks: Ranks) -> Any:
+    """vLLM itself, with meaningless weights: so a push that forgets some cannot go unnoticed."""
+    try:
+        from vllm import LLM
+    except Exception as error:  # compiled code for another torch fails in many ways
+        raise UserError(
+            f"vLLM {version} is installed but does not load: {_first_line(error)}"
+        ) from error
+    if lost := broken_contract():
+        raise UserError(f"vLLM {version} lacks what is used of it here: {'; '.join(lost)}")
+    rollout = settings.rollout
+    length = settings.longest
+    if room is not None:  # a longer one would give longrope other factors, whatever is sampled
+        length = min(length, room.tokens)
+    options: dict[str, Any] = (
+        {"enable_sleep_mode": True, "gpu_memory_utilization": rollout.gpu_memory_share}
+        if torch.cuda.is_available()
+        else {
+            "enforce_eager": True,
+            "block_size": 32,  # by default they are so long that short prompts share none
+            # A tied output layer is packed once and for all, and would miss every push.
+            "hf_overrides": {"tie_word_embeddings": False},
+            # A prompt that is computed in parts would rewind its samples' random numbers, which
+            # generators on a CPU cannot.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(8192, length),
+        }
+    )
+    if ranks.count > 1:
+        # Inside this process, with the groups of the launcher: consecutive ranks share an engine.
+        options["distributed_executor_backend"] = "external_launcher"
+        options["tensor_parallel_size"] = rollout.tensor_parallel
+    try:
+        return LLM(
+            model=model_path(settings.model),
+            revision=settings.model.revision,
+            dtype=settings.model.dtype,
+            seed=settings.seed,
+            skip_tokenizer_init=True,
+            generation_config="vllm",  # not the model's own defaults: all of sampling is ours
+            load_format="dummy",
+            logprobs_mode="processed_logprobs",
+            enable_prefix_caching=True,
+            max_model_len=length,
+            max_num_seqs=rollout.batch_size,
+            **options,
+        )
+    except (ValueError, torch.OutOfMemoryError) as error:
+        raise UserError(
+            f"vLLM {version} cannot start with model.path = {settings.model.path!r}: "
+            f"{_first_line(error)} (its memory: rollout.gpu_memory_share = "
+            f"{rollout.gpu_memory_share} on a GPU, rollout.kv_cache_gb = {rollout.kv_cache_gb} on "
+            "a CPU)"
+        ) from error
+
+
+@contextmanager
+def _torch_restored() -> Iterator[None]:
+    """Let vLLM run, and undo what it does to torch and the environment.
+
+    It sets the number of threads, which our runs depend on, and on a CPU replaces the function
+    that could set it back; it preloads libraries into every process that is started later; and
+    its kernels are not made for torch's deterministic mode.
+    """
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    preload = os.environ.get("LD_PRELOAD")
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_num_threads = set_threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if preload is None:
+            os.environ.pop("LD_PRELOAD", None)
+        else:
+            os.environ["LD_PRELOAD"] = preload
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

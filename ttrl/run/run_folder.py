@@ -1,0 +1,298 @@
+"""What a run leaves on disk."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import fcntl
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ttrl.models.weight_files import write_weights
+from ttrl.rollout.engines.recorded import ROLLOUT_NAME, step_file, tokens_of
+from ttrl.run.checkpoint import TEMPORARY, is_finished, named_as_ours, step_of
+from ttrl.run.saving import disk
+from ttrl.settings import Settings
+from ttrl.types import CompletionGroup, Estimate, UserError
+
+Summary = dict[str, Any]
+
+MODEL_NAME = re.compile(r"model(\.[a-z0-9_]{8}\.tmp)?")
+"""The trained model, and what is left of `save_model` if it is killed."""
+
+
+class RunFolder:
+    """``config.toml``, ``metrics.jsonl``, ``rollouts/``, ``checkpoints/``, ``model/`` and
+    ``summary.json``.
+
+    A folder that exists is written to only by a run that goes on where it ended
+    (`ttrl.run.resume`). A context: what `claim` took is given back at its end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; `create` makes it."""
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._claims = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._claims.close()
+
+    def claim(self) -> None:
+        """Keep every other process from training in this folder.
+
+        The system ends the claim with the process, however that ends. On a file system that knows
+        no locks there is none.
+
+        Raises:
+            UserError: if another process has claimed it.
+        """
+        config = self._claims.enter_context((self.path / "config.toml").open("ab"))
+        try:
+            fcntl.flock(config, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"run folder {self.path}: another process is training in it; wait for its end, or "
+                "end it"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+
+    def refuse_existing(self) -> None:
+        """Raise a UserError that says what is there and what to do, if the folder exists."""
+        if not os.path.lexists(self.path):
+            parent = next(p for p in self.path.absolute().parents if p.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK):
+                raise UserError(f"run folder {self.path}: cannot make a folder in {parent}")
+            return
+        finished = (self.path / "summary.json").exists()
+        steps = _line_count(self.path / "metrics.jsonl")
+        state = "finished" if finished else "unfinished"
+        go_on = ""
+        if not finished and self.can_go_on():
+            go_on = "continue it with --resume, "
+        elif not finished and self.last_sampled():
+            go_on = f"add --replay {self.path / 'rollouts'} to train on its answers there, "
+        raise UserError(
+            f"run folder {self.path} exists ({state}, {steps} steps); nothing was overwritten. "
+            f"Choose another name with --run-dir {self.free_name()}, {go_on}or remove the "
+            "folder"
+        )
+
+    def free_name(self) -> Path:
+        """A folder beside this one that is not there yet."""
+        name = self.path.name or "run"  # "." has none
+        beside = (self.path.parent / f"{name}-{i}" for i in range(2, 10**6))
+        return next(path for path in beside if not path.exists())
+
+    def can_go_on(self) -> bool:
+        """Whether there is something to resume from."""
+        return (self.path / "config.toml").is_file() and self.last_saved() > 0
+
+    def create(self, settings: Settings) -> None:
+        """Make the folder, write the resolved settings, and `claim` it."""
+        self.refuse_existing()
+        (self.path / "rollouts").mkdir(parents=True)
+        (self.path / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
+        self.claim()
+
+    def keep_answers(self, step: int, groups: Sequence[CompletionGroup]) -> None:
+        """Keep what was sampled in a step, one line per question, before it is judged.
+
+        The answers' tokens and log-probs lie beside them (see `ttrl.rollout.engines.recorded`).
+        Both files are whole and on disk when this returns; the readable one is the last to appear.
+        """
+        rollouts = self.path / "rollouts"
+        _put(step_file(rollouts, step, "safetensors"), tokens_of(groups))
+        _put(step_file(rollouts, step, "jsonl"), _lines(map(_sampled, groups)))
+
+    def keep_estimates(
+        self, step: int, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]
+    ) -> None:
+        """Say in the lines of `keep_answers` what the answers are and are worth, all at once."""
+        records = [_judged(g, e) for g, e in zip(groups, estimates, strict=True)]
+        _put(step_file(self.path / "rollouts", step, "jsonl"), _lines(records))
+
+    def add_step(self, metrics: Mapping[str, Any]) -> None:
+        """Write down that a step is finished: its line of metrics, on disk when this returns."""
+        line = _lines([metrics])
+        with (self.path / "metrics.jsonl").open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def last_sampled(self) -> int:
+        """The last step whose answers are here; 0 if there are none."""
+        steps = [0]
+        if (rollouts := self.path / "rollouts").is_dir():
+            named = (ROLLOUT_NAME.fullmatch(path.name) for path in rollouts.iterdir())
+            steps += [int(name[1]) for name in named if name and name[2] == "jsonl"]
+        return max(steps)
+
+    def last_saved(self) -> int:
+        """The step of the newest checkpoint, by its name; 0 if there is none."""
+        return max(
+            (step_of(p) for p in named_as_ours(self.checkpoints) if is_finished(p)), default=0
+        )
+
+    def save_model(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        weights: Iterable[tuple[str, torch.Tensor]],
+    ) -> None:
+        """The trained model in ``model/``, see `save_model`."""
+        save_model(self.path / "model", model, tokenizer, weights)
+
+    def lines_until(self, step: int) -> list[bytes]:
+        """The lines of metrics up to ``step``, of a folder that can go back to it and on.
+
+        Raises:
+            UserError: if some are missing, or a folder is, or cannot be written to.
+        """
+        for folder in (self.path, self.path / "rollouts", self.checkpoints):
+            if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+                raise UserError(
+                    f"{folder} is not there, or cannot be written to: a run that goes on needs it; "
+                    "put it back, or start again with another --run-dir"
+                )
+        metrics = self.path / "metrics.jsonl"
+        lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
+        if len(lines) < step:
+            raise UserError(
+                f"{metrics} has {len(lines)} steps, expected {step} or more: put it back, or start "
+                "again with another --run-dir"
+            )
+        return lines[:step]
+
+    def remove_after(self, step: int) -> None:
+        """Go back to what the folder held after ``step``; the checkpoints are left alone.
+
+        A killed run may have written further, or half a line. What is not named as ours stays.
+
+        Raises:
+            UserError: before anything is changed, see `lines_until`.
+        """
+        lines = self.lines_until(step)
+        _put(self.path / "metrics.jsonl", b"".join(line + b"\n" for line in lines))
+        for path in (self.path / "rollouts").iterdir():
+            named = ROLLOUT_NAME.fullmatch(path.name.removesuffix(TEMPORARY))
+            if named and int(named[1]) > step:
+                path.unlink()
+        for path in self.path.iterdir():
+            if MODEL_NAME.fullmatch(path.name):  # killed between them and the summary
+                disk.remove(path)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write ``summary.json``, whole or not at all; its presence says that the run finished."""
+        text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+        _put(self.path / "summary.json", text.encode())
+
+
+def save_model(
+    path: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: Iterable[tuple[str, torch.Tensor]],
+) -> None:
+    """Make the folder ``path``, a model in the Hugging Face format: whole, or not there.
+
+    Args:
+        path: is not there yet.
+        model: its configuration.
+        tokenizer: saved beside it.
+        weights: its parameters by name, one by one, see `write_weights`; tied ones once.
+
+    Raises:
+        OSError: if it cannot be written, for instance because the disk is full.
+    """
+    model.generation_config = _valid(model.generation_config)
+    with tempfile.TemporaryDirectory(
+        prefix=f"{path.name}.", suffix=".tmp", dir=path.parent
+    ) as beside:
+        temporary = Path(beside) / path.name  # not ``beside`` itself, which nobody else may read
+        try:
+            model.config.architectures = [type(model).__name__]
+            model.config.dtype = model.dtype
+            model.config.save_pretrained(temporary)
+            model.generation_config.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_weights(temporary, model, weights)
+        except SafetensorError as error:  # what a full disk becomes
+            raise OSError(f"cannot write the model to {temporary}: {error}") from error
+        temporary.rename(path)
+
+
+def _valid(generation: GenerationConfig) -> GenerationConfig:
+    """The same, or what transformers is willing to save of it.
+
+    It loads values that are without effect, such as a temperature beside ``do_sample: false``, and
+    refuses to save them, when the model has been trained. With ``do_sample`` they stay what other
+    engines read them for, which do not look at it. If that is not enough, the stop tokens remain.
+    """
+    sampling = copy.deepcopy(generation)
+    sampling.do_sample = True
+    for config in (generation, sampling):
+        with suppress(ValueError):
+            config.validate(strict=True)
+            return config
+    return GenerationConfig(
+        bos_token_id=generation.bos_token_id, eos_token_id=generation.eos_token_id
+    )
+
+
+def _sampled(group: CompletionGroup) -> dict[str, Any]:
+    """A question's answers as JSON, as far as they are known when they have been sampled."""
+    return {
+        "question": group.question.id,
+        "prompt": group.question.prompt,
+        "policy_version": group.policy_version,
+        "completions": [
+            {"text": c.text, "tokens": len(c.token_ids), "finish_reason": c.finish_reason}
+            for c in group.completions
+        ],
+    }
+
+
+def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
+    """A group's line with label, answers and rewards; the longest part stays the last."""
+    record = _sampled(group)
+    votes = zip(estimate.vote.answers_G, estimate.rewards_G, strict=True)
+    completions = [
+        {"text": said["text"], "answer": answer, "reward": reward} | said
+        for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
+    ]
+    known = {"label": estimate.label, "majority_ratio": estimate.vote.share}
+    return record | known | {"completions": completions}
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    # JSON escapes what UTF-8 cannot hold (sampled text may contain lone surrogates).
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there, or still what it was; on disk when this returns."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    disk.write(temporary, content)
+    disk.sync(temporary)
+    disk.rename(temporary, path)
+    disk.sync(path.parent)
+
+
+def _line_count(path: Path) -> int:
+    return len(path.read_bytes().splitlines()) if path.exists() else 0

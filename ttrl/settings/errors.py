@@ -1,0 +1,42 @@
+"""Wrong settings in one readable line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import pydantic
+
+SHOWN = 200
+"""Characters of a wrong value in a message."""
+
+
+def readable_errors(error: pydantic.ValidationError) -> str:
+    """What is wrong with settings, by their names, in one line."""
+    return "; ".join(_readable(e) for e in error.errors())
+
+
+def _readable(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if not where:
+        return str(message)
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"{where} is unknown"
+    given = repr(error["input"])
+    if len(given) > SHOWN:
+        given = f"{given[:SHOWN]}..."
+    return f"{where} = {given}: {message[0].lower()}{message[1:]}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest known word; for a dotted key also by its last part, in whatever section."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    if not near:
+        tails = {key.rpartition(".")[2]: key for key in known}
+        near = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1)]
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,19 @@
+"""The section [policy]: what an update trains on, and who holds the weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ttrl.settings.section import Positive, Section
+
+
+class PolicySettings(Section):
+    """What an update trains on, and who holds the weights."""
+
+    backend: Literal["local", "zero3"] | None = None
+    """local: one process, float32 weights. zero3: DeepSpeed, a share of everything on each rank.
+    None: zero3 where a launcher started the run, else local."""
+    trained_samples: Positive = 32
+    """Answers per question that are trained on: the first ones, as in the paper."""
+    sequences_per_update: Positive = 32
+    """Sequences in one optimizer step."""

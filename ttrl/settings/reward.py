@@ -1,0 +1,35 @@
+"""The section [reward]: from answers to advantages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ttrl.settings.section import Section
+
+
+class RewardSettings(Section):
+    """From answers to advantages."""
+
+    estimator: str = "majority"
+    """How votes become rewards: a name that `ttrl.rewards.estimators` registers, or
+    FILE.py:CLASS for your own."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """The estimator's own settings, by name."""
+    labels: Literal["votes", "teacher", "ground_truth"] = "votes"
+    """Whom an answer must agree with: the voters' majority; the majority of a teacher's answers
+    (see ``teacher_decay``); or the reference answers, the upper bound of the paper."""
+    teacher_decay: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The teacher's weights are decay x its own + (1 - decay) x the policy's after every step; 1
+    keeps the starting model, whose labels are then sampled once per question."""
+    allow_ground_truth: bool = False
+    """Must be true for ``labels = "ground_truth"``: training then reads reference answers."""
+    advantages: Literal["mean_std", "mean", "rloo", "none"] = "mean_std"
+    """mean_std: reward minus the group's mean, by the group's standard deviation (GRPO). mean:
+    without the division (Dr. GRPO). rloo: reward minus the mean of the others. none: the reward
+    itself, for estimators whose rewards already have signs."""
+    selection: Literal["first", "random", "balanced"] = "first"
+    """Which answers of a group are trained on, where there are more than
+    ``policy.trained_samples``: the first ones (the paper), random ones, or as many with a positive
+    advantage as without, as far as there are."""

@@ -1,0 +1,49 @@
+"""The section [rollout]: sampling of the answers that vote."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ttrl.settings.section import Count, Positive, Section, Temperature
+
+
+class RolloutSettings(Section):
+    """Sampling of the answers that vote."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What generates: transformers works anywhere; vllm is fast, and installed separately."""
+    questions_per_step: Positive = 8
+    """Questions in one step."""
+    votes: Annotated[int, Field(ge=2, le=2**16)] = 64
+    """Answers sampled per question; all of them vote."""
+    temperature: Temperature = 1.0
+    """Sampling temperature; the loss uses the same one."""
+    max_new_tokens: Positive = 3072
+    """An answer is cut off after this many tokens."""
+    batch_size: Count = 512
+    """Sequences that are decoded together, at most."""
+    tensor_parallel: Count = 1
+    """vllm: ranks that share one engine, which then needs less of each GPU's memory."""
+    gpu_memory_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """vllm on a GPU: share of its memory for weights and KV cache, while it samples."""
+    kv_cache_gb: Positive = 2
+    """vllm on a CPU: GiB for the KV cache."""
+    placement: Literal["colocated", "separate"] = "colocated"
+    """colocated: the engine is in the trainer's process and sleeps while the policy is updated.
+    separate: engines are processes of their own, on this machine."""
+    engines: Count = 1
+    """separate: how many processes; questions are spread over them."""
+    engine_gpus: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
+    """separate, on GPUs: which one each engine gets, as torch numbers them; with several ranks,
+    first those of rank 0."""
+    stuck_after_s: Annotated[float, Field(ge=1, le=86400)] = 600.0
+    """separate: an engine is ended, and the run with it, if for so many seconds it has decoded not
+    one token and answered nothing; a weight push must be done in this time."""
+    overlap: bool = False
+    """Sample the next step's votes during this step's update, with the weights from before it.
+    The update then corrects for them as for its own clipping: by the ratio to the sampler."""
+    stop_when_decided: bool = False
+    """Sample a question's votes in four rounds, and stop after a round in which the winner leads
+    by more than the votes still to come: the label is that of all votes, its share is not."""

@@ -1,0 +1,143 @@
+"""Rules that settings must keep between them: each yields what is wrong, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ttrl.settings.lora import LoraSettings
+from ttrl.settings.loss import LossSettings
+
+if TYPE_CHECKING:
+    from ttrl.settings.settings import Settings
+
+
+def broken_rules(settings: Settings) -> Iterator[str]:
+    """Yield a message for every rule that ``settings`` break."""
+    yield from _data_rules(settings)
+    yield from _rollout_rules(settings)
+    yield from _overlap_rules(settings)
+    yield from _update_rules(settings)
+    yield from _loss_rules(settings.loss)
+    yield from _memory_rules(settings)
+    yield from _measurement_rules(settings)
+
+
+def _data_rules(settings: Settings) -> Iterator[str]:
+    data, name = settings.data, settings.name
+    if data.system_prompt is not None and not data.chat_template:
+        yield "data.system_prompt needs data.chat_template = true"
+    if data.chat_template_kwargs and not data.chat_template:
+        yield "data.chat_template_kwargs needs data.chat_template = true"
+    if data.for_held_out and data.held_out is None:
+        yield "data.for_held_out needs data.held_out"
+    if data.suffix.startswith("\\n"):
+        yield (
+            "data.suffix starts with a backslash and an n where a new line was meant: put it in "
+            "double quotes, inside the shell's single quotes"
+        )
+    if name in ("", ".", "..") or set(name) & set("/\\\0"):
+        yield f"name = {name!r} cannot name a folder"
+
+
+def _rollout_rules(settings: Settings) -> Iterator[str]:
+    rollout = settings.rollout
+    gpus, shared = rollout.engine_gpus, rollout.tensor_parallel
+    if rollout.placement == "colocated" and rollout.engines != 1:
+        yield (
+            f'rollout.engines = {rollout.engines} needs rollout.placement = "separate": one '
+            "process holds one engine"
+        )
+    if rollout.placement == "colocated" and gpus:
+        yield f'rollout.engine_gpus = {list(gpus)} needs rollout.placement = "separate"'
+    if len(gpus) % rollout.engines:
+        yield (
+            f"rollout.engine_gpus = {list(gpus)} names {len(gpus)} GPUs, but rollout.engines = "
+            f"{rollout.engines}: expected one for each, on each rank"
+        )
+    if shared != 1 and rollout.placement != "colocated":
+        yield (
+            f'rollout.tensor_parallel = {shared} needs rollout.placement = "colocated": ranks '
+            "share an engine"
+        )
+    if shared != 1 and rollout.engine != "vllm":
+        yield f'rollout.tensor_parallel = {shared} needs rollout.engine = "vllm"'
+
+
+def _overlap_rules(settings: Settings) -> Iterator[str]:
+    if settings.rollout.overlap and settings.rollout.placement != "separate":
+        yield (
+            'rollout.overlap = true needs rollout.placement = "separate": an engine in the '
+            "trainer's process cannot sample while the policy is updated"
+        )
+    if settings.rollout.overlap and settings.reward.labels == "teacher":
+        yield (
+            'rollout.overlap = true leaves reward.labels = "teacher" no time to be asked: unset '
+            "one of them"
+        )
+
+
+def _update_rules(settings: Settings) -> Iterator[str]:
+    rollout, policy, room = settings.rollout, settings.policy, settings.memory.tokens_per_batch
+    trained = rollout.questions_per_step * policy.trained_samples
+    if policy.trained_samples > rollout.votes:
+        yield (
+            f"policy.trained_samples = {policy.trained_samples} is more than rollout.votes = "
+            f"{rollout.votes}: only sampled answers can be trained on"
+        )
+    if policy.sequences_per_update > trained:
+        yield (
+            f"policy.sequences_per_update = {policy.sequences_per_update} is more than a step's "
+            f"{trained} trained sequences (rollout.questions_per_step x policy.trained_samples): "
+            "an update would never fill"
+        )
+    if room < settings.longest:
+        yield (
+            f"memory.tokens_per_batch = {room} cannot hold one sequence of {settings.longest} "
+            "tokens (data.max_prompt_tokens + rollout.max_new_tokens): raise it, or lower one of "
+            "those"
+        )
+
+
+def _loss_rules(loss: LossSettings) -> Iterator[str]:
+    if loss.sampler_correction != "none" and loss.old_logprobs != "policy":
+        yield (
+            f'loss.sampler_correction = "{loss.sampler_correction}" needs loss.old_logprobs = '
+            '"policy": a ratio against the sampler\'s log-probs already holds the mismatch'
+        )
+    if loss.dual_clip is not None and loss.policy != "ppo_clip":
+        yield f'loss.dual_clip = {loss.dual_clip} needs loss.policy = "ppo_clip"'
+    if loss.kl_estimator != LossSettings().kl_estimator and loss.kl_coef == 0:
+        yield f'loss.kl_estimator = "{loss.kl_estimator}" needs loss.kl_coef above 0'
+
+
+def _memory_rules(settings: Settings) -> Iterator[str]:
+    memory, lora, default = settings.memory, settings.lora, LoraSettings()
+    if memory.offload_optimizer and memory.offload_during_rollout:
+        yield (
+            "memory.offload_during_rollout = true has nothing to move from the GPU with "
+            "memory.offload_optimizer = true: unset one of them"
+        )
+    if memory.recompute_share != 1 and not memory.gradient_checkpointing:
+        yield (
+            f"memory.recompute_share = {memory.recompute_share} needs "
+            "memory.gradient_checkpointing = true: without it nothing is recomputed"
+        )
+    changed = (lora.alpha, lora.targets) != (default.alpha, default.targets)
+    if lora.rank is None and changed:
+        yield "lora.alpha and lora.targets need lora.rank: without it all weights are trained"
+
+
+def _measurement_rules(settings: Settings) -> Iterator[str]:
+    reward, saving, measured = settings.reward, settings.checkpoint, settings.evaluation.every
+    if reward.labels == "ground_truth" and not reward.allow_ground_truth:
+        yield (
+            'reward.labels = "ground_truth" trains on the reference answers: if that is meant, set '
+            "reward.allow_ground_truth = true"
+        )
+    each_is_measured = settings.data.held_out and measured and saving.every % measured == 0
+    if saving.best == "held_out" and not each_is_measured:
+        yield (
+            'checkpoint.best = "held_out" needs data.held_out, and every checkpoint measured: '
+            f"checkpoint.every = {saving.every} must be a multiple of evaluation.every = {measured}"
+        )

@@ -1,0 +1,34 @@
+"""What all sections of the settings have in common: strictness, and ranges of numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+
+import pydantic
+from pydantic import Field
+
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+Count = Annotated[int, Field(gt=0, le=2**16)]
+Temperature = Annotated[float, Field(ge=0.01, le=10)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(pydantic.BaseModel):
+    """Settings are frozen, refuse unknown keys, and never turn one type into another."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _none_is_a_kind(cls, value: object, info: pydantic.ValidationInfo) -> object:
+        """Where "none" is one of the choices, ``--set KEY=none`` chooses it; else it unsets."""
+        chosen = info.field_name and "none" in get_args(
+            cls.model_fields[info.field_name].annotation
+        )
+        return "none" if value is None and chosen else value

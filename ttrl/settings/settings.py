@@ -1,0 +1,74 @@
+"""A whole run as typed settings. Defaults are in this folder, one file per section.
+
+`ttrl.settings.recipe` reads them from TOML and the command line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import pydantic
+import tomli_w
+from pydantic import Field
+
+from ttrl.settings.answers import AnswerSettings
+from ttrl.settings.checkpoint import CheckpointSettings
+from ttrl.settings.data import DataSettings
+from ttrl.settings.evaluation import EvaluationSettings
+from ttrl.settings.guard import GuardSettings
+from ttrl.settings.limits import LimitSettings
+from ttrl.settings.lora import LoraSettings
+from ttrl.settings.loss import LossSettings
+from ttrl.settings.memory import MemorySettings
+from ttrl.settings.model import ModelSettings
+from ttrl.settings.optimizer import OptimizerSettings
+from ttrl.settings.policy import PolicySettings
+from ttrl.settings.reward import RewardSettings
+from ttrl.settings.rollout import RolloutSettings
+from ttrl.settings.rules import broken_rules
+from ttrl.settings.section import Count, Positive, Section
+
+
+class Settings(Section):
+    """Everything that decides what a run does."""
+
+    name: str
+    """Names the run folder."""
+    model: ModelSettings
+    data: DataSettings
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides the order of the questions and every sample."""
+    epochs: Positive = 1
+    """Passes over the training questions; a last incomplete step of a pass is dropped."""
+    max_steps: Positive | None = None
+    """Stop after this many steps, whatever ``epochs`` says."""
+    threads: Count | None = None
+    """CPU threads; part of the settings because the last bit of a CPU sum depends on it."""
+    rollout: RolloutSettings = RolloutSettings()
+    answers: AnswerSettings = AnswerSettings()
+    reward: RewardSettings = RewardSettings()
+    guard: GuardSettings = GuardSettings()
+    policy: PolicySettings = PolicySettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    lora: LoraSettings = LoraSettings()
+    memory: MemorySettings = MemorySettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    limits: LimitSettings = LimitSettings()
+
+    @property
+    def longest(self) -> int:
+        """How many tokens prompt and answer may have together, unless the model takes fewer."""
+        return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
+    @pydantic.model_validator(mode="after")
+    def _rules(self) -> Self:
+        """Refuse settings that contradict each other, with all contradictions in one message."""
+        if broken := list(broken_rules(self)):
+            raise ValueError("; ".join(broken))
+        return self
+
+    def to_toml(self) -> str:
+        """Return the resolved settings; `load_settings` on this text gives equal settings."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
