@@ -25,9 +25,9 @@ import torch
 from machine import ROOT, describe
 
 from ttrl.data.questions import load_questions
-from ttrl.learner.update import Policy
+from ttrl.learner.backends import make_trained_model
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import load_tokenizer
-from ttrl.parts import make_policy
 from ttrl.rollout.agreement import LIMIT
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams
@@ -92,7 +92,7 @@ FAULTS: dict[str, Fault] = {
 class Pushed:
     """A policy whose weights are changed on their way."""
 
-    def __init__(self, policy: Policy, fault: Fault) -> None:
+    def __init__(self, policy: TrainedModel, fault: Fault) -> None:
         self.policy, self.fault = policy, fault
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -136,17 +136,19 @@ def measure(engine: str, model: str) -> dict[str, Any]:
                 flush=True,
             )
 
-    policy = make_policy(base, Ranks())
-    pool = make_pool(base, tokenizer, empty=True)
-    pool.refresh(policy)
+    policy = make_trained_model(base, Ranks())
+    pool = make_pool(base, tokenizer, load_weights=False)
+    pool.push_weights(policy)
     note("right", pool)
     for name, fault in FAULTS.items():
-        pool.refresh(Pushed(policy, fault))
+        pool.push_weights(Pushed(policy, fault))
         note(name, pool)
     pool.close()
     with tempfile.TemporaryDirectory() as folder:
-        pool = make_pool(slower_rotation(base, Path(folder) / "model"), tokenizer, empty=True)
-        pool.refresh(policy)
+        pool = make_pool(
+            slower_rotation(base, Path(folder) / "model"), tokenizer, load_weights=False
+        )
+        pool.push_weights(policy)
         note("another rotary base", pool)
         pool.close()
     return found

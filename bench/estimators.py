@@ -110,7 +110,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
     from ttrl.report.display import Display
     from ttrl.run.run_folder import RunFolder
     from ttrl.settings.recipe import load_settings
-    from ttrl.train import train
+    from ttrl.trainer import train
 
     overrides = [*COMMON, *VARIANTS[name], f"seed={seed}"]
     settings = load_settings("tiny-arithmetic", overrides=overrides)

@@ -112,7 +112,7 @@ def contenders(settings: Settings, count: int) -> tuple[dict[str, Contender], Vl
     params = SamplingParams(
         rollout.votes, rollout.temperature, rollout.max_new_tokens, stream=(settings.seed, "bench")
     )
-    engine = VllmEngine(settings, tokenizer, Ranks(), empty=False)
+    engine = VllmEngine(settings, tokenizer, Ranks(), load_weights=True)
     model = load_model(settings.model, getattr(torch, settings.model.dtype))
     other = TransformersEngine(model, tokenizer, rollout.batch_size)
     stop, pad = set(engine.stop_ids), tokenizer.pad_token_id or min(engine.stop_ids)

@@ -27,6 +27,7 @@ from machine import ROOT, describe
 from transformers import AutoConfig
 
 from ttrl.learner import zero3
+from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.models import weight_files
 from ttrl.models.pretrained import load_bare_outline
 from ttrl.models.weight_files import write_weights
@@ -109,16 +110,18 @@ def measure(folder: Path, output: Path, *, small: bool) -> None:
     share = -(-numbers // ranks.count)
     largest, layer = zero3.live_parameters(outline)
     completion = tuple(range(1, 9))
-    samples = [TrainSample(f"q{i}", (i, 7), completion, (-9.0,) * 8, 1.0 - i) for i in range(4)]
-    tiny = zero3.Zero3Policy.load(settings_for(folder.with_name("tiny")), ranks)
-    tiny.update(samples, 1e-6)
+    samples = [
+        TrainSample.of_answer(f"q{i}", (i, 7), completion, (-9.0,) * 8, 1.0 - i) for i in range(4)
+    ]
+    tiny = zero3.Zero3Model.load(settings_for(folder.with_name("tiny")), ranks)
+    tiny.update(samples, PolicyObjective.of(settings, tiny), 1e-6)
     tiny.hand_over(list)
     before = Peak().bytes()
     peaks: dict[str, int] = {}
     phase = Peak()
-    policy = zero3.Zero3Policy.load(settings, ranks)
+    policy = zero3.Zero3Model.load(settings, ranks)
     peaks["load"], phase = phase.bytes(), Peak()
-    policy.update(samples, 1e-6)
+    policy.update(samples, PolicyObjective.of(settings, policy), 1e-6)
     peaks["update"], phase = phase.bytes(), Peak()
     for _, weight in policy.named_weights():
         weight.sum()

@@ -21,7 +21,7 @@ from rich.table import Table
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 
 COLUMNS = {
     "pass@1": lambda s: (s["before"]["pass@1"], s["after"]["pass@1"]),

@@ -2,8 +2,8 @@
 
 The weights are random and the samples too: neither changes how long anything takes. They are
 loaded and trained on by the very functions that ``ttrl train`` calls; seconds and memory are
-counted around the parts of `ttrl.learner.update.Policy`. A part of ``bench/gpu_half_hour.sh``; by
-hand, with the project and ``bench/gpu`` on PYTHONPATH:
+counted around the parts of `TrainedModel`. A part of ``bench/gpu_half_hour.sh``; by hand, with the
+project and ``bench/gpu`` on PYTHONPATH:
 
     python bench/update_step.py FILE.json --shape qwen2.5-1.5b --backend zero3
 """
@@ -27,16 +27,19 @@ import torch
 from record import Record, part_parser, skip
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ttrl.learner.update import Policy
+from ttrl.learner.backends import make_trained_model
+from ttrl.learner.objective import LogProbs, Loss, Network
+from ttrl.learner.policy_objective import PolicyObjective
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import load_bare_outline
-from ttrl.parts import make_policy, make_repeatable
 from ttrl.plan import Machine, Plan, plan
 from ttrl.plan.speed import token_flops
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
 from ttrl.system.memory import GIB
 from ttrl.system.ranks import Ranks, join_ranks
-from ttrl.types import TrainSample, UserError
+from ttrl.system.rng import make_repeatable
+from ttrl.types import PackedBatch, TrainSample, UserError
 
 SIZES = (
     "vocab_size",
@@ -57,21 +60,42 @@ SHAPES = {
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}
 """bfloat16, dense, as its maker states it, by what the GPU's name contains."""
 
-PARTS = {"_loss": "loss", "_backward": "backward", "_apply": "optimizer"}
-"""Methods of a policy in which an update spends its time, and the plan's names of these moments."""
+PARTS = {"_backward": "backward", "_apply": "optimizer"}
+"""Methods of a policy, besides its objective's loss, in which an update spends
+its time, and the plan's names of these moments."""
 NOT_THE_TRAINER = ("engine weights", "CUDA, NCCL", "fragmentation")
 """What the plan counts and the trainer's allocator does not."""
 
 
 class Meter:
-    """Seconds and most memory of each part of a policy's updates."""
+    """An objective that takes the seconds and most memory of each part of a policy's updates."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: TrainedModel) -> None:
         """Measure around the policy's methods from now on."""
         self.seconds: dict[str, float] = {}
         self.peak_gib: dict[str, float] = {}
         for method, part in PARTS.items():
             setattr(policy, method, partial(self._measured, part, getattr(policy, method)))
+        self.objective = PolicyObjective.of(policy.settings, policy)
+
+    def has_gradient(self, sample: TrainSample) -> bool:
+        """As the objective says."""
+        return self.objective.has_gradient(sample)
+
+    def token_weights(self, samples: Sequence[TrainSample]) -> list[float]:
+        """As the objective says."""
+        return self.objective.token_weights(samples)
+
+    def prepared(
+        self, steps: Sequence[Sequence[TrainSample]], logprobs: LogProbs
+    ) -> list[Sequence[TrainSample]]:
+        """As the objective says."""
+        return self.objective.prepared(steps, logprobs)
+
+    def loss(self, network: Network, batch: PackedBatch) -> Loss:
+        """The objective's, measured."""
+        loss: Loss = self._measured("loss", self.objective.loss, network, batch)
+        return loss
 
     def _measured(self, part: str, method: Callable[..., Any], *arguments: Any) -> Any:
         synchronize()
@@ -120,24 +144,24 @@ def main() -> None:
 
 def measure(settings: Settings, ranks: Ranks, count: int, seen_gib: float) -> dict[str, Any]:
     """Load, update a few times, and compare with the plan."""
-    make_repeatable(settings)
+    make_repeatable(settings.threads, settings.seed)
     machine = Machine(1, seen_gib, usable_share=1.0)  # torch says what a program sees
     found = plan(settings, load_bare_outline(settings.model), machine)
     samples = random_samples(settings, found.job.shape.vocabulary)
     empty()
-    policy = make_policy(settings, ranks)
+    policy = make_trained_model(settings, ranks)
     loading = peak_gib()
     rounds: list[dict[str, float]] = []
     meter = Meter(policy)
     for _ in range(count + 1):
         meter.seconds = {}
         begun = time.perf_counter()
-        policy.update(samples, 5e-7)
+        policy.update(samples, meter, 5e-7)
         synchronize()
         rounds.append({**meter.seconds, "update": time.perf_counter() - begun})
     seconds = {part: median(r[part] for r in rounds[1:]) for part in rounds[0]}
     memory = memory_found(loading, meter.peak_gib)
-    lengths = [len(s.prompt_ids) + len(s.completion_ids) for s in samples]
+    lengths = [len(s.token_ids) for s in samples]
     return {
         "parameters": found.job.shape.parameters,
         "tokens": sum(lengths),
@@ -237,7 +261,7 @@ def random_samples(settings: Settings, vocabulary: int, count: int = 32) -> list
         prompt = int(rng.integers(longest // 16, longest // 8))
         completion = int(rng.integers(longest // 3, longest))
         samples.append(
-            TrainSample(
+            TrainSample.of_answer(
                 f"q{i}",
                 tuple(rng.integers(vocabulary, size=prompt).tolist()),
                 tuple(rng.integers(vocabulary, size=completion).tolist()),

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from ttrl.answers import default_grader, extract_answer
 from ttrl.data import arithmetic
 from ttrl.data.questions import load_questions
-from ttrl.evaluation.evaluate import Exam
+from ttrl.evaluation.evaluation import Evaluation
 from ttrl.models.pretrained import load_tokenizer
 from ttrl.report.display import Display
 from ttrl.rollout.pool import make_pool
@@ -155,9 +155,9 @@ def measure(path: Path) -> dict[str, float]:
         "tiny-arithmetic", model=str(path), overrides=["evaluation.samples=64"]
     )
     asked = load_questions(settings.data.train, settings.data, load_tokenizer(settings.model))
-    exam = Exam(settings, extract_answer, default_grader(), "train", asked, (1, 64))
+    evaluation = Evaluation(settings, extract_answer, default_grader(), "train", asked, (1, 64))
     pool = make_pool(settings, load_tokenizer(settings.model))
-    return exam.take(pool, 0, Display(Console(quiet=True)))
+    return evaluation.run(pool, 0, Display(Console(quiet=True)))
 
 
 def model_card(parameters: int, scores: dict[str, float]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 from tiny_tokenizer import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from ttrl.learner.local import LocalPolicy
+from ttrl.learner.local import LocalModel
+from ttrl.learner.policy_objective import PolicyObjective
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import ModelSettings, Settings
-from ttrl.types import Question, TrainSample
+from ttrl.types import Question, TrainSample, UpdateResult
 
 TOKENIZER = tiny_tokenizer()
 VOCABULARY = len(TOKENIZER)
@@ -134,15 +136,46 @@ def train_samples(
     too, so that the ratios lie far apart."""
     rng = np.random.default_rng(seed)
     return [
-        TrainSample(
+        TrainSample.of_answer(
             question_id=f"q{i}",
-            prompt_ids=tuple(rng.integers(VOCABULARY, size=prompt).tolist()),
-            completion_ids=tuple(rng.integers(VOCABULARY, size=completion).tolist()),
-            logprobs=tuple((-5 + rng.normal(size=completion)).tolist()),
+            prompt_ids=rng.integers(VOCABULARY, size=prompt).tolist(),
+            completion_ids=rng.integers(VOCABULARY, size=completion).tolist(),
+            logprobs=(-5 + rng.normal(size=completion)).tolist(),
             advantage=float(rng.normal()) if advantage is None else advantage,
         )
         for i, (prompt, completion) in enumerate(lengths)
     ]
+
+
+def prompt_of(sample: TrainSample) -> tuple[int, ...]:
+    """The context of an answer's sample."""
+    return sample.token_ids[: sample.trained.index(True)]
+
+
+def answer_of(sample: TrainSample) -> tuple[int, ...]:
+    """The trained tokens of an answer's sample."""
+    return sample.token_ids[sample.trained.index(True) :]
+
+
+def worth(sample: TrainSample, advantage: float) -> TrainSample:
+    """The same answer with another advantage."""
+    return replace(sample, advantages=(advantage,) * len(sample.logprobs))
+
+
+def read_sample(row: dict[str, Any]) -> TrainSample:
+    """A sample from the JSON of its `dataclasses.asdict`."""
+    return TrainSample(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+
+
+def update(policy: TrainedModel, samples: Sequence[TrainSample], rate: float) -> list[UpdateResult]:
+    """Train the policy on its own settings' objective."""
+    return policy.update(samples, PolicyObjective.of(policy.settings, policy), rate)
+
+
+def figures_of(result: UpdateResult) -> dict[str, float]:
+    """All that a result says, in one table; the time that it took aside."""
+    figures = {k: v for k, v in asdict(result).items() if k not in ("means", "largest", "seconds")}
+    return figures | dict(result.means) | dict(result.largest)
 
 
 def all_logprobs(
@@ -169,9 +202,9 @@ def at(values_nV: torch.Tensor, completion: tuple[int, ...]) -> torch.Tensor:
 def near_samples(model: PreTrainedModel, off: float = 1.1) -> list[TrainSample]:
     """Random samples with log-probs that are the model's own, off by up to so many nats per token:
     by default, ratios lie between 0.3 and 3, on both sides of every clip."""
-    policy, samples = LocalPolicy(copy.deepcopy(model), make_settings()), []
+    policy, samples = LocalModel(copy.deepcopy(model), make_settings()), []
     for i, sample in enumerate(train_samples(LENGTHS)):
-        own_n = torch.tensor(policy.logprobs(sample.prompt_ids, sample.completion_ids))
+        own_n = torch.tensor(*policy.logprobs([sample]))
         random = torch.Generator().manual_seed(i)
         noise_n = torch.empty(len(own_n)).uniform_(-off, off, generator=random)
         samples.append(replace(sample, logprobs=tuple((own_n + noise_n).tolist())))

@@ -1,3 +1,8 @@
-"""ttrl: test-time reinforcement learning on unlabeled questions (arXiv 2504.16084)."""
+"""Test-time reinforcement learning: turn unlabeled questions into a better model."""
+
+from ttrl.api import Run, train
+from ttrl.types import UserError
 
 __version__ = "0.1.0"
+
+__all__ = ["Run", "UserError", "train"]

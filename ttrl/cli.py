@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from ttrl import __version__
+from ttrl import __version__, api
 from ttrl.settings.recipe import load_settings, model_names, recipe_names
 from ttrl.system.gpus import refuse_unseen_gpus
 from ttrl.system.launch import gpu_count, is_main, keep_segments_whole, launch, launched
@@ -96,16 +96,17 @@ def train(
 ) -> None:
     """Train on unlabeled questions; measure before and after if there is an answer key."""
     from ttrl.answers import Grader
-    from ttrl.rewards.judge import Judge
+    from ttrl.rewards.scorer import GroupScorer
 
     settings = load_settings(recipe, model=model, overrides=overrides or [])
-    Judge(settings, Grader(settings.answers))  # refuses an unknown estimator, extractor, option
+    # Refuses an estimator, extractor or option that is unknown.
+    GroupScorer(settings, Grader(settings.answers))
     if dry_run:
         print(settings.to_toml(), end="")
         return
     from rich.console import Console
 
-    from ttrl.report.display import Display, result_table
+    from ttrl.report.display import result_table
     from ttrl.run.run_folder import RunFolder
 
     folder = RunFolder(run_dir or Path("runs") / settings.name)
@@ -114,11 +115,12 @@ def train(
             folder.refuse_existing()  # before anything is started
         launch(_rank_count(ranks), sys.argv[1:])
     from ttrl.run.resume import how_to_go_on
-    from ttrl.train import train as run
 
     console = Console(quiet=not is_main())
     try:
-        summary = run(settings, folder, Display(console), replay, resume=resume)
+        run = api.train(
+            settings, run_dir=folder.path, replay=replay, resume=resume, console=console
+        )
     except KeyboardInterrupt:
         kept = ""
         if folder.can_go_on():
@@ -131,6 +133,7 @@ def train(
             print(f"ttrl: interrupted{kept}", file=sys.stderr)
         raise typer.Exit(130) from None
     console.print()
+    summary = run.summary
     if summary["before"] or summary["held_out"]["before"]:
         console.print(result_table(summary))
     elif summary["after"] or summary["held_out"]["after"]:
@@ -189,7 +192,7 @@ def evaluate(
 
     from ttrl.answers import Grader, make_extractor
     from ttrl.data.questions import load_questions
-    from ttrl.evaluation.evaluate import Exam
+    from ttrl.evaluation.evaluation import Evaluation
     from ttrl.models.pretrained import load_outline, load_tokenizer
     from ttrl.report.display import Display, scores_table
     from ttrl.rollout.ends import refuse_absent_ids
@@ -210,9 +213,9 @@ def evaluate(
     refuse_absent_ids(asked.questions, load_outline(settings.model), tokenizer)
     with Grader(settings.answers) as grader:
         extract = make_extractor(settings.answers.extract)
-        exam = Exam(settings, extract, grader, data, asked, tuple(ks))
+        evaluation = Evaluation(settings, extract, grader, data, asked, tuple(ks))
         with closing(make_pool(settings, tokenizer)) as pool:
-            scores = exam.take(pool, 0, display)
+            scores = evaluation.run(pool, 0, display)
     title = f"{len(asked.key.answers)} questions of {data}, {samples} samples each"
     display.console.print(scores_table(title, scores))
     if output is not None:

@@ -1,6 +1,7 @@
 """The data that flows through a run, in the order in which it appears.
 
-    Question -> CompletionGroup -> Ballot -> Estimate -> TrainSample -> PackedBatch -> UpdateResult
+    Question -> CompletionGroup -> VotedGroup -> Estimate
+             -> TrainSample -> PackedBatch -> UpdateResult
 
 Shapes are named by suffix: ``_G`` one entry per completion of a group, ``_S`` one per sequence,
 ``_T`` one per packed token. A `Question` has no field for an answer, so nothing that trains on
@@ -10,7 +11,7 @@ metrics receive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -96,8 +97,8 @@ class Vote:
     """The outcome of a majority vote over one group.
 
     Example: the answers ``("7", "7.0", None, "8")`` give ``clusters_G=(0, 0, None, 1)``,
-    ``counts=(2, 1)``, ``names=("7", "8")``, ``majority="7"``, ``share=0.5``, ``margin=0.25``,
-    ``abstained=1``.
+    ``counts=(2, 1)``, ``names=("7", "8")``, ``majority="7"``, ``majority_ratio=0.5``,
+    ``margin=0.25``, ``abstained=1``.
     """
 
     answers_G: tuple[str | None, ...]
@@ -110,7 +111,7 @@ class Vote:
     """Per equivalence class, the canonical form that names it."""
     majority: str | None
     """The winning class's most common spelling; None if everybody abstained."""
-    share: float
+    majority_ratio: float
     """Votes for the winner / all votes, abstentions included (the paper's majority ratio)."""
     margin: float
     """(winner - runner-up) / all votes."""
@@ -123,19 +124,19 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class PastVote:
     """How a question was voted on in an earlier step."""
 
     step: int
     """When."""
     label: str | None
     """The label of that step."""
-    share: float
-    """`Vote.share` of that step."""
+    majority_ratio: float
+    """`Vote.majority_ratio` of that step."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ballot:
+class VotedGroup:
     """All that a reward estimator learns about one question; a reference answer is not part of it.
 
     (Unless the user asked for labels = "ground_truth": then ``label`` is one.)
@@ -150,7 +151,7 @@ class Ballot:
     (``reward.labels``) says; None if there is none."""
     agrees_G: tuple[bool, ...]
     """Which answers are equivalent to ``label``; an abstention never is."""
-    history: tuple[Visit, ...] = ()
+    history: tuple[PastVote, ...] = ()
     """Earlier visits to this question, oldest first."""
     stream: tuple[int | str, ...] = ()
     """For estimators that draw random numbers: pass it to `ttrl.system.rng.generator`."""
@@ -180,23 +181,49 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class TrainSample:
-    """One completion chosen for training."""
+    """A sequence chosen for training, of which some tokens are trained.
+
+    Example: the prompt ``(5, 6)`` and its answer ``(7, 1)``, which is a little better than its
+    group, are ``TrainSample("q", (5, 6, 7, 1), (False, False, True, True), (-0.1, -2.3),
+    (0.5, 0.5))``.
+    """
 
     question_id: str
     """Which question it answers."""
-    prompt_ids: tuple[int, ...]
-    """Context: not trained on."""
-    completion_ids: tuple[int, ...]
-    """Trained on."""
+    token_ids: tuple[int, ...]
+    """All tokens, context and trained ones."""
+    trained: tuple[bool, ...]
+    """Which of ``token_ids`` are trained; never the first, from nothing that is predicted."""
     logprobs: tuple[float, ...]
-    """The sampler's log-probabilities of ``completion_ids``."""
-    advantage: float
-    """The same for every token of the completion."""
+    """Per trained token, the log-prob that the sampler gave it."""
+    advantages: tuple[float, ...]
+    """Per trained token, how much better it was than expected."""
     weight: float = 1.0
-    """Multiplies the loss of every token of the completion."""
+    """Multiplies the loss of every token."""
     old_logprobs: tuple[float, ...] | None = None
-    """The policy's own log-probabilities of ``completion_ids`` before the updates of this rollout;
-    None: not computed, because nothing needs them."""
+    """Per trained token, the policy's own log-prob before the updates of this rollout; None: not
+    computed, because nothing needs it."""
+
+    @classmethod
+    def of_answer(
+        cls,
+        question_id: str,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        logprobs: Sequence[float],
+        advantage: float,
+        weight: float = 1.0,
+    ) -> TrainSample:
+        """Make the sample of one answer, whose tokens are all trained and all worth the same."""
+        length = len(completion_ids)
+        return cls(
+            question_id=question_id,
+            token_ids=(*prompt_ids, *completion_ids),
+            trained=(False,) * len(prompt_ids) + (True,) * length,
+            logprobs=tuple(logprobs),
+            advantages=(advantage,) * length,
+            weight=weight,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,35 +257,23 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
-    """What one optimizer step did; token means are over the trained tokens of the step."""
+    """What one optimizer step did."""
 
     loss: float
-    """The policy loss, all terms."""
+    """The whole objective."""
     grad_norm: float
     """Global L2 norm before clipping."""
     learning_rate: float
     """As used in this step."""
-    clip_fraction: float
-    """Share of tokens whose gradient the PPO clip cut off."""
-    kl: float
-    """Mean KL estimate against the reference policy; 0 where there is no KL term."""
-    entropy: float
-    """Mean entropy of the next-token distribution, in nats."""
-    sampler_kl: float
-    """Mean of k3 = exp(d) - d - 1, d = trainer - sampler log-prob, before this step: a mismatch
-    between engine and trainer; from a rollout's second update on, the drift of the updates too."""
-    sampler_log_ratio: float
-    """Mean of d, in nats, whatever the correction makes of it."""
-    sampler_max_gap: float
-    """Largest |d|."""
-    corrected: float
-    """Share of tokens whose sampler ratio the correction has cut off or masked."""
     tokens: int
     """Trained tokens."""
     sequences: int
     """Trained sequences."""
     skipped_sequences: int
-    """Sequences with no gradient (weight 0, or advantage 0 without KL and entropy terms): counted
-    in the means of the loss, but not computed."""
+    """Sequences without a gradient: counted in the means of the loss, but not computed."""
     seconds: float
     """Wall-clock time."""
+    means: Mapping[str, float] = field(default_factory=dict)
+    """The objective's figures by name, means over the trained tokens; see docs/metrics.md."""
+    largest: Mapping[str, float] = field(default_factory=dict)
+    """Those of which the largest is told."""

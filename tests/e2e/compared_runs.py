@@ -28,7 +28,7 @@ def _contents(run: Path) -> dict[str, Any]:
     contents["model"] = (run / "model" / "model.safetensors").read_bytes()
     last = sorted((run / "checkpoints").iterdir())[-1]
     state = json.loads((last / "state.json").read_text())
-    del state["wall_s"]
+    del state["parts"]["clock"]
     contents |= {f"state/{key}": value for key, value in state.items()}
     for path in sorted(last.glob("*.safetensors")):  # weights, moments, what is kept
         contents[f"{last.name}/{path.name}"] = path.read_bytes()

@@ -17,13 +17,13 @@ from typing import Any
 import torch.distributed as dist
 from rich.console import Console
 
-from ttrl.learner.update import Policy
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
 from ttrl.run import run_folder
 from ttrl.run.run_folder import RunFolder
 from ttrl.run.saving import Disk
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 from ttrl.types import UserError
 
 
@@ -40,15 +40,15 @@ class FullDisk(Disk):
 
 def kill_in_update() -> None:
     """Have rank 0 killed when the second step's update has begun."""
-    accumulate, begun = Policy.update, []
+    accumulate, begun = TrainedModel.update, []
 
-    def update(self: Policy, *more: Any) -> Any:
+    def update(self: TrainedModel, *more: Any) -> Any:
         begun.append(1)
         if len(begun) == 2 and self.ranks.is_main:
             os.kill(os.getpid(), signal.SIGKILL)
         return accumulate(self, *more)
 
-    Policy.update = update  # type: ignore[method-assign]
+    TrainedModel.update = update  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

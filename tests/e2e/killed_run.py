@@ -19,7 +19,7 @@ from rich.console import Console
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 
 
 class KilledFolder(RunFolder):

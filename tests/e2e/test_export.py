@@ -18,7 +18,7 @@ from ttrl.report.display import Display
 from ttrl.run.export import export
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 from ttrl.types import UserError
 
 

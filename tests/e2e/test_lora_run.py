@@ -15,29 +15,29 @@ from safetensors.torch import load_file, save_file
 from small_run import Run, interrupted
 from transformers import AutoModelForCausalLM
 
-from ttrl.learner.local import LocalPolicy
-from ttrl.learner.update import Policy
+from ttrl.learner.local import LocalModel
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import TINY_BASE
 from ttrl.report.display import Display
 from ttrl.run.export import export
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
-from ttrl.types import UserError
+from ttrl.trainer import train
+from ttrl.types import TrainSample, UserError
 
 LORA = ("lora.rank=4", "loss.kl_coef=0.01", "optimizer.learning_rate=1e-3")
 
 
 def test_a_run_with_adapters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The saved model is an ordinary one, and gives the policy's log-probs."""
-    seen: list[Policy] = []
-    hand_over = LocalPolicy.hand_over
+    seen: list[TrainedModel] = []
+    hand_over = LocalModel.hand_over
 
-    def watched(policy: LocalPolicy, take: Any) -> None:
+    def watched(policy: LocalModel, take: Any) -> None:
         seen.append(policy)
         hand_over(policy, take)
 
-    monkeypatch.setattr(LocalPolicy, "hand_over", watched)
+    monkeypatch.setattr(LocalModel, "hand_over", watched)
     folder = run("run", LORA)
     policy = seen[-1]
     steps = [json.loads(x) for x in (folder / "metrics.jsonl").open()]
@@ -51,7 +51,8 @@ def test_a_run_with_adapters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         logp = [(m(torch.tensor([ids])).logits[0]).log_softmax(-1) for m in (model, base)]
     saved_n, base_n = (x[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0] for x in logp)
-    own_n = torch.tensor(policy.logprobs(ids[:1], ids[1:]))
+    sample = TrainSample.of_answer("", ids[:1], ids[1:], [0.0] * 39, advantage=0.0)
+    own_n = torch.tensor(*policy.logprobs([sample]))
     assert policy.settings.rollout.temperature == 1.0
     assert (saved_n - own_n).abs().max() < 1e-4
     assert (base_n - own_n).abs().max() > 1e-2

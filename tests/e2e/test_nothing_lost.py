@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from small_run import SMALL
 
 from ttrl.data.arithmetic import question_rows
-from ttrl.data.order import QuestionOrder
-from ttrl.learner.local import LocalPolicy
+from ttrl.data.source import QuestionList
+from ttrl.learner.local import LocalModel
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 from ttrl.types import Question, UserError
 
 FAILING_RUN = str(Path(__file__).with_name("failing_run.py"))
@@ -35,10 +35,10 @@ from ttrl.types import Estimate
 class Breaks:
     """As "majority", until two of the questions come for the second time, in step 3."""
 
-    def estimate(self, ballot):
-        if ballot.stream[2] == 3 and ballot.group.question.id in BAD:
+    def estimate(self, voted):
+        if voted.stream[2] == 3 and voted.group.question.id in BAD:
             raise KeyError("broken")
-        return Estimate(ballot.vote, tuple(map(float, ballot.agrees_G)), ballot.label)
+        return Estimate(voted.vote, tuple(map(float, voted.agrees_G)), voted.label)
 
 def breaks(text):
     if text == Path(__file__).with_name("bad.txt").read_text():
@@ -55,8 +55,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nothing_lost")
     rows = [{"id": row["id"], "prompt": row["prompt"]} for row in question_rows("train")[:8]]
     (folder / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    order = QuestionOrder([Question(row["id"], "", ()) for row in rows], 4, seed=0)
-    bad = [question.id for question in order.take(3)[:2]]
+    order = QuestionList([Question(row["id"], "", ()) for row in rows], 4, seed=0)
+    bad = [question.id for question in order.questions(3)[:2]]
     (folder / "plugins.py").write_text(PLUGINS.replace("BAD", str(bad)))
     return folder
 
@@ -208,15 +208,15 @@ def test_an_update_that_refuses_says_what_goes_on(
 
 
 def refuse_second_update(patched: pytest.MonkeyPatch, raised: Exception) -> None:
-    update, begun = LocalPolicy.update, []
+    update, begun = LocalModel.update, []
 
-    def second(self: LocalPolicy, *more: Any) -> Any:
+    def second(self: LocalModel, *more: Any) -> Any:
         begun.append(1)
         if len(begun) == 2:
             raise raised
         return update(self, *more)
 
-    patched.setattr(LocalPolicy, "update", second)
+    patched.setattr(LocalModel, "update", second)
 
 
 def test_a_mistake_of_ours_is_told_the_same(

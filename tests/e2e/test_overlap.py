@@ -12,7 +12,7 @@ from small_run import Run, interrupted
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 
 OPTIONS = (
     "max_steps=5",

@@ -32,7 +32,7 @@ def test_resolved_settings_repeat_the_run(run: Run, tmp_path: Path) -> None:
     from ttrl.report.display import Display
     from ttrl.run.run_folder import RunFolder
     from ttrl.settings.recipe import load_settings
-    from ttrl.train import train
+    from ttrl.trainer import train
 
     first = run("first", ["seed=3"])
     settings = load_settings(str(first / "config.toml"))

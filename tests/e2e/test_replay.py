@@ -12,7 +12,7 @@ from small_run import Run
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 from ttrl.types import UserError
 
 QUIET = Display(Console(quiet=True))
@@ -29,7 +29,7 @@ def test_replayed_training_gives_the_same_weights(run: Run, tmp_path: Path) -> N
         [json.loads(line) for line in (folder / "metrics.jsonl").open()]
         for folder in (recorded, tmp_path / "again")
     )
-    sampled = ("exam/", "mismatch/at_start")  # by an engine, of which a replay has none
+    sampled = ("eval/", "mismatch/at_start")  # by an engine, of which a replay has none
     for ours, theirs in zip(after, before, strict=True):
         same = {k: v for k, v in theirs.items() if not k.startswith(("time/", "memory/", *sampled))}
         assert {k: v for k, v in ours.items() if not k.startswith(("time/", "memory/"))} == same

@@ -28,7 +28,7 @@ from ttrl.run import saving
 from ttrl.run.resume import find_start
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 from ttrl.types import UserError
 
 KILLED_RUN = str(Path(__file__).with_name("killed_run.py"))
@@ -42,10 +42,10 @@ from ttrl.types import Estimate
 class Noisy:
     """Agreement, and noise from the generators that the whole process shares."""
 
-    def estimate(self, ballot):
+    def estimate(self, voted):
         noise = torch.rand(()).item() + numpy.random.rand() + random.random()
-        rewards = [agrees + noise * (i % 3) for i, agrees in enumerate(ballot.agrees_G)]
-        return Estimate(vote=ballot.vote, rewards_G=tuple(rewards), label=ballot.label)
+        rewards = [agrees + noise * (i % 3) for i, agrees in enumerate(voted.agrees_G)]
+        return Estimate(vote=voted.vote, rewards_G=tuple(rewards), label=voted.label)
 '''
 
 
@@ -119,7 +119,7 @@ def test_a_run_that_forgets_the_generators_differs(
     whole: Path, left: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the comparison above would notice."""
-    monkeypatch.setattr("ttrl.run.state.restore_globals", lambda state: None)
+    monkeypatch.setattr("ttrl.run.stateful.restore_globals", lambda state: None)
     _train(left, _overrides(place), resume=True)
     found = differences(whole, left)
     assert {"model", "metrics", "state/generators", "step_00004/rank_00000.safetensors"} <= found
@@ -280,12 +280,16 @@ def test_other_questions_are_noticed(left: Path, place: Path) -> None:
     assert (left / "metrics.jsonl").read_bytes() == before
 
 
-def _change(checkpoint: Path, **changes: Any) -> None:
+def _change(checkpoint: Path, changes: dict[str, Any]) -> None:
     """Change what was saved beside the tensors, and its digest with it."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     state = json.loads((checkpoint / "state.json").read_text())
     for key, value in changes.items():
-        state[key] = state[key] | value if isinstance(value, dict) else value
+        *places, last = key.split(".")
+        table = state
+        for place in places:
+            table = table[place]
+        table[last] = table[last] | value if isinstance(value, dict) else value
     text = json.dumps(state).encode()
     (checkpoint / "state.json").write_bytes(text)
     entry = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
@@ -296,21 +300,21 @@ def _change(checkpoint: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"settings": {"seed": 5}}, r"other settings: seed = 0 \(was 5\)"),
-        ({"settings": {"seed": "x"}}, "holds something else than ttrl saves"),
-        ({"origin": None}, "holds something else"),
+        ({"identity.settings": {"seed": 5}}, r"other settings: seed = 0 \(was 5\)"),
+        ({"identity.settings": {"seed": "x"}}, "holds something else than ttrl saves"),
+        ({"identity.model": None}, "holds something else"),
         ({"step": 1}, "holds something else than ttrl saves: .* step 1"),
-        ({"steps_taken": "many"}, "holds something else"),
-        ({"history": {"q": [[1]]}}, "holds something else"),
+        ({"parts.policy": {"steps_taken": "many"}}, "holds something else"),
+        ({"parts.history": {"q": [[1]]}}, "holds something else"),
         ({"before": [1]}, "holds something else"),
-        ({"generators": []}, "holds something else"),
+        ({"parts.generators": []}, "holds something else"),
     ],
     ids=str,
 )
 def test_a_checkpoint_of_another_run_or_of_no_run(
     changes: dict[str, Any], problem: str, left: Path, place: Path
 ) -> None:
-    _change(left / "checkpoints" / "step_00002", **changes)
+    _change(left / "checkpoints" / "step_00002", changes)
     before = {path: path.read_bytes() for path in left.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=f"step_00002 .*{problem}"):
         _train(left, _overrides(place), resume=True)

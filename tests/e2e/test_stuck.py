@@ -11,7 +11,7 @@ HANGS = """
 import time
 
 class Hangs:
-    def estimate(self, ballot):
+    def estimate(self, voted):
         time.sleep(3600)
 """
 

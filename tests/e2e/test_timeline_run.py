@@ -16,9 +16,10 @@ from rich.console import Console
 from scripted_vllm import LOGPROB, Card, Sizes, install
 from small_run import SMALL, interrupted
 
-from ttrl.learner.local import LocalPolicy
+from ttrl.learner.backends import make_trained_model
+from ttrl.learner.local import LocalModel
+from ttrl.learner.objective import Objective
 from ttrl.models.pretrained import load_bare_outline
-from ttrl.parts import make_policy
 from ttrl.plan import Machine, ModelShape
 from ttrl.plan.memory import Job, engine_weights, loading, prefill, push, states
 from ttrl.plan.timeline import LEAVES, RESUME, START, STEP, VERIFY, order
@@ -27,7 +28,7 @@ from ttrl.run.run_folder import RunFolder
 from ttrl.settings import ModelSettings, Settings
 from ttrl.settings.recipe import load_settings
 from ttrl.system.ranks import Ranks
-from ttrl.train import train
+from ttrl.trainer import train
 from ttrl.types import TrainSample, UpdateResult, UserError
 
 RECIPE = "8xa100-40gb/qwen2.5-math-7b"
@@ -49,42 +50,45 @@ def card(job: Job, monkeypatch: pytest.MonkeyPatch) -> Card:
     itself = int(job.machine.asleep_gib * 2**30)
     install(monkeypatch, card, Sizes(weights, itself, prefill(job), sum(push(job).values())))
     monkeypatch.setattr(
-        "ttrl.train.make_policy", lambda settings, ranks: accounted(settings, ranks, card, job)
+        "ttrl.build.make_trained_model",
+        lambda settings, ranks: accounted(settings, ranks, card, job),
     )
     return card
 
 
-def accounted(settings: Settings, ranks: Ranks, card: Card, job: Job) -> LocalPolicy:
+def accounted(settings: Settings, ranks: Ranks, card: Card, job: Job) -> LocalModel:
     """The policy in this process, which does to the card what phase offload would do."""
     sizes = states(job)
     card.happens("load")
     card.pass_through(sum(loading(job).values()))
     for name in sizes.keys() - {"moments"}:
         card.take(name, sizes[name])
-    policy = make_policy(settings, ranks)
-    assert isinstance(policy, LocalPolicy)
+    policy = make_trained_model(settings, ranks)
+    assert isinstance(policy, LocalModel)
     away: dict[str, int] = {}
     update = policy.update
 
-    def make_room() -> None:
-        card.happens("make room")
+    def offload() -> None:
+        card.happens("offload")
         away.update({name: card.held.pop(name) for name in LEAVES if name in card.held})
 
-    def come_back() -> None:
-        card.happens("come back")
+    def reload() -> None:
+        card.happens("reload")
         for name in list(away):
             card.take(name, away.pop(name))
 
-    def accounted_update(samples: Sequence[TrainSample], rate: float) -> list[UpdateResult]:
+    def accounted_update(
+        samples: Sequence[TrainSample], objective: Objective, rate: float
+    ) -> list[UpdateResult]:
         card.happens("update")
         card.take("moments", sizes["moments"])
-        return update(samples, rate)
+        return update(samples, objective, rate)
 
-    def logprobs(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
+    def logprobs(samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
         card.happens("verify")
-        return [LOGPROB] * len(completion_ids)
+        return [(LOGPROB,) * len(sample.logprobs) for sample in samples]
 
-    for replaced in (make_room, come_back, logprobs):
+    for replaced in (offload, reload, logprobs):
         setattr(policy, replaced.__name__, replaced)
     policy.update = accounted_update  # type: ignore[method-assign]
     return policy
@@ -126,10 +130,10 @@ def test_so_does_one_that_is_resumed(job: Job, card: Card, tmp_path: Path) -> No
 def test_a_want_of_memory_in_the_update_says_what_to_change(
     job: Job, card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def too_much(self: LocalPolicy, samples: object, rate: float) -> None:
+    def too_much(self: LocalModel, samples: object, rate: float) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.05 GiB.")
 
-    monkeypatch.setattr(LocalPolicy, "update", too_much)
+    monkeypatch.setattr(LocalModel, "update", too_much)
     with pytest.raises(UserError) as error:
         train(settings_of(job), RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
     assert "out of GPU memory during the update (" in str(error.value)

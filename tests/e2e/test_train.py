@@ -16,7 +16,7 @@ from ttrl.models.pretrained import TINY_BASE
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 from ttrl.types import UserError
 
 
@@ -81,7 +81,7 @@ def test_each_metric_is_explained(run: Run) -> None:
     ]
     unexplained = {name for name in written if not any(re.fullmatch(p, name) for p in patterns)}
     assert unexplained == set()
-    expected = {"vote/majority_ratio", "policy/kl", "exam/train/pass@1", "mismatch/at_start_logits"}
+    expected = {"vote/majority_ratio", "policy/kl", "eval/train/pass@1", "mismatch/at_start_logits"}
     assert expected <= written
 
 

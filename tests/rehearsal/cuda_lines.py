@@ -32,7 +32,7 @@ YES, NO = {"on_gpu"}, {"on_cpu"}
 """Names of variables that say whether tensors are on a GPU."""
 
 SETTINGS = {"offload_during_rollout"}
-"""Settings that `ttrl.parts.refuse_impossible` refuses without a GPU."""
+"""Settings that `ttrl.run.preflight.refuse_impossible` refuses without a GPU."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-UPDATE = "ttrl.learner.update"
+UPDATE = "ttrl.learner.trained_model"
 
 MIX_UPS = {
     "a batch stays on the CPU": (
         UPDATE,
-        "self._loss(_to(batch, self.model.device))",
-        "self._loss(batch)",
+        "objective.loss(self.network, _to(batch, self.model.device))",
+        "objective.loss(self.network, batch)",
     ),
     "a batch of old log-probs stays on the CPU": (
         UPDATE,
@@ -25,13 +25,13 @@ MIX_UPS = {
     ),
     "log-probs stay on the GPU": (
         UPDATE,
-        "result.logp_T.cpu() - batch.sampler_logp_T",
-        "result.logp_T - batch.sampler_logp_T",
+        "value_T.cpu()[live_T].sum()",
+        "value_T[live_T].sum() + live_T.sum()",
     ),
     "the mask is not that of its device": (
         UPDATE,
-        "result.entropy_T.cpu()[live_T]",
-        "live_T[result.clipped_T]",
+        "value_T.cpu()[live_T].tolist()",
+        "live_T[value_T > 0].tolist()",
     ),
 }
 """By name: module, what stands there, and what is put in its place."""

@@ -23,13 +23,21 @@ import torch.distributed as dist
 from planted import MIX_UPS, OTHERS, planted
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_models import make_settings, near_samples, saved, tiny_model
+from tiny_models import (
+    figures_of,
+    make_settings,
+    near_samples,
+    read_sample,
+    saved,
+    tiny_model,
+    update,
+)
 from ttrl_kernels import rows
 
 from ttrl.doctor.doctor import doctor, selftests
-from ttrl.learner.update import Policy
+from ttrl.learner.backends import make_trained_model
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.packed_model import load_policy_model
-from ttrl.parts import make_policy, make_repeatable
 from ttrl.report.display import Display
 from ttrl.rollout.engines.shared_weights import SharedWeights
 from ttrl.run.export import export
@@ -37,7 +45,8 @@ from ttrl.run.run_folder import RunFolder
 from ttrl.settings import ModelSettings, Settings
 from ttrl.settings.recipe import load_settings
 from ttrl.system.ranks import Ranks, join_ranks, leave_ranks
-from ttrl.train import train
+from ttrl.system.rng import make_repeatable
+from ttrl.trainer import train
 from ttrl.types import TrainSample, UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -105,33 +114,32 @@ def prepare(folder: Path) -> None:
 def samples_of(folder: Path) -> list[TrainSample]:
     """Those of `prepare`."""
     rows = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
-    names = ("prompt_ids", "completion_ids", "logprobs")
-    return [TrainSample(**{**row, **{n: tuple(row[n]) for n in names}}) for row in rows]
+    return [read_sample(row) for row in rows]
 
 
 def policy_of(
     folder: Path, dtype: str, ranks: Ranks | None = None, model: str = "model", **policy: Any
-) -> Policy:
+) -> TrainedModel:
     """In one process, or under DeepSpeed on ``ranks``."""
     settings = make_settings(
         model={"path": str(folder / model), "dtype": dtype},
         update={"grad_clip": 1e3, "backend": "zero3" if ranks else "local", **policy},
     )
-    return make_policy(settings, ranks or Ranks())
+    return make_trained_model(settings, ranks or Ranks())
 
 
-def numbers(policy: Policy, samples: list[TrainSample]) -> Seen:
+def numbers(policy: TrainedModel, samples: list[TrainSample]) -> Seen:
     """Two rollouts' updates: their results, and what the policy then holds."""
-    results = [r for _ in range(2) for r in policy.update(samples, RATE)]
-    facts = [{k: v for k, v in asdict(r).items() if k != "seconds"} for r in results]
-    tensors = {f"shares/{name}": tensor for name, tensor in policy.shares().items()}
+    results = [r for _ in range(2) for r in update(policy, samples, RATE)]
+    facts = [figures_of(r) for r in results]
+    tensors = {f"shares/{name}": tensor for name, tensor in policy.shards().items()}
     tensors |= {f"pushed/{name}": tensor for name, tensor in weights(policy).items()}
     sample = samples[0]
-    logprobs = policy.logprobs(sample.prompt_ids, sample.completion_ids)
+    logprobs = policy.logprobs([sample])[0]
     return {"results": facts, "steps": policy.steps_taken, "logprobs": logprobs}, tensors
 
 
-def weights(policy: Policy) -> Tensors:
+def weights(policy: TrainedModel) -> Tensors:
     """A copy on the CPU of all that is pushed into an engine."""
     return {name: t.detach().to("cpu", copy=True) for name, t in policy.named_weights()}
 
@@ -164,11 +172,11 @@ def going_on(folder: Path) -> Seen:
     first, second = (policy_of(folder, "float32", kl_coef=0.1) for _ in range(2))
     samples = samples_of(folder)
     first.update(samples, RATE)
-    second.load_shares(first.shares())
-    second.steps_taken = first.steps_taken
+    second.load_state(first.state())
+    second.load_shards(first.shards())
     for policy in (first, second):
-        policy.update(samples, RATE)
-    ours, theirs = first.shares(), second.shares()
+        update(policy, samples, RATE)
+    ours, theirs = first.shards(), second.shards()
     return {"equal": all(torch.equal(ours[name], theirs[name]) for name in ours)}, {}
 
 
@@ -242,11 +250,11 @@ def zero3(folder: Path) -> Seen:
         facts[dtype]["device"] = str(first.model.device)
         tensors |= {f"{dtype}/{key}": tensor for key, tensor in found.items()}
     second = policy_of(folder, dtype, ranks, **changes)
-    second.load_shares(first.shares())
-    second.steps_taken = first.steps_taken
+    second.load_state(first.state())
+    second.load_shards(first.shards())
     for policy in (first, second):
-        policy.update(samples, RATE)
-    ours, theirs = first.shares(), second.shares()
+        update(policy, samples, RATE)
+    ours, theirs = first.shards(), second.shards()
     facts["equal"] = all(torch.equal(ours[name], theirs[name]) for name in ours)
     if torch.cuda.is_available():
         facts["offloaded"] = offloaded(folder, ranks)
@@ -262,12 +270,12 @@ def offloaded(folder: Path, ranks: Ranks) -> dict[str, Any]:
     policies = [policy_of(folder, "bfloat16", ranks, **option) for option in options]
     for _ in range(2):
         for policy in policies:
-            policy.update(samples_of(folder), RATE)
-            policy.make_room()
+            update(policy, samples_of(folder), RATE)
+            policy.offload()
             pushed = weights(policy)
-            policy.come_back()
+            policy.reload()
     assert pushed.keys() == weights(policies[0]).keys()
-    stays, leaves, elsewhere = (policy.shares() for policy in policies)
+    stays, leaves, elsewhere = (policy.shards() for policy in policies)
     return {
         "during rollouts": all(torch.equal(t, leaves[n]) for n, t in stays.items()),
         "for good": all(torch.allclose(t, elsewhere[n], atol=1e-5) for n, t in stays.items()),
@@ -292,12 +300,12 @@ def attention_kernels(folder: Path) -> Seen:
         varlen.put_in(**options)
         varlen.seen = varlen.Seen()
         policy = policy_of(folder, "bfloat16")
-        results = policy.update(samples_of(folder), RATE)
+        results = update(policy, samples_of(folder), RATE)
         facts[name] = asdict(varlen.seen) | {"loss": results[0].loss}
         tensors |= {f"{name}/{key}": tensor for key, tensor in weights(policy).items()}
     varlen.put_in()
     varlen.seen = varlen.Seen()
-    policy_of(folder, "bfloat16", model="window").update(samples_of(folder), RATE)
+    update(policy_of(folder, "bfloat16", model="window"), samples_of(folder), RATE)
     facts["window"] = asdict(varlen.seen)
     return facts, tensors
 
@@ -337,7 +345,7 @@ def mixed_up(folder: Path) -> Seen:
         policy = policy_of(folder, "bfloat16", old_logprobs="policy", sequences_per_update=4)
         with planted(*mix_up):
             try:
-                policy.update(samples_of(folder), RATE)
+                update(policy, samples_of(folder), RATE)
                 facts[name] = "nothing"
             except RuntimeError as error:
                 facts[name] = str(error)
@@ -354,7 +362,7 @@ def of_old(folder: Path) -> Seen:
         varlen.seen = varlen.Seen()
         try:
             with planted(*mistake):
-                policy_of(folder, "bfloat16").update(samples_of(folder), RATE)
+                update(policy_of(folder, "bfloat16"), samples_of(folder), RATE)
             facts[name] = asdict(varlen.seen)
         except (RuntimeError, TypeError) as error:
             facts[name] = {"refused": str(error)}
@@ -383,4 +391,4 @@ ON_GPU_ONLY: dict[str, Callable[[Path], Seen]] = {
 def set_up() -> None:
     """As a run does before it loads anything."""
     settings: Settings = make_settings()
-    make_repeatable(settings.model_copy(update={"threads": 1}))
+    make_repeatable(1, settings.seed)

@@ -26,10 +26,9 @@ NOT_REHEARSED = {
     "ttrl/system/memory.py: memory_suffices: free, total": VLLM,
     "ttrl/system/memory.py: _asleep_bytes: return sum(": VLLM,
     "ttrl/system/memory.py: pin: raise": "memory that cannot be pinned: test_wire.py",
-    "ttrl/parts.py: planned_memory: display.note(": "what cannot be planned: test_plan.py",
-    "ttrl/parts.py: planned_memory: return {}": "what cannot be planned: test_plan.py",
-    "ttrl/parts.py: refuse_impossible: found =": "it refuses because there is no GPU",
-    "ttrl/parts.py: refuse_impossible: raise UserError(f'policy.offload_during": (
+    "ttrl/plan/planned.py: planned_memory: note(": "what cannot be planned: test_plan.py",
+    "ttrl/plan/planned.py: planned_memory: return {}": "what cannot be planned: test_plan.py",
+    "ttrl/run/preflight.py: refuse_impossible: raise UserError('memory.offload_during": (
         "it refuses because there is no GPU"
     ),
     "ttrl/models/attention.py: _varlen_attention: raise": "a broken flash-attn: test_attention.py",

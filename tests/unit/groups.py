@@ -1,10 +1,18 @@
-"""Groups of completions, their ballots and their estimates, made by hand."""
+"""Groups of completions, their votes and their estimates, made by hand."""
 
 from collections.abc import Sequence
 
 from ttrl.answers import equivalent, extract_answer
 from ttrl.rewards import majority_vote, make_estimator
-from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, FinishReason, Question, Visit
+from ttrl.types import (
+    Completion,
+    CompletionGroup,
+    Estimate,
+    FinishReason,
+    PastVote,
+    Question,
+    VotedGroup,
+)
 
 
 def completion(
@@ -30,10 +38,10 @@ def group(
     return CompletionGroup(Question(id, "What is 3 + 4?", (7, 8, 9)), completions, 0)
 
 
-def ballot(of: CompletionGroup, history: tuple[Visit, ...] = (), step: int = 1) -> Ballot:
-    """The group's ballot, with its own majority as the label."""
+def voted(of: CompletionGroup, history: tuple[PastVote, ...] = (), step: int = 1) -> VotedGroup:
+    """The group, voted on, with its own majority as the label."""
     vote = majority_vote([extract_answer(c.text) for c in of.completions])
-    return Ballot(
+    return VotedGroup(
         group=of,
         vote=vote,
         label=vote.majority,
@@ -43,10 +51,10 @@ def ballot(of: CompletionGroup, history: tuple[Visit, ...] = (), step: int = 1) 
     )
 
 
-def labelled_ballot(of: CompletionGroup, label: str | None) -> Ballot:
-    """The group's ballot, with a label from elsewhere."""
-    own = ballot(of)
-    return Ballot(
+def labelled_ballot(of: CompletionGroup, label: str | None) -> VotedGroup:
+    """The group, voted on, with a label from elsewhere."""
+    own = voted(of)
+    return VotedGroup(
         group=of,
         vote=own.vote,
         label=label,
@@ -60,4 +68,4 @@ def labelled_ballot(of: CompletionGroup, label: str | None) -> Ballot:
 
 def estimate(of: CompletionGroup, name: str = "majority", **options: object) -> Estimate:
     """What an estimator makes of a group whose voters' majority is the label."""
-    return make_estimator(name, options).estimate(ballot(of))
+    return make_estimator(name, options).estimate(voted(of))

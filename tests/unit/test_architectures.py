@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import EXPECTED, VOCABULARY, WINDOW, settings, table, tiny
-from tiny_models import TOKENIZER, all_logprobs, at
+from tiny_models import TOKENIZER, all_logprobs, answer_of, at, prompt_of
 from transformers import PreTrainedModel
 
 from ttrl.models.packed_model import PackedModel, make_packed
@@ -39,17 +39,17 @@ def samples(model: PreTrainedModel) -> list[TrainSample]:
         parts = tuple(ids[:prompt]), tuple(ids[prompt:])
         with torch.no_grad():
             logp_n = at(all_logprobs(model, *parts, TEMPERATURE), parts[1])
-        found.append(TrainSample(f"q{i}", *parts, tuple(logp_n.tolist()), 1.0 - 0.7 * i))
+        found.append(TrainSample.of_answer(f"q{i}", *parts, logp_n.tolist(), 1.0 - 0.7 * i))
     return found
 
 
 def own_gradients(model: PreTrainedModel, every: list[TrainSample]) -> dict[str, torch.Tensor]:
     """Of the policy loss where all ratios are 1, sequence by sequence from the model's logits."""
     for sample in every:
-        logp_nV = all_logprobs(model, sample.prompt_ids, sample.completion_ids, TEMPERATURE)
-        logp_n = at(logp_nV, sample.completion_ids)
+        logp_nV = all_logprobs(model, prompt_of(sample), answer_of(sample), TEMPERATURE)
+        logp_n = at(logp_nV, answer_of(sample))
         ratio_n = (logp_n - logp_n.detach()).exp()
-        (-sample.advantage * ratio_n.sum()).backward()
+        (-sample.advantages[0] * ratio_n.sum()).backward()
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 

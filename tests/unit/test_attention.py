@@ -10,11 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import all_logprobs, make_settings, saved, tiny_model, train_samples
+from tiny_models import (
+    all_logprobs,
+    answer_of,
+    make_settings,
+    prompt_of,
+    saved,
+    tiny_model,
+    train_samples,
+    update,
+)
 from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
 
-from ttrl.learner.local import LocalPolicy
+from ttrl.learner.local import LocalModel
 from ttrl.models import attention
 from ttrl.models.attention import packed_attention, packed_hidden_states
 from ttrl.models.packed_model import load_policy_model, use_liger
@@ -321,8 +330,8 @@ def test_packed_log_probs_are_the_models_own(name, tmp_path):
         head = model.get_output_embeddings()
         ours = head(hidden_TH, batch.targets_T, temperature=0.6).logp_T
         for sample in samples:
-            logp_nV = all_logprobs(plain, sample.prompt_ids, sample.completion_ids, 0.6)
-            theirs = logp_nV.gather(1, torch.tensor(sample.completion_ids).unsqueeze(1)).flatten()
+            logp_nV = all_logprobs(plain, prompt_of(sample), answer_of(sample), 0.6)
+            theirs = logp_nV.gather(1, torch.tensor(answer_of(sample)).unsqueeze(1)).flatten()
             found = [i for i in range(len(ours)) if _is_at(batch, i, sample)]
             assert len(found) == 1
             ours_n = ours[found[0] : found[0] + len(theirs)]
@@ -331,7 +340,7 @@ def test_packed_log_probs_are_the_models_own(name, tmp_path):
 
 def _is_at(batch, i, sample) -> bool:
     """Whether the completion of ``sample`` is predicted from row ``i`` on."""
-    ids = list(sample.completion_ids)
+    ids = list(answer_of(sample))
     return batch.targets_T[i : i + len(ids)].tolist() == ids
 
 
@@ -392,8 +401,8 @@ def test_ligers_kernels_give_the_same_gradients(kind, tmp_path):
     samples = train_samples([(20, 13), (1, 1), (7, 30), (3, 2)])
     grads = []
     for liger in (False, True):  # the replacements are global: the plain one goes first
-        policy = LocalPolicy(load_policy_model(settings, liger=liger), make_settings())
-        policy.update(samples, 0.0)
+        policy = LocalModel(load_policy_model(settings, liger=liger), make_settings())
+        update(policy, samples, 0.0)
         grads.append({n: p.grad for n, p in policy.model.named_parameters()})
     for name, theirs in grads[0].items():
         scale = theirs.abs().max().item()

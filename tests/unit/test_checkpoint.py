@@ -16,12 +16,13 @@ import torch
 
 from ttrl.run import saving as module
 from ttrl.run.checkpoint import Checkpoint, IncompleteError, find_newest
-from ttrl.run.saving import Checkpoints, Disk, own_share
+from ttrl.run.saving import Checkpoints, Disk, own_shard
 from ttrl.settings import CheckpointSettings
 from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
 
 SIZES = {"a": 7, "b": 1, "c": 12}
+KEYS = {f"weights/{name}": size for name, size in SIZES.items()}
 WHOLE = {name: torch.randn(size) for name, size in SIZES.items()}
 
 
@@ -50,7 +51,7 @@ class PlayedRank:
     def gather(self, mine: Any) -> list[Any]:
         return self.meeting.gather(self.rank, mine)
 
-    def apart(self) -> PlayedRank:
+    def own_group(self) -> PlayedRank:
         return self
 
 
@@ -79,7 +80,7 @@ def saver(folder: Path, ranks: Any = None, **settings: Any) -> Checkpoints:
 
 
 def shares_of(ranks: Any) -> dict[str, torch.Tensor]:
-    return {f"weights/{name}": own_share(tensor, ranks) for name, tensor in WHOLE.items()}
+    return {f"weights/{name}": own_shard(tensor, ranks) for name, tensor in WHOLE.items()}
 
 
 def save(folder: Path, *steps: int, scores: tuple[float, ...] = (), **settings: Any) -> None:
@@ -102,13 +103,12 @@ def test_any_number_of_ranks_reads_what_any_number_wrote(
     newest, problems = find_newest(tmp_path)
     assert newest is not None and problems == []
     assert (newest.step, newest.ranks, newest.state()) == (10, writers, {"main": True})
-    parts = [newest.shares(("weights",), SIZES, rank, readers) for rank in range(readers)]
+    parts = [newest.shards(KEYS, rank, readers) for rank in range(readers)]
     for name, size in SIZES.items():
         whole = torch.cat([part[f"weights/{name}"] for part in parts])
         assert len(whole) == -(-size // readers) * readers
         assert whole[:size].equal(WHOLE[name])
         assert not whole[size:].any()
-    assert newest.shares(("exp_avg",), SIZES, may_lack=("exp_avg",)) == {}
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_tensors_that_are_not_what_was_saved(
     newest, _ = find_newest(tmp_path)
     assert newest is not None
     with pytest.raises(UserError, match=r"step_00001 holds something else .*weights/c"):
-        newest.shares(("weights",), SIZES)
+        newest.shards(KEYS)
 
 
 class SlowDisk(Disk):

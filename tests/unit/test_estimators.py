@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from groups import ballot, group
+from groups import group, voted
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ttrl.rewards import make_estimator, register
 from ttrl.rewards.estimators.base import estimator_names
-from ttrl.types import Ballot, CompletionGroup, UserError
+from ttrl.types import CompletionGroup, UserError, VotedGroup
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = {
@@ -44,7 +44,7 @@ def sampled(drawn: list) -> CompletionGroup:
 @pytest.mark.parametrize("name", estimator_names())
 @given(voters)
 def test_one_finite_entry_per_completion_and_a_voters_label(name, drawn):
-    of = ballot(sampled(drawn))
+    of = voted(sampled(drawn))
     found = made(name).estimate(of)
     size = len(drawn)
     assert found == made(name).estimate(of)
@@ -62,14 +62,14 @@ def test_one_finite_entry_per_completion_and_a_voters_label(name, drawn):
 @pytest.mark.parametrize("name", sorted(set(estimator_names()) - {"random"}))
 @given(voters)
 def test_an_abstention_never_earns(name, drawn):
-    found = made(name).estimate(ballot(sampled(drawn)))
+    found = made(name).estimate(voted(sampled(drawn)))
     for reward, answer in zip(found.rewards_G, found.vote.answers_G, strict=True):
         assert answer is not None or reward <= 0
 
 
 @pytest.mark.parametrize("name", sorted(set(estimator_names()) - {"random"}))
 def test_where_everybody_abstains_nobody_is_paid(name):
-    found = made(name).estimate(ballot(group(None, "", None)))
+    found = made(name).estimate(voted(group(None, "", None)))
     assert max(found.rewards_G) <= 0
     assert len(set(found.rewards_G)) == 1
     assert max(found.advantages_G or (0.0,)) <= 0
@@ -83,7 +83,7 @@ def test_the_order_of_completions_leaves_no_trace(name, drawn, data):
     of = sampled(drawn)
     order = data.draw(st.permutations(range(len(drawn))))
     shuffled = replace(of, completions=tuple(of.completions[i] for i in order))
-    before, after = made(name).estimate(ballot(of)), made(name).estimate(ballot(shuffled))
+    before, after = made(name).estimate(voted(of)), made(name).estimate(voted(shuffled))
     assert after.rewards_G == tuple(before.rewards_G[i] for i in order)
     if before.advantages_G is not None:
         assert after.advantages_G == tuple(before.advantages_G[i] for i in order)
@@ -150,7 +150,7 @@ def example(tmp_path: Path) -> str:
 
 def test_the_example_of_the_guide_works(example):
     # The answers are 1, 2, 3, 4 tokens long; 2.5 on average.
-    of = ballot(group("7", "7", "8", "7"))
+    of = voted(group("7", "7", "8", "7"))
     found = make_estimator(example, {"bonus": 0.5}).estimate(of)
     assert found.rewards_G == (1.5, 1.5, 0.0, 1.0)
     assert found.label == "7"
@@ -171,12 +171,12 @@ def test_any_class_with_estimate_will_do(tmp_path):
         "    def __init__(self, reward=1.0):\n"
         "        if reward < 0: raise ValueError('reward is negative')\n"
         "        self.reward = reward\n"
-        "    def estimate(self, ballot):\n"
-        "        rewards_G = (self.reward,) * len(ballot.vote.answers_G)\n"
-        "        return Estimate(ballot.vote, rewards_G, ballot.label)\n"
+        "    def estimate(self, voted):\n"
+        "        rewards_G = (self.reward,) * len(voted.vote.answers_G)\n"
+        "        return Estimate(voted.vote, rewards_G, voted.label)\n"
     )
     name = f"{tmp_path}/plain.py:Same"
-    of: Ballot = ballot(group("7", None))
+    of: VotedGroup = voted(group("7", None))
     assert make_estimator(name, {"reward": 2.0}).estimate(of).rewards_G == (2.0, 2.0)
     with pytest.raises(UserError, match=r"options of reward.estimator = .*'penalty'"):
         make_estimator(name, {"penalty": 1})

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from groups import ballot, estimate, group, labelled_ballot
+from groups import estimate, group, labelled_ballot, voted
 
 from ttrl.rewards import make_estimator
 from ttrl.rewards.estimators.novelty import ngram_similarity
-from ttrl.types import UserError, Visit
+from ttrl.types import PastVote, UserError
 
 
 def labelled(of, label, name, **options):
@@ -36,7 +36,7 @@ def test_majority_pays_the_winning_class_whatever_its_spelling():
     found = estimate(group("1/2", "3", "0.5", None, r"\frac12"))
     assert found.rewards_G == (1.0, 0.0, 1.0, 0.0, 1.0)
     assert found.label == "0.5"
-    assert found.confidence == found.vote.share == 0.6
+    assert found.confidence == found.vote.majority_ratio == 0.6
     assert found.vote.clusters_G == (0, 1, 0, None, 0)
     assert (found.advantages_G, found.keep_G, found.weight) == (None, None, 1.0)
 
@@ -59,7 +59,7 @@ def test_random_is_a_coin_that_sees_no_answer():
     assert estimate(some, "random", p=0).rewards_G == (0.0,) * 64
     assert estimate(some, "random", p=1).rewards_G == (1.0,) * 64
     coin = make_estimator("random", {"p": 0.25})
-    rewards = [r for s in range(100) for r in coin.estimate(ballot(some, step=s)).rewards_G]
+    rewards = [r for s in range(100) for r in coin.estimate(voted(some, step=s)).rewards_G]
     # 6400 draws: standard deviation sqrt(0.25 * 0.75 / 6400) = 0.0054
     assert set(rewards) == {0.0, 1.0}
     assert sum(rewards) / 6400 == pytest.approx(0.25, abs=0.02)
@@ -177,7 +177,7 @@ def test_restrain_sums_the_advantages_of_all_pseudo_labels():
 
 
 def test_restrain_weighs_a_question_by_its_first_vote():
-    of = ballot(group("7", "7", "7"), history=(Visit(1, "8", 0.5), Visit(2, "7", 0.9)))
+    of = voted(group("7", "7", "7"), history=(PastVote(1, "8", 0.5), PastVote(2, "7", 0.9)))
     found = make_estimator("restrain", {"sigma": 0.5}).estimate(of)
     assert found.weight == pytest.approx(0.606531)  # exp(-0.25 / 0.5)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pytest
 import torch
 
-from ttrl.evaluation.evaluate import evaluate
+from ttrl.evaluation.evaluation import evaluate
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.types import AnswerKey, Completion, FinishReason, Question

@@ -14,7 +14,7 @@ from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
 from ttrl.system import gpus
 from ttrl.system.launch import gpu_count
-from ttrl.train import train
+from ttrl.trainer import train
 from ttrl.types import UserError
 
 TOO_OLD = (

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from ttrl.evaluation.guard import CollapseGuard, Keeper, MismatchGuard
+from ttrl.evaluation.guard import CollapseGuard, MismatchGuard
 from ttrl.settings import GuardSettings
 
 HEALTHY = {
@@ -89,27 +88,3 @@ def test_a_mismatch_is_said_once_per_run_of_alarms() -> None:
     assert not watch.is_off({**mismatch(9.0), "rollout/updates_behind": 1})  # overlap
     silent = MismatchGuard(0.0)
     assert silent.warning(mismatch(9.0)) is None and not silent.is_off(mismatch(9.0))
-
-
-class OneWeight:
-    def __init__(self) -> None:
-        self.weight = torch.zeros(1)
-
-    def shares(self, kinds: tuple[str, ...]) -> dict[str, torch.Tensor]:
-        assert kinds == ("weights",)
-        return {"weights/w": self.weight.clone()}
-
-    def load_shares(self, shares: dict[str, torch.Tensor]) -> None:
-        self.weight.copy_(shares["weights/w"])
-
-
-@pytest.mark.parametrize(("steps", "kept"), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 2), (5, 2)])
-def test_restored_weights_are_those_before_the_last_whole_pass(steps: int, kept: int) -> None:
-    policy = OneWeight()
-    keeper = Keeper(policy, steps_per_pass=2)
-    for step in range(1, steps + 1):
-        policy.weight.fill_(step)
-        keeper.after_step(policy, step)
-    policy.weight.fill_(99)
-    assert keeper.restore(policy) == kept
-    assert policy.weight.item() == kept

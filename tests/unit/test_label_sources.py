@@ -38,39 +38,40 @@ class Electorate:
 
 
 def test_own_votes_say_nothing_beforehand() -> None:
-    assert OwnVotes().take([A, B], 1) is None
+    assert OwnVotes().labels_for([A, B], 1, Electorate()) is None
 
 
 def test_reference_answers() -> None:
-    assert ReferenceAnswers(AnswerKey({"a": "7"})).take([A, B], 1) == {"a": "7", "b": None}
+    source = ReferenceAnswers(AnswerKey({"a": "7"}))
+    assert source.labels_for([A, B], 1, Electorate()) == {"a": "7", "b": None}
 
 
 def test_a_fixed_teacher_keeps_the_first_weights_and_is_asked_once() -> None:
     policy, elect = OneWeight(2.0), Electorate()
-    teacher = Teacher(policy, 1.0, elect)
-    assert teacher.take([A], 1) == {"a": "2"}
+    teacher = Teacher(policy, 1.0)
+    assert teacher.labels_for([A], 1, elect) == {"a": "2"}
     policy.weight.fill_(5)
-    teacher.follow(policy)
-    assert teacher.take([A, B], 2) == {"a": "2", "b": "2"}
-    assert teacher.take([B, A], 3) == {"a": "2", "b": "2"}
+    teacher.after_update(policy)
+    assert teacher.labels_for([A, B], 2, elect) == {"a": "2", "b": "2"}
+    assert teacher.labels_for([B, A], 3, elect) == {"a": "2", "b": "2"}
     assert elect.asked == [(1, ["a"]), (2, ["b"])]
 
 
 def test_a_moving_teacher_is_an_exponential_moving_average() -> None:
     policy, elect = OneWeight(0.0), Electorate()
-    teacher = Teacher(policy, 0.75, elect)
+    teacher = Teacher(policy, 0.75)
     policy.weight.fill_(4)
-    teacher.follow(policy)  # 0.75 * 0 + 0.25 * 4 = 1
-    assert teacher.take([A], 1) == {"a": "1"}
-    teacher.follow(policy)  # 0.75 * 1 + 0.25 * 4 = 1.75
-    assert teacher.take([A], 2) == {"a": "1.75"}
+    teacher.after_update(policy)  # 0.75 * 0 + 0.25 * 4 = 1
+    assert teacher.labels_for([A], 1, elect) == {"a": "1"}
+    teacher.after_update(policy)  # 0.75 * 1 + 0.25 * 4 = 1.75
+    assert teacher.labels_for([A], 2, elect) == {"a": "1.75"}
     assert elect.asked == [(1, ["a"]), (2, ["a"])]
 
 
 def test_a_teacher_without_memory_is_the_policy() -> None:
-    policy = OneWeight(0.0)
-    teacher = Teacher(policy, 0.0, Electorate())
+    policy, elect = OneWeight(0.0), Electorate()
+    teacher = Teacher(policy, 0.0)
     policy.weight.fill_(3)
-    teacher.follow(policy)
-    assert teacher.take([A], 1) == {"a": "3"}
+    teacher.after_update(policy)
+    assert teacher.labels_for([A], 1, elect) == {"a": "3"}
     assert policy.weight.item() == pytest.approx(3)

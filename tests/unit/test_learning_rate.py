@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ttrl.learner.update import learning_rate
+from ttrl.learner.optimizer import learning_rate
 from ttrl.settings import OptimizerSettings
 
 

@@ -9,8 +9,7 @@ import time
 import pytest
 from python_process import run_python
 
-from ttrl.parts import closed_at_the_end
-from ttrl.rollout.pool import RolloutPool
+from ttrl.rollout.pool import RolloutPool, closed_at_the_end
 from ttrl.system.launch import keep_segments_whole
 from ttrl.system.ranks import Ranks
 

@@ -16,17 +16,22 @@ from tiny_models import (
     TEMPERATURE,
     TOKENIZER,
     all_logprobs,
+    answer_of,
     at,
+    figures_of,
     make_settings,
     near_samples,
     plain_twin,
+    prompt_of,
     saved,
     tiny_model,
     train_samples,
+    update,
+    worth,
 )
 from transformers import PreTrainedModel
 
-from ttrl.learner.local import LocalPolicy
+from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.sampling import SamplingParams
@@ -72,18 +77,18 @@ class Twin:
         }
 
     def sequence_loss(self, sample, samples, figures) -> torch.Tensor:
-        loss, n = self.settings.loss, len(sample.completion_ids)
-        everything = sum(len(s.completion_ids) for s in samples)
+        loss, n = self.settings.loss, len(answer_of(sample))
+        everything = sum(len(answer_of(s)) for s in samples)
         share = {
             "token_mean": 1 / everything,
             "sequence_mean": 1 / (len(samples) * n),
             "constant": 1 / (len(samples) * MAX_NEW_TOKENS),
         }[loss.aggregation]
-        ids = (sample.prompt_ids, sample.completion_ids)
+        ids = (prompt_of(sample), answer_of(sample))
         logp_nV = all_logprobs(self.model, *ids, TEMPERATURE)
-        logp_n = at(logp_nV, sample.completion_ids)
+        logp_n = at(logp_nV, answer_of(sample))
         old_n = torch.tensor(sample.logprobs, dtype=torch.float64)
-        advantage = sample.advantage
+        advantage = sample.advantages[0]
 
         log_ratio_n = logp_n - old_n
         if loss.ratio_level == "sequence":
@@ -103,7 +108,7 @@ class Twin:
             clipped_n = torch.zeros(n)
         entropy_n = -(logp_nV.exp() * logp_nV).sum(1)
         with torch.no_grad():
-            ref_n = at(all_logprobs(self.reference, *ids, TEMPERATURE), sample.completion_ids)
+            ref_n = at(all_logprobs(self.reference, *ids, TEMPERATURE), answer_of(sample))
         kl_n = {
             "k1": logp_n - ref_n,
             "k2": (logp_n - ref_n).square() / 2,
@@ -125,7 +130,7 @@ def assert_same_results(results, twins):
     """Within float32 rounding; the loss is a small difference of its terms, hence ``abs``."""
     assert len(results) == len(twins)
     for result, twin in zip(results, twins, strict=True):
-        found = {name: getattr(result, name) for name in twin}
+        found = {name: figures_of(result)[name] for name in twin}
         assert found == pytest.approx(twin, rel=1e-4, abs=1e-5)
 
 
@@ -160,15 +165,15 @@ def test_updates_are_those_of_the_twin(case, model):
     settings = make_settings(update={"sequences_per_update": 4, "grad_clip": 1e3, **CASES[case]})
     samples = near_samples(model)
     samples[3] = dataclasses.replace(samples[3], weight=2.5)
-    policy, twin = LocalPolicy(model, settings), Twin(model, settings)
+    policy, twin = LocalModel(model, settings), Twin(model, settings)
     for _ in range(2):
-        results = policy.update(samples, RATE)
+        results = update(policy, samples, RATE)
         assert_same_results(results, twin.update(samples, RATE))
         assert_close_everywhere(gradients(policy.model), gradients(twin.model), 1e-4)
         assert [r.sequences for r in results] == [4, 4, 2]
         assert {r.learning_rate for r in results} == {RATE}
         clips = settings.loss.policy != "none"
-        assert any(0 < r.clip_fraction < 1 for r in results) == clips
+        assert any(0 < r.means["clip_fraction"] < 1 for r in results) == clips
     for name, p in policy.model.named_parameters():
         error = (p.detach() - twin.model.get_parameter(name)).abs().max()
         assert error < 0.05 * RATE, name
@@ -184,23 +189,23 @@ def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, saved_model
     samples = near_samples(load_policy_model(saved_model))
     found = {}
     for budget in (1024, tokens_per_batch):
-        policy = LocalPolicy(
+        policy = LocalModel(
             load_policy_model(saved_model),
             make_settings(update={"tokens_per_batch": budget, "kl_coef": 0.1}),
         )
-        (result,) = policy.update(samples, RATE)
-        found[budget] = (gradients(policy.model), dataclasses.replace(result, seconds=0))
+        (result,) = update(policy, samples, RATE)
+        found[budget] = (gradients(policy.model), figures_of(result))
     (one_grads, one), (split_grads, split) = found.values()
     assert_close_everywhere(split_grads, one_grads, 1e-5)
-    assert dataclasses.asdict(split) == pytest.approx(dataclasses.asdict(one), rel=1e-5, abs=1e-6)
+    assert split == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
 def test_an_update_is_repeatable_to_the_bit(saved_model):
     samples = near_samples(load_policy_model(saved_model))
     runs = []
     for _ in range(2):
-        policy = LocalPolicy(load_policy_model(saved_model), make_settings())
-        policy.update(samples, RATE)
+        policy = LocalModel(load_policy_model(saved_model), make_settings())
+        update(policy, samples, RATE)
         runs.append(weights(policy.model))
     assert_equal_to_the_bit(*runs)
 
@@ -213,7 +218,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_mo
         {"gradient_checkpointing": True},
         {"gradient_checkpointing": True, "recompute_share": 0.5},  # of two layers, the first
     ):
-        policy = LocalPolicy(
+        policy = LocalModel(
             load_policy_model(saved_model),
             make_settings(update={"kl_coef": 0.1, **policy_settings}),
         )
@@ -224,7 +229,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_mo
                 calls[i] += 1
 
             layer.mlp.register_forward_pre_hook(count)
-        policy.update(samples, RATE)
+        update(policy, samples, RATE)
         found.append(gradients(policy.model))
         forwards.append(calls)
     assert forwards == [[1, 1], [2, 2], [2, 1]]
@@ -237,13 +242,17 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_mo
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
-@pytest.mark.parametrize("nothing", [{"advantage": 0.0}, {"weight": 0.0}])
+@pytest.mark.parametrize("nothing", ["advantages", "weight"])
 def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, nothing, model):
     settings = make_settings(update={"aggregation": aggregation, "grad_clip": 1e3})
     samples = near_samples(model)
     for i in (0, 4, 9):
-        samples[i] = dataclasses.replace(samples[i], **nothing)
-    policy, twin = LocalPolicy(model, settings), Twin(model, settings)
+        samples[i] = (
+            worth(samples[i], 0.0)
+            if nothing == "advantages"
+            else dataclasses.replace(samples[i], weight=0.0)
+        )
+    policy, twin = LocalModel(model, settings), Twin(model, settings)
     rows = 0
 
     def count(module, args):
@@ -251,7 +260,7 @@ def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, 
         rows += args[0].shape[1]
 
     policy.model.get_input_embeddings().register_forward_pre_hook(count)
-    (result,) = policy.update(samples, RATE)
+    (result,) = update(policy, samples, RATE)
     (expected,) = twin.update(samples, RATE)
     assert result.loss == pytest.approx(expected["loss"], rel=1e-4)
     assert_close_everywhere(gradients(policy.model), gradients(twin.model), 1e-4)
@@ -263,21 +272,21 @@ def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, 
 
 def test_optimizer_steps_without_any_gradient_are_not_taken(model):
     """Not even with momentum and weight decay, which would move the weights."""
-    policy = LocalPolicy(model, make_settings(update={"sequences_per_update": 5}))
+    policy = LocalModel(model, make_settings(update={"sequences_per_update": 5}))
     samples = near_samples(model)
-    idle = [dataclasses.replace(s, advantage=0.0) for s in samples]
-    assert len(policy.update([*idle[:5], *samples[5:]], RATE)) == 1
+    idle = [worth(s, 0.0) for s in samples]
+    assert len(update(policy, [*idle[:5], *samples[5:]], RATE)) == 1
     before = weights(policy.model)
-    assert policy.update(idle, RATE) == []
-    assert policy.update([], RATE) == []
+    assert update(policy, idle, RATE) == []
+    assert update(policy, [], RATE) == []
     assert_equal_to_the_bit(weights(policy.model), before)
 
 
 @pytest.mark.parametrize("term", ["kl_coef", "entropy_coef"])
 def test_with_a_kl_or_entropy_term_zero_advantages_are_trained_on(term, model):
-    policy = LocalPolicy(model, make_settings(update={term: 0.5, "kl_coef": 0.5}))
-    samples = [dataclasses.replace(s, advantage=0.0) for s in near_samples(model)]
-    first, second = policy.update(samples, RATE), policy.update(samples, RATE)
+    policy = LocalModel(model, make_settings(update={term: 0.5, "kl_coef": 0.5}))
+    samples = [worth(s, 0.0) for s in near_samples(model)]
+    first, second = update(policy, samples, RATE), update(policy, samples, RATE)
     assert (first[0].sequences, first[0].skipped_sequences) == (10, 0)
     assert second[0].grad_norm > 0
 
@@ -288,13 +297,13 @@ def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(model):
     samples = near_samples(model)
     samples[6] = dataclasses.replace(samples[6], weight=0.0)  # the one with the longest prompt
     samples[0] = dataclasses.replace(samples[0], weight=0.0)
-    policy, twin = LocalPolicy(model, settings), Twin(model, settings)
-    (result,) = policy.update(samples, RATE)
+    policy, twin = LocalModel(model, settings), Twin(model, settings)
+    (result,) = update(policy, samples, RATE)
     twin.update(samples, RATE)
     assert_close_everywhere(gradients(policy.model), gradients(twin.model), 1e-4)
     assert (result.sequences, result.skipped_sequences) == (8, 2)
     before = weights(policy.model)
-    assert policy.update([samples[6]], RATE) == []
+    assert update(policy, [samples[6]], RATE) == []
     assert_equal_to_the_bit(weights(policy.model), before)
 
 
@@ -303,10 +312,10 @@ def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(model):
 
 
 def test_the_reference_stays_where_training_began(model):
-    policy = LocalPolicy(model, make_settings(update={"kl_coef": 0.5}))
+    policy = LocalModel(model, make_settings(update={"kl_coef": 0.5}))
     start = weights(policy.model)
     samples = near_samples(model)
-    kl = [policy.update(samples, RATE)[0].kl for _ in range(3)]
+    kl = [update(policy, samples, RATE)[0].means["kl"] for _ in range(3)]
     assert kl[0] == pytest.approx(0, abs=1e-6)
     assert 1e-4 < kl[1] < kl[2]
     assert_equal_to_the_bit(weights(policy.reference.model), start)
@@ -314,33 +323,35 @@ def test_the_reference_stays_where_training_began(model):
 
 
 def test_without_a_kl_term_no_reference_is_kept(model):
-    policy = LocalPolicy(model, make_settings())
+    policy = LocalModel(model, make_settings())
     assert policy.reference is None
-    assert policy.update(near_samples(model), RATE)[0].kl == 0
+    assert update(policy, near_samples(model), RATE)[0].means["kl"] == 0
 
 
 def test_sampler_and_trainer_agree_before_the_first_step_and_not_after(model):
     """The whole way: sample, push, train; both at the same temperature."""
-    policy = LocalPolicy(model, make_settings())
+    policy = LocalModel(model, make_settings())
     engine = TransformersEngine(tiny_model(seed=1), TOKENIZER, batch_size=16)
     engine.load_weights(policy.named_weights())
     params = SamplingParams(n=4, temperature=TEMPERATURE, max_new_tokens=MAX_NEW_TOKENS)
     questions = [Question(f"q{i}", "unused", tuple(range(40, 41 + 9 * i))) for i in range(3)]
     samples = [
-        TrainSample(questions[i].id, questions[i].prompt_ids, c.token_ids, c.logprobs, (-1.0) ** k)
+        TrainSample.of_answer(
+            questions[i].id, questions[i].prompt_ids, c.token_ids, c.logprobs, (-1.0) ** k
+        )
         for i, completions in engine.sample(questions, params)
         for k, c in enumerate(completions)
     ]
-    (first,), (second,) = policy.update(samples, 1e-2), policy.update(samples, 1e-2)
-    assert first.sampler_max_gap < 1e-4  # float32 sums in another order: see the engine's tests
-    assert first.sampler_kl < 1e-8
-    assert first.clip_fraction == 0
-    assert second.sampler_max_gap > 0.1
+    (first,), (second,) = update(policy, samples, 1e-2), update(policy, samples, 1e-2)
+    assert first.largest["sampler_max_gap"] < 1e-4
+    assert first.means["sampler_kl"] < 1e-8
+    assert first.means["clip_fraction"] == 0
+    assert second.largest["sampler_max_gap"] > 0.1
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_named_weights_are_all_an_engine_needs(tied, tmp_path):
-    policy = LocalPolicy(
+    policy = LocalModel(
         load_policy_model(saved(tiny_model(tie_word_embeddings=tied), tmp_path)), make_settings()
     )
     names = [name for name, _ in policy.named_weights()]
@@ -354,7 +365,7 @@ def test_named_weights_are_all_an_engine_needs(tied, tmp_path):
 def test_an_update_is_strictly_deterministic(tmp_path, monkeypatch):
     """Also where the run's mode only warns, as on GPUs."""
     model = load_policy_model(saved(tiny_model(), tmp_path))
-    policy = LocalPolicy(model, make_settings())
+    policy = LocalModel(model, make_settings())
     backward, modes = policy._backward, []
     mode = torch.get_deterministic_debug_mode
 
@@ -366,7 +377,7 @@ def test_an_update_is_strictly_deterministic(tmp_path, monkeypatch):
     before = mode()
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        policy.update(train_samples([(3, 4)]), 1e-4)
+        update(policy, train_samples([(3, 4)]), 1e-4)
         assert (modes, mode()) == ([2], 1)
     finally:
         torch.set_deterministic_debug_mode(before)

@@ -10,11 +10,21 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tensors import weights
-from tiny_models import TOKENIZER, make_settings, near_samples, saved, tiny_model
+from tiny_models import (
+    TEMPERATURE,
+    TOKENIZER,
+    answer_of,
+    make_settings,
+    near_samples,
+    prompt_of,
+    saved,
+    tiny_model,
+    update,
+)
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ttrl.learner.local import LocalPolicy
+from ttrl.learner.local import LocalModel
 from ttrl.models import lora
 from ttrl.models.packed_model import load_policy_model
 from ttrl.models.packing import pack
@@ -32,9 +42,9 @@ def samples(saved_model: ModelSettings) -> list[TrainSample]:
     return near_samples(load_policy_model(saved_model), off=0.0)[:6]
 
 
-def lora_policy(start: ModelSettings, dtype: str = "float32", **changes: Any) -> LocalPolicy:
+def lora_policy(start: ModelSettings, dtype: str = "float32", **changes: Any) -> LocalModel:
     settings = make_settings(model={"dtype": dtype}, update={**LORA, **changes})
-    return LocalPolicy(load_policy_model(start, getattr(torch, dtype)), settings)
+    return LocalModel(load_policy_model(start, getattr(torch, dtype)), settings)
 
 
 def adapters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
@@ -48,7 +58,7 @@ def adapters(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
 class Twin:
     """GRPO with plain W + scale·B·A in float64, by autograd, and torch's AdamW."""
 
-    def __init__(self, model: PreTrainedModel, policy: LocalPolicy) -> None:
+    def __init__(self, model: PreTrainedModel, policy: LocalModel) -> None:
         self.model = model.double().requires_grad_(False)
         self.settings: Settings = policy.settings
         self.parts = {n: p.detach().double() for n, p in adapters(policy.model).items()}
@@ -69,14 +79,14 @@ class Twin:
 
     def update(self, samples: list[TrainSample]) -> float:
         self.optimizer.zero_grad()
-        losses, tokens = [], sum(len(s.completion_ids) for s in samples)
+        losses, tokens = [], sum(len(answer_of(s)) for s in samples)
         for sample in samples:
-            ids_1T = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
-            n = len(sample.completion_ids)
+            ids_1T = torch.tensor([[*prompt_of(sample), *answer_of(sample)]])
+            n = len(answer_of(sample))
             logits_TV = functional_call(self.model, self.weights(), (ids_1T,)).logits[0]
             logp_nV = (logits_TV[-n - 1 : -1] / 1.3).log_softmax(-1)
-            logp_n = logp_nV.gather(1, torch.tensor(sample.completion_ids)[:, None])[:, 0]
-            ratio_n, a = (logp_n - torch.tensor(sample.logprobs)).exp(), sample.advantage
+            logp_n = logp_nV.gather(1, torch.tensor(answer_of(sample))[:, None])[:, 0]
+            ratio_n, a = (logp_n - torch.tensor(sample.logprobs)).exp(), sample.advantages[0]
             losses.append(-torch.minimum(ratio_n * a, ratio_n.clamp(0.8, 1.2) * a).sum() / tokens)
         loss = torch.stack(losses).sum()
         loss.backward()
@@ -91,7 +101,7 @@ def test_updates_are_those_of_a_hand_written_twin(
     policy = lora_policy(saved_model)
     twin = Twin(AutoModelForCausalLM.from_pretrained(saved_model.path), policy)
     for _ in range(3):
-        (result,) = policy.update(samples, RATE)
+        (result,) = update(policy, samples, RATE)
         assert result.loss == pytest.approx(twin.update(samples), abs=1e-5)
         for name, part in twin.parts.items():
             ours = policy.model.get_parameter(name).grad
@@ -105,7 +115,7 @@ def test_updates_are_those_of_a_hand_written_twin(
 def test_only_adapters_train(saved_model: ModelSettings, samples: list[TrainSample]) -> None:
     policy = lora_policy(saved_model, weight_decay=0.0)
     before = weights(policy.model)
-    policy.update(samples, RATE)
+    update(policy, samples, RATE)
     after = weights(policy.model)
     # As B starts at 0, A has no gradient yet.
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -115,18 +125,18 @@ def test_only_adapters_train(saved_model: ModelSettings, samples: list[TrainSamp
     )
     # Two layers of seven linear layers each: all but the output layer.
     assert len(adapters(policy.model)) == 2 * 2 * 7
-    assert {key.partition("/")[2] for key in policy.shares()} == set(adapters(policy.model))
+    assert {key.partition("/")[2] for key in policy.shards()} == set(adapters(policy.model))
 
 
 def test_shares_go_to_another_policy(
     saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
     first, second = lora_policy(saved_model), lora_policy(saved_model)
-    first.update(samples, RATE)
-    second.load_shares(first.shares())
-    second.steps_taken = first.steps_taken
+    update(first, samples, RATE)
+    second.load_state(first.state())
+    second.load_shards(first.shards())
     for policy in (first, second):
-        policy.update(samples, RATE)
+        update(policy, samples, RATE)
     pairs = zip(first.named_weights(), second.named_weights(), strict=True)
     assert all(torch.equal(a, b) for (_, a), (_, b) in pairs)
 
@@ -146,7 +156,7 @@ def test_gradient_checkpointing_gives_the_same(
     found = []
     for on in (False, True):
         policy = lora_policy(saved_model, gradient_checkpointing=on)
-        policy.update(samples, RATE)
+        update(policy, samples, RATE)
         found.append({n: p.grad for n, p in adapters(policy.model).items()})
     assert all((found[1][n] - g).abs().max() <= 1e-6 * g.abs().max() for n, g in found[0].items())
     assert max(g.abs().max() for g in found[0].values()) > 0
@@ -203,7 +213,7 @@ def test_pushed_weights_are_pefts_own_merge(
     start = saved(tiny_model(tie_word_embeddings=tied), tmp_path_factory.mktemp("start"))
     policy = lora_policy(start)
     for _ in range(2):
-        policy.update(samples, RATE)
+        update(policy, samples, RATE)
     before = weights(policy.model)
     pushed = {n: t.detach().clone() for n, t in policy.named_weights()}
     assert all(torch.equal(t, before[n]) for n, t in weights(policy.model).items())
@@ -230,11 +240,11 @@ def test_pushed_weights_are_pefts_own_merge(
     engine = TransformersEngine(tiny_model(seed=1, tie_word_embeddings=tied), TOKENIZER, 8)
     engine.load_weights(policy.named_weights())
     sample = samples[0]
-    ids_1T = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
+    ids_1T = torch.tensor([[*prompt_of(sample), *answer_of(sample)]])
     logp_TV = (engine.model(ids_1T).logits[0] / 1.3).log_softmax(-1)
-    n = len(sample.completion_ids)
-    expected = logp_TV[-n - 1 : -1].gather(1, torch.tensor(sample.completion_ids)[:, None])[:, 0]
-    own_n = torch.tensor(policy.logprobs(sample.prompt_ids, sample.completion_ids))
+    n = len(answer_of(sample))
+    expected = logp_TV[-n - 1 : -1].gather(1, torch.tensor(answer_of(sample))[:, None])[:, 0]
+    own_n = torch.tensor(policy.logprobs([sample])[0])
     assert (own_n - expected).abs().max() < 1e-4
 
 
@@ -243,7 +253,7 @@ def test_bfloat16_base_with_float32_adapters(
 ) -> None:
     policy = lora_policy(saved_model, "bfloat16", kl_coef=0.1)
     before = {n: p.detach().clone() for n, p in adapters(policy.model).items()}
-    policy.update(samples, 1e-6)
+    update(policy, samples, 1e-6)
     types = {("lora_" in n, p.dtype) for n, p in policy.model.named_parameters()}
     assert types == {(True, torch.float32), (False, torch.bfloat16)}
     assert {t.dtype for _, t in policy.named_weights()} == {torch.bfloat16}
@@ -263,16 +273,16 @@ def test_the_reference_is_the_start_without_a_copy(
     assert policy.reference is None
     (batch,) = pack(samples, [1.0] * len(samples), 1024)
     with torch.no_grad():
-        start = LocalPolicy(load_policy_model(saved_model), make_settings())
-        start_T = start._forward(batch).logp_T
+        start = LocalModel(load_policy_model(saved_model), make_settings())
+        start_T = start.network(batch, temperature=TEMPERATURE).logp_T
     kl = []
     for _ in range(3):
-        kl.append(policy.update(samples, RATE)[0].kl)
-        assert torch.equal(policy._reference_logp(batch), start_T)
+        kl.append(update(policy, samples, RATE)[0].means["kl"])
+        assert torch.equal(policy.reference_logp(batch), start_T)
     assert kl[0] == pytest.approx(0, abs=1e-6)
     assert 1e-6 < kl[1] < kl[2]
     with torch.no_grad():
-        assert not torch.equal(policy._forward(batch).logp_T, start_T)
+        assert not torch.equal(policy.network(batch, temperature=TEMPERATURE).logp_T, start_T)
 
 
 def test_an_error_inside_puts_the_adapters_back(saved_model: ModelSettings) -> None:

@@ -30,7 +30,9 @@ def stubs(saved_model: ModelSettings, monkeypatch: pytest.MonkeyPatch) -> Iterat
     made = []
 
     def _stubs(engines: int, stuck_after_s: float = 60.0) -> RemoteEngine:
-        made.append(RemoteEngine(engine_settings(saved_model, engines), Ranks(), empty=True))
+        made.append(
+            RemoteEngine(engine_settings(saved_model, engines), Ranks(), load_weights=False)
+        )
         made[-1]._stuck_after_s = stuck_after_s
         return made[-1]
 
@@ -70,7 +72,9 @@ def test_an_engine_that_cannot_start_says_why(saved_model: ModelSettings, tmp_pa
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((Path(saved_model.path) / name).read_bytes())
     with pytest.raises(UserError, match=r"cannot load model\.path = .*safetensors"):
-        RemoteEngine(engine_settings(ModelSettings(path=str(tmp_path)), 1), Ranks(), empty=False)
+        RemoteEngine(
+            engine_settings(ModelSettings(path=str(tmp_path)), 1), Ranks(), load_weights=True
+        )
     assert children_of(os.getpid()) == before
 
 
@@ -87,7 +91,7 @@ def test_a_process_that_ends_at_once_is_reported_with_its_log(
     before = children_of(os.getpid())
     monkeypatch.setattr(remote_engine, "MODULE", "no_such_module")
     with pytest.raises(UserError) as error:
-        RemoteEngine(engine_settings(saved_model, 2), Ranks(), empty=False)
+        RemoteEngine(engine_settings(saved_model, 2), Ranks(), load_weights=True)
     first, *log = str(error.value).splitlines()
     assert first.startswith("rollout engine ")
     assert "ended with exit code 1 while it started; all engines were ended" in first
@@ -183,7 +187,7 @@ def test_an_engine_that_is_forgotten_is_ended(
     saved_model: ModelSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_engine, "MODULE", "stub_engine")
-    engine = RemoteEngine(engine_settings(saved_model, 2), Ranks(), empty=True)
+    engine = RemoteEngine(engine_settings(saved_model, 2), Ranks(), load_weights=False)
     assert len(stubs_left()) == 2
     del engine
     assert stubs_left() == set()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ttrl.answers import Grader, equivalent
 from ttrl.evaluation.metrics import labelled_metrics, maj_at_k, pass_at_k, vote_metrics
 from ttrl.rewards import majority_vote
-from ttrl.types import AnswerKey, CompletionGroup, Visit
+from ttrl.types import AnswerKey, CompletionGroup, PastVote
 
 GRADER = Grader()
 
@@ -23,7 +23,7 @@ SILENT = group(None, None, None, None, id="silent")  # no label
 
 def label_free(*groups: CompletionGroup, previous=None, trained=2):
     history = {
-        question: (Visit(1, "other", 0.9), Visit(2, label, 0.5))
+        question: (PastVote(1, "other", 0.9), PastVote(2, label, 0.5))
         for question, label in (previous or {}).items()
     }
     indices = [range(trained)] * len(groups)

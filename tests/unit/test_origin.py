@@ -12,8 +12,8 @@ from tiny_models import make_settings, tiny_model
 from transformers import PreTrainedModel
 from ttrl_kernels import FusedLMHead
 
-from ttrl.learner.local import LocalPolicy
-from ttrl.run.resume import origin_of
+from ttrl.learner.local import LocalModel
+from ttrl.run.resume import model_digests
 
 needs_peft = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="peft is not installed"
@@ -22,7 +22,7 @@ needs_peft = pytest.mark.skipif(
 
 def origin(model: PreTrainedModel, dtype: torch.dtype, **policy: Any) -> dict[str, str]:
     FusedLMHead.replace(model)
-    return origin_of(LocalPolicy(model, make_settings(policy=policy)), dtype)
+    return model_digests(LocalModel(model, make_settings(policy)), dtype)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import train_samples
+from tiny_models import answer_of, prompt_of, train_samples
 
 from ttrl.models.packing import pack, sequence_weights
 from ttrl.types import TrainSample
@@ -43,7 +43,7 @@ def test_total_weight_of_all_tokens(lengths):
     tokens = sum(completion for _, completion in lengths)
     totals = {
         aggregation: sum(
-            weight * len(s.completion_ids)
+            weight * len(answer_of(s))
             for weight, s in zip(sequence_weights(samples, aggregation, 12), samples, strict=True)
         )
         for aggregation in AGGREGATIONS
@@ -61,9 +61,9 @@ def test_prompts_do_not_enter_the_weights(aggregation):
 # ---------------------------------------------------------------------------------------------
 # Layout
 
-A = TrainSample("a", (10, 11, 12), (20, 21), (-0.5, -0.25), advantage=2.0)
-B = TrainSample("b", (30,), (40,), (-1.5,), advantage=-1.0)
-C = TrainSample("c", (50, 51), (60, 61, 62, 63), (-1.0, -2.0, -3.0, -4.0), advantage=0.5)
+A = TrainSample.of_answer("a", (10, 11, 12), (20, 21), (-0.5, -0.25), advantage=2.0)
+B = TrainSample.of_answer("b", (30,), (40,), (-1.5,), advantage=-1.0)
+C = TrainSample.of_answer("c", (50, 51), (60, 61, 62, 63), (-1.0, -2.0, -3.0, -4.0), advantage=0.5)
 
 
 def test_layout_of_a_packed_batch():
@@ -89,7 +89,7 @@ def test_types_of_a_packed_batch():
 
 
 def test_a_completion_of_one_token_trains_the_last_token_of_its_prompt():
-    (batch,) = pack([dataclasses.replace(A, completion_ids=(9,), logprobs=(-2.0,))], [1.0], 3)
+    (batch,) = pack([TrainSample.of_answer("a", (10, 11, 12), (9,), (-2.0,), 2.0)], [1.0], 3)
     assert batch.token_ids_T.tolist() == [10, 11, 12]
     assert batch.targets_T.tolist() == [-100, -100, 9]
     assert batch.token_weights_T.tolist() == [0, 0, 1]
@@ -154,7 +154,7 @@ def test_every_sample_is_in_exactly_one_batch_of_at_most_the_budget(lengths, bud
             rows = slice(start, end)
             i = int(batch.token_weights_T[rows].max()) - 1
             found.append(i)
-            prompt, completion = samples[i].prompt_ids, samples[i].completion_ids
+            prompt, completion = prompt_of(samples[i]), answer_of(samples[i])
             hidden = len(prompt) - 1
             assert batch.token_ids_T[rows].tolist() == [*prompt, *completion[:-1]]
             assert batch.targets_T[rows].tolist() == [-100] * hidden + list(completion)
@@ -162,7 +162,7 @@ def test_every_sample_is_in_exactly_one_batch_of_at_most_the_budget(lengths, bud
             live = [0] * hidden + [1] * len(completion)
             assert batch.token_weights_T[rows].tolist() == [weights[i] * x for x in live]
             assert batch.advantages_T[rows].tolist() == pytest.approx(
-                [samples[i].advantage * x for x in live]
+                [samples[i].advantages[0] * x for x in live]
             )
     assert sorted(found) == list(range(len(samples)))
     assert len(batches) == 1 or sum(p + c - 1 for p, c in lengths) > budget

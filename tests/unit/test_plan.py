@@ -17,18 +17,17 @@ from rich.console import Console
 
 from ttrl import cli
 from ttrl.models.pretrained import load_bare_outline
-from ttrl.parts import planned_memory
 from ttrl.plan import GIB, Machine, ModelShape, Plan, plan
 from ttrl.plan.host import host_memory
 from ttrl.plan.machine import SHARES
 from ttrl.plan.memory import Job
+from ttrl.plan.planned import planned_memory
 from ttrl.plan.report import show
 from ttrl.plan.speed import collective_seconds, optimizer_seconds
 from ttrl.report.display import Display
 from ttrl.settings import ModelSettings
 from ttrl.settings.recipe import RECIPES as RECIPE_FOLDER
 from ttrl.settings.recipe import load_settings, recipe_names
-from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
 
 CONFIGS = Path(__file__).parent / "model_configs"
@@ -313,14 +312,14 @@ def test_a_run_without_a_plan_is_trained(monkeypatch):
     screen = io.StringIO()
     display = Display(Console(file=screen, width=200))
     settings = load_settings("tiny-arithmetic")
-    found = planned_memory(settings, Ranks(), display)
+    found = planned_memory(settings, 1, display.note)
     job = plan(settings, load_bare_outline(settings.model), Machine(1, 40, usable_share=1.0))
     totals = {phase.name: phase.total / GIB for phase in job.phases}
     assert found["rollout"] == totals["rollout"]
     assert found["update"] == max(totals[name] for name in ("loss", "backward", "optimizer"))
     assert screen.getvalue() == ""
     apart = load_settings("tiny-arithmetic", overrides=["rollout.placement=separate"])
-    assert planned_memory(apart, Ranks(), display) == {}
+    assert planned_memory(apart, 1, display.note) == {}
     assert "no memory plan: rollout.placement" in screen.getvalue()
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from allocations import allocations
-from tiny_models import make_settings, saved, tiny_model, train_samples
+from tiny_models import make_settings, saved, tiny_model, train_samples, update
 from transformers import PreTrainedModel
 from ttrl_kernels import FusedLMHead, chunks, linear_policy_loss
 
-from ttrl.learner.local import LocalPolicy
-from ttrl.learner.update import _recompute
+from ttrl.learner.local import LocalModel
 from ttrl.models.attention import PACKED
 from ttrl.models.packed_model import load_policy_model, packed_hidden_states
+from ttrl.models.recompute import recompute
 from ttrl.plan import Machine, ModelShape
 from ttrl.plan.memory import Job, activations, layer_saved, loss, recomputed, states, weight_copies
 
@@ -44,10 +44,8 @@ def packed_model(
     model.set_attn_implementation(PACKED)
     FusedLMHead.replace(model)
     if checkpointing:
-        policy = make_settings(
-            update={"gradient_checkpointing": True, "recompute_share": share}
-        ).policy
-        _recompute(model, policy)
+        memory = {"gradient_checkpointing": True, "recompute_share": share}
+        recompute(model, make_settings(memory=memory).memory)
     return model
 
 
@@ -84,8 +82,8 @@ def peak_bytes(call: Callable[[], None]) -> int:
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_states_are_what_the_local_policy_holds_after_an_update(tmp_path, kl_coef):
     settings = make_settings(update={"kl_coef": kl_coef})
-    policy = LocalPolicy(load_policy_model(saved(tiny_model(), tmp_path)), settings)
-    policy.update(train_samples([(5, 7)] * 4), rate=1e-3)
+    policy = LocalModel(load_policy_model(saved(tiny_model(), tmp_path)), settings)
+    update(policy, train_samples([(5, 7)] * 4), rate=1e-3)
     planned = states(Job(ModelShape.of(policy.model), settings, Machine(1, 40)))
     parameters = list(policy.model.parameters())
     assert planned["parameters"] == sum(p.nbytes for p in parameters)

@@ -69,7 +69,7 @@ def started(saved_model: ModelSettings) -> Iterator[Pools]:
 def pools(started: Pools) -> Pools:
     """At the weights of seed 0, as they were at first."""
     for pool in started.values():
-        pool.refresh(Source(weights_of(0)))
+        pool.push_weights(Source(weights_of(0)))
     return started
 
 
@@ -143,12 +143,12 @@ def test_a_push_reaches_every_engine(pools: Pools, engines: int) -> None:
     seen = [tokens(completions(there))]
     for seed in (1, 2):
         for each in (here, there):
-            each.refresh(Source(weights_of(seed)))
+            each.push_weights(Source(weights_of(seed)))
         seen.append(tokens(completions(there)))
         assert seen[-1] == tokens(completions(here))
         assert seen[-1] != seen[-2]
     there.sleep()
-    there.refresh(Source(weights_of(1)))
+    there.push_weights(Source(weights_of(1)))
     assert tokens(completions(there)) == seen[1]
 
 
@@ -157,7 +157,7 @@ def test_an_incomplete_push_is_refused_and_changes_no_engine(pools: Pools) -> No
     partial = weights_of(1)
     del partial["model.norm.weight"]
     with pytest.raises(RuntimeError, match=r"1 parameters missing: \['model\.norm\.weight'\]"):
-        pools[1].refresh(Source(partial))
+        pools[1].push_weights(Source(partial))
     assert completions(pools[1]) == expected
     assert pools[1].policy_version == version
 
@@ -169,10 +169,10 @@ def test_the_engine_process_checks_the_set_as_well(
     head = index["lm_head.weight"]
     monkeypatch.setitem(index, "lm_head.weight", {**head, "shape": head["shape"][::-1]})
     with pytest.raises(RuntimeError, match=r"'lm_head\.weight' has the shape \[32, \d+\]"):
-        pools[1].refresh(Source(weights_of(1)))
+        pools[1].push_weights(Source(weights_of(1)))
     monkeypatch.delitem(index, "lm_head.weight")
     with pytest.raises(RuntimeError, match=r"engine 1 of 1: weight push: 1 parameters missing"):
-        pools[1].refresh(Source(weights_of(1)))
+        pools[1].push_weights(Source(weights_of(1)))
 
 
 def test_samples_from_other_weights_than_the_last_push_are_refused(
@@ -218,7 +218,7 @@ def test_nothing_is_pickled(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> No
 
     for name in ("dump", "dumps", "load", "loads", "Pickler", "Unpickler"):
         monkeypatch.setattr(f"pickle.{name}", refuse)
-    pools[1].refresh(Source(weights_of(1)))
+    pools[1].push_weights(Source(weights_of(1)))
     assert len(completions(pools[1])) == len(QUESTIONS)
     monkeypatch.undo()
     rollout = Path(remote_engine.__file__).parent

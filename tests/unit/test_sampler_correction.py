@@ -9,11 +9,23 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TEMPERATURE, all_logprobs, at, make_settings, near_samples, plain_twin
+from tiny_models import (
+    TEMPERATURE,
+    all_logprobs,
+    answer_of,
+    at,
+    figures_of,
+    make_settings,
+    near_samples,
+    plain_twin,
+    prompt_of,
+    update,
+    worth,
+)
 from transformers import PreTrainedModel
 
 from ttrl.learner.correction import importance_weights
-from ttrl.learner.local import LocalPolicy
+from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.settings import LossSettings, ModelSettings, Settings
 from ttrl.types import TrainSample
@@ -38,18 +50,18 @@ class Twin:
     """Sequence by sequence, with all logits, in float64."""
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
-        self.policy = settings.policy
+        self.loss = settings.loss
         self.model = plain_twin(model)
         self.start = copy.deepcopy(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=0.01)
 
     def logprobs(self, model: PreTrainedModel, sample: TrainSample) -> torch.Tensor:
-        ids = sample.prompt_ids, sample.completion_ids
-        return at(all_logprobs(model, *ids, TEMPERATURE), sample.completion_ids)
+        ids = prompt_of(sample), answer_of(sample)
+        return at(all_logprobs(model, *ids, TEMPERATURE), answer_of(sample))
 
     def step(self, samples: list[TrainSample]) -> dict[str, float]:
         self.optimizer.zero_grad()
-        tokens = sum(len(s.completion_ids) for s in samples)
+        tokens = sum(len(answer_of(s)) for s in samples)
         losses, changed, gaps = [], 0, []
         for sample in samples:
             sampler_n = torch.tensor(sample.logprobs, dtype=torch.float64)
@@ -66,7 +78,7 @@ class Twin:
                 weight_n = weight_n * inside_n
             else:
                 weight_n = torch.ones_like(weight_n)
-            ratio_n, a = (logp_n - start_n).exp(), sample.advantage
+            ratio_n, a = (logp_n - start_n).exp(), sample.advantages[0]
             bounded_n = ratio_n.clamp(1 - self.loss.clip_low, 1 + self.loss.clip_high)
             objective_n = weight_n * torch.minimum(ratio_n * a, bounded_n * a)
             gap_n = start_n - logp_n
@@ -94,11 +106,11 @@ def test_corrected_updates_are_those_of_the_twin(
     """The second step has moved away from the old log-probs; its gradient is the one compared."""
     settings = settings_with(sampler_correction=correction, kl_coef=kl_coef)
     model = load_policy_model(saved_model)
-    twin, policy = Twin(model, settings), LocalPolicy(model, settings)
+    twin, policy = Twin(model, settings), LocalModel(model, settings)
     expected = [twin.step(samples[:4]), twin.step(samples[4:])]
-    results = policy.update(samples, RATE)
+    results = update(policy, samples, RATE)
     for result, truth in zip(results, expected, strict=True):
-        assert {k: getattr(result, k) for k in truth} == pytest.approx(truth, rel=1e-3, abs=1e-5)
+        assert {k: figures_of(result)[k] for k in truth} == pytest.approx(truth, rel=1e-3, abs=1e-5)
     assert results[0].clip_fraction == 0
     if correction == "none":
         assert results[1].clip_fraction > 0
@@ -112,8 +124,8 @@ def test_corrected_updates_are_those_of_the_twin(
 def gradients(start: ModelSettings, samples: list[TrainSample], **policy: Any) -> torch.Tensor:
     """Of one optimizer step."""
     settings = settings_with(sequences_per_update=8, **policy)
-    made = LocalPolicy(load_policy_model(start), settings)
-    made.update(samples, RATE)
+    made = LocalModel(load_policy_model(start), settings)
+    update(made, samples, RATE)
     return torch.cat([p.grad.flatten() for p in made.model.parameters()])
 
 
@@ -150,9 +162,9 @@ def test_a_weight_that_is_never_capped_is_the_ratio_against_the_sampler(
 def test_forward_passes(
     policy: dict[str, Any], passes: int, saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
-    made, calls = LocalPolicy(load_policy_model(saved_model), settings_with(**policy)), []
+    made, calls = LocalModel(load_policy_model(saved_model), settings_with(**policy)), []
     made.model.get_input_embeddings().register_forward_pre_hook(lambda *_: calls.append(1))
-    made.update(samples, RATE)
+    update(made, samples, RATE)
     assert len(calls) == passes
 
 
@@ -160,11 +172,11 @@ def test_steps_that_are_not_taken_cost_no_pass(
     saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
     """The first step has no gradient: the second is the first that moves anything."""
-    idle = [dataclasses.replace(s, advantage=0.0) for s in samples[:4]]
-    made, calls = LocalPolicy(load_policy_model(saved_model), settings_with()), []
+    idle = [worth(s, 0.0) for s in samples[:4]]
+    made, calls = LocalModel(load_policy_model(saved_model), settings_with()), []
     made.model.get_input_embeddings().register_forward_pre_hook(lambda *_: calls.append(1))
-    (result,) = made.update([*idle, *samples[4:]], RATE)
-    assert (len(calls), result.clip_fraction) == (1, 0)
+    (result,) = update(made, [*idle, *samples[4:]], RATE)
+    assert (len(calls), result.means["clip_fraction"]) == (1, 0)
 
 
 def test_weights_by_hand() -> None:
@@ -191,15 +203,15 @@ def test_a_correction_needs_the_policys_own_log_probs() -> None:
     [
         ({"logprobs": (-1.0, math.nan)}, "question 'q6' has 1 of 2 sampler log-probs nan"),
         ({"logprobs": (-math.inf, math.nan)}, "question 'q6' has 2 of 2 sampler log-probs -inf"),
-        ({"advantage": math.nan}, "question 'q6' has 1 of 1 advantages nan"),
+        ({"advantages": (math.nan,)}, "question 'q6' has 1 of 1 advantages nan"),
     ],
 )
 def test_bad_numbers_are_named(
     change: dict[str, Any], words: str, saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
-    made = LocalPolicy(load_policy_model(saved_model), settings_with(old_logprobs="sampler"))
-    before = made.shares()
+    made = LocalModel(load_policy_model(saved_model), settings_with(old_logprobs="sampler"))
+    before = made.shards()
     bad = [*samples[:6], dataclasses.replace(samples[6], **change), samples[7]]
     with pytest.raises(FloatingPointError, match=words):
-        made.update(bad[4:], RATE)
-    assert all(torch.equal(t, made.shares()[n]) for n, t in before.items())
+        update(made, bad[4:], RATE)
+    assert all(torch.equal(t, made.shards()[n]) for n, t in before.items())

@@ -107,8 +107,8 @@ class SleepyPool:
         self.calls: list[str] = []
         self.free = 2**30
 
-    def refresh(self, policy: WeightSource) -> None:
-        self.calls.append("refresh")
+    def push_weights(self, policy: WeightSource) -> None:
+        self.calls.append("push_weights")
         self.free = 2**30
 
     def sample(self, questions: Sequence[Question], params: object) -> list[CompletionGroup]:
@@ -141,7 +141,7 @@ def test_vllm_sleeps_and_wakes(monkeypatch: pytest.MonkeyPatch, on_gpu: None) ->
     pool = sleepy(monkeypatch)
     said = selftests.vllm_sleep_and_wake()
     assert said == "it gave 2.0 GiB back; the same tokens, log-probs to 0.0e+00"
-    assert pool.calls == ["refresh", "sample", "sleep", "refresh", "sample", "close"]
+    assert pool.calls == ["push_weights", "sample", "sleep", "push_weights", "sample", "close"]
 
 
 @pytest.mark.parametrize(

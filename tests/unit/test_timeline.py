@@ -11,10 +11,10 @@ from ttrl.plan.timeline import PUSH, START, STEP, lacking, order, play
 
 A100_40GB_GIB = 39.4
 
-OLD_START = ("load", "start", "rollout", "make room", "push", "rollout", "verify")
+OLD_START = ("load", "start", "rollout", "offload", "push", "rollout", "verify")
 """As it was: the engine before the trainer had made room, and the first push into one that is
 awake."""
-OLD_RESUME = ("come back", "make room", *PUSH)
+OLD_RESUME = ("reload", "offload", *PUSH)
 """As it was: the policy came back beside an engine that was awake."""
 REFUSED = {
     "8xa100-40gb/qwen2.5-math-7b",
@@ -82,7 +82,7 @@ def test_with_room_made_first_it_starts_for_all(recipe):
 )
 def test_a_push_into_an_engine_that_is_awake_did_not_fit(recipe):
     job = old_job(recipe)
-    red = list(lacking(job, play(job, ("load", "make room", "start", "rollout", "push"))))
+    red = list(lacking(job, play(job, ("load", "offload", "start", "rollout", "push"))))
     assert [text.partition(" needs")[0] for text in red] == ["push"]
     assert list(lacking(job, play(job, (*START, "rollout")))) == []
 
@@ -91,13 +91,13 @@ def test_a_push_into_an_engine_that_is_awake_did_not_fit(recipe):
 def test_a_policy_that_came_back_beside_an_engine_that_was_awake_did_not_fit(recipe):
     job = old_job(recipe)
     red = list(lacking(job, play(job, (*START, *OLD_RESUME))))
-    assert any(text.startswith("come back needs ") for text in red)
+    assert any(text.startswith("reload needs ") for text in red)
 
 
 def test_memory_that_was_offloaded_comes_back_as_much():
     job = job_of("8xa100-40gb/qwen2.5-7b")
     played = play(job, (*START, *STEP, *STEP))
-    backs = [p for p in played if p.name == "come back"]
+    backs = [p for p in played if p.name == "reload"]
     assert "moments" not in backs[0].items  # there are none before the first update
     assert backs[1].items["moments"] == 8 * 7_615_616_512 // 8
     pushes = [p.total for p in played if p.name == "push"]

@@ -50,8 +50,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
     return card
 
 
-def start(settings: Settings, *, empty: bool = True) -> VllmEngine:
-    return VllmEngine(settings, TOKENIZER, Ranks(), empty=empty)
+def start(settings: Settings, *, load_weights: bool = False) -> VllmEngine:
+    return VllmEngine(settings, TOKENIZER, Ranks(), load_weights=load_weights)
 
 
 def question(text: str = "a") -> Question:
@@ -92,14 +92,14 @@ def test_a_push_happens_while_the_cache_is_asleep(
 
 
 def test_it_may_be_filled_from_the_start(settings: Settings, card: Card) -> None:
-    engine = start(settings, empty=False)
+    engine = start(settings, load_weights=True)
     assert card.events == ["start", "rollout", "sleep", "wake weights", "push", "wake cache"]
     assert len(list(engine.sample([question(), question("b")], PARAMS))) == 2
 
 
 def test_asleep_it_samples_nothing(settings: Settings, card: Card, model: PreTrainedModel) -> None:
     engine = start(settings)
-    with pytest.raises(RuntimeError, match="holds no weights: refresh the pool first"):
+    with pytest.raises(RuntimeError, match="holds no weights: push some first"):
         list(engine.sample([question()], PARAMS))
     engine.load_weights(model.named_parameters())
     engine.sleep()
@@ -195,7 +195,7 @@ def test_on_a_gpu_it_is_asked_to_sleep_and_may_capture_graphs(settings: Settings
 def test_ranks_that_share_it_bring_their_own_groups(settings: Settings) -> None:
     rollout = settings.rollout.model_copy(update={"tensor_parallel": 2})
     settings = settings.model_copy(update={"rollout": rollout})
-    options = VllmEngine(settings, TOKENIZER, Ranks(0, 4), empty=True)._llm.options
+    options = VllmEngine(settings, TOKENIZER, Ranks(0, 4), load_weights=False)._llm.options
     assert options["distributed_executor_backend"] == "external_launcher"
     assert options["tensor_parallel_size"] == 2
 

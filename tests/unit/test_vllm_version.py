@@ -13,7 +13,7 @@ from ttrl.report.display import Display
 from ttrl.rollout.engines import vllm_contract
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
-from ttrl.train import train
+from ttrl.trainer import train
 from ttrl.types import UserError
 
 

@@ -18,7 +18,7 @@ def test_example_of_the_type():
         counts=(2, 1),
         names=("7", "8"),
         majority="7",
-        share=0.5,
+        majority_ratio=0.5,
         margin=0.25,
         abstained=1,
         tied=False,
@@ -29,7 +29,7 @@ def test_equivalent_spellings_vote_together():
     vote = majority_vote(["3", "3", r"\frac{1}{2}", "0.5", "1/2"])
     assert vote.clusters_G == (1, 1, 0, 0, 0)
     assert vote.counts == (3, 2)
-    assert vote.share == 0.6
+    assert vote.majority_ratio == 0.6
     assert vote.margin == pytest.approx(0.2)
 
 
@@ -56,7 +56,7 @@ def test_tied_classes_shorter_then_smaller():
 
 def test_abstentions_never_win_but_count_in_the_shares():
     vote = majority_vote([None, None, None, "5"])
-    assert (vote.majority, vote.share, vote.margin, vote.abstained) == ("5", 0.25, 0.25, 3)
+    assert (vote.majority, vote.majority_ratio, vote.margin, vote.abstained) == ("5", 0.25, 0.25, 3)
     assert vote.clusters_G == (None, None, None, 0)
 
 

@@ -27,7 +27,7 @@ from pushes import (
 )
 from transformers import AutoModelForCausalLM
 
-from ttrl.learner.local import LocalPolicy
+from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.models.pretrained import TINY_BASE, load_tokenizer
 from ttrl.rollout.pool import RolloutPool, make_pool
@@ -41,8 +41,8 @@ def main(output: str) -> None:
     torch.use_deterministic_algorithms(True)
     tokenizer = load_tokenizer(settings.model)
     questions = questions_for(tokenizer)
-    policy = LocalPolicy(load_policy_model(settings.model), settings)
-    pool = make_pool(settings, tokenizer, empty=True)
+    policy = LocalModel(load_policy_model(settings.model), settings)
+    pool = make_pool(settings, tokenizer, load_weights=False)
     facts: Facts = {"threads": torch.get_num_threads()}
     torch.set_num_threads(1)
     facts["threads_after"] = torch.get_num_threads()
@@ -56,7 +56,7 @@ def main(output: str) -> None:
     Path(output).write_text(json.dumps(facts), encoding="utf-8")
 
 
-def samples(pool: RolloutPool, policy: LocalPolicy, questions: list[Question]) -> Facts:
+def samples(pool: RolloutPool, policy: LocalModel, questions: list[Question]) -> Facts:
     """What is sampled, all at the same weights."""
     groups = pool.sample(questions, PARAMS)
     facts: Facts = {"groups": [describe(g) for g in groups]}
@@ -80,7 +80,7 @@ def samples(pool: RolloutPool, policy: LocalPolicy, questions: list[Question]) -
 
 
 @torch.no_grad()
-def plain_gap(policy: LocalPolicy, groups: list[CompletionGroup], params: SamplingParams) -> float:
+def plain_gap(policy: LocalModel, groups: list[CompletionGroup], params: SamplingParams) -> float:
     """The largest difference from plain forwards of an ordinary model with the same weights."""
     model = AutoModelForCausalLM.from_pretrained(TINY_BASE)
     for name, tensor in policy.named_weights():

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ttrl.learner.local import LocalPolicy
-from ttrl.learner.zero3 import Zero3Policy
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.settings import Settings
@@ -21,7 +20,6 @@ PARAMS = SamplingParams(n=8, temperature=1.3, max_new_tokens=48, stream=(0, "rol
 BUFFER = 2**20
 """Numbers: more than the largest tensor of the embedded model has."""
 
-Policy = LocalPolicy | Zero3Policy
 Weights = Iterable[tuple[str, torch.Tensor]]
 Facts = dict[str, Any]
 
@@ -38,24 +36,24 @@ def questions_for(tokenizer: PreTrainedTokenizerBase) -> list[Question]:
     return [Question(p[:12], p, tuple(tokenizer.encode(p))) for p in prompts]
 
 
-def pushes(pool: RolloutPool, policy: Policy, questions: list[Question]) -> Facts:
+def pushes(pool: RolloutPool, policy: TrainedModel, questions: list[Question]) -> Facts:
     """From an engine that holds no weights to one that was pushed to, slept and was woken."""
     facts: Facts = {"unfilled": refusal(lambda: pool.sample(questions, PARAMS))}
-    pool.refresh(policy)
+    pool.push_weights(policy)
     facts["loaded"] = gap(pool, policy, questions)
     change(policy)
     facts["changed"] = gap(pool, policy, questions)
-    pool.refresh(policy)
+    pool.push_weights(policy)
     facts["pushed"] = gap(pool, policy, questions)
     pool.sleep()
     facts["asleep"] = refusal(lambda: pool.sample(questions, PARAMS))
     change(policy)
-    pool.refresh(policy)
+    pool.push_weights(policy)
     facts["woken"] = gap(pool, policy, questions)
     return facts
 
 
-def traps(pool: RolloutPool, policy: Policy, questions: list[Question]) -> Facts:
+def traps(pool: RolloutPool, policy: TrainedModel, questions: list[Question]) -> Facts:
     """Each without what guards against it; then the guard against a partial push, and the way
     back."""
     engine: Any = pool._engine
@@ -74,22 +72,14 @@ def traps(pool: RolloutPool, policy: Policy, questions: list[Question]) -> Facts
     facts["trap_partial"] = gap(pool, policy, questions)
     facts["partial"] = refusal(lambda: engine.load_weights(some_of(policy)))
     facts["after_partial"] = refusal(lambda: pool.sample(questions, PARAMS))
-    pool.refresh(policy)
+    pool.push_weights(policy)
     facts["recovered"] = gap(pool, policy, questions)
     return facts
 
 
-def gap(pool: RolloutPool, policy: Policy, questions: list[Question]) -> float | str:
+def gap(pool: RolloutPool, policy: TrainedModel, questions: list[Question]) -> float | str:
     """The largest |engine - policy| of a log-prob, and what the pool says if it is too large."""
-    groups = pool.sample(questions, PARAMS)
-    largest = max(
-        abs(ours - theirs)
-        for g in groups
-        for c in g.completions
-        for ours, theirs in zip(
-            c.logprobs, policy.logprobs(g.question.prompt_ids, c.token_ids), strict=True
-        )
-    )
+    largest = pool.agreement(policy, questions, PARAMS).largest
     refused = refusal(lambda: pool.verify(policy, questions, PARAMS, "float32"))
     return f"{largest}: {refused}" if refused else largest
 
@@ -103,13 +93,13 @@ def refusal(call: Any) -> str:
     return ""
 
 
-def change(policy: Policy) -> None:
+def change(policy: TrainedModel) -> None:
     """Other weights, about as good."""
-    shares = policy.shares(("weights",))
-    policy.load_shares({k: t * (1 + 0.03 * (-1) ** i) for i, (k, t) in enumerate(shares.items())})
+    shares = policy.shards(("weights",))
+    policy.load_shards({k: t * (1 + 0.03 * (-1) ** i) for i, (k, t) in enumerate(shares.items())})
 
 
-def reused_buffer(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
+def reused_buffer(policy: TrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """The policy's weights, all through one buffer."""
     buffer = torch.empty(BUFFER)
     for name, tensor in policy.named_weights():
@@ -118,7 +108,7 @@ def reused_buffer(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, part
 
 
-def some_of(policy: Policy) -> Iterator[tuple[str, torch.Tensor]]:
+def some_of(policy: TrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """All weights but one."""
     for name, tensor in policy.named_weights():
         if "layers.1.mlp.down_proj" not in name:

@@ -22,7 +22,7 @@ from pushes import (
     vllm_settings,
 )
 
-from ttrl.learner.zero3 import Zero3Policy
+from ttrl.learner.zero3 import Zero3Model
 from ttrl.models.packed_model import load_policy_model
 from ttrl.models.pretrained import load_tokenizer
 from ttrl.rollout.pool import make_pool
@@ -35,16 +35,16 @@ def main(folder: str) -> None:
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(settings.model)
     questions = questions_for(tokenizer)
-    policy = Zero3Policy(load_policy_model(settings.model), settings, ranks)
-    pool = make_pool(settings, tokenizer, ranks, empty=True)
+    policy = Zero3Model(load_policy_model(settings.model), settings, ranks)
+    pool = make_pool(settings, tokenizer, ranks, load_weights=False)
 
-    pool.refresh(policy)
+    pool.push_weights(policy)
     facts: Facts = {"loaded": gap(pool, policy, questions)}
     change(policy)
     facts["changed"] = gap(pool, policy, questions)
     for i in range(3):
         change(policy)
-        pool.refresh(policy)
+        pool.push_weights(policy)
         facts[f"pushed_{i}"] = gap(pool, policy, questions)
     pool._engine.load_weights(reused_buffer(policy))
     facts["reused_buffer"] = gap(pool, policy, questions)

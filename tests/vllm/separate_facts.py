@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from pushes import PARAMS, Facts, pushes, questions_for, tokens, vllm_settings
 
-from ttrl.learner.local import LocalPolicy
+from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.models.pretrained import load_tokenizer
 from ttrl.rollout.pool import make_pool
@@ -24,8 +24,8 @@ def main(output: str) -> None:
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(settings.model)
     questions = questions_for(tokenizer)
-    policy = LocalPolicy(load_policy_model(settings.model), settings)
-    with closing(make_pool(settings, tokenizer, empty=True)) as pool:
+    policy = LocalModel(load_policy_model(settings.model), settings)
+    with closing(make_pool(settings, tokenizer, load_weights=False)) as pool:
         facts: Facts = pushes(pool, policy, questions)
         facts["again"] = [tokens(pool.sample(questions, PARAMS)) for _ in range(2)]
         facts["vllm_here"] = "vllm" in sys.modules

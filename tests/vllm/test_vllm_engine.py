@@ -18,7 +18,7 @@ def test_after_a_push_engine_and_policy_agree(facts: Any, push: str) -> None:
 
 
 def test_weights_that_were_not_pushed_are_noticed(facts: Any) -> None:
-    assert "VllmEngine computes another model than LocalPolicy" in facts["changed"]
+    assert "VllmEngine computes another model than LocalModel" in facts["changed"]
     assert "expected at most 0.001 for rounding in float32" in facts["changed"]
 
 
@@ -42,7 +42,7 @@ def test_a_partial_push_is_refused_and_nothing_is_sampled_from_it(facts: Any) ->
 
 @pytest.mark.parametrize("state", ["unfilled", "asleep"])
 def test_without_weights_nothing_is_sampled(facts: Any, state: str) -> None:
-    assert "holds no weights: refresh the pool first" in facts[state]
+    assert "holds no weights: push some first" in facts[state]
 
 
 def test_the_same_stream_gives_the_same_samples(facts: Any) -> None:

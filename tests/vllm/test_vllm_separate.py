@@ -13,7 +13,7 @@ def test_after_a_push_its_logprobs_are_the_policy_s(separate: Any, push: str) ->
 
 
 def test_weights_that_were_not_pushed_to_it_are_noticed(separate: Any) -> None:
-    assert "RemoteEngine computes another model than LocalPolicy" in separate["changed"]
+    assert "RemoteEngine computes another model than LocalModel" in separate["changed"]
 
 
 @pytest.mark.parametrize("state", ["unfilled", "asleep"])

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_settings, near_samples, saved, tiny_model
+from tiny_models import make_settings, near_samples, read_sample, saved, tiny_model, update, worth
 
-from ttrl.learner.local import LocalPolicy
-from ttrl.learner.update import Policy
+from ttrl.learner.local import LocalModel
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.settings import ModelSettings, Settings
 from ttrl.types import TrainSample, UpdateResult
@@ -94,9 +94,8 @@ def case_samples(case: str, samples: list[TrainSample]) -> list[TrainSample]:
     if case == "one-sequence":
         return samples[:1]
     if case == "skipped":  # and one optimizer step that is not taken at all
-        idle = {0: {"advantage": 0.0}, 2: {"weight": 0.0}, 8: {"weight": 0.0}}
-        idle |= {9: {"advantage": 0.0}}
-        return [replace(s, **idle.get(i, {})) for i, s in enumerate(samples)]
+        weightless = [replace(s, weight=0.0) if i in (2, 8) else s for i, s in enumerate(samples)]
+        return [worth(s, 0.0) if i in (0, 9) else s for i, s in enumerate(weightless)]
     return samples
 
 
@@ -110,14 +109,14 @@ def case_model(case: str, folder: Path) -> ModelSettings:
     return ModelSettings(path=str(folder / (case if case in STARTS else "untied")))
 
 
-def two_rollouts(policy: Policy, samples: list[TrainSample]) -> list[UpdateResult]:
+def two_rollouts(policy: TrainedModel, samples: list[TrainSample]) -> list[UpdateResult]:
     """All updates of a case."""
-    return [result for rate in RATES for result in policy.update(samples, rate)]
+    return [result for rate in RATES for result in update(policy, samples, rate)]
 
 
-def local_policy(case: str, folder: Path) -> LocalPolicy:
+def local_policy(case: str, folder: Path) -> LocalModel:
     """The policy of a case in one process, without DeepSpeed."""
-    return LocalPolicy(load_policy_model(case_model(case, folder)), case_settings(case))
+    return LocalModel(load_policy_model(case_model(case, folder)), case_settings(case))
 
 
 def prepare(folder: Path) -> None:
@@ -138,8 +137,7 @@ def prepare(folder: Path) -> None:
 def read_samples(folder: Path) -> list[TrainSample]:
     """Those of `prepare`."""
     rows = json.loads((folder / "samples.json").read_text())
-    names = ("prompt_ids", "completion_ids", "logprobs")
-    return [TrainSample(**{**row, **{n: tuple(row[n]) for n in names}}) for row in rows]
+    return [read_sample(row) for row in rows]
 
 
 class Seen(NamedTuple):

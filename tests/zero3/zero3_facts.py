@@ -13,12 +13,13 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tiny_models import TEMPERATURE, answer_of, figures_of, prompt_of, update
 from zero3_cases import (
     OTHERS,
     RATES,
@@ -32,8 +33,8 @@ from zero3_cases import (
 )
 
 from ttrl.learner.partition import load_partitioned
-from ttrl.learner.update import KINDS
-from ttrl.learner.zero3 import Zero3Policy, _config
+from ttrl.learner.trained_model import KINDS
+from ttrl.learner.zero3 import Zero3Model, _config
 from ttrl.models.packing import pack
 from ttrl.models.pretrained import load_model, load_outline
 from ttrl.rewards.labels import Teacher
@@ -57,7 +58,7 @@ def main(folder: Path, output: str) -> None:
         chosen = case_samples(case, samples)
         results = two_rollouts(policy, other_order(chosen) if case == "other-order" else chosen)
         facts[case] = {
-            "results": [asdict(r) for r in results],
+            "results": [figures_of(r) for r in results],
             "steps_taken": policy.steps_taken,
             "digests": ranks.gather(digest(dict(policy.named_weights()))),
         }
@@ -85,18 +86,18 @@ def main(folder: Path, output: str) -> None:
     leave_ranks()
 
 
-def zero3_policy(case: str, folder: Path, ranks: Ranks) -> Zero3Policy:
+def zero3_policy(case: str, folder: Path, ranks: Ranks) -> Zero3Model:
     settings = case_settings(case)
     path = case_model(case, folder).path
     model = settings.model.model_copy(update={"path": path})
-    return Zero3Policy.load(settings.model_copy(update={"model": model}), ranks)
+    return Zero3Model.load(settings.model_copy(update={"model": model}), ranks)
 
 
-def whole(policy: Zero3Policy) -> dict[str, Tensors]:
+def whole(policy: Zero3Model) -> dict[str, Tensors]:
     """By kind and parameter, what the shares of all ranks are together; and what is pushed."""
     found: dict[str, Tensors] = {kind: {} for kind in KINDS}
     found["pushed"] = {n: t.detach().clone() for n, t in policy.named_weights()}
-    parts = policy.ranks.gather(policy.shares())
+    parts = policy.ranks.gather(policy.shards())
     for key in parts[0]:
         kind, _, name = key.partition("/")
         shape = policy.model.get_parameter(name).ds_shape
@@ -115,27 +116,27 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return sha.hexdigest()
 
 
-def everything(policy: Zero3Policy) -> str:
+def everything(policy: Zero3Model) -> str:
     """The digest of this rank's shares, and of the weights that are pushed."""
-    return digest(policy.shares()) + digest(dict(policy.named_weights()))
+    return digest(policy.shards()) + digest(dict(policy.named_weights()))
 
 
 def round_trip(case: str, folder: Path, ranks: Ranks, samples: list[TrainSample]) -> dict[str, Any]:
     """A policy that goes on from another's shares, and one that only has its weights."""
     first = zero3_policy(case, folder, ranks)
-    first.update(samples, RATES[0])
-    shares, steps = first.shares(), first.steps_taken
+    update(first, samples, RATES[0])
+    shards, steps = first.shards(), first.steps_taken
     resumed, weights_only = (zero3_policy(case, folder, ranks) for _ in range(2))
     before = [everything(p) for p in (first, resumed)]
-    resumed.load_shares(shares)
-    resumed.steps_taken = steps
-    weights_only.load_shares(first.shares(("weights",)))
+    resumed.load_state(first.state())
+    resumed.load_shards(shards)
+    weights_only.load_shards(first.shards(("weights",)))
     loaded = [everything(p) for p in (first, resumed)]
-    kept = weights_only.shares(("weights",)).keys() == first.shares(("weights",)).keys()
+    kept = weights_only.shards(("weights",)).keys() == first.shards(("weights",)).keys()
     pushed = [digest(dict(p.named_weights())) for p in (first, weights_only)]
-    moments = sum(float(t.abs().sum()) for t in weights_only.shares(KINDS[1:]).values())
+    moments = sum(float(t.abs().sum()) for t in weights_only.shards(KINDS[1:]).values())
     for policy in (first, resumed):
-        policy.update(samples, RATES[1])
+        update(policy, samples, RATES[1])
     mine = {
         "before_differ": before[0] != before[1],
         "loaded_equal": loaded[0] == loaded[1],
@@ -193,14 +194,14 @@ def refused(name: str, folder: Path, ranks: Ranks) -> list[str]:
     settings = case_settings("token_mean")
     model = settings.model.model_copy(update={"path": str(folder / name)})
     try:
-        Zero3Policy.load(settings.model_copy(update={"model": model}), ranks)
+        Zero3Model.load(settings.model_copy(update={"model": model}), ranks)
         message = "no error"
     except UserError as error:
         message = str(error)
     return ranks.gather(message)
 
 
-def handed_over(policy: Zero3Policy) -> dict[str, list[Any]]:
+def handed_over(policy: Zero3Model) -> dict[str, list[Any]]:
     """What rank 0 takes, and what all ranks hear if its disk is full meanwhile."""
     taken: Tensors = {}
     policy.hand_over(lambda weights: taken.update((n, t.clone()) for n, t in weights))
@@ -228,38 +229,42 @@ def away(case: str, folder: Path, ranks: Ranks, samples: list[TrainSample]) -> d
     goes.settings = goes.settings.model_copy(update={"memory": memory})
     facts: dict[str, list[Any]] = {"bytes": [], "meanwhile": [], "weights": [], "after": []}
     for _ in range(2):  # the first time there are no moments yet
-        before, pushed = digest(goes.shares()), digest(dict(goes.named_weights()))
+        before, pushed = digest(goes.shards()), digest(dict(goes.named_weights()))
         optimizer = goes.engine.optimizer
         moving = [*optimizer.fp32_partitioned_groups_flat, optimizer.grad_partitions_flat_buffer]
         moving += [b.buffer for b in optimizer.ipg_buckets.values()]
         moving += [s[kind] for s in optimizer.optimizer.state.values() for kind in KINDS[1:]]
         places = [tensor.data for tensor in moving]
         for _ in range(2):  # a push after another
-            goes.make_room()
+            goes.offload()
         facts["bytes"] += [[place.untyped_storage().nbytes() for place in places]]
-        facts["meanwhile"] += [digest(goes.shares()) == before]
+        facts["meanwhile"] += [digest(goes.shards()) == before]
         facts["weights"] += [digest(dict(goes.named_weights())) == pushed]
-        goes.come_back()
+        goes.reload()
         for p in (stays, goes):
-            p.update(samples, RATES[0])
+            update(p, samples, RATES[0])
         facts["after"] += [everything(stays) == everything(goes)]
     return {key: [part[key] for part in ranks.gather(facts)] for key in facts}
 
 
 @torch.no_grad()
-def documents(policy: Zero3Policy, samples: list[TrainSample]) -> list[float]:
+def documents(policy: Zero3Model, samples: list[TrainSample]) -> list[float]:
     """Per sample, by how much its log-probs change when the text of sample 4 does."""
-    shifted = tuple((i + 7) % 30 for i in samples[4].completion_ids)
-    changed = [*samples[:4], replace(samples[4], completion_ids=shifted), *samples[5:]]
+    shifted = tuple((i + 7) % 30 for i in answer_of(samples[4]))
+    changed = [
+        *samples[:4],
+        replace(samples[4], token_ids=prompt_of(samples[4]) + shifted),
+        *samples[5:],
+    ]
     found = []
     for texts in (samples, changed):
         (batch,) = pack(texts, [1.0] * len(texts), 1024)  # the same one on every rank
-        logp_T = policy._forward(batch).logp_T
+        logp_T = policy.network(batch, temperature=TEMPERATURE).logp_T
         parts = logp_T.split(batch.cu_seqlens.diff().tolist())
         found.append({targets(batch, s): part for s, part in enumerate(parts)})
     own, other = found
     return [
-        (own[s.completion_ids] - other[t.completion_ids]).abs().max().item()
+        (own[answer_of(s)] - other[answer_of(t)]).abs().max().item()
         for s, t in zip(samples, changed, strict=True)
     ]
 
@@ -270,17 +275,18 @@ def targets(batch: Any, sequence: int) -> tuple[int, ...]:
     return tuple(i for i in batch.targets_T[begin:end].tolist() if i >= 0)
 
 
-def teacher(policy: Zero3Policy, samples: list[TrainSample]) -> dict[str, Any]:
+def teacher(policy: Zero3Model, samples: list[TrainSample]) -> dict[str, Any]:
     """A teacher in shares: whether it follows as it should, and another goes on from it."""
     ranks, begun = policy.ranks, {n: t.clone() for n, t in policy.named_weights()}
-    first, second = (Teacher(policy, 0.75, lambda *_: {}, ranks) for _ in range(2))
-    policy.update(samples, RATES[0])
-    first.follow(policy)
+    first, second = (Teacher(policy, 0.75, ranks) for _ in range(2))
+    update(policy, samples, RATES[0])
+    first.after_update(policy)
     now = {n: t.clone() for n, t in policy.named_weights()}
     followed = dict(first.named_weights())
-    second.load_state({}, first.shares())
+    second.load_state(first.state())
+    second.load_shards(first.shards())
     return {
-        "held": sum(t.numel() for t in first.shares().values()) / sum(first.sizes().values()),
+        "held": sum(t.numel() for t in first.shards().values()) / sum(first.shard_sizes().values()),
         "follows": followed.keys() == begun.keys()
         and all(torch.equal(followed[n], begun[n].lerp(now[n], 0.25)) for n in begun),
         "moved": any(not torch.equal(followed[n], begun[n]) for n in begun),
@@ -288,7 +294,7 @@ def teacher(policy: Zero3Policy, samples: list[TrainSample]) -> dict[str, Any]:
     }
 
 
-def gradients(policy: Zero3Policy) -> dict[str, bool]:
+def gradients(policy: Zero3Model) -> dict[str, bool]:
     """Whether they come by the right names, and are no copies."""
     found = dict(policy._gradients())
     buffer = policy.engine.optimizer.grad_partitions_flat_buffer.untyped_storage().data_ptr()
@@ -300,20 +306,20 @@ def gradients(policy: Zero3Policy) -> dict[str, bool]:
 
 
 def not_finite(
-    what: str, policy: Zero3Policy, clean: Zero3Policy, samples: list[TrainSample]
+    what: str, policy: Zero3Model, clean: Zero3Model, samples: list[TrainSample]
 ) -> dict[str, list[Any]]:
     """A bad update of one of two equal policies, and then a good one of both."""
     ranks, before = policy.ranks, everything(policy)
     bad, hook = samples, None
     if what == "loss":  # finite, and its product with a ratio is not
-        bad = [*samples[:3], replace(samples[3], advantage=3e38, logprobs=(-50.0,) * 4)]
+        bad = [*samples[:3], replace(samples[3], advantages=(3e38,) * 4, logprobs=(-50.0,) * 4)]
     elif what == "sampler":
         bad = [*samples[:2], replace(samples[2], logprobs=(-1.0,) * 15 + (math.nan,))]
     elif ranks.rank == ranks.count - 1:
         weight = policy.model.get_parameter("model.layers.1.self_attn.v_proj.weight")
         hook = weight.register_hook(lambda g: torch.full_like(g, math.nan))
     try:
-        policy.update(bad, RATES[0])
+        update(policy, bad, RATES[0])
         message = "no error"
     except FloatingPointError as error:
         message = str(error)

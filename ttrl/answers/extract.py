@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ttrl.answers.canonical import canonical
-from ttrl.settings.plugins import blamed_on, is_plugin, load_plugin
+from ttrl.settings.plugins import errors_as_user_error, is_plugin, load_plugin
 from ttrl.types import UserError
 
 Extractor = Callable[[str], str | None]
@@ -43,7 +43,7 @@ def _checked(user: Callable[[str], object], name: str) -> Extractor:
     """A user's function, of which an empty text abstains: it must not win a vote."""
 
     def extract(text: str) -> str | None:
-        with blamed_on(name, "answers.extract"):
+        with errors_as_user_error(name, "answers.extract"):
             answer = user(text)
         if answer is not None and not isinstance(answer, str):
             raise UserError(

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from ttrl_kernels import linear_policy_loss
 
-from ttrl.learner.local import LocalPolicy
+from ttrl.learner.local import LocalModel
+from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.models.attention import packed_attention
 from ttrl.models.packed_model import load_policy_model
 from ttrl.models.pretrained import load_tokenizer
@@ -44,19 +45,20 @@ def sample_and_train() -> str:
     """Let the embedded model answer one question and learn from it."""
     settings = load_settings("tiny-arithmetic")
     tokenizer = load_tokenizer(settings.model)
-    policy = LocalPolicy(load_policy_model(settings.model), settings)
+    policy = LocalModel(load_policy_model(settings.model), settings)
     pool = make_pool(settings, tokenizer)
-    pool.refresh(policy)
+    pool.push_weights(policy)
     prompt = "What is 12 + 34?"
     question = Question("self-test", prompt, tuple(tokenizer.encode(prompt)))
     params = SamplingParams(n=2, temperature=1.0, max_new_tokens=8, stream=(0,))
     group = pool.sample([question], params)[0]
     samples = [
-        TrainSample(question.id, question.prompt_ids, c.token_ids, c.logprobs, advantage)
+        TrainSample.of_answer(question.id, question.prompt_ids, c.token_ids, c.logprobs, advantage)
         for c, advantage in zip(group.completions, (1.0, -1.0), strict=True)
     ]
-    (result,) = policy.update(samples, rate=1e-5)
-    return f"sampler and trainer agree on log-probs to {result.sampler_max_gap:.1e}"
+    (result,) = policy.update(samples, PolicyObjective.of(settings, policy), rate=1e-5)
+    gap = result.largest["sampler_max_gap"]
+    return f"sampler and trainer agree on log-probs to {gap:.1e}"
 
 
 def write() -> str:
@@ -136,17 +138,17 @@ def vllm_sleep_and_wake() -> str:
         "tiny-arithmetic", overrides=["rollout.engine=vllm", "model.dtype=bfloat16"]
     )
     tokenizer = load_tokenizer(settings.model)
-    policy = LocalPolicy(load_policy_model(settings.model), settings)
+    policy = LocalModel(load_policy_model(settings.model), settings)
     prompt = "What is 12 + 34?"
     question = Question("self-test", prompt, tuple(tokenizer.encode(prompt)))
     params = SamplingParams(n=8, temperature=1.0, max_new_tokens=32, stream=(0,))
-    with closing(make_pool(settings, tokenizer, empty=True)) as pool:
-        pool.refresh(policy)
+    with closing(make_pool(settings, tokenizer, load_weights=False)) as pool:
+        pool.push_weights(policy)
         (before,) = pool.sample([question], params)
         awake = torch.cuda.mem_get_info()[0]
         pool.sleep()
         freed = torch.cuda.mem_get_info()[0] - awake
-        pool.refresh(policy)
+        pool.push_weights(policy)
         (after,) = pool.sample([question], params)
     if freed <= 0:
         raise RuntimeError("it gave no memory back while it slept")

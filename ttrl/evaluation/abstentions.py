@@ -63,6 +63,14 @@ class AbstentionGuard:
             "on all the same: guard.abstaining_steps = 0)"
         )
 
+    def state(self) -> int:
+        """Return what the next `stop` depends on, as JSON."""
+        return self.in_a_row
+
+    def load_state(self, state: int) -> None:
+        """Go on from a `state`."""
+        self.in_a_row = state
+
     def _is_high(self, share: float) -> bool:
         return share > self.settings.guard.abstention
 

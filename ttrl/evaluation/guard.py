@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-import torch
-
-from ttrl.learner.update import Policy
 from ttrl.settings import GuardSettings
 
 SIGNS = {
@@ -131,50 +128,3 @@ class MismatchGuard:
         if self.limit == 0 or metrics.get("rollout/updates_behind", 0) > 0:
             return False  # answers from weights before the last update differ as they should
         return metrics.get("mismatch/kl", 0.0) > self.limit
-
-
-class Keeper:
-    """Keeps weights to go back to: those at the start of this pass, and of the one before.
-
-    Labels that differ between two passes were spoiled during the earlier one.
-    """
-
-    def __init__(self, policy: Policy, steps_per_pass: int) -> None:
-        """Keep the weights of step 0: on every rank, its share."""
-        self.steps_per_pass = steps_per_pass
-        self.kept = [(0, policy.shares(("weights",)))]
-
-    def after_step(self, policy: Policy, step: int) -> None:
-        """Keep the weights at the end of a pass, and those of the pass before."""
-        if step % self.steps_per_pass == 0:
-            self.kept = [self.kept[-1], (step, policy.shares(("weights",)))]
-
-    def restore(self, policy: Policy) -> int:
-        """Go back to the older ones; returns their step."""
-        step, weights = self.kept[0]
-        policy.load_shares(weights)
-        return step
-
-    def steps(self) -> list[int]:
-        """The steps whose weights are kept, as JSON."""
-        return [step for step, _ in self.kept]
-
-    def shares(self) -> dict[str, torch.Tensor]:
-        """The kept weights: those of the first of `steps` as ``kept_0/NAME``, and so on."""
-        return {
-            f"kept_{i}/{key.partition('/')[2]}": share
-            for i, (_, shares) in enumerate(self.kept)
-            for key, share in shares.items()
-        }
-
-    def load(self, steps: Sequence[int], shares: Mapping[str, torch.Tensor]) -> None:
-        """Keep what another kept at these `steps`."""
-        self.kept = []
-        for i, step in enumerate(steps):
-            kind = f"kept_{i}/"
-            own = {
-                f"weights/{k.removeprefix(kind)}": v
-                for k, v in shares.items()
-                if k.startswith(kind)
-            }
-            self.kept.append((step, own))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from ttrl.answers import Grader, default_grader, tie_order
@@ -19,8 +18,8 @@ from ttrl.types import (
     CompletionGroup,
     Estimate,
     FinishReason,
+    PastVote,
     UpdateResult,
-    Visit,
     Vote,
 )
 
@@ -34,7 +33,7 @@ Metrics = dict[str, float]
 def vote_metrics(
     groups: Sequence[CompletionGroup],
     estimates: Sequence[Estimate],
-    history: Mapping[str, Sequence[Visit]],
+    history: Mapping[str, Sequence[PastVote]],
     grader: Grader,
     trained: Sequence[Sequence[int]],
 ) -> Metrics:
@@ -72,7 +71,7 @@ def vote_metrics(
 
 def _vote_figures(vote: Vote) -> Metrics:
     return {
-        "vote/majority_ratio": vote.share,
+        "vote/majority_ratio": vote.majority_ratio,
         "vote/margin": vote.margin,
         "vote/tie_share": float(vote.tied),
         "vote/abstention_share": vote.abstained / len(vote.answers_G),
@@ -210,7 +209,7 @@ def _draw(ways: Sequence[int], available: int, at_most: int) -> list[int]:
 
 
 # ---------------------------------------------------------------------------------------------
-# Of the update and the exams
+# Of the update and the evaluations
 
 
 def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
@@ -220,28 +219,28 @@ def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
     None were taken where unanimous votes left nothing to learn: then only the count 0 is there.
     """
     metrics: dict[str, float] = {"policy/updates": len(updates)}
-    if updates:
-        combine: dict[str, Callable[[list[float]], float]] = {
-            "tokens": sum,
-            "sequences": sum,
-            "skipped_sequences": sum,
-            "sampler_max_gap": max,
-        }
-        for name in (f.name for f in fields(UpdateResult) if f.name != "seconds"):
-            values = [getattr(update, name) for update in updates]
-            metrics[f"policy/{name}"] = combine.get(name, fmean)(values)
-        metrics |= {
-            "mismatch/kl": updates[0].sampler_kl,
-            "mismatch/mean_log_ratio": updates[0].sampler_log_ratio,
-            "mismatch/max_log_ratio": updates[0].sampler_max_gap,
-        }
-    return metrics
+    if not updates:
+        return metrics
+    for name in ("loss", "grad_norm", "learning_rate"):
+        metrics[f"policy/{name}"] = fmean(getattr(update, name) for update in updates)
+    for name in ("tokens", "sequences", "skipped_sequences"):
+        metrics[f"policy/{name}"] = sum(getattr(update, name) for update in updates)
+    first = updates[0]
+    for name in first.means:
+        metrics[f"policy/{name}"] = fmean(update.means[name] for update in updates)
+    for name in first.largest:
+        metrics[f"policy/{name}"] = max(update.largest[name] for update in updates)
+    return metrics | {
+        "mismatch/kl": first.means["sampler_kl"],
+        "mismatch/mean_log_ratio": first.means["sampler_log_ratio"],
+        "mismatch/max_log_ratio": first.largest["sampler_max_gap"],
+    }
 
 
-def exam_metrics(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The scores of the exams as ``exam/NAME/...``."""
+def evaluation_metrics(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the scores of the evaluations as ``eval/NAME/...``."""
     return {
-        f"exam/{exam}/{name}": value
-        for exam, scores in results.items()
+        f"eval/{evaluated}/{name}": value
+        for evaluated, scores in results.items()
         for name, value in scores.items()
     }

@@ -1,4 +1,4 @@
-"""The policy in one process: float32 weights and their optimizer."""
+"""A trained model in one process: float32 weights and their optimizer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from ttrl.learner.update import KINDS, Policy, adamw, needs_reference
+from ttrl.learner.optimizer import adamw
+from ttrl.learner.trained_model import KINDS, TrainedModel, needs_reference
 from ttrl.models import lora
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
 
 
-class LocalPolicy(Policy):
+class LocalModel(TrainedModel):
     """Trained weights are float32; matrix products are in the settings' ``model.dtype``."""
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
@@ -37,18 +38,19 @@ class LocalPolicy(Policy):
         named = list(self.model.named_parameters())
         yield from lora.merged(named, lora.scale(self.settings))
 
-    def make_room(self) -> None:
+    def offload(self) -> None:
         """Nothing leaves: see ``memory.offload_during_rollout``."""
 
-    def come_back(self) -> None:
+    def reload(self) -> None:
         """Nothing left."""
 
-    def sizes(self) -> dict[str, int]:
-        """Of all that is trained."""
+    def _sizes(self) -> dict[str, int]:
         return {name: parameter.numel() for name, parameter in self._trained()}
 
-    def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
-        """All that is trained: there is one rank. Before the first step there are no moments."""
+    def shards(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
+        """Copy all that is trained: there is one rank."""
+        if self.steps_taken:
+            self._make_moments()  # of parameters that never had a gradient
         return {
             key: tensor.detach().flatten().to("cpu", copy=True)
             for key, tensor in self._holdings()
@@ -56,26 +58,25 @@ class LocalPolicy(Policy):
         }
 
     @torch.no_grad()
-    def load_shares(self, shares: Mapping[str, torch.Tensor]) -> None:
-        """Put `shares` back."""
-        self._make_moments()
+    def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
+        """Put `shards` back."""
         for key, tensor in self._holdings():
-            if key in shares:
-                tensor.copy_(shares[key].view(tensor.shape))
+            if key in shards:
+                tensor.copy_(shards[key].view(tensor.shape))
 
     def _holdings(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors themselves, by the keys of `shares`."""
+        """Yield the tensors themselves, by the keys of `shards`."""
         for name, parameter in self._trained():
             yield f"weights/{name}", parameter
             state = self.optimizer.state.get(parameter, {})
             yield from ((f"{kind}/{name}", state[kind]) for kind in KINDS if kind in state)
 
     def _make_moments(self) -> None:
-        """What the optimizer itself makes in its first step."""
+        steps = float(self.steps_taken)
         for _, parameter in self._trained():
             if parameter not in self.optimizer.state:
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(0.0, device=parameter.device if self._fused else None),
+                    "step": torch.tensor(steps, device=parameter.device if self._fused else None),
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
@@ -85,8 +86,7 @@ class LocalPolicy(Policy):
         """Optimizer steps so far."""
         return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
 
-    @steps_taken.setter
-    def steps_taken(self, steps: int) -> None:
+    def _set_steps_taken(self, steps: int) -> None:
         for state in self.optimizer.state.values():
             state["step"].fill_(steps)
 

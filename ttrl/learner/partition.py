@@ -61,7 +61,7 @@ def load_partitioned(
     """
     model = load_outline(settings, dtype)
     found: list[WeightFiles] = []
-    ranks.first(lambda: found.append(WeightFiles(settings, model)))
+    ranks.on_rank_zero(lambda: found.append(WeightFiles(settings, model)))
     partitioned(model, found[0] if found else None, config, ranks)
     model.eval()
     return model
@@ -75,7 +75,7 @@ def _fill_buffers(model: PreTrainedModel, files: WeightFiles | None, ranks: Rank
         module = model.get_submodule(place)
         buffer = torch.empty_like(outline, device=device())
         if name in saved:
-            buffer.copy_(ranks.first(partial(_read, files, name)))
+            buffer.copy_(ranks.on_rank_zero(partial(_read, files, name)))
             buffer._is_hf_initialized = True  # type: ignore[attr-defined]
         module._buffers[own] = buffer
         module._is_hf_initialized = False  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The policy under DeepSpeed's ZeRO-3: every rank holds a share of all that an update needs.
+"""A trained model under DeepSpeed's ZeRO-3: each rank holds a shard of all an update needs.
 
 With `ttrl.learner.partition`, which loads the shares, the only file that touches DeepSpeed. Weights
 and gradients are in ``model.dtype``, the optimizer's copy of the weights and its moments in
@@ -18,8 +18,9 @@ import torch
 from transformers import PreTrainedModel
 
 from ttrl.learner.offload import Offload
+from ttrl.learner.optimizer import adamw
 from ttrl.learner.partition import gathered_layers, load_partitioned, sizes
-from ttrl.learner.update import KINDS, Policy, adamw, needs_reference
+from ttrl.learner.trained_model import KINDS, TrainedModel, needs_reference
 from ttrl.models import lora
 from ttrl.models.packed_model import make_packed
 from ttrl.models.pretrained import layer_of, load_bare_outline
@@ -70,7 +71,7 @@ def require_deepspeed() -> None:
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
 
 
-class Zero3Policy(Policy):
+class Zero3Model(TrainedModel):
     """Shards of a model, and the DeepSpeed engine that gathers them layer by layer."""
 
     def __init__(
@@ -153,7 +154,7 @@ class Zero3Policy(Policy):
                     [(name, p.data) for name, p in named], lora.scale(self.settings)
                 )
 
-    def make_room(self) -> None:
+    def offload(self) -> None:
         """With ``memory.offload_during_rollout``: all but the model's own weights leaves the GPU.
 
         Those stay, since they are gathered and pushed into the engine meanwhile. Gradients of a
@@ -172,36 +173,34 @@ class Zero3Policy(Policy):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def come_back(self) -> None:
+    def reload(self) -> None:
         """Everything to the GPU again."""
         self._offload.come_back()
 
-    def sizes(self) -> dict[str, int]:
-        """Of all that is trained: the rest never changes."""
+    def _sizes(self) -> dict[str, int]:
         whole = sizes(self.model)
         return {name: whole[name] for name, _ in self._trained()}
 
-    def shares(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
-        """This rank's part of every trained parameter; the last rank's has zeros behind it."""
+    def shards(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
+        """Copy this rank's part of every trained parameter; the last rank's has zeros behind it."""
         return {
-            f"{kind}/{name}": self._share(parameter, kind).detach().to("cpu", copy=True)
+            f"{kind}/{name}": self._shard(parameter, kind).detach().to("cpu", copy=True)
             for kind in kinds
-            if kind == "weights" or self._adam.state
+            if kind == "weights" or self.steps_taken
             for name, parameter in self._trained()
         }
 
     @torch.no_grad()
-    def load_shares(self, shares: Mapping[str, torch.Tensor]) -> None:
-        """Put `shares` back, in the optimizer's copy of the weights and in those of the model."""
+    def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
+        """Put `shards` back, in the optimizer's copy of the weights and in those of the model."""
         for _ in self.named_weights():
-            pass  # small parameters stay whole after a forward pass: now they are shares again
-        self._make_moments()
+            pass  # small parameters stay whole after a forward pass: now they are shards again
         for kind in KINDS:
             for name, parameter in self._trained():
-                if (share := shares.get(f"{kind}/{name}")) is None:
+                if (shard := shards.get(f"{kind}/{name}")) is None:
                     continue
-                own = self._share(parameter, kind)
-                own.copy_(share)
+                own = self._shard(parameter, kind)
+                own.copy_(shard)
                 if kind == "weights":
                     parameter.ds_tensor[: len(own)].copy_(own)  # type: ignore[attr-defined]
 
@@ -212,7 +211,6 @@ class Zero3Policy(Policy):
         return adam
 
     def _make_moments(self) -> None:
-        """What the optimizer itself makes in its first step."""
         for flat in self.engine.optimizer.fp32_partitioned_groups_flat:
             if not self._adam.state[flat]:
                 fused = self._adam.defaults["fused"]
@@ -227,12 +225,11 @@ class Zero3Policy(Policy):
         """Optimizer steps so far."""
         return max((int(state["step"]) for state in self._adam.state.values()), default=0)
 
-    @steps_taken.setter
-    def steps_taken(self, steps: int) -> None:
+    def _set_steps_taken(self, steps: int) -> None:
         for state in self._adam.state.values():
             state["step"].fill_(steps)
 
-    def _share(self, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
+    def _shard(self, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
         """The float32 tensor itself, as the optimizer holds it, wherever that is."""
         optimizer = self.engine.optimizer
         group, begin, length = optimizer.grad_position[optimizer.get_param_id(parameter)]

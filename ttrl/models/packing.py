@@ -32,7 +32,7 @@ def sequence_weights(
 
     each times the sample's own weight.
     """
-    lengths = [len(s.completion_ids) for s in samples]
+    lengths = [len(s.logprobs) for s in samples]
     if aggregation == "token_mean":
         shares = [1 / sum(lengths)] * len(samples)
     elif aggregation == "sequence_mean":
@@ -94,13 +94,13 @@ def _deal(
 
 
 def _rows(sample: TrainSample) -> int:
-    return len(sample.prompt_ids) + len(sample.completion_ids) - 1
+    return len(sample.token_ids) - 1
 
 
 def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
     """One micro-batch: the samples one after the other; ``weights`` are those of their tokens."""
     if not samples:  # a rank's share of nothing: it goes through the model as any other does
-        nothing = TrainSample("", (0,), (0,), (0.0,), 0.0, old_logprobs=(0.0,))
+        nothing = TrainSample("", (0, 0), (False, True), (0.0,), (0.0,), old_logprobs=(0.0,))
         samples, weights = [nothing], [0.0]
     known = all(s.old_logprobs is not None for s in samples)
     token_ids: list[int] = []
@@ -111,15 +111,14 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
     advantages: list[float] = []
     token_weights: list[float] = []
     for sample, weight in zip(samples, weights, strict=True):
-        rows, trained = _rows(sample), len(sample.completion_ids)
-        context = rows - trained
-        token_ids += (*sample.prompt_ids, *sample.completion_ids[:-1])
-        positions += range(rows)
-        targets += [-100] * context + list(sample.completion_ids)
-        sampler_logp += [0.0] * context + list(sample.logprobs)
-        old_logp += [0.0] * context + list(sample.old_logprobs or ())
-        advantages += [0.0] * context + [sample.advantage] * trained
-        token_weights += [0.0] * context + [weight] * trained
+        trained = sample.trained[1:]
+        token_ids += sample.token_ids[:-1]
+        positions += range(_rows(sample))
+        targets += [t if on else -100 for t, on in zip(sample.token_ids[1:], trained, strict=True)]
+        sampler_logp += _at_trained(sample.logprobs, trained)
+        old_logp += _at_trained(sample.old_logprobs or (0.0,) * len(sample.logprobs), trained)
+        advantages += _at_trained(sample.advantages, trained)
+        token_weights += [weight if on else 0.0 for on in trained]
     return PackedBatch(
         token_ids_T=torch.tensor(token_ids),
         positions_T=torch.tensor(positions),
@@ -133,6 +132,12 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
         advantages_T=torch.tensor(advantages),
         token_weights_T=torch.tensor(token_weights),
     )
+
+
+def _at_trained(values: Sequence[float], trained: Sequence[bool]) -> list[float]:
+    """Put the values of the trained rows where those are, and 0 elsewhere."""
+    rest = iter(values)
+    return [next(rest) if on else 0.0 for on in trained]
 
 
 def sequence_ids(batch: PackedBatch) -> torch.Tensor:

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 import torch
 from ttrl_kernels.chunks import most_rows
 
-from ttrl.learner.update import recomputed_layers
 from ttrl.learner.zero3 import REDUCE_BUCKET, SUB_GROUP
+from ttrl.models.recompute import recomputed_layers
 from ttrl.plan.machine import GIB, Machine
 from ttrl.plan.shape import ModelShape
 from ttrl.settings import Settings
+from ttrl.settings.backend import backend_of, refuse_for_local
 from ttrl.types import UserError
 
 PACKED_PADDING = 1.2
 """Places over tokens where packed attention lays sequences side by side: in float32."""
 VERIFIED_TOKENS = 32
-"""Of the answers with which engine and policy are compared; see `ttrl.parts.verify`."""
+"""Of the answers that engine and policy are compared by: `ttrl.rollout.sampling.verifying`."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class Job:
     @property
     def zero3(self) -> bool:
         """Whether DeepSpeed spreads the states."""
-        backend = self.settings.policy.backend
-        return backend == "zero3" or (backend is None and self.machine.gpus > 1)
+        return backend_of(self.settings, launched=self.machine.gpus > 1) == "zero3"
 
     @property
     def ranks(self) -> int:
@@ -328,18 +328,8 @@ def refuse_impossible(job: Job) -> None:
             'rollout.placement = "separate" cannot be planned: engines are counted on the GPUs of '
             'the trainer; plan with "colocated"'
         )
-    gpus = job.machine.gpus
-    for name in ("offload_during_rollout", "offload_optimizer"):
-        if getattr(job.settings.memory, name) and not job.zero3:
-            raise UserError(
-                f'memory.{name} = true: expected policy.backend = "zero3", whose memory it is '
-                "about; unset it"
-            )
-    if not job.zero3 and gpus > 1:
-        raise UserError(
-            f'policy.backend = "local" holds the policy in one process, but {gpus} GPUs were '
-            'given; set policy.backend = "zero3", or plan for one'
-        )
+    if not job.zero3:
+        refuse_for_local(job.settings, job.machine.gpus, "GPUs were given", "plan for one")
     parallel, in_node = job.settings.rollout.tensor_parallel, job.machine.in_node
     if in_node % parallel or job.shape.heads % parallel or job.shape.kv_heads % parallel:
         raise UserError(

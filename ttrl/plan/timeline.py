@@ -3,7 +3,7 @@
     play(job, order(job.settings)) -> phases
 
 `order` names what happens, from loading to the second step. The tests compare it with what a real
-`ttrl.train.Trainer` does, event by event; and they play it for the recipe of every machine. A
+`ttrl.trainer.Trainer` does, event by event; and they play it for the recipe of every machine. A
 phase that needs more than there is, or a vLLM that does not find its share free, is a run that
 stops there: `ttrl plan` says so before it starts.
 """
@@ -21,14 +21,14 @@ from ttrl.settings import Settings
 
 PUSH = ("wake weights", "push", "wake cache")
 """New weights into a vLLM that sleeps."""
-START = ("load", "make room", "start", "rollout", "sleep", *PUSH)
+START = ("load", "offload", "start", "rollout", "sleep", *PUSH)
 """vLLM samples one token when it has started."""
-RESUME = ("sleep", "come back", "make room", *PUSH)
+RESUME = ("sleep", "reload", "offload", *PUSH)
 VERIFY = ("rollout", "verify")
 MEASURE = ("rollout",)
 TEACHER = ("sleep", *PUSH, "rollout", "sleep", *PUSH)
 """A teacher's weights are pushed and asked, and then the policy's again."""
-STEP = ("rollout", "sleep", "come back", "update", "make room", *PUSH)
+STEP = ("rollout", "sleep", "reload", "update", "offload", *PUSH)
 
 LEAVES = ("gradients", "master weights", "moments")
 """What phase offload takes off the GPU."""
@@ -146,15 +146,15 @@ def _load(card: _Card) -> None:
     card.note("load", transit)
 
 
-def _make_room(card: _Card) -> None:
+def _offload(card: _Card) -> None:
     if card.job.settings.memory.offload_during_rollout:
         card.away |= card.give(*LEAVES)
 
 
-def _come_back(card: _Card) -> None:
+def _reload(card: _Card) -> None:
     card.take(card.away)
     card.away = {}
-    card.note("come back")
+    card.note("reload")
 
 
 def _start(card: _Card) -> None:
@@ -216,7 +216,7 @@ def _update(card: _Card) -> None:
 
 _EVENTS: dict[str, Callable[[_Card], None]] = {
     "load": _load,
-    "make room": _make_room,
+    "offload": _offload,
     "start": _start,
     "sleep": _sleep,
     "wake weights": _wake_weights,
@@ -224,6 +224,6 @@ _EVENTS: dict[str, Callable[[_Card], None]] = {
     "wake cache": _wake_cache,
     "verify": _verify,
     "rollout": _rollout,
-    "come back": _come_back,
+    "reload": _reload,
     "update": _update,
 }

@@ -131,7 +131,7 @@ def result_table(summary: Mapping[str, Any]) -> Table:
 
 
 def scores_table(title: str, scores: Mapping[str, float]) -> Table:
-    """The scores of one exam: rates in percent, one column per level."""
+    """The scores of one evaluation: rates in percent, one column per level."""
     table = Table("", title=Text(title, style="table.title"))
     levels = _levels(scores)
     for level in levels:
@@ -144,7 +144,7 @@ def scores_table(title: str, scores: Mapping[str, float]) -> Table:
 
 
 def _levels(scores: Mapping[str, float]) -> list[str]:
-    """The levels of an exam's scores, as data set text; first "", which is all questions."""
+    """The levels of an evaluation's scores, as data set text; first "", which is all questions."""
     return list(dict.fromkeys(name.partition("/")[2] for name in scores))
 
 

@@ -42,7 +42,7 @@ def majority_vote(answers: Sequence[str | None], grader: Grader | None = None) -
         counts=counts,
         names=tuple(classes),
         majority=most_common(spellings[classes[0]]) if classes else None,
-        share=counts[0] / len(answers) if counts else 0.0,
+        majority_ratio=counts[0] / len(answers) if counts else 0.0,
         margin=(counts[0] - sum(counts[1:2])) / len(answers) if counts else 0.0,
         abstained=answers_G.count(None),
         tied=len(counts) > 1 and counts[0] == counts[1],

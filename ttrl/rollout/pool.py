@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from statistics import fmean
 from typing import Any, Protocol
 
@@ -19,7 +21,14 @@ from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.spread import spread
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
-from ttrl.types import Completion, CompletionGroup, Question, UserError, WeightSource
+from ttrl.types import (
+    Completion,
+    CompletionGroup,
+    Question,
+    TrainSample,
+    UserError,
+    WeightSource,
+)
 
 ROUNDS = 4
 """How often sampling may stop early: each round waits for its longest answer."""
@@ -54,11 +63,11 @@ class CountingEngine(Engine, Protocol):
     """Decoding steps so far: it grows as long as sampling makes progress."""
 
 
-class Scorer(Protocol):
-    """A policy that can be asked what it makes of a text."""
+class LogProbSource(Protocol):
+    """A policy that can be asked what it makes of some answers."""
 
-    def logprobs(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
-        """Log-prob of each token of the completion, at the temperature of the rollouts."""
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
+        """Compute the log-prob of each trained token, at the temperature of the rollouts."""
         ...
 
 
@@ -88,13 +97,17 @@ class RolloutPool:
         """How many engines share the work."""
         return self._ranks.count // self._sharing.count
 
-    def refresh(self, policy: WeightSource) -> None:
+    def push_weights(self, policy: WeightSource) -> None:
         """Bring the engine to the policy's present weights."""
         self._engine.load_weights(policy.named_weights())
         self.policy_version += 1
 
     def verify(
-        self, policy: Scorer, questions: Sequence[Question], params: SamplingParams, dtype: str
+        self,
+        policy: LogProbSource,
+        questions: Sequence[Question],
+        params: SamplingParams,
+        dtype: str,
     ) -> Agreement:
         """Refuse an engine, in ``dtype``, that computes another model than the policy.
 
@@ -114,7 +127,7 @@ class RolloutPool:
         return found
 
     def agreement(
-        self, policy: Scorer, questions: Sequence[Question], params: SamplingParams
+        self, policy: LogProbSource, questions: Sequence[Question], params: SamplingParams
     ) -> Agreement:
         """Sample a little, and compare the engine's log-probs with the policy's.
 
@@ -128,12 +141,15 @@ class RolloutPool:
         lengths = dict(self._lengths)  # those of whole answers: they decide who samples what
         groups = self.sample(questions, params)
         self._lengths = lengths
-        engine: list[float] = []
-        own: list[float] = []
-        for group in groups:
-            for completion in group.completions:
-                engine += completion.logprobs
-                own += policy.logprobs(group.question.prompt_ids, completion.token_ids)
+        samples = [
+            TrainSample.of_answer(
+                g.question.id, g.question.prompt_ids, c.token_ids, c.logprobs, 0.0
+            )
+            for g in groups
+            for c in g.completions
+        ]
+        engine = list(chain.from_iterable(sample.logprobs for sample in samples))
+        own = list(chain.from_iterable(policy.logprobs(samples)))
         return compare(engine, own, params.temperature)
 
     def sleep(self) -> None:
@@ -220,26 +236,43 @@ def make_pool(
     tokenizer: PreTrainedTokenizerBase,
     ranks: Ranks | None = None,
     *,
-    empty: bool = False,
+    load_weights: bool = True,
 ) -> RolloutPool:
-    """The pool that the settings ask for, with an engine on each of ``ranks``.
+    """Make the pool that the settings ask for, with an engine on each of ``ranks``.
 
-    It starts from ``model.path``; with ``empty`` it need not, and must be refreshed first.
+    With ``load_weights`` it starts from ``model.path``; else weights must be pushed first.
     """
     ranks = ranks or Ranks()
     if settings.rollout.placement == "separate":
-        return RolloutPool(RemoteEngine(settings, ranks, empty=empty), ranks)
-    engine = make_engine(settings, tokenizer, ranks, empty=empty)
+        return RolloutPool(RemoteEngine(settings, ranks, load_weights=load_weights), ranks)
+    engine = make_engine(settings, tokenizer, ranks, load_weights=load_weights)
     # `ttrl eval` is one process, whatever the run's settings say.
     shared = settings.rollout.tensor_parallel if ranks.count > 1 else 1
     return RolloutPool(engine, ranks, ranks.neighbours(shared))
 
 
 def make_engine(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, *, empty: bool
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, *, load_weights: bool
 ) -> CountingEngine:
     """The engine that ``rollout.engine`` names, in this process; see `make_pool`."""
     if settings.rollout.engine == "vllm":
-        return VllmEngine(settings, tokenizer, ranks, empty=empty)
+        return VllmEngine(settings, tokenizer, ranks, load_weights=load_weights)
     model = load_model(settings.model, getattr(torch, settings.model.dtype))
     return TransformersEngine(model, tokenizer, settings.rollout.batch_size)
+
+
+@contextmanager
+def closed_at_the_end(pool: RolloutPool, ranks: Ranks) -> Iterator[None]:
+    """Close the pool; not on an error with several ranks.
+
+    vLLM's end is that of the groups of processes that it is in: it waits for the other ranks, and
+    they may be waiting for what this one was about to do. It leaves (`ttrl.cli.main`), and its
+    launcher ends them.
+    """
+    try:
+        yield
+    except BaseException:
+        if ranks.count == 1:
+            pool.close()
+        raise
+    pool.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from ttrl.settings import Settings
 from ttrl.types import UserError
 
 
@@ -25,6 +26,23 @@ class SamplingParams:
     """What the random numbers are derived from, before question id and sample index."""
     first: int = 0
     """Index of the first sample: the samples from 16 on are the same whoever samples the others."""
+
+
+def voting(settings: Settings, *stream: int | str) -> SamplingParams:
+    """Return how votes are sampled, with random numbers of their own for each ``stream``."""
+    rollout = settings.rollout
+    return SamplingParams(
+        n=rollout.votes,
+        temperature=rollout.temperature,
+        max_new_tokens=rollout.max_new_tokens,
+        stream=(settings.seed, *stream),
+    )
+
+
+def verifying(settings: Settings) -> SamplingParams:
+    """Return how the few short answers are sampled that engine and policy are compared by."""
+    votes = voting(settings, "verify")
+    return replace(votes, n=2, max_new_tokens=min(32, votes.max_new_tokens))
 
 
 def sampling_logprobs(logits_BV: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:

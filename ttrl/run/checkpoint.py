@@ -1,7 +1,7 @@
 """Checkpoints: all that decides the rest of a run, on disk whole or not at all.
 
     checkpoints/step_00010/
-        rank_00000.safetensors ...   each rank's shares of weights and moments, flat, in float32
+        rank_00000.safetensors ...   each rank's shards of weights and moments, flat, in float32
         state.json                   everything else
         manifest.json                size and SHA-256 of all other files; written last
 
@@ -17,7 +17,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +26,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ttrl.system.paths import STEP_NAME
 from ttrl.types import UserError
 
 STATE = "state.json"
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp"
-FORMAT = 1
+FORMAT = 2
 """What a manifest says of the version of all this; a reader of another one refuses it."""
-STEP_NAME = "step_([0-9]{5}|[1-9][0-9]{5,})"
-"""As a regular expression, what all that belongs to a step is named; anything else is a user's."""
 FOLDER_NAME = re.compile(f"{STEP_NAME}({re.escape(TEMPORARY)})?")
 
 
@@ -78,12 +77,12 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """What was saved beside the tensors."""
-        with self.blamed(), _named(self.path / STATE) as path:
+        with self.errors_as_user_error(), _named(self.path / STATE) as path:
             state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return state
 
     @contextmanager
-    def blamed(self) -> Iterator[None]:
+    def errors_as_user_error(self) -> Iterator[None]:
         """What cannot be used inside this context was wrong in the checkpoint: a UserError.
 
         Its digests are right, so it was not damaged but changed, by hand or by another program.
@@ -106,22 +105,15 @@ class Checkpoint:
                 f"{error}; remove that checkpoint, and an earlier one is used"
             ) from error
 
-    def shares(
-        self,
-        kinds: Collection[str],
-        sizes: Mapping[str, int],
-        rank: int = 0,
-        count: int = 1,
-        may_lack: Collection[str] = (),
+    def shards(
+        self, sizes: Mapping[str, int], rank: int = 0, count: int = 1
     ) -> dict[str, torch.Tensor]:
-        """The shares of one of ``count`` ranks, however many have written it.
+        """Read the shards of one of ``count`` ranks, however many have written it.
 
         Args:
-            kinds: what to read: the first part of the keys ``KIND/NAME``.
-            sizes: numbers of elements by NAME.
-            rank: whose shares; with a ``count`` of 1, they are the whole.
+            sizes: numbers of elements, whole, by the keys that were saved (PART/KIND/NAME).
+            rank: whose shards; with a ``count`` of 1, they are the whole.
             count: of how many.
-            may_lack: kinds of which names, or all, may not have been saved; they are left out.
 
         Returns:
             Flat float32 tensors, all ranks' of the same length, so with zeros behind the last.
@@ -129,21 +121,17 @@ class Checkpoint:
         Raises:
             UserError: if a tensor is missing, or has another type or length.
         """
-        with self.blamed(), ExitStack() as stack:
+        with self.errors_as_user_error(), ExitStack() as stack:
             files = [
                 stack.enter_context(safe_open(self.path / rank_file(r), "pt"))
                 for r in range(self.ranks)
             ]
-            saved = set(files[0].keys())
-            shares = {}
-            for kind in kinds:
-                for name, size in sizes.items():
-                    key = f"{kind}/{name}"
-                    if key in saved or kind not in may_lack:
-                        parts = [file.get_slice(key) for file in files]
-                        _check(key, parts, size)
-                        shares[key] = _cut(parts, size, rank, count)
-            return shares
+            shards = {}
+            for key, size in sizes.items():
+                parts = [file.get_slice(key) for file in files]
+                _check(key, parts, size)
+                shards[key] = _cut(parts, size, rank, count)
+            return shards
 
 
 def _check(key: str, parts: Sequence[Any], size: int) -> None:

@@ -76,9 +76,11 @@ def _weights(
     """
     shapes = {name: parameter.shape for name, parameter in outline.named_parameters()}
     rank = settings.lora.rank
-    with checkpoint.blamed():
+    with checkpoint.errors_as_user_error():
         state = checkpoint.state()
-        sizes, began_with = dict(state["sizes"]), state["origin"]["weights"]
+        run = state["identity"]
+        sizes = {key.removeprefix("weights/"): size for key, size in run["sizes"].items()}
+        began_with = run["model"]["weights"]
     trained = shapes if rank is None else _adapters(shapes, sizes, rank)
     fits = all(sizes.get(name) == shape.numel() for name, shape in trained.items())
     if not fits or sizes.keys() - shapes.keys() - trained.keys():
@@ -113,8 +115,9 @@ def _read(
             own = {name: trained[name] for name in names}
         else:
             own = {a: trained[a] for n in names for a in lora.adapter_names(n) if a in trained}
-        flat = checkpoint.shares(("weights",), {name: shape.numel() for name, shape in own.items()})
-        weights = {name: flat.pop(f"weights/{name}").view(shape) for name, shape in own.items()}
+        keys = {name: f"policy/weights/{name}" for name in own}
+        flat = checkpoint.shards({keys[name]: shape.numel() for name, shape in own.items()})
+        weights = {name: flat.pop(keys[name]).view(shape) for name, shape in own.items()}
         if files is None:
             yield from weights.items()
         else:

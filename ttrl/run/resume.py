@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ttrl.learner.update import Policy
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
 from ttrl.run.checkpoint import Checkpoint, find_newest
 from ttrl.run.run_folder import RunFolder
@@ -190,7 +190,7 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
     return list(differ.values())
 
 
-def origin_of(policy: Policy, dtype: torch.dtype) -> dict[str, str]:
+def model_digests(policy: TrainedModel, dtype: torch.dtype) -> dict[str, str]:
     """Digests of the configuration and the weights of a policy that has not been trained yet.
 
     All ranks call this together.

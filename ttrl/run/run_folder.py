@@ -276,7 +276,7 @@ def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
         {"text": said["text"], "answer": answer, "reward": reward} | said
         for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
     ]
-    known = {"label": estimate.label, "majority_ratio": estimate.vote.share}
+    known = {"label": estimate.label, "majority_ratio": estimate.vote.majority_ratio}
     return record | known | {"completions": completions}
 
 

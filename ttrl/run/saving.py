@@ -91,7 +91,7 @@ class Checkpoints:
         self.folder = folder
         self.settings = settings
         self.ranks = ranks
-        self._channel = ranks.apart()  # ours is another thread, whose messages must not mix
+        self._channel = ranks.own_group()  # ours is another thread, whose messages must not mix
         self._thread: threading.Thread | None = None
         self._step = 0
         self._error: Exception | None = None
@@ -247,16 +247,6 @@ def remove_after(folder: Path, step: int) -> None:
     for path in named_as_ours(folder):
         if step_of(path) > step:
             disk.remove(path)
-
-
-def own_share(whole: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-    """This rank's share of a tensor, as `Checkpoint.shares` counts them; a copy on the CPU."""
-    flat = whole.detach().flatten()
-    length = -(-flat.numel() // ranks.count)
-    own = flat[ranks.rank * length : (ranks.rank + 1) * length]
-    share = torch.zeros(length)
-    share[: len(own)] = own
-    return share
 
 
 def _write(path: Path, content: bytes | dict[str, torch.Tensor]) -> dict[str, Any]:

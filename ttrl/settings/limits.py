@@ -22,7 +22,7 @@ class LimitSettings(Section):
     """Sampling and judging the votes of one step."""
     update_s: Seconds = 14400
     """The update of one step."""
-    exam_s: Seconds = 43200
+    eval_s: Seconds = 43200
     """One measurement of one set of questions."""
     save_s: Seconds = 7200
     """Waiting for a checkpoint to be on disk, where the run must wait for it."""

@@ -36,7 +36,7 @@ def load_plugin(name: str, setting: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"ttrl_user_{Path(path).stem}", path)
     assert spec is not None and spec.loader is not None  # for a path that ends with .py
     module = importlib.util.module_from_spec(spec)
-    with blamed_on(name, setting):
+    with errors_as_user_error(name, setting):
         spec.loader.exec_module(module)
     if not callable(getattr(module, attribute, None)):
         raise UserError(f"{setting} = {name!r}: {path} defines no {attribute} that can be called")
@@ -44,7 +44,7 @@ def load_plugin(name: str, setting: str) -> Any:
 
 
 @contextmanager
-def blamed_on(name: str, setting: str) -> Iterator[None]:
+def errors_as_user_error(name: str, setting: str) -> Iterator[None]:
     """What a user's object raises, as one line that says where; not what stops the program.
 
     Raises:

@@ -21,7 +21,13 @@ from ttrl.types import UserError
 RECIPES = Path(__file__).parents[1] / "recipes"
 # Their keys are not known beforehand, or are checked by their type.
 _OPEN_TABLES = ("data.chat_template_kwargs", "data.for_held_out", "reward.options")
-_FILES = (("data", "train"), ("data", "held_out"), ("answers", "extract"), ("reward", "estimator"))
+_FILES = (
+    ("data", "train"),
+    ("data", "held_out"),
+    ("answers", "extract"),
+    ("reward", "estimator"),
+    ("rollout", "workflow"),
+)
 
 
 def load_settings(
@@ -29,7 +35,7 @@ def load_settings(
     *,
     model: str | None = None,
     data: str | None = None,
-    overrides: Iterable[str] = (),
+    overrides: Iterable[str] | Mapping[str, Any] = (),
 ) -> Settings:
     """Compose and check a run's settings.
 
@@ -39,7 +45,8 @@ def load_settings(
         model: a shipped model part's name (`model_names`), the model path that one of them
             holds, or any other folder or hub name.
         data: takes the place of the recipe's ``data.train``.
-        overrides: "section.key=value" with a TOML value; a bare word is a string, "none" unsets.
+        overrides: "section.key=value" with a TOML value, a bare word is a string, "none" unsets;
+            or a mapping from "section.key" to the value itself.
 
     Raises:
         UserError: for an unknown recipe, key or value, or a broken rule.
@@ -54,8 +61,12 @@ def load_settings(
     if data is not None:
         tables = _merge(tables, {"data": {"train": data}})
     tables.setdefault("name", name)
-    for override in overrides:
-        tables = _apply_override(tables, override)
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            tables = _merge(tables, _nested(key, value))
+    else:
+        for override in overrides:
+            tables = _apply_override(tables, override)
     model_table = tables.get("model", {})
     if isinstance(model_table, dict) and not model_table.get("path"):
         raise UserError(
@@ -175,11 +186,16 @@ def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:
         (value,) = tomllib.loads(f"value = {text}").values()
     except (ValueError, RecursionError):  # not TOML, or more than one value: text
         value = text.strip()
+    return _merge(tables, _nested(key, None if value == "none" else value))
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """Return the tables of one setting."""
     *sections, last = key.split(".")
-    nested: dict[str, Any] = {last: None if value == "none" else value}
+    nested = {last: value}
     for section in reversed(sections):
         nested = {section: nested}
-    return _merge(tables, nested)
+    return nested
 
 
 def _checked(tables: Mapping[str, Any]) -> Settings:

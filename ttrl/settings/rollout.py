@@ -14,6 +14,9 @@ class RolloutSettings(Section):
 
     engine: Literal["transformers", "vllm"] = "transformers"
     """What generates: transformers works anywhere; vllm is fast, and installed separately."""
+    workflow: str = "single_turn"
+    """How questions become groups of answers. single_turn: each is asked ``votes`` times. Or
+    FILE.py:CLASS, a class made with the settings that has `ttrl.rollout.workflow.Workflow.run`."""
     questions_per_step: Positive = 8
     """Questions in one step."""
     votes: Annotated[int, Field(ge=2, le=2**16)] = 64

@@ -50,7 +50,7 @@ class Ranks:
         dist.all_gather_object(found, mine, group=self.group)
         return found  # type: ignore[return-value]
 
-    def first(self, decide: Callable[[], T]) -> T:
+    def on_rank_zero(self, decide: Callable[[], T]) -> T:
         """What rank 0 decides, on all of them.
 
         Raises:
@@ -68,14 +68,14 @@ class Ranks:
             raise UserError(refused)
         return decided  # type: ignore[return-value]
 
-    def apart(self) -> Ranks:
+    def own_group(self) -> Ranks:
         """The same ranks in a group of its own, for a thread; all must ask for it together."""
         if self.count == 1:
             return self
         return Ranks(self.rank, self.count, dist.new_group(backend="gloo", timeout=TIMEOUT))
 
     def whole(self, share: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """The tensor of that shape of which each rank has its `ttrl.run.saving.own_share`.
+        """The tensor of that shape of which each rank has its `own_shard`.
 
         All ranks call this together.
         """
@@ -96,9 +96,22 @@ class Ranks:
         ]
         return Ranks(self.rank % size, size, groups[self.rank // size])
 
-    def merge(self, mine: Mapping[K, T]) -> dict[K, T]:
+    def gather_dict(self, mine: Mapping[K, T]) -> dict[K, T]:
         """The entries of every rank's mapping, in one."""
         return {key: value for part in self.gather(mine) for key, value in part.items()}
+
+
+def own_shard(whole: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+    """Copy to the CPU this rank's shard of a tensor, flat: all ranks' are of the same length.
+
+    Zeros stand behind the last one, where the number of ranks does not divide the tensor's.
+    """
+    flat = whole.detach().flatten()
+    length = -(-flat.numel() // ranks.count)
+    own = flat[ranks.rank * length : (ranks.rank + 1) * length]
+    shard = torch.zeros(length)
+    shard[: len(own)] = own
+    return shard
 
 
 def join_ranks() -> Ranks:

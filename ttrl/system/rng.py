@@ -11,6 +11,7 @@ from the run's seed, and their states are part of a checkpoint.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,11 +40,31 @@ def seed_globals(seed: int) -> None:
     random.seed(seed)
 
 
+def make_repeatable(threads: int | None, seed: int) -> None:
+    """Let the same settings on the same machine give the same bits.
+
+    Sums in another order differ in the last bit, and one bit can change a sampled token; so the
+    number of threads is a setting, and operations without a fixed order are refused by torch. On
+    GPUs, where sampling has no others, it warns, except in updates.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:  # read when cuBLAS starts; without it torch refuses every matrix product
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # What it would fill is written over anyway: a whole layer, each time that one is gathered.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=on_gpu)
+    seed_globals(seed)
+
+
 @contextmanager
 def strictly_deterministic() -> Iterator[None]:
     """Refuse, where torch's deterministic mode only warns, what has no fixed order.
 
-    On a GPU sampling needs such operations, so a run's mode warns there (`ttrl.parts`). In an
+    On a GPU sampling needs such operations, so a run's mode warns there (`make_repeatable`). In an
     update it must refuse: where it only warns, the backward pass of PyTorch's own attention adds
     up in any order instead of taking its deterministic kernel.
     """

@@ -1,4 +1,4 @@
-"""Reward estimators: what a ballot of unlabeled answers is worth, one file per idea."""
+"""Reward estimators: what the vote on unlabeled answers is worth, one file per idea."""
 
 from ttrl.rewards.estimators import (  # registered by being imported
     agreement,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ttrl.rewards.estimators.base import Estimator, register
-from ttrl.types import Ballot, Estimate
+from ttrl.types import Estimate, VotedGroup
 
 
 @register("majority")
@@ -14,11 +14,11 @@ class Majority(Estimator):
     which answers are the same. An abstention earns nothing, even where everybody abstains.
     """
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """r_i = 1[answer_i ≡ label]."""
         return Estimate(
-            vote=ballot.vote,
-            rewards_G=tuple(float(agrees) for agrees in ballot.agrees_G),
-            label=ballot.label,
-            confidence=ballot.vote.share,
+            vote=voted.vote,
+            rewards_G=tuple(float(agrees) for agrees in voted.agrees_G),
+            label=voted.label,
+            confidence=voted.vote.majority_ratio,
         )

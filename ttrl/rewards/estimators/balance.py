@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ttrl.rewards.estimators.base import Estimator, register
-from ttrl.types import Ballot, Estimate, UserError
+from ttrl.types import Estimate, UserError, VotedGroup
 
 
 @register("ddrl")
@@ -26,13 +26,13 @@ class Ddrl(Estimator):
     k: Annotated[int, Field(ge=2)] = 32
     """Completions of a group that are kept, at most."""
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """r_i = 1[answer_i ≡ label]; A_i = ±1; keeps K⁺ and K⁻."""
-        vote, agrees_G = ballot.vote, ballot.agrees_G
+        vote, agrees_G = voted.vote, voted.agrees_G
         if self.k > len(agrees_G):
             raise UserError(
                 f"reward.options.k = {self.k} is more than the {len(agrees_G)} completions of "
-                f"question {ballot.group.question.id!r}: lower it, or raise rollout.votes (with "
+                f"question {voted.group.question.id!r}: lower it, or raise rollout.votes (with "
                 "rollout.stop_when_decided, a group may be a quarter of the votes)"
             )
         support_G = [0 if c is None else vote.counts[c] for c in vote.clusters_G]
@@ -40,13 +40,13 @@ class Ddrl(Estimator):
         others = [i for i, agrees in enumerate(agrees_G) if not agrees]
         rarest = sorted(others, key=support_G.__getitem__)[: self.k - len(agreeing)]
         kept = {*agreeing, *rarest}
-        against = 0.0 if ballot.label is None else -1.0
+        against = 0.0 if voted.label is None else -1.0
         return Estimate(
             vote=vote,
             rewards_G=tuple(float(agrees) for agrees in agrees_G),
-            label=ballot.label,
+            label=voted.label,
             advantages_G=tuple(1.0 if agrees else against for agrees in agrees_G),
             keep_G=tuple(i in kept for i in range(len(agrees_G))),
-            confidence=vote.share,
+            confidence=vote.majority_ratio,
             metrics={"kept_agreeing": float(len(agreeing)), "kept_others": float(len(rarest))},
         )

@@ -14,17 +14,17 @@ import pydantic
 from ttrl.settings import Section
 from ttrl.settings.errors import did_you_mean, readable_errors
 from ttrl.settings.plugins import is_plugin, load_plugin
-from ttrl.types import Ballot, Estimate, UserError
+from ttrl.types import Estimate, UserError, VotedGroup
 
 
 class RewardEstimator(Protocol):
-    """Turns a ballot into rewards; called by several threads at once."""
+    """Turns a group that has voted into rewards; called by several threads at once."""
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """One entry per completion, in the group's order, in every ``_G`` field.
 
-        A function of the ballot alone: the same ballot gives the same estimate, in whatever order
-        ballots come.
+        A function of the group alone: the same one gives the same estimate, in whatever order
+        voted_groups come.
         """
         ...
 
@@ -33,9 +33,9 @@ class Estimator(Section):
     """Base of the shipped estimators: a frozen record of options."""
 
     uses_label: ClassVar[bool] = True
-    """Whether it pays agreement with `Ballot.label`, so that labels may come from elsewhere."""
+    """Whether it pays agreement with `VotedGroup.label`, so that labels may come from elsewhere."""
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """See `RewardEstimator`."""
         raise NotImplementedError
 

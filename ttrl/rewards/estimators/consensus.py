@@ -11,7 +11,7 @@ from pydantic import Field
 from ttrl.credit.advantages import group_advantages
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.rewards.estimators.readings import class_means, surprisal
-from ttrl.types import Ballot, Estimate
+from ttrl.types import Estimate, VotedGroup
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -37,19 +37,19 @@ class Scrl(Estimator):
     tau_low: Share = 0.15
     """Answers with a smaller share may be punished."""
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """r_i is 1, 0 or -1: see the class."""
-        vote = ballot.vote
+        vote = voted.vote
         votes = len(vote.answers_G)
-        backers = sum(ballot.agrees_G)
+        backers = sum(voted.agrees_G)
         rivals = Counter(
             cluster
-            for cluster, agrees in zip(vote.clusters_G, ballot.agrees_G, strict=True)
+            for cluster, agrees in zip(vote.clusters_G, voted.agrees_G, strict=True)
             if cluster is not None and not agrees
         )
         margin = (backers - max(rivals.values(), default=0)) / votes
         believed = backers > 0 and backers / votes >= self.tau_pos and margin > self.tau_margin
-        surprisals = [surprisal(c) for c in ballot.group.completions]
+        surprisals = [surprisal(c) for c in voted.group.completions]
         usual = math.fsum(surprisals) / votes
         doubtful = {
             cluster
@@ -58,12 +58,12 @@ class Scrl(Estimator):
         }
         rewards_G = tuple(
             1.0 if believed and agrees else -float(cluster in doubtful)
-            for cluster, agrees in zip(vote.clusters_G, ballot.agrees_G, strict=True)
+            for cluster, agrees in zip(vote.clusters_G, voted.agrees_G, strict=True)
         )
         return Estimate(
             vote=vote,
             rewards_G=tuple(reward + 0.0 for reward in rewards_G),  # no -0.0
-            label=ballot.label if believed else None,
+            label=voted.label if believed else None,
             confidence=backers / votes,
             metrics={"believed": float(believed), "negative_share": rewards_G.count(-1.0) / votes},
         )
@@ -85,7 +85,7 @@ class Restrain(Estimator):
     The paper sums the losses of all pseudo-labels; to sum their advantages is the same up to the
     clipping of ratios. It takes the question's weight from votes of the frozen starting model;
     we take it from the first vote in the run's history, or at a first visit from the present vote,
-    which is the starting model's in the first step. Centre and defaults are ours. The ballot's
+    which is the starting model's in the first step. Centre and defaults are ours. The group's
     label is not looked at; the one that is reported is the majority.
     """
 
@@ -98,15 +98,15 @@ class Restrain(Estimator):
     delta: Annotated[float, Field(ge=0)] = 1.0
     """Penalty where it has fewer."""
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """r_i = w of its own answer; advantages and weight as in the class."""
-        vote = ballot.vote
+        vote = voted.vote
         votes = len(vote.answers_G)
         trusted = bool(vote.counts) and vote.counts[0] >= self.kappa
         rewards_G, advantages_G = (0.0,) * votes, (0.0 if trusted else -self.delta,) * votes
         if trusted:
             # Relative to the largest class, so that a small sigma cannot make every term 0.
-            top = self._log_g(vote.share)
+            top = self._log_g(vote.majority_ratio)
             g = [math.exp(self._log_g(count / votes) - top) for count in vote.counts]
             weights = [term / math.fsum(g) for term in g]
             rewards_G = tuple(0.0 if c is None else weights[c] for c in vote.clusters_G)
@@ -118,16 +118,16 @@ class Restrain(Estimator):
                 math.fsum(w * a for w, a in zip(weights, column, strict=True))
                 for column in zip(*per_label, strict=True)
             )
-        first = ballot.history[0].share if ballot.history else vote.share
+        first = voted.history[0].majority_ratio if voted.history else vote.majority_ratio
         return Estimate(
             vote=vote,
             rewards_G=rewards_G,
             label=vote.majority,
             advantages_G=advantages_G,
             weight=math.exp(self._log_g(first)),
-            confidence=vote.share,
+            confidence=vote.majority_ratio,
             metrics={"penalized": float(not trusted)},
         )
 
-    def _log_g(self, share: float) -> float:
-        return -((share - 1) ** 2) / (2 * self.sigma**2)
+    def _log_g(self, ratio: float) -> float:
+        return -((ratio - 1) ** 2) / (2 * self.sigma**2)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.system.rng import generator
-from ttrl.types import Ballot, Estimate
+from ttrl.types import Estimate, VotedGroup
 
 
 @register("random")
@@ -24,11 +24,11 @@ class Random(Estimator):
     p: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Probability of the reward 1."""
 
-    def estimate(self, ballot: Ballot) -> Estimate:
-        """r_i ~ Bernoulli(p), from the ballot's stream."""
-        draws = generator(*ballot.stream).random(len(ballot.vote.answers_G))
+    def estimate(self, voted: VotedGroup) -> Estimate:
+        """r_i ~ Bernoulli(p), from the group's stream."""
+        draws = generator(*voted.stream).random(len(voted.vote.answers_G))
         return Estimate(
-            vote=ballot.vote,
+            vote=voted.vote,
             rewards_G=tuple((draws < self.p).astype(float).tolist()),
-            label=ballot.label,
+            label=voted.label,
         )

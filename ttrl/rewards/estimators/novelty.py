@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PrivateAttr
 
 from ttrl.rewards.estimators.base import Estimator, register
-from ttrl.settings.plugins import blamed_on, load_plugin
-from ttrl.types import Ballot, Estimate, UserError
+from ttrl.settings.plugins import errors_as_user_error, load_plugin
+from ttrl.types import Estimate, UserError, VotedGroup
 
 if TYPE_CHECKING:
     import numpy as np  # the command line starts without it
@@ -48,22 +48,22 @@ class Evol(Estimator):
         if self.similarity is not None:
             self._compare = load_plugin(self.similarity, "reward.options.similarity")
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """r_i in [0.5, 1] or [-1, -0.5]: see the class."""
-        answers_G = ballot.vote.answers_G
+        answers_G = voted.vote.answers_G
         voters = [i for i, answer in enumerate(answers_G) if answer is not None]
-        agrees = [ballot.agrees_G[i] for i in voters]
-        texts = [ballot.group.completions[i].text for i in voters]
+        agrees = [voted.agrees_G[i] for i in voters]
+        texts = [voted.group.completions[i].text for i in voters]
         novelty = _novelty(self._similarities(texts), agrees)
         scaled = _within_bands(novelty, agrees)
         rewards_G = [-1.0] * len(answers_G)
         for i, in_majority, v in zip(voters, agrees, scaled, strict=True):
             rewards_G[i] = (0.5 if in_majority else -1.0) + 0.5 * v
         return Estimate(
-            vote=ballot.vote,
+            vote=voted.vote,
             rewards_G=tuple(rewards_G),
-            label=ballot.label,
-            confidence=ballot.vote.share,
+            label=voted.label,
+            confidence=voted.vote.majority_ratio,
             metrics={"novelty": math.fsum(novelty) / len(novelty)} if novelty else {},
         )
 
@@ -72,7 +72,7 @@ class Evol(Estimator):
 
         if len(texts) < 2:
             return [[1.0] for _ in texts]
-        with blamed_on(str(self.similarity), "reward.options.similarity"):
+        with errors_as_user_error(str(self.similarity), "reward.options.similarity"):
             compared = self._compare(texts)
         try:
             found = np.asarray(compared, dtype=np.float64)

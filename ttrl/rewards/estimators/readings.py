@@ -1,4 +1,4 @@
-"""What several estimators read off a ballot."""
+"""What several estimators read off a group that has voted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every answer is paid for its own support: no label is singled out.
 
-Neither estimator looks at the ballot's label, so ``reward.labels`` changes nothing here.
+Neither estimator looks at the voted's label, so ``reward.labels`` changes nothing here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.rewards.estimators.readings import class_means, spelling, surprisal
 from ttrl.rewards.vote import answer_entropy
-from ttrl.types import Ballot, Estimate
+from ttrl.types import Estimate, VotedGroup
 
 
 @register("soft")
@@ -41,9 +41,9 @@ class Soft(Estimator):
             )
         return self
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """r_i = n_{c_i} / G; weight 1[min_entropy <= H <= max_entropy]."""
-        vote = ballot.vote
+        vote = voted.vote
         votes = len(vote.answers_G)
         highest = math.inf if self.max_entropy is None else self.max_entropy
         inside = self.min_entropy <= answer_entropy(vote) <= highest
@@ -52,7 +52,7 @@ class Soft(Estimator):
             rewards_G=tuple(0.0 if c is None else vote.counts[c] / votes for c in vote.clusters_G),
             label=vote.majority,
             weight=float(inside),
-            confidence=vote.share,
+            confidence=vote.majority_ratio,
             metrics={"in_band": float(inside)},
         )
 
@@ -81,10 +81,10 @@ class Confidence(Estimator):
     epsilon: Annotated[float, Field(gt=0)] = 0.01
     """Bounds how much certainty can count."""
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """See the class."""
-        vote = ballot.vote
-        unsure = [1 - math.exp(-surprisal(c)) for c in ballot.group.completions]
+        vote = voted.vote
+        unsure = [1 - math.exp(-surprisal(c)) for c in voted.group.completions]
         u = class_means(vote, unsure)
         p = _normalised([n / (u + self.epsilon) for n, u in zip(vote.counts, u, strict=True)])
         p = _normalised([0.0 if share < self.tau else share for share in p])

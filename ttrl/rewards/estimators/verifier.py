@@ -10,8 +10,8 @@ from pydantic import Field, PrivateAttr
 
 from ttrl.rewards.estimators.base import Estimator, register
 from ttrl.rewards.estimators.readings import spelling
-from ttrl.settings.plugins import blamed_on, load_plugin
-from ttrl.types import Ballot, Estimate, UserError
+from ttrl.settings.plugins import errors_as_user_error, load_plugin
+from ttrl.types import Estimate, UserError, VotedGroup
 
 
 @register("verified")
@@ -21,7 +21,7 @@ class Verified(Estimator):
     The label is the answer with the largest weight, Σ 1 + v (omega - 1) over its voters with
     v = 1 for those that pass; of equal ones, the first in the order of the plain vote. Agreeing
     with it earns 1. Abstentions have no vote, and are not checked. The paper verifies by running
-    code that a model writes; here the check is yours. The ballot's label is not looked at.
+    code that a model writes; here the check is yours. The group's label is not looked at.
     """
 
     uses_label: ClassVar[bool] = False
@@ -38,9 +38,9 @@ class Verified(Estimator):
         """Load the user's function: an error in it is to come before a model is loaded."""
         self._passes = load_plugin(self.verifier, "reward.options.verifier")
 
-    def estimate(self, ballot: Ballot) -> Estimate:
+    def estimate(self, voted: VotedGroup) -> Estimate:
         """r_i = 1[class_i = argmax of the classes' weights]."""
-        vote, group = ballot.vote, ballot.group
+        vote, group = voted.vote, voted.group
         passed_G = [
             cluster is not None and self._verify(group.question.prompt, completion.text)
             for cluster, completion in zip(vote.clusters_G, group.completions, strict=True)
@@ -63,7 +63,7 @@ class Verified(Estimator):
         )
 
     def _verify(self, prompt: str, text: str) -> bool:
-        with blamed_on(self.verifier, "reward.options.verifier"):
+        with errors_as_user_error(self.verifier, "reward.options.verifier"):
             passed = self._passes(prompt, text)
         if not isinstance(passed, bool):
             raise UserError(

@@ -5,7 +5,8 @@ It is started as ``python -m ttrl.rollout.engines.engine_process SOCKET WEIGHTS`
 file descriptors, and reads one request per line, each with a number of its own (see
 `ttrl.rollout.engines.wire`):
 
-    {"call": 1, "do": "start", "settings": "…", "empty": true, "threads": 2, "deterministic": true}
+    {"call": 1, "do": "start", "settings": "…", "load_weights": false, "threads": 2,
+     "deterministic": true}
     {"call": 2, "do": "load_weights", "index": {…}, "version": 1}
     {"call": 3, "do": "sample", "questions": […], "params": {…}}
     {"call": 4, "do": "sleep"}
@@ -100,7 +101,9 @@ class Host:
         on_gpu = torch.cuda.is_available()
         torch.use_deterministic_algorithms(request["deterministic"], warn_only=on_gpu)
         tokenizer = load_tokenizer(settings.model)
-        self._engine = make_engine(settings, tokenizer, Ranks(), empty=request["empty"])
+        self._engine = make_engine(
+            settings, tokenizer, Ranks(), load_weights=request["load_weights"]
+        )
 
     def _load_weights(self, request: Message) -> None:
         self._started().load_weights(read_weights(self._weights, request["index"]))

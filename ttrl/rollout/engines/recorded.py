@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.run.checkpoint import STEP_NAME
+from ttrl.system.paths import STEP_NAME
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError
 
 T = TypeVar("T")

@@ -61,13 +61,13 @@ class RemoteEngine:
     Make it in a thread that stays: the processes end with it.
     """
 
-    def __init__(self, settings: Settings, ranks: Ranks, *, empty: bool) -> None:
+    def __init__(self, settings: Settings, ranks: Ranks, *, load_weights: bool) -> None:
         """Start ``rollout.engines`` processes, each with the engine that the settings name.
 
         Args:
             settings: of the run.
             ranks: each has engines of its own, on the next GPUs of ``rollout.engine_gpus``.
-            empty: the engines need not load the model's weights, since a push comes first.
+            load_weights: False where a push comes first, so that they need not be loaded.
 
         Raises:
             UserError: if there are no such GPUs, there is no memory for a copy of the weights, or
@@ -95,7 +95,7 @@ class RemoteEngine:
         start = {
             "do": "start",
             "settings": settings.model_dump_json(),
-            "empty": empty,
+            "load_weights": load_weights,
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }

@@ -40,7 +40,7 @@ class VllmEngine:
         tokenizer: PreTrainedTokenizerBase,
         ranks: Ranks,
         *,
-        empty: bool,
+        load_weights: bool,
     ) -> None:
         """Start vLLM.
 
@@ -49,7 +49,7 @@ class VllmEngine:
             tokenizer: turns tokens into text; vLLM gets none.
             ranks: where there are several, each has an engine, or shares one with its neighbours
                 (``rollout.tensor_parallel``).
-            empty: do not load the model's weights, since a push comes before anything is sampled.
+            load_weights: False where a push comes before anything is sampled.
 
         Raises:
             UserError: if vLLM is missing, of the wrong version, or cannot run this model.
@@ -71,7 +71,7 @@ class VllmEngine:
         self._filled = True
         self._try_out(version)
         self.sleep()  # what it takes is the trainer's until a push
-        if not empty:
+        if load_weights:
             self.load_weights(load_model(settings.model, self._dtype).named_parameters())
 
     def _try_out(self, version: str) -> None:
@@ -160,7 +160,7 @@ class VllmEngine:
             RuntimeError: if the engine has no weights: it sleeps, or was never pushed any.
         """
         if not self._filled:
-            raise RuntimeError("the vLLM engine holds no weights: refresh the pool first")
+            raise RuntimeError("the vLLM engine holds no weights: push some first")
         refuse_overflow(questions, params, self._room)
         engine = self._llm.llm_engine
         waiting: dict[str, int] = {}

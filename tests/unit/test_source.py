@@ -2,16 +2,16 @@
 
 import pytest
 
-from ttrl.data.order import QuestionOrder
+from ttrl.data.source import QuestionList
 from ttrl.types import Question, UserError
 
 
-def order(count: int, per_step: int, seed: int = 0) -> QuestionOrder:
-    return QuestionOrder([Question(str(i), "", ()) for i in range(count)], per_step, seed)
+def order(count: int, per_step: int, seed: int = 0) -> QuestionList:
+    return QuestionList([Question(str(i), "", ()) for i in range(count)], per_step, seed)
 
 
-def ids(order: QuestionOrder, steps: range) -> list[str]:
-    return [q.id for step in steps for q in order.take(step)]
+def ids(order: QuestionList, steps: range) -> list[str]:
+    return [q.id for step in steps for q in order.questions(step)]
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def ids(order: QuestionOrder, steps: range) -> list[str]:
 )
 def test_an_epoch_asks_no_question_twice_and_drops_an_incomplete_step(count, per_step, steps):
     questions = order(count, per_step)
-    assert questions.steps_per_epoch == steps
+    assert questions.window == steps
     for epoch in range(5):
         asked = ids(questions, range(epoch * steps + 1, (epoch + 1) * steps + 1))
         assert len(asked) == len(set(asked)) == steps * per_step

@@ -75,8 +75,8 @@ def evaluate(
 
 
 @dataclass(frozen=True, slots=True)
-class Exam:
-    """A set of questions, sampled in the same way whenever it is taken."""
+class Evaluation:
+    """A set of questions, sampled in the same way whenever it is run."""
 
     settings: Settings
     """Its ``evaluation`` section says how to sample."""
@@ -91,7 +91,7 @@ class Exam:
     ks: tuple[int, ...]
     """For pass@k and maj@k."""
 
-    def take(
+    def run(
         self,
         pool: RolloutPool,
         step: int,
@@ -105,7 +105,7 @@ class Exam:
             temperature=evaluation.temperature,
             top_p=evaluation.top_p,
             max_new_tokens=self.settings.rollout.max_new_tokens,
-            stream=(self.settings.seed, "exam", self.name, step),
+            stream=(self.settings.seed, "exam", self.name, step),  # its name from the first run on
         )
         total = sum(q.id in self.asked.key.answers for q in self.asked.questions)
         with display.bar(f"measuring: {self.name}", total) as bar:

@@ -9,14 +9,14 @@ import pytest
 from groups import boxed, completion, group
 
 from ttrl.answers import Grader
-from ttrl.rewards.judge import GRADING_THREADS, Judge, in_background
+from ttrl.rewards.scorer import GRADING_THREADS, GroupScorer, in_background
 from ttrl.settings.recipe import load_settings
-from ttrl.types import CompletionGroup, Estimate, UserError, Visit
+from ttrl.types import CompletionGroup, Estimate, PastVote, UserError
 
 
-def judge(*overrides: str) -> Judge:
+def judge(*overrides: str) -> GroupScorer:
     settings = load_settings("tiny-arithmetic", overrides=list(overrides))
-    return Judge(settings, Grader(settings.answers))
+    return GroupScorer(settings, Grader(settings.answers))
 
 
 def test_the_voters_elect_the_label() -> None:
@@ -46,17 +46,17 @@ def test_history_is_what_was_remembered(tmp_path: Any) -> None:
     (tmp_path / "mine.py").write_text(
         "class Spy:\n"
         "    seen = []\n"
-        "    def estimate(self, ballot):\n"
+        "    def estimate(self, voted):\n"
         "        from ttrl.types import Estimate\n"
-        "        self.seen.append((ballot.history, ballot.stream))\n"
-        "        return Estimate(ballot.vote, (0.0,) * len(ballot.agrees_G), ballot.label)\n"
+        "        self.seen.append((voted.history, voted.stream))\n"
+        "        return Estimate(voted.vote, (0.0,) * len(voted.agrees_G), voted.label)\n"
     )
     spy = judge(f"reward.estimator={tmp_path / 'mine.py'}:Spy", "seed=3")
     for step, answers in enumerate((("1", "1", "2"), ("2", "2")), start=1):
         groups = [group(*answers)]
         spy.remember(step, groups, [spy.estimate(g, None, step) for g in groups])
     spy.estimate(group("5"), None, 9)
-    first, second = Visit(1, "1", 2 / 3), Visit(2, "2", 1.0)
+    first, second = PastVote(1, "1", 2 / 3), PastVote(2, "2", 1.0)
     assert spy.estimator.seen == [  # type: ignore[attr-defined]
         ((), (3, "reward", 1, "q1")),
         ((first,), (3, "reward", 2, "q1")),
@@ -163,7 +163,7 @@ def refuse_estimate(tmp_path: Any, arguments: str, words: str) -> None:
         "from dataclasses import replace\n"
         "from ttrl.types import Estimate\n"
         "class Mine:\n"
-        "    def estimate(self, ballot):\n"
+        "    def estimate(self, voted):\n"
         f"        return Estimate({arguments})\n"
     )
     with pytest.raises(UserError, match=words):
@@ -191,16 +191,16 @@ def refuse_estimate(tmp_path: Any, arguments: str, words: str) -> None:
     ],
 )
 def test_an_estimate_that_does_not_fit_its_group(tmp_path: Any, returned: str, words: str) -> None:
-    refuse_estimate(tmp_path, f"ballot.vote, {returned}", words)
+    refuse_estimate(tmp_path, f"voted.vote, {returned}", words)
 
 
 @pytest.mark.parametrize(
     ("vote", "words"),
     [
         ("None", "vote is of type NoneType, expected a ttrl.types.Vote"),
-        ("ballot", "vote is of type Ballot, expected a ttrl.types.Vote"),
-        ("replace(ballot.vote, answers_G=('1',))", r"vote\.answers_G has 1 entries for 2"),
-        ("replace(ballot.vote, clusters_G=())", r"vote\.clusters_G has 0 entries for 2"),
+        ("voted", "vote is of type VotedGroup, expected a ttrl.types.Vote"),
+        ("replace(voted.vote, answers_G=('1',))", r"vote\.answers_G has 1 entries for 2"),
+        ("replace(voted.vote, clusters_G=())", r"vote\.clusters_G has 0 entries for 2"),
     ],
 )
 def test_a_vote_that_is_none(tmp_path: Any, vote: str, words: str) -> None:
@@ -212,9 +212,9 @@ def test_arrays_are_welcome(tmp_path: Any) -> None:
         "import numpy as np\n"
         "from ttrl.types import Estimate\n"
         "class Mine:\n"
-        "    def estimate(self, ballot):\n"
-        "        agrees = np.array(ballot.agrees_G)\n"
-        "        return Estimate(ballot.vote, np.float32(agrees), ballot.label, keep_G=agrees)\n"
+        "    def estimate(self, voted):\n"
+        "        agrees = np.array(voted.agrees_G)\n"
+        "        return Estimate(voted.vote, np.float32(agrees), voted.label, keep_G=agrees)\n"
     )
     mine = judge(f"reward.estimator={tmp_path / 'mine.py'}:Mine")
     estimate = mine.estimate(group("1", "1", "2"), None, 1)
@@ -234,7 +234,7 @@ def test_what_a_users_code_raises_is_one_line(
     tmp_path: Any, setting: str, body: str, words: str
 ) -> None:
     (tmp_path / "mine.py").write_text(
-        f"class Mine:\n    def estimate(self, ballot=None):\n        {body}\n"
+        f"class Mine:\n    def estimate(self, voted=None):\n        {body}\n"
         "def extract(text):\n    return Mine.estimate(text)\n"
     )
     name = "Mine" if setting == "reward.estimator" else "extract"

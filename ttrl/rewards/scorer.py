@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ttrl.answers import Grader, make_extractor
-from ttrl.rewards.estimators import make_estimator
+from ttrl.rewards.estimators import RewardEstimator, make_estimator
 from ttrl.rewards.vote import majority_vote
 from ttrl.settings import Settings
-from ttrl.settings.plugins import blamed_on, is_plugin
-from ttrl.types import Ballot, Completion, CompletionGroup, Estimate, UserError, Visit, Vote
+from ttrl.settings.plugins import errors_as_user_error, is_plugin
+from ttrl.types import Completion, CompletionGroup, Estimate, PastVote, UserError, Vote, VotedGroup
 
 if TYPE_CHECKING:
     from ttrl.rewards.labels import Labels  # imports torch, which checking settings can do without
@@ -26,11 +26,21 @@ LARGEST = 1e15
 advantages, or multiplied with each other in float32: after the update, when it is too late."""
 
 
-class Judge:
-    """Holds what judging needs; used by several threads at once."""
+class GroupScorer:
+    """Turns groups into estimates: extract, vote, compare with the label, estimate.
 
-    def __init__(self, settings: Settings, grader: Grader) -> None:
+    Several threads use it at once.
+    """
+
+    def __init__(
+        self, settings: Settings, grader: Grader, estimator: RewardEstimator | None = None
+    ) -> None:
         """Read the estimator and the extractor that the settings name.
+
+        Args:
+            settings: ``answers.extract``, ``reward`` and ``seed`` count.
+            grader: says which answers are equivalent.
+            estimator: takes the place of the one that ``reward.estimator`` names.
 
         Raises:
             UserError: if there is no such estimator or extractor, or the estimator would not look
@@ -40,15 +50,18 @@ class Judge:
         self.settings = settings
         self.grader = grader
         self.extract = make_extractor(settings.answers.extract)
-        self.estimator = make_estimator(reward.estimator, reward.options)
+        self.name = reward.estimator if estimator is None else type(estimator).__name__
+        self.foreign = estimator is not None or is_plugin(reward.estimator)
+        """Whether it is code that we did not write."""
+        self.estimator = estimator or make_estimator(reward.estimator, reward.options)
         if reward.labels != "votes" and not getattr(self.estimator, "uses_label", True):
             raise UserError(
                 f"reward.labels = {reward.labels!r} would be ignored: reward.estimator = "
-                f"{reward.estimator!r} weighs the voters' own answers and looks at no label; "
+                f"{self.name!r} weighs the voters' own answers and looks at no label; "
                 'choose another, for example "majority"'
             )
         self._failed: UserError | None = None
-        self.history: dict[str, tuple[Visit, ...]] = {}
+        self.history: dict[str, tuple[PastVote, ...]] = {}
         """Question id -> its earlier visits, oldest first."""
 
     def vote(self, group: CompletionGroup) -> Vote:
@@ -72,7 +85,7 @@ class Judge:
             label = labels.get(group.question.id)
             votes = vote.answers_G
             agrees_G = (False,) * len(votes) if label is None else self.grader.agree(votes, label)
-        ballot = Ballot(
+        voted = VotedGroup(
             group=group,
             vote=vote,
             label=label,
@@ -80,10 +93,9 @@ class Judge:
             history=self.history.get(group.question.id, ()),
             stream=(self.settings.seed, "reward", step, group.question.id),
         )
-        name = self.settings.reward.estimator
-        with blamed_on(name, "reward.estimator") if is_plugin(name) else nullcontext():
-            estimate = self.estimator.estimate(ballot)
-        return _checked(estimate, len(group.completions), name)
+        with errors_as_user_error(self.name, "reward.estimator") if self.foreign else nullcontext():
+            estimate = self.estimator.estimate(voted)
+        return _checked(estimate, len(group.completions), self.name)
 
     def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
         """Whether so many further votes cannot change who wins, not even by a tie.
@@ -102,21 +114,22 @@ class Judge:
     def remember(self, step: int, groups: list[CompletionGroup], estimates: list[Estimate]) -> None:
         """Make a finished step part of the history."""
         for group, estimate in zip(groups, estimates, strict=True):
-            visit = Visit(step, estimate.label, estimate.vote.share)
+            past = PastVote(step, estimate.label, estimate.vote.majority_ratio)
             earlier = self.history.get(group.question.id, ())
-            self.history[group.question.id] = (*earlier, visit)
+            self.history[group.question.id] = (*earlier, past)
 
     def state(self) -> dict[str, list[list[Any]]]:
         """The history as JSON: question id -> [step, label, share] of each visit."""
         return {
-            question: [[visit.step, visit.label, visit.share] for visit in visits]
-            for question, visits in self.history.items()
+            question: [[past.step, past.label, past.majority_ratio] for past in earlier]
+            for question, earlier in self.history.items()
         }
 
     def load_state(self, state: Mapping[str, list[list[Any]]]) -> None:
         """Go on with the history of a `state`."""
         self.history = {
-            question: tuple(Visit(*visit) for visit in visits) for question, visits in state.items()
+            question: tuple(PastVote(*visit) for visit in visits)
+            for question, visits in state.items()
         }
 
     def _vote(self, completions: Sequence[Completion]) -> Vote:
@@ -152,7 +165,7 @@ def _checked(returned: object, completions: int, name: str) -> Estimate:
     if not isinstance(estimate.vote, Vote):
         raise UserError(
             f"reward.estimator = {name!r}: vote is of type {type(estimate.vote).__name__}, "
-            "expected a ttrl.types.Vote, for example ballot.vote"
+            "expected a ttrl.types.Vote, for example voted.vote"
         )
     if not isinstance(estimate.label, str | None):
         raise UserError(
@@ -202,7 +215,7 @@ def _numbers(values: Iterable[Any] | None, kind: Callable[[Any], float]) -> Any:
 def in_background(
     judge: Callable[[CompletionGroup], Estimate],
 ) -> Iterator[tuple[Callable[[CompletionGroup], None], dict[str, Future[Estimate]]]]:
-    """Judge groups while others are still being sampled.
+    """GroupScorer groups while others are still being sampled.
 
     Yields a function that hands a group over and returns at once, and the futures by question id.
     An error or Ctrl-C does not wait for them: what has not begun is dropped.

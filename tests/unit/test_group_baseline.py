@@ -6,8 +6,9 @@ from dataclasses import replace
 import groups
 import pytest
 from groups import group
+from tiny_models import answer_of
 
-from ttrl.rewards import select
+from ttrl.rewards import GroupBaseline
 from ttrl.settings import Settings
 from ttrl.types import CompletionGroup, Estimate, TrainSample
 
@@ -32,15 +33,16 @@ def estimate(of: CompletionGroup, **changes: object) -> Estimate:
 
 
 def samples(voted, estimates, settings):
-    return select(voted, estimates, settings, step=1)[0]
+    return GroupBaseline(settings).assign(voted, estimates, step=1).samples
 
 
 def chosen_of(size: int, settings: Settings, step: int = 1, id: str = "q1", **changes: object):
     """The indices that are chosen of a group of this size."""
     voted = group(*["7"] * size, id=id)
-    found, (indices,) = select([voted], [estimate(voted, **changes)], settings, step)
+    assigned = GroupBaseline(settings).assign([voted], [estimate(voted, **changes)], step)
+    found, (indices,) = assigned.samples, assigned.chosen
     # The i-th completion is i + 1 tokens long.
-    assert [len(sample.completion_ids) - 1 for sample in found] == indices
+    assert [len(answer_of(sample)) - 1 for sample in found] == indices
     assert indices == sorted(set(indices))
     return indices
 
@@ -48,15 +50,15 @@ def chosen_of(size: int, settings: Settings, step: int = 1, id: str = "q1", **ch
 def test_first_completions_with_the_advantage_among_all_votes():
     voted = group("7", "8", "7", "7")
     assert samples([voted], [estimate(voted)], settings(2)) == [
-        TrainSample("q1", (7, 8, 9), (0,), (-0.5,), 0.25, 1.0),
-        TrainSample("q1", (7, 8, 9), (0, 1), (-0.5, -0.5), -0.75, 1.0),
+        TrainSample.of_answer("q1", (7, 8, 9), (0,), (-0.5,), 0.25, 1.0),
+        TrainSample.of_answer("q1", (7, 8, 9), (0, 1), (-0.5, -0.5), -0.75, 1.0),
     ]
 
 
 def test_advantage_setting_decides():
     voted = group("7", "8", "7", "7")
     chosen = samples([voted], [estimate(voted)], settings(4, "mean_std"))
-    assert [s.advantage for s in chosen] == pytest.approx([0.5, -1.5, 0.5, 0.5], rel=1e-5)
+    assert [s.advantages[0] for s in chosen] == pytest.approx([0.5, -1.5, 0.5, 0.5], rel=1e-5)
 
 
 def test_groups_without_anything_to_learn_stay_with_advantage_zero():
@@ -68,15 +70,15 @@ def test_groups_without_anything_to_learn_stay_with_advantage_zero():
     three = [unanimous, mixed, silent]
     chosen = samples(three, [estimate(g) for g in three], settings(3))
     assert [s.question_id for s in chosen] == ["unanimous"] * 3 + ["mixed"] * 3 + ["silent"] * 3
-    assert [s.advantage for s in chosen[:3] + chosen[6:]] == [0.0] * 6
-    assert [s.advantage for s in chosen[3:6]] == pytest.approx([1 / 3, 1 / 3, -2 / 3])
+    assert [s.advantages[0] for s in chosen[:3] + chosen[6:]] == [0.0] * 6
+    assert [s.advantages[0] for s in chosen[3:6]] == pytest.approx([1 / 3, 1 / 3, -2 / 3])
 
 
 def test_nothing_is_left_out():
     voted = group("7", "8", "9", None)
     own = estimate(voted, advantages_G=(0.0, 0.0, 0.0, -1.0))
-    assert [s.advantage for s in samples([voted], [own], settings(3))] == [0.0, 0.0, 0.0]
-    assert [s.advantage for s in samples([voted], [own], settings(4))] == [0.0, 0.0, 0.0, -1.0]
+    assert [s.advantages[0] for s in samples([voted], [own], settings(3))] == [0.0, 0.0, 0.0]
+    assert [s.advantages[0] for s in samples([voted], [own], settings(4))] == [0.0, 0.0, 0.0, -1.0]
 
 
 def test_estimators_own_advantages_mask_and_weight_are_kept():
@@ -85,11 +87,11 @@ def test_estimators_own_advantages_mask_and_weight_are_kept():
         voted, advantages_G=(1.0, 2.0, 3.0, 4.0), keep_G=(False, True, False, True), weight=0.5
     )
     chosen = samples([voted], [own], settings(2))
-    assert [(s.advantage, s.weight, len(s.completion_ids)) for s in chosen] == [
+    assert [(s.advantages[0], s.weight, len(answer_of(s))) for s in chosen] == [
         (2.0, 0.5, 2),
         (4.0, 0.5, 4),
     ]
-    assert [s.advantage for s in samples([voted], [own], settings(1))] == [2.0]
+    assert [s.advantages[0] for s in samples([voted], [own], settings(1))] == [2.0]
 
 
 def test_one_estimate_per_group():

@@ -1,0 +1,102 @@
+"""The Python API: what ``ttrl train`` does, for programs and notebooks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttrl.settings import Settings
+from ttrl.settings.recipe import load_settings
+
+if TYPE_CHECKING:  # importing ttrl loads nothing heavy
+    from rich.console import Console
+    from transformers import PreTrainedModel
+
+    from ttrl.rewards.estimators import RewardEstimator
+    from ttrl.trainer import Callback
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has come to its end.
+
+    Example: ``run.summary["after"]["pass@1"]``, ``run.metrics[-1]["vote/majority_ratio"]``,
+    ``run.model.generate(...)``.
+    """
+
+    path: Path
+    """Its folder."""
+    settings: Settings
+    """As they were resolved."""
+    summary: dict[str, Any]
+    """What ``summary.json`` holds."""
+
+    @cached_property
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of ``metrics.jsonl``, one per step; docs/metrics.md explains their names."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The trained model, loaded with transformers from ``model/``."""
+        from transformers import AutoModelForCausalLM
+
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(self.path / "model")
+        return model
+
+
+def train(
+    recipe: str | Path | Settings,
+    *,
+    model: str | None = None,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    run_dir: str | Path | None = None,
+    replay: str | Path | None = None,
+    resume: bool = False,
+    estimator: RewardEstimator | None = None,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+) -> Run:
+    """Train on unlabeled questions, in this process.
+
+    Args:
+        recipe: a shipped recipe's name, the path of a .toml file, or settings.
+        model: the starting model, as for ``ttrl train --model``.
+        overrides: settings by name, ``{"rollout.votes": 32}``, or as on the command line,
+            ``["rollout.votes=32"]``.
+        run_dir: the run's folder; None: runs/NAME.
+        replay: the rollouts folder of another run, whose answers are trained on.
+        resume: go on with the run in ``run_dir`` from its last checkpoint.
+        estimator: your own, in place of the one that ``reward.estimator`` names.
+        callbacks: called with a `ttrl.trainer.StepResult` after each step; a string that one of
+            them returns stops the run, for that reason.
+        console: where to show progress; None: on the screen.
+
+    Raises:
+        ttrl.UserError: for what you can put right; nothing is lost.
+    """
+    from rich.console import Console
+
+    from ttrl import trainer
+    from ttrl.report.display import Display
+    from ttrl.run.run_folder import RunFolder
+
+    settings = recipe
+    if not isinstance(settings, Settings):
+        settings = load_settings(str(recipe), model=model, overrides=overrides)
+    folder = RunFolder(Path(run_dir) if run_dir is not None else Path("runs") / settings.name)
+    summary = trainer.train(
+        settings,
+        folder,
+        Display(console or Console()),
+        None if replay is None else Path(replay),
+        resume=resume,
+        estimator=estimator,
+        callbacks=callbacks,
+    )
+    return Run(folder.path, settings, summary)

@@ -1,0 +1,234 @@
+"""A run's parts, made one after the other; what can be wrong with them is found here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ttrl.credit.credit import Credit
+from ttrl.credit.group_baseline import GroupBaseline
+from ttrl.data.questions import QuestionSet, load_questions, overlap
+from ttrl.data.source import QuestionList, QuestionSource
+from ttrl.evaluation.abstentions import AbstentionGuard
+from ttrl.evaluation.evaluation import Evaluation
+from ttrl.evaluation.guard import CollapseGuard, MismatchGuard
+from ttrl.learner.backends import make_trained_model
+from ttrl.learner.objective import Objective
+from ttrl.learner.policy_objective import PolicyObjective
+from ttrl.learner.snapshots import WeightSnapshots
+from ttrl.learner.trained_model import TrainedModel
+from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
+from ttrl.plan.planned import planned_memory
+from ttrl.report.display import Display
+from ttrl.rewards.labels import LabelSource, OwnVotes, ReferenceAnswers, Teacher
+from ttrl.rewards.scorer import GroupScorer
+from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
+from ttrl.rollout.engines.recorded import RecordedEngine
+from ttrl.rollout.pool import RolloutPool, make_pool
+from ttrl.rollout.sampling import voting
+from ttrl.rollout.workflow import Workflow, make_workflow
+from ttrl.run.preflight import refuse_impossible
+from ttrl.run.resume import model_digests
+from ttrl.run.stateful import Clock, Generators, Stateful
+from ttrl.settings import Settings
+from ttrl.system.ranks import Ranks
+from ttrl.system.rng import make_repeatable
+from ttrl.types import AnswerKey, Question, UserError
+
+
+@dataclass
+class Parts:
+    """What a run is made of."""
+
+    settings: Settings
+    display: Display
+    ranks: Ranks
+    tokenizer: PreTrainedTokenizerBase
+    source: QuestionSource
+    key: AnswerKey
+    """Of the training questions: for metrics only."""
+    evaluations: tuple[Evaluation, ...]
+    """What is measured before and after; none in a replay, which records no such answers."""
+    model: TrainedModel
+    objective: Objective
+    digests: dict[str, str]
+    """Of the model before training, see `model_digests`."""
+    labels: LabelSource
+    scorer: GroupScorer
+    workflow: Workflow
+    credit: Credit
+    pool: RolloutPool
+    sampling_ranks: Ranks
+    """The ranks, as the thread that samples talks to them."""
+    total: int
+    """Steps of the run, by which the learning rate goes."""
+    last: int
+    """The last step that can be made: a record may end before the run does."""
+    replayed: bool
+    """Whether answers are read from a record."""
+    collapse: CollapseGuard
+    abstention: AbstentionGuard
+    mismatch: MismatchGuard
+    snapshots: WeightSnapshots | None
+    planned: dict[str, float]
+    """GiB of a GPU by phase, see `planned_memory`."""
+    clock: Clock
+
+    def stateful(self) -> dict[str, Stateful]:
+        """Return the parts that a checkpoint holds, in the order in which they are put back."""
+        named: dict[str, object] = {
+            "policy": self.model,
+            "history": self.scorer,
+            "guard": self.collapse,
+            "abstention": self.abstention,
+            "snapshots": self.snapshots,
+            "labels": self.labels,
+            "clock": self.clock,
+        }
+        return {name: part for name, part in named.items() if isinstance(part, Stateful)}
+
+    def stateful_engine(self) -> dict[str, Stateful]:
+        """Return those that are put back when the engine has the model's weights."""
+        return {"pool": self.pool, "generators": Generators(self.ranks)}
+
+    def first_questions(self, wanted: int) -> list[Question]:
+        """Return the first questions that training asks, so many of them."""
+        asked = chain.from_iterable(map(self.source.questions, count(1)))
+        return list(islice(asked, wanted))
+
+
+def build(
+    settings: Settings,
+    display: Display,
+    scorer: GroupScorer,
+    replay: Path | None,
+    ranks: Ranks,
+) -> Parts:
+    """Read data and model, and start the engine, which is then at the model's weights.
+
+    Raises:
+        UserError: for whatever is wrong with them.
+    """
+    clock = Clock()
+    make_repeatable(settings.threads, settings.seed)
+    refuse_impossible(settings, replay, ranks)
+    tokenizer = load_tokenizer(settings.model)
+    source, key, evaluations = load_data(settings, tokenizer, scorer, display)
+    total = total_steps(settings, source)
+    model = make_trained_model(settings, ranks)
+    digests = model_digests(model, getattr(torch, settings.model.dtype))
+    labels = label_source(settings, key, model, ranks)
+    # Rollouts may go on while the update talks to the other ranks.
+    sampling_ranks = ranks.own_group() if settings.rollout.overlap else ranks
+    last = total
+    if replay is None:
+        model.offload()  # vLLM starts only if all of its share of the GPU is free
+        pool = make_pool(settings, tokenizer, sampling_ranks, load_weights=False)
+    else:
+        engine = RecordedEngine(replay)
+        last, evaluations = min(total, engine.steps), ()
+        pool = RolloutPool(engine, sampling_ranks)
+    pool.push_weights(model)
+    stopping = settings.guard.on_collapse == "stop"
+    return Parts(
+        settings=settings,
+        display=display,
+        ranks=ranks,
+        tokenizer=tokenizer,
+        source=source,
+        key=key,
+        evaluations=evaluations,
+        model=model,
+        objective=PolicyObjective.of(settings, model),
+        digests=digests,
+        labels=labels,
+        scorer=scorer,
+        workflow=make_workflow(settings),
+        credit=GroupBaseline(settings),
+        pool=pool,
+        sampling_ranks=sampling_ranks,
+        total=total,
+        last=last,
+        replayed=replay is not None,
+        collapse=CollapseGuard(settings.guard, source.window),
+        abstention=AbstentionGuard(settings, scorer.extract),
+        mismatch=MismatchGuard(settings.guard.sampler_kl),
+        snapshots=WeightSnapshots(model, source.window) if stopping else None,
+        planned=planned_memory(settings, ranks.count, display.note),
+        clock=clock,
+    )
+
+
+def load_data(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, scorer: GroupScorer, display: Display
+) -> tuple[QuestionSource, AnswerKey, tuple[Evaluation, ...]]:
+    """Load what is asked in training, its answer key, and what is measured: that and more."""
+    train_set = load_questions(settings.data.train, settings.data, tokenizer)
+    held_out = QuestionSet((), AnswerKey(), ())
+    if settings.data.held_out is not None:
+        held_out = load_questions(settings.data.held_out, settings.data.as_held_out(), tokenizer)
+    display.rejected((*train_set.rejected, *held_out.rejected))
+    for remark in (*train_set.remarks, *held_out.remarks):
+        display.note(remark)
+    outline = load_outline(settings.model)
+    asked = (*train_set.questions, *(q for q in held_out.questions if q.id in held_out.key.answers))
+    refuse_absent_ids(asked, outline, tokenizer)
+    refuse_overflow(asked, voting(settings), context_room(outline))
+    if shared := overlap(train_set, held_out):
+        display.note(
+            f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
+            f"trained on, for example {shared[0]!r}"
+        )
+    source = _question_list(settings, train_set.questions, display)
+    ks = (1, settings.evaluation.samples)
+    evaluations = tuple(
+        Evaluation(settings, scorer.extract, scorer.grader, name, questions, ks)
+        for name, questions in (("train", train_set), ("held_out", held_out))
+    )
+    return source, train_set.key, evaluations
+
+
+def _question_list(
+    settings: Settings, questions: Sequence[Question], display: Display
+) -> QuestionList:
+    per_step = settings.rollout.questions_per_step
+    source = QuestionList(questions, per_step, settings.seed, settings.epochs)
+    if source.left_out:
+        display.note(
+            f"each pass leaves out {source.left_out} of {len(questions)} questions, others each "
+            f"time: rollout.questions_per_step = {per_step} does not divide them"
+        )
+    return source
+
+
+def total_steps(settings: Settings, source: QuestionSource) -> int:
+    """Count the steps of the run: all that the source has, unless ``max_steps`` is less.
+
+    Raises:
+        UserError: if neither says where the run ends.
+    """
+    ends = [steps for steps in (source.total, settings.max_steps) if steps is not None]
+    if not ends:
+        raise UserError(
+            f"data.train = {settings.data.train!r} has no end: set max_steps, by which the "
+            "learning rate goes"
+        )
+    return min(ends)
+
+
+def label_source(
+    settings: Settings, key: AnswerKey, model: TrainedModel, ranks: Ranks
+) -> LabelSource:
+    """Make what ``reward.labels`` asks for; a teacher starts from the model's present weights."""
+    match settings.reward.labels:
+        case "votes":
+            return OwnVotes()
+        case "teacher":
+            return Teacher(model, settings.reward.teacher_decay, ranks)
+        case "ground_truth":
+            return ReferenceAnswers(key)

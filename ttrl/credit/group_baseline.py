@@ -1,0 +1,84 @@
+"""Advantages against the group's own answers, and which of them are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ttrl.credit.advantages import group_advantages
+from ttrl.credit.credit import Assigned
+from ttrl.settings import Settings
+from ttrl.system.rng import generator
+from ttrl.types import CompletionGroup, Estimate, TrainSample
+
+
+class GroupBaseline:
+    """Compares each answer with the others of its group (GRPO, Dr. GRPO, RLOO)."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read ``reward.advantages``, ``.selection``, ``policy.trained_samples`` and ``seed``."""
+        self.settings = settings
+
+    def assign(
+        self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], step: int
+    ) -> Assigned:
+        """Choose what one update phase trains on, group by group, in sample order.
+
+        Advantages are the estimator's own or, failing that, those of `group_advantages` over all
+        votes; `choose` says which completions are trained on. Samples without an advantage
+        (everybody agreed, or nobody answered) stay: they count in the means of the loss, and the
+        objective knows when they need no forward pass.
+        """
+        samples: list[TrainSample] = []
+        chosen: list[list[int]] = []
+        for group, estimate in zip(groups, estimates, strict=True):
+            advantages_G = estimate.advantages_G
+            if advantages_G is None:
+                advantages_G = group_advantages(estimate.rewards_G, self.settings.reward.advantages)
+            chosen.append(choose(group, estimate, advantages_G, self.settings, step))
+            for i in chosen[-1]:
+                completion = group.completions[i]
+                samples.append(
+                    TrainSample.of_answer(
+                        group.question.id,
+                        group.question.prompt_ids,
+                        completion.token_ids,
+                        completion.logprobs,
+                        advantages_G[i],
+                        estimate.weight,
+                    )
+                )
+        return Assigned(samples, chosen)
+
+
+def choose(
+    group: CompletionGroup,
+    estimate: Estimate,
+    advantages_G: Sequence[float],
+    settings: Settings,
+    step: int,
+) -> list[int]:
+    """Indices of a group's completions that are trained on, in sample order.
+
+    ``policy.trained_samples`` of those that the estimator keeps, or all if they are fewer, by
+    ``reward.selection``:
+
+    - ``first``: the first ones, as in the paper.
+    - ``random``: drawn anew in each step, from a stream of their own.
+    - ``balanced``: the first with a positive advantage, and the first without; half of each (of an
+      odd number, one less with), unless there are too few of one kind.
+    """
+    keep_G = estimate.keep_G or (True,) * len(estimate.rewards_G)
+    kept = [i for i, keep in enumerate(keep_G) if keep]
+    wanted = min(settings.policy.trained_samples, len(kept))
+    match settings.reward.selection:
+        case "first":
+            return kept[:wanted]
+        case "random":
+            rng = generator(settings.seed, "selection", step, group.question.id)
+            return sorted(rng.choice(kept, wanted, replace=False).tolist()) if kept else []
+        case "balanced":
+            positive = [i for i in kept if advantages_G[i] > 0]
+            others = [i for i in kept if advantages_G[i] <= 0]
+            quota = max(wanted // 2, wanted - len(others))
+            positive = positive[:quota]
+            return sorted(positive + others[: wanted - len(positive)])

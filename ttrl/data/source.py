@@ -1,0 +1,76 @@
+"""Where a run's questions come from: which of them a step asks, as a pure function of the step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ttrl.system.rng import generator
+from ttrl.types import Question, UserError
+
+
+class QuestionSource(Protocol):
+    """Says what each step asks; it has no cursor, so there is nothing to save."""
+
+    @property
+    def total(self) -> int | None:
+        """How many steps it has; None: it has no end."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """How many steps belong together, as a pass over a list does: what guards compare."""
+        ...
+
+    def questions(self, step: int) -> list[Question]:
+        """Return the questions of a step, counted from 1."""
+        ...
+
+    def digest(self) -> str:
+        """Return what tells it from another source of the same settings."""
+        ...
+
+
+class QuestionList:
+    """A list of questions: every epoch is its own shuffle; its last incomplete step is dropped."""
+
+    def __init__(
+        self, questions: Sequence[Question], per_step: int, seed: int, epochs: int = 1
+    ) -> None:
+        """Order ``questions`` in steps of ``per_step``, so many ``epochs`` long.
+
+        Raises:
+            UserError: if there are too few questions for one step.
+        """
+        if len(questions) < per_step:
+            raise UserError(
+                f"rollout.questions_per_step = {per_step}, but only {len(questions)} training "
+                "questions were loaded; lower it"
+            )
+        self.all = questions
+        self.per_step = per_step
+        self.seed = seed
+        self.window = len(questions) // per_step
+        self.total = epochs * self.window
+
+    @property
+    def left_out(self) -> int:
+        """Questions that a pass does not ask; other ones in each."""
+        return len(self.all) % self.per_step
+
+    def questions(self, step: int) -> list[Question]:
+        """Return the questions of a step, counted from 1."""
+        epoch, i = divmod(step - 1, self.window)
+        shuffled = generator(self.seed, "order", epoch).permutation(len(self.all))
+        picked: np.ndarray = shuffled[i * self.per_step : (i + 1) * self.per_step]
+        return [self.all[j] for j in picked]
+
+    def digest(self) -> str:
+        """Return a digest of all questions, in order."""
+        digest = hashlib.sha256()
+        for question in self.all:
+            digest.update(repr((question.id, question.prompt_ids)).encode())
+        return digest.hexdigest()

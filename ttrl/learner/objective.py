@@ -1,0 +1,51 @@
+"""What a trained model minimizes: the protocol, and what one micro-batch of it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ttrl.types import PackedBatch, TrainSample
+
+Network = Callable[..., Any]
+"""A `ttrl.models.packed_model.PackedModel`, or what wraps it: (batch, **options of the head)."""
+
+LogProbs = Callable[[Sequence[TrainSample]], list[tuple[float, ...]]]
+"""The trained model's own log-probs of what each sample trains on, by all ranks together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The loss of one micro-batch, and what is to be said of its tokens."""
+
+    loss: Tensor
+    """Scalar: a sum over tokens of token weight x token loss, which normalizes it."""
+    means: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, [T] each: averaged over the trained tokens of the optimizer step."""
+    largest: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, [T] each: of which the step's largest is reported."""
+
+
+class Objective(Protocol):
+    """A loss on packed batches; `ttrl.learner.policy_objective` has the policy's."""
+
+    def has_gradient(self, sample: TrainSample) -> bool:
+        """Whether the sample can have one; those that cannot cost no forward pass."""
+        ...
+
+    def token_weights(self, samples: Sequence[TrainSample]) -> list[float]:
+        """Return the weight of each token of each sample, over one optimizer step of all ranks."""
+        ...
+
+    def prepared(
+        self, steps: Sequence[Sequence[TrainSample]], logprobs: LogProbs
+    ) -> list[Sequence[TrainSample]]:
+        """Complete the samples of a rollout's optimizer steps, before the first one is taken."""
+        ...
+
+    def loss(self, network: Network, batch: PackedBatch) -> Loss:
+        """Compute the loss of a micro-batch; pure."""
+        ...

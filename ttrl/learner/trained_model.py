@@ -1,0 +1,343 @@
+"""A model that is trained: from samples and an objective to optimizer steps.
+
+`TrainedModel` is what `ttrl.learner.local` (one process) and `ttrl.learner.zero3` (shards on many)
+have in common. A step's micro-batches are dealt over the ranks, and all normalization is in the
+token weights, so that one process, many ranks and any packing give the same step, up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from itertools import islice
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from ttrl_kernels import chosen_backend
+
+from ttrl.learner.objective import Loss, Objective
+from ttrl.models import lora
+from ttrl.models.packed_model import PackedModel
+from ttrl.models.packing import batch_of, deal, pack
+from ttrl.models.recompute import recompute
+from ttrl.settings import Settings
+from ttrl.system.ranks import Ranks
+from ttrl.system.rng import strictly_deterministic
+from ttrl.types import PackedBatch, TrainSample, UpdateResult, UserError
+
+
+def needs_reference(settings: Settings) -> bool:
+    """Say whether a copy of the starting model is to be kept, as it is, for the KL term.
+
+    Without adapters a model that has some is the starting one.
+    """
+    return settings.loss.kl_coef > 0 and settings.lora.rank is None
+
+
+KINDS = ("weights", "exp_avg", "exp_avg_sq")
+"""What there is of every trained parameter: itself, and AdamW's moments of its gradient."""
+
+
+class TrainedModel(ABC):
+    """A language model whose weights optimizer steps change."""
+
+    network: torch.nn.Module
+    """A `PackedModel` of the model, or what wraps it."""
+    reference: torch.nn.Module | None
+    """A `PackedModel` of the starting model, frozen, where `needs_reference`."""
+
+    def __init__(self, model: PreTrainedModel, settings: Settings, ranks: Ranks) -> None:
+        """Take over ``model``, loaded by `ttrl.models.packed_model.load_policy_model`."""
+        if settings.lora.rank is not None:
+            lora.add_adapters(model, settings)
+        self.model = model
+        self.settings = settings
+        self.ranks = ranks
+        self.kernels = chosen_backend(model.device.type)
+        """Which row backend computes the loss; they agree up to rounding."""
+        recompute(model, settings.memory)
+
+    @staticmethod
+    def _packed(model: PreTrainedModel, settings: Settings) -> PackedModel:
+        """``model`` as a function of batches."""
+        return PackedModel(model, getattr(torch, settings.model.dtype))
+
+    @abstractmethod
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """All parameters, whole, by their transformers names; tied ones once.
+
+        Adapters are merged into what they stand beside. All ranks must walk through them together
+        and to the end.
+        """
+
+    def hand_over(self, take: Callable[[Iterator[tuple[str, torch.Tensor]]], None]) -> None:
+        """Have rank 0 ``take`` the `named_weights`, one by one, while the other ranks help.
+
+        Raises:
+            UserError: on all ranks, what ``take`` raised; also what the system would not do.
+        """
+        weights = self.named_weights()
+        failed: UserError | OSError | None = None
+        if self.ranks.is_main:
+            try:
+                take(weights)
+            except (UserError, OSError) as error:
+                failed = error
+        for _ in weights:  # to the end: whoever stopped early would leave the others waiting
+            pass
+
+        def say() -> None:
+            if failed is not None:
+                raise failed
+
+        self.ranks.on_rank_zero(say)
+
+    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """What the optimizer changes: all parameters, or the adapters."""
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
+    @abstractmethod
+    def offload(self) -> None:
+        """Give up what GPU memory a rollout may use; `reload` before the next update."""
+
+    @abstractmethod
+    def reload(self) -> None:
+        """Take back what `offload` gave up."""
+
+    @abstractmethod
+    def _sizes(self) -> dict[str, int]:
+        """Count the numbers of each parameter that is trained, whole, by name."""
+
+    def shard_sizes(self, kinds: Sequence[str] = KINDS) -> dict[str, int]:
+        """Count the numbers of each tensor that `shards` gives a part of, whole, by key."""
+        known = kinds if self.steps_taken else [kind for kind in kinds if kind == "weights"]
+        sizes = self._sizes()
+        return {f"{kind}/{name}": size for kind in known for name, size in sizes.items()}
+
+    @abstractmethod
+    def shards(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
+        """Copy to the CPU what this rank holds and trains of the ``kinds``, flat, in float32.
+
+        The key of a parameter's weight is ``weights/NAME``, and so on. Shards of all ranks, one
+        after the other, are the whole, with nothing or some zeros behind it; all are as long, the
+        size divided by the number of ranks, rounded up. Before the first step there are no
+        moments.
+        """
+
+    @abstractmethod
+    def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
+        """Put `shards` back; kinds that are left out stay as they are."""
+
+    def state(self) -> dict[str, int]:
+        """Return what decides the next updates besides the `shards`, as JSON."""
+        return {"steps_taken": self.steps_taken}
+
+    def load_state(self, state: Mapping[str, int]) -> None:
+        """Go on from a `state`, whose `shards` are then to be loaded."""
+        if steps := state["steps_taken"]:
+            self._make_moments()
+            self._set_steps_taken(steps)
+
+    @property
+    @abstractmethod
+    def steps_taken(self) -> int:
+        """Optimizer steps so far: AdamW's moments are corrected by it."""
+
+    @abstractmethod
+    def _set_steps_taken(self, steps: int) -> None: ...
+
+    @abstractmethod
+    def _make_moments(self) -> None:
+        """Make what the optimizer itself makes in its first step."""
+
+    @abstractmethod
+    def _zero_grad(self) -> None:
+        """Forget the gradients of an earlier step."""
+
+    @abstractmethod
+    def _backward(self, loss: torch.Tensor) -> None:
+        """Add the loss's gradients to those of this step, summed over ranks."""
+
+    @abstractmethod
+    def _gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """This rank's share of the step's gradients, parameter by parameter: not copies of all."""
+
+    def _gradient_norm(self) -> torch.Tensor:
+        """Of this rank's share, in float32."""
+        norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for _, g in self._gradients()]
+        norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return norm
+
+    @abstractmethod
+    def _apply(self, rate: float, grad_norm: torch.Tensor) -> None:
+        """Clip the gradients, whose norm this is, and take the optimizer step."""
+
+    @torch.no_grad()
+    def reference_logp(self, batch: PackedBatch) -> torch.Tensor:
+        """Compute the starting model's log-probs [T] of a batch's targets.
+
+        Without a `reference` it is the model without its adapters.
+        """
+        logp_T: torch.Tensor
+        temperature = self.settings.rollout.temperature
+        if self.reference is not None:
+            logp_T = self.reference(batch, temperature=temperature).logp_T
+        else:
+            with lora.without_adapters(self.model):
+                logp_T = self.network(batch, temperature=temperature).logp_T
+        return logp_T
+
+    @torch.no_grad()
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
+        """Compute the log-prob of each trained token, at the temperature of the rollouts.
+
+        All ranks call this together, with the same samples, and share the work.
+        """
+        room, ranks = self.settings.memory.tokens_per_batch, self.ranks
+        temperature = self.settings.rollout.temperature
+        own: dict[int, tuple[float, ...]] = {}
+        for chosen in deal(samples, room, ranks.count)[ranks.rank :: ranks.count]:
+            together = [samples[i] for i in chosen]
+            batch = _to(batch_of(together, [0.0] * len(together)), self.model.device)
+            logp_T = self.network(batch, temperature=temperature).logp_T
+            values = iter(logp_T[batch.targets_T >= 0].tolist())
+            own |= {i: tuple(islice(values, len(samples[i].logprobs))) for i in chosen}
+        found = ranks.gather_dict(own)
+        return [found[i] for i in range(len(samples))]
+
+    @strictly_deterministic()
+    def update(
+        self, samples: Sequence[TrainSample], objective: Objective, rate: float
+    ) -> list[UpdateResult]:
+        """Train on ``samples``, in order, ``sequences_per_update`` of them per optimizer step.
+
+        Args:
+            samples: chosen from one rollout; the same on all ranks.
+            objective: what to minimize.
+            rate: the learning rate of these steps.
+
+        Returns:
+            One result per optimizer step; steps without any gradient are not taken.
+
+        Raises:
+            FloatingPointError: on all ranks, if a sample, a loss or a gradient is not finite; the
+                weights are then those before the step.
+        """
+        size = self.settings.policy.sequences_per_update
+        steps = [samples[i : i + size] for i in range(0, len(samples), size)]
+        steps = [step for step in steps if any(map(objective.has_gradient, step))]
+        return [
+            self._optimizer_step(step, objective, rate)
+            for step in objective.prepared(steps, self.logprobs)
+        ]
+
+    def _optimizer_step(
+        self, samples: Sequence[TrainSample], objective: Objective, rate: float
+    ) -> UpdateResult:
+        started = time.perf_counter()
+        self._refuse_bad_samples(samples)
+        weights = objective.token_weights(samples)
+        live = [i for i, s in enumerate(samples) if objective.has_gradient(s)]
+        batches = pack(
+            [samples[i] for i in live],
+            [weights[i] for i in live],
+            self.settings.memory.tokens_per_batch,
+            self.ranks.count,
+        )
+        own = _Sums()
+        self._zero_grad()
+        for batch in batches[self.ranks.rank :: self.ranks.count]:
+            loss = objective.loss(self.network, _to(batch, self.model.device))
+            self._backward(loss.loss)
+            own.add(batch, loss)  # waits for the GPU: there is work queued by now
+        own_norm = self._gradient_norm()
+        sums = _Sums.over(self.ranks.gather(own))
+        # Each rank holds a share of every gradient: their squares add up.
+        norms = torch.stack(self.ranks.gather(own_norm.cpu()))
+        grad_norm = torch.linalg.vector_norm(norms) if len(norms) > 1 else norms[0]
+        self._refuse_non_finite(sums.loss, grad_norm)
+        self._apply(rate, grad_norm)
+        return UpdateResult(
+            loss=sums.loss,
+            grad_norm=grad_norm.item(),
+            learning_rate=rate,
+            tokens=sums.tokens,
+            sequences=len(live),
+            skipped_sequences=len(samples) - len(live),
+            seconds=time.perf_counter() - started,
+            means={name: total / sums.tokens for name, total in sums.totals.items()},
+            largest=sums.largest,
+        )
+
+    def _refuse_bad_samples(self, samples: Sequence[TrainSample]) -> None:
+        """Raise, on all ranks alike, if a sample brings a number that is not finite."""
+        for sample in samples:
+            numbers = {
+                "advantage": sample.advantages,
+                "weight": (sample.weight,),
+                "sampler log-prob": sample.logprobs,
+            }
+            for what, values in numbers.items():
+                bad = [value for value in values if not math.isfinite(value)]
+                if bad:
+                    self._zero_grad()
+                    raise FloatingPointError(
+                        f"the update is not finite: question {sample.question_id!r} has "
+                        f"{len(bad)} of {len(values)} {what}s {bad[0]}; the weights are unchanged"
+                    )
+
+    def _refuse_non_finite(self, loss: float, grad_norm: torch.Tensor) -> None:
+        """Raise before clipping spreads a NaN to all weights; every rank knows and raises."""
+        if math.isfinite(loss) and bool(torch.isfinite(grad_norm)):
+            return
+        bad = [name for name, g in self._gradients() if not bool(torch.isfinite(g).all())]
+        bad = list(dict.fromkeys(name for part in self.ranks.gather(bad) for name in part))
+        self._zero_grad()
+        raise FloatingPointError(
+            f"the update is not finite (loss {loss}, gradient norm {grad_norm.item()}, "
+            f"gradients of {bad[:3] or 'no parameter'}); the weights are unchanged; lower "
+            "optimizer.learning_rate"
+        )
+
+
+def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    moved: dict[str, Any] = {
+        name: value.to(device) if torch.is_tensor(value) else value
+        for name, value in values.items()
+    }
+    return PackedBatch(**moved)
+
+
+class _Sums:
+    """Sums over the trained tokens of an optimizer step."""
+
+    def __init__(self) -> None:
+        self.loss, self.tokens = 0.0, 0
+        self.totals: dict[str, float] = {}
+        self.largest: dict[str, float] = {}
+
+    def add(self, batch: PackedBatch, loss: Loss) -> None:
+        """Add one micro-batch; ``batch`` is where it came from, on the CPU."""
+        live_T = batch.token_weights_T != 0
+        self.loss += loss.loss.item()
+        self.tokens += int(live_T.sum())
+        for name, value_T in loss.means.items():
+            total = value_T.cpu()[live_T].sum().item()
+            self.totals[name] = self.totals.get(name, 0.0) + total
+        for name, value_T in loss.largest.items():
+            values = value_T.cpu()[live_T].tolist()
+            self.largest[name] = max([self.largest.get(name, -math.inf), *values])
+
+    @classmethod
+    def over(cls, parts: Sequence[_Sums]) -> _Sums:
+        """Add up all ranks' sums."""
+        whole = cls()
+        whole.loss, whole.tokens = sum(p.loss for p in parts), sum(p.tokens for p in parts)
+        whole.totals = {name: sum(p.totals[name] for p in parts) for name in parts[0].totals}
+        whole.largest = {name: max(p.largest[name] for p in parts) for name in parts[0].largest}
+        return whole

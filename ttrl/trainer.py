@@ -1,0 +1,481 @@
+"""Test-time reinforcement learning, from top to bottom (TTRL, arXiv 2504.16084).
+
+A step samples many answers to a few unlabeled questions, lets them vote, rewards those that agree
+with the majority, and moves the policy towards them:
+
+    questions -> groups -> estimates -> samples -> updates
+
+`ttrl.build` makes the parts; `Trainer.step` is the loop's body. Reference answers, where a data set
+has them, go to `Evaluation` and `labelled_metrics` only. Both return numbers to be written down and
+nothing else, so training with the answers removed or shuffled gives the same weights, bit for bit
+(tests/e2e/test_labels.py). The one exception must be asked for twice:
+``reward.labels = "ground_truth"`` with ``reward.allow_ground_truth``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+from ttrl.answers import Grader
+from ttrl.build import Parts, build
+from ttrl.evaluation.evaluation import Scores
+from ttrl.evaluation.metrics import (
+    evaluation_metrics,
+    labelled_metrics,
+    update_metrics,
+    vote_metrics,
+)
+from ttrl.learner.optimizer import learning_rate
+from ttrl.report.display import Display
+from ttrl.rewards.estimators import RewardEstimator
+from ttrl.rewards.scorer import GroupScorer, in_background
+from ttrl.rollout.agreement import Agreement
+from ttrl.rollout.pool import closed_at_the_end
+from ttrl.rollout.sampling import verifying, voting
+from ttrl.run.checkpoint import Checkpoint
+from ttrl.run.identity import Identity
+from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost
+from ttrl.run.run_folder import RunFolder, Summary
+from ttrl.run.saving import Checkpoints, refuse_separate_disks
+from ttrl.run.stateful import restore, shards_of, states_of
+from ttrl.settings import Settings
+from ttrl.system.memory import memory_metrics, memory_suffices
+from ttrl.system.ranks import join_ranks, leave_ranks
+from ttrl.system.watchdog import Watchdog
+from ttrl.types import (
+    CompletionGroup,
+    Estimate,
+    Question,
+    TrainSample,
+    UpdateResult,
+    UserError,
+    WeightSource,
+)
+
+Rollout = tuple[list[CompletionGroup], list[Estimate]]
+"""What was sampled in a step, and what it is worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step was, for callbacks."""
+
+    step: int
+    groups: Sequence[CompletionGroup]
+    estimates: Sequence[Estimate]
+    metrics: dict[str, float]
+    """Its line in ``metrics.jsonl``."""
+
+
+Callback = Callable[[StepResult], str | None]
+"""Is called after each step, on every rank; a reason that it returns stops the run."""
+
+
+def train(
+    settings: Settings,
+    folder: RunFolder,
+    display: Display,
+    replay: Path | None = None,
+    *,
+    resume: bool = False,
+    estimator: RewardEstimator | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Summary:
+    """Train as ``settings`` say, in a new ``folder``; returns what ``summary.json`` holds.
+
+    Args:
+        settings: of the run.
+        folder: where it leaves what it finds.
+        display: where it shows how far it is.
+        replay: the ``rollouts`` folder of a run, whose answers are trained on again: nothing is
+            sampled, so nothing is measured before and after either.
+        resume: ``folder`` is that of a run that was interrupted, which goes on from its newest
+            complete checkpoint.
+        estimator: takes the place of the one that ``reward.estimator`` names.
+        callbacks: are called after each step.
+
+    Raises:
+        UserError: for what the user can put right about settings, model, data or folder. The
+            folder is made only after all of them have been read.
+    """
+    ranks = join_ranks()
+    if replay is not None and replay.resolve() == (folder.path / "rollouts").resolve():
+        raise UserError(
+            f"--replay {replay}: this run writes its own answers there; name the rollouts of the "
+            "run that was recorded"
+        )
+    checkpoint: Checkpoint | None = None
+    with folder, Grader(settings.answers) as grader:
+        if resume:
+            checkpoint = ranks.on_rank_zero(lambda: find_start(settings, folder, display))
+        else:
+            ranks.on_rank_zero(folder.refuse_existing)
+        watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", after_a_hang(folder))
+        with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
+            scorer = GroupScorer(settings, grader, estimator)
+            parts = build(settings, display, scorer, replay, ranks)
+        with closed_at_the_end(parts.pool, ranks):
+            trainer = Trainer(parts, folder, watchdog, callbacks)
+            if checkpoint is not None:
+                trainer.restore(checkpoint)
+            trainer.verify()
+            ranks.on_rank_zero(
+                lambda: (
+                    folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
+                )
+            )
+            with nothing_lost(folder, settings):
+                summary = trainer.run()
+    leave_ranks()
+    return summary
+
+
+class Trainer:
+    """One run, from where it begins to its end."""
+
+    def __init__(
+        self, parts: Parts, folder: RunFolder, watchdog: Watchdog, callbacks: Sequence[Callback]
+    ) -> None:
+        """Begin at step 0 with these ``parts``."""
+        self.parts, self.settings, self.ranks = parts, parts.settings, parts.ranks
+        self.folder, self.watchdog, self.callbacks = folder, watchdog, callbacks
+        self.display = parts.display
+        self.done = 0
+        """Steps."""
+        self.before: dict[str, Scores] = {}
+        self.after: dict[str, Scores] = {}
+        """What was measured before training, and last."""
+        self.agreement: Agreement | None = None
+        self.sampler = ThreadPoolExecutor(1, thread_name_prefix="rollout")
+        self.ahead: Future[Rollout] | None = None
+        """The next step's rollout, where ``rollout.overlap`` has begun it."""
+
+    def run(self) -> Summary:
+        """Train, measure before and after, and write everything down."""
+        parts, every = self.parts, self.settings.evaluation.every
+        self._say_what_was_found()
+        stopped: str | None = None
+        saving = Checkpoints(self.folder.checkpoints, self.settings.checkpoint, self.ranks)
+        self.saving = saving  # not before the folder is there
+        with self.display.training(parts.total, self.done), saving:
+            if self.done == 0:
+                self.before = self.after = self._measure(0)
+            while self.done < parts.last and not stopped:
+                saving.check()
+                step = self.done + 1
+                result = self.step(step)
+                stopped = self._reason_to_stop(result)
+                self.push_weights()
+                if stopped or step == parts.last or (every and step % every == 0):
+                    self.after = self._measure(step)
+                    result.metrics.update(evaluation_metrics(self.after))
+                self.ranks.on_rank_zero(partial(self.folder.add_step, result.metrics))
+                self.display.step(step, parts.total, result.metrics)
+                self.done = step
+                if saving.due(step, parts.last) and not stopped:
+                    self._save(result)
+            with self._limited("save"):
+                saving.finish()
+        return self._finish(stopped)
+
+    def step(self, step: int) -> StepResult:
+        """Sample, let vote, assign credit, and update the policy."""
+        parts, begun = self.parts, time.perf_counter()
+        with self._limited("rollout"):
+            groups, estimates = self._rollout(step) if self.ahead is None else self.ahead.result()
+        sampled = time.perf_counter()
+        metrics = {
+            "step": step,
+            "rollout/updates_behind": parts.pool.policy_version - groups[0].policy_version,
+            "time/rollout_s": sampled - begun,
+            **memory_metrics("rollout"),
+        }
+        assigned = parts.credit.assign(groups, estimates, step)
+        scorer, chosen = parts.scorer, assigned.chosen
+        metrics |= vote_metrics(groups, estimates, scorer.history, scorer.grader, chosen)
+        metrics |= labelled_metrics(groups, estimates, parts.key, scorer.grader, chosen)
+        scorer.remember(step, groups, estimates)
+        self.ahead = self._rollout_ahead(step)
+        if self.ahead is None:
+            parts.pool.sleep()
+        updates = self._update(assigned.samples, step)
+        metrics |= update_metrics(updates)
+        metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
+        metrics |= self._figures_of_the_start(step, metrics)
+        return StepResult(step, groups, estimates, metrics)
+
+    # -----------------------------------------------------------------------------------------
+    # Parts of a step
+
+    def _rollout(self, step: int) -> Rollout:
+        """Sample a step's groups, and judge them while others are still being sampled.
+
+        Each rank judges the groups that it samples. Both are on disk when they are known: what
+        fails in judging is raised when all groups have been sampled and kept.
+        """
+        parts, ranks = self.parts, self.parts.sampling_ranks
+        questions = parts.source.questions(step)
+        labels = parts.labels.labels_for(questions, step, self._elect)
+        judge = partial(parts.scorer.estimate, labels=labels, step=step)
+        early = parts.scorer.decided if self.settings.rollout.stop_when_decided else None
+        with (
+            self.display.bar(f"step {step}: sampling", len(questions)) as bar,
+            in_background(judge) as (submit, judged),
+        ):
+
+            def on_group(group: CompletionGroup) -> None:
+                submit(group)
+                over = [f for f in list(judged.values()) if f.done()]
+                ratios = [f.result().vote.majority_ratio for f in over if f.exception() is None]
+                bar.advance(f"majority ratio {fmean(ratios):.2f}" if ratios else "")
+
+            ask = partial(parts.pool.sample, decided=early)
+            groups = parts.workflow.run(ask, questions, step, on_group)
+            ranks.on_rank_zero(partial(self.folder.keep_answers, step, groups))
+            found = ranks.gather_dict({id: future.result() for id, future in judged.items()})
+        estimates = [found[group.question.id] for group in groups]
+        ranks.on_rank_zero(partial(self.folder.keep_estimates, step, groups, estimates))
+        return groups, estimates
+
+    def _rollout_ahead(self, step: int) -> Future[Rollout] | None:
+        """Begin to sample the step after this one, if that is asked for.
+
+        Not where a checkpoint is due: it is taken between two steps, and a run that goes on from
+        it must sample what this one does.
+        """
+        last = self.parts.last
+        overlap = self.settings.rollout.overlap and step < last
+        if not overlap or self.saving.due(step, last):
+            return None
+        return self.sampler.submit(self._rollout, step + 1)
+
+    def _elect(
+        self, teacher: WeightSource, questions: Sequence[Question], step: int
+    ) -> dict[str, str | None]:
+        """Return a teacher's majorities; the pool is at the policy's weights again afterwards."""
+        pool, scorer = self.parts.pool, self.parts.scorer
+        pool.push_weights(teacher)
+        with self.display.bar(f"step {step}: teacher", len(questions)) as bar:
+            params = voting(self.settings, "teacher", step)
+            groups = pool.sample(questions, params, lambda group: bar.advance())
+        pool.push_weights(self.parts.model)
+        return {group.question.id: scorer.vote(group).majority for group in groups}
+
+    def _update(self, samples: Sequence[TrainSample], step: int) -> list[UpdateResult]:
+        """Train the policy."""
+        parts = self.parts
+        remedy = "lower memory.tokens_per_batch, or set memory.gradient_checkpointing = true"
+        try:
+            rate = learning_rate(step, parts.total, self.settings.optimizer)
+            with self._limited("update"), memory_suffices("during the update", remedy):
+                parts.model.reload()
+                updates = parts.model.update(samples, parts.objective, rate)
+        except FloatingPointError as error:
+            raise UserError(f"step {step}: {error}") from error
+        parts.labels.after_update(parts.model)
+        return updates
+
+    def push_weights(self) -> None:
+        """Bring the engine to the policy's weights, in what memory the policy can spare."""
+        if self.ahead is not None:
+            with self._limited("rollout"):
+                wait([self.ahead])
+        with self._limited("push"):
+            self.parts.model.offload()
+            self.parts.pool.push_weights(self.parts.model)
+
+    # -----------------------------------------------------------------------------------------
+    # What is watched and measured
+
+    def verify(self) -> None:
+        """Compare the engine with the policy, at the weights that training begins with.
+
+        Raises:
+            UserError: if they are not the same model.
+        """
+        parts = self.parts
+        if parts.replayed:
+            return
+        questions = parts.first_questions(max(4, parts.pool.engines))
+        remedy = "lower rollout.gpu_memory_share"
+        with (
+            self._limited("start"),
+            memory_suffices("while engine and policy were compared", remedy),
+        ):
+            self.agreement = parts.pool.verify(
+                parts.model, questions, verifying(self.settings), self.settings.model.dtype
+            )
+
+    def _say_what_was_found(self) -> None:
+        self.display.note(f"kernels: {self.parts.model.kernels}")
+        if (agreement := self.agreement) is not None:
+            self.display.note(
+                f"engine and policy agree: log-probs differ by {agreement.mean:.2g} nats per token "
+                f"on average, logits by {agreement.logits:.2g}"
+            )
+
+    def _reason_to_stop(self, result: StepResult) -> str | None:
+        """Look for a collapse, for a vote without voters, and ask the callbacks."""
+        reason = self._watch_for_collapse(result) or self._count_voters(result)
+        for callback in self.callbacks:
+            found = callback(result)
+            said = next(filter(None, self.ranks.gather(found)), None)
+            if said is not None and reason is None:
+                self.display.note(f"stopped in step {result.step}: {said}")
+                reason = f"step {result.step}: {said}"
+        return reason
+
+    def _watch_for_collapse(self, result: StepResult) -> str | None:
+        """Return why the run must stop, if it must, with the weights restored."""
+        parts, step, metrics = self.parts, result.step, result.metrics
+        sign = parts.collapse.sign(metrics)
+        metrics["guard/collapse"] = float(sign is not None)
+        metrics["guard/mismatch"] = float(parts.mismatch.is_off(metrics))
+        if (warning := parts.mismatch.warning(metrics)) is not None:
+            self.display.note(f"step {step}: warning: {warning}")
+        if sign is not None and parts.collapse.is_new:
+            self.display.note(f"step {step}: warning: looks like a collapse: {sign}")
+        if parts.snapshots is None:
+            return None
+        if sign is None:
+            parts.snapshots.after_step(step)
+            return None
+        kept = parts.snapshots.restore()
+        self.display.note(f"stopped in step {step}; the model is that of step {kept}")
+        return f"step {step}: {sign}; the model is that of step {kept}"
+
+    def _count_voters(self, result: StepResult) -> str | None:
+        """Return why the run must stop, if nearly nothing yields an answer."""
+        guard, share = self.parts.abstention, result.metrics["vote/abstention_share"]
+        if (warning := guard.warning(share, result.groups)) is not None:
+            self.display.note(f"step {result.step}: warning: {warning}")
+        if (reason := guard.stop(share)) is None:
+            return None
+        self.display.note(f"stopped in step {result.step}: {reason}")
+        return f"step {result.step}: {reason}"
+
+    def _measure(self, step: int) -> dict[str, Scores]:
+        """Return the scores of the evaluations by name."""
+        scores = {}
+        for evaluation in self.parts.evaluations:
+            sampled: list[CompletionGroup] = []
+            name, guard = evaluation.name, self.parts.abstention
+            with self._limited("eval"):
+                scores[name] = evaluation.run(self.parts.pool, step, self.display, sampled.append)
+            share = scores[name].get("abstention_share", 0.0)
+            if step == 0 and (warning := guard.warning(share, sampled)) is not None:
+                self.display.note(f"measured before training: {name}: warning: {warning}")
+        return scores
+
+    def _figures_of_the_start(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Return what step 1 says of the engine, and what was planned of the memory."""
+        planned = self.parts.planned
+        found = {f"memory/{phase}_planned": gib for phase, gib in planned.items()}
+        if step == 1 and self.agreement is not None:
+            found["mismatch/at_start"] = self.agreement.mean
+            found["mismatch/at_start_logits"] = self.agreement.logits
+        if step == 1 and planned:
+            pairs = [
+                f"{p} {gib:.1f}, {metrics[f'memory/{p}_gpu']:.1f}" for p, gib in planned.items()
+            ]
+            self.display.note(f"GPU memory in GiB, planned and in use: {'; '.join(pairs)}")
+        return found
+
+    def _limited(self, phase: str) -> AbstractContextManager[None]:
+        """Give a phase its time limit in ``[limits]``."""
+        setting = f"{phase}_s"
+        limit: float = getattr(self.settings.limits, setting)
+        return self.watchdog.phase(phase, f"limits.{setting}", limit)
+
+    # -----------------------------------------------------------------------------------------
+    # Saving and going on
+
+    def _save(self, result: StepResult) -> None:
+        parts = self.parts
+        run = {"before": self.before, "after": self.after, "identity": self._identity().as_json()}
+        states = states_of({**parts.stateful(), **parts.stateful_engine()})
+        state = {"step": self.done, **run, "parts": states}
+        with self._limited("save"):
+            self.saving.save(self.done, state, shards_of(parts.stateful()), self._score(result))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on where a run of the same settings was, on any number of ranks.
+
+        Raises:
+            UserError: if it had other settings or questions, or began with another model, or has
+                recorded answers still to come and this one samples, or the other way round; or if
+                the checkpoint holds what no run has saved.
+        """
+        parts = self.parts
+        refuse_separate_disks(checkpoint.path, self.ranks)
+        with checkpoint.errors_as_user_error():
+            state = checkpoint.state()
+            if state["step"] != checkpoint.step:
+                raise ValueError(f"the state of step {state['step']}")
+            self._identity().refuse_other(state["identity"], checkpoint.path)
+        parts.pool.sleep()  # it takes the place of what comes back
+        parts.model.reload()  # what is not on the GPU would be written to a copy
+        with checkpoint.errors_as_user_error():
+            self.before, self.after = (
+                {name: dict(scores) for name, scores in state[when].items()}
+                for when in ("before", "after")
+            )
+            self.done = checkpoint.step
+            states = dict(state["parts"])
+        restore(parts.stateful(), states, checkpoint, self.ranks)
+        self.push_weights()
+        restore(parts.stateful_engine(), states, checkpoint, self.ranks)
+
+    def _identity(self) -> Identity:
+        parts = self.parts
+        still_replayed = parts.replayed and (self.done < parts.last or parts.last == parts.total)
+        return Identity(
+            settings=self.settings,
+            replayed=still_replayed,
+            questions=parts.source.digest(),
+            model=parts.digests,
+            sizes=parts.model.shard_sizes(("weights",)),
+        )
+
+    def _score(self, result: StepResult) -> float | None:
+        """Rate the policy by ``checkpoint.best``; None if nobody asks, or it collapses."""
+        match self.settings.checkpoint.best:
+            case "majority_ratio":
+                collapsed = result.metrics["guard/collapse"]
+                return None if collapsed else self.parts.collapse.majority_ratio
+            case "held_out":
+                return result.metrics.get("eval/held_out/pass@1")
+        return None
+
+    def _finish(self, stopped: str | None) -> Summary:
+        """Save the model, and say what was reached, unless the run can still go on."""
+        parts, resumable = self.parts, False
+        if self.done < parts.total and not stopped:
+            stopped = f"the recorded answers end with step {self.done} of {parts.total}"
+            resumable = self.settings.checkpoint.every > 0
+            way = ": with --resume instead of --replay this command samples on" if resumable else ""
+            self.display.note(f"{stopped}{way}")
+        before, after = self.before, self.after
+        summary: Summary = {
+            "before": before.get("train", {}),
+            "after": after.get("train", {}),
+            "held_out": {"before": before.get("held_out", {}), "after": after.get("held_out", {})},
+            "steps": self.done,
+            "stopped": stopped,
+            "kernels": parts.model.kernels,
+            "wall_s": parts.clock.seconds(),
+        }
+        parts.pool.sleep()  # layers are made whole once more
+        with self._limited("save"):
+            save = partial(self.folder.save_model, parts.model.model, parts.tokenizer)
+            parts.model.hand_over(save)
+        if not resumable:
+            self.ranks.on_rank_zero(partial(self.folder.write_summary, summary))
+        return summary
