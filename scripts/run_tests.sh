@@ -10,6 +10,7 @@ bash scripts/setup.sh "${extras[@]}"
 bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
+$bin/codespell
 $bin/mypy
 $bin/mypy scripts/build_tiny_base.py  # no test runs it: it takes minutes
 $bin/mypy scripts/check_cuda_installs.py

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from ttrl.credit.credit import Credit
 from ttrl.credit.group_baseline import GroupBaseline
 from ttrl.data.questions import QuestionSet, load_questions, overlap
-from ttrl.data.source import QuestionList, QuestionSource
+from ttrl.data.sources import QuestionList, QuestionSource, make_source
 from ttrl.evaluation.abstentions import AbstentionGuard
 from ttrl.evaluation.evaluation import Evaluation
 from ttrl.evaluation.guard import CollapseGuard, MismatchGuard
@@ -31,7 +30,7 @@ from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import voting
-from ttrl.rollout.workflow import Workflow, make_workflow
+from ttrl.rollout.workflows import Workflow, make_workflow
 from ttrl.run.preflight import refuse_impossible
 from ttrl.run.resume import model_digests
 from ttrl.run.stateful import Clock, Generators, Stateful
@@ -168,7 +167,7 @@ def load_data(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, scorer: GroupScorer, display: Display
 ) -> tuple[QuestionSource, AnswerKey, tuple[Evaluation, ...]]:
     """Load what is asked in training, its answer key, and what is measured: that and more."""
-    train_set = load_questions(settings.data.train, settings.data, tokenizer)
+    source, train_set = make_source(settings, tokenizer)
     held_out = QuestionSet((), AnswerKey(), ())
     if settings.data.held_out is not None:
         held_out = load_questions(settings.data.held_out, settings.data.as_held_out(), tokenizer)
@@ -184,26 +183,17 @@ def load_data(
             f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
             f"trained on, for example {shared[0]!r}"
         )
-    source = _question_list(settings, train_set.questions, display)
+    if isinstance(source, QuestionList) and (left_out := source.left_out):
+        display.note(
+            f"each pass leaves out {left_out} of {len(source.all)} questions, others each time: "
+            f"rollout.questions_per_step = {source.per_step} does not divide them"
+        )
     ks = (1, settings.evaluation.samples)
     evaluations = tuple(
         Evaluation(settings, scorer.extract, scorer.grader, name, questions, ks)
         for name, questions in (("train", train_set), ("held_out", held_out))
     )
     return source, train_set.key, evaluations
-
-
-def _question_list(
-    settings: Settings, questions: Sequence[Question], display: Display
-) -> QuestionList:
-    per_step = settings.rollout.questions_per_step
-    source = QuestionList(questions, per_step, settings.seed, settings.epochs)
-    if source.left_out:
-        display.note(
-            f"each pass leaves out {source.left_out} of {len(questions)} questions, others each "
-            f"time: rollout.questions_per_step = {per_step} does not divide them"
-        )
-    return source
 
 
 def total_steps(settings: Settings, source: QuestionSource) -> int:

@@ -78,6 +78,8 @@ class Completion:
     """``token_ids`` decoded, without special tokens. Hostile: never evaluated."""
     finish_reason: FinishReason
     """Why it ended."""
+    temperature: float | None = None
+    """What a workflow sampled it at, if not at ``rollout.temperature``: the loss uses the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,8 @@ class TrainSample:
     old_logprobs: tuple[float, ...] | None = None
     """Per trained token, the policy's own log-prob before the updates of this rollout; None: not
     computed, because nothing needs it."""
+    temperature: float | None = None
+    """See `Completion.temperature`."""
 
     @classmethod
     def of_answer(
@@ -213,6 +217,7 @@ class TrainSample:
         logprobs: Sequence[float],
         advantage: float,
         weight: float = 1.0,
+        temperature: float | None = None,
     ) -> TrainSample:
         """Make the sample of one answer, whose tokens are all trained and all worth the same."""
         length = len(completion_ids)
@@ -223,6 +228,7 @@ class TrainSample:
             logprobs=tuple(logprobs),
             advantages=(advantage,) * length,
             weight=weight,
+            temperature=temperature,
         )
 
 
@@ -253,6 +259,9 @@ class PackedBatch:
     """float32."""
     token_weights_T: torch.Tensor
     """float32: mask and aggregation; the loss is the sum of weight x token loss."""
+    temperature_T: torch.Tensor | None = None
+    """float32: what each token was sampled at, 0 for ``rollout.temperature``; None: all were at
+    that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ttrl_kernels.policy_terms import POLICY_TERMS
+
 LOG_RATIO_LIMIT = 20.0
 """exp(20) = 4.9e8 still squares within fp32; past the limit the gradient is zero, not wrong."""
 
-POLICIES = ("ppo_clip", "cispo", "none")
 RATIO_LEVELS = ("token", "sequence")
 KL_ESTIMATORS = ("k1", "k2", "k3")
 
@@ -50,7 +51,7 @@ class PolicyOptions:
     entropy_coef: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_choice("policy", self.policy, POLICIES)
+        _require_choice("policy", self.policy, tuple(POLICY_TERMS))
         _require_choice("ratio_level", self.ratio_level, RATIO_LEVELS)
         _require_choice("kl", self.kl, KL_ESTIMATORS)
         for name in ("clip_low", "clip_high"):
@@ -249,49 +250,6 @@ def policy_ratio(logp_L: Tensor, tokens: TokenData, level: str) -> Tensor:
     return clamp_log_ratio(log_ratio_L).exp()
 
 
-def ppo_clip_term(
-    ratio: Tensor, advantages: Tensor, low: float, high: float, dual: float | None
-) -> tuple[Tensor, Tensor]:
-    """Clipped surrogate, and where the clip decides (the gradient there is exactly zero).
-
-    m = min(r·A, clip(r, 1−low, 1+high)·A);  the term is −m,
-    or with a dual clip c, for A < 0:  −max(m, c·A)
-    """
-    objective = torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
-    clipped = ((advantages > 0) & (ratio > 1 + high)) | ((advantages < 0) & (ratio < 1 - low))
-    if dual is not None:
-        bounded = torch.maximum(objective, dual * advantages)
-        objective = torch.where(advantages < 0, bounded, objective)
-        clipped = clipped | ((advantages < 0) & (ratio > dual))
-    return -objective, clipped
-
-
-def cispo_term(
-    ratio: Tensor, logp: Tensor, advantages: Tensor, low: float, high: float
-) -> tuple[Tensor, Tensor]:
-    """REINFORCE with a capped importance weight: −stop_gradient(clip(r, 1−low, 1+high))·A·logp.
-
-    A clipped token keeps a gradient, only its weight is capped.
-    """
-    clipped = (ratio < 1 - low) | (ratio > 1 + high)
-    return -ratio.detach().clamp(1 - low, 1 + high) * advantages * logp, clipped
-
-
-def policy_term(
-    ratio: Tensor, logp: Tensor, advantages: Tensor, options: PolicyOptions
-) -> tuple[Tensor, Tensor]:
-    """The policy's part of the loss per token, and where a clip decided it.
-
-    ``none`` is −r·A: on-policy its gradient is that of REINFORCE, −A·∇logp.
-    """
-    low, high = options.clip_low, options.clip_high
-    if options.policy == "ppo_clip":
-        return ppo_clip_term(ratio, advantages, low, high, options.dual_clip)
-    if options.policy == "cispo":
-        return cispo_term(ratio, logp, advantages, low, high)
-    return -ratio * advantages, torch.zeros_like(ratio, dtype=torch.bool)
-
-
 def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str) -> Tensor:
     """Per-token estimate of KL(policy ‖ reference) from the sampled token alone.
 
@@ -313,6 +271,7 @@ def token_losses(
 ) -> TokenLosses:
     """w_t·(policy_t + β·KL_t − γ·H_t) for live tokens, differentiable in logp and entropy."""
     ratio_L = policy_ratio(logp_L, tokens, options.ratio_level)
+    policy_term = POLICY_TERMS[options.policy]
     loss_L, clipped_L = policy_term(ratio_L, logp_L, tokens.advantages, options)
     kl_L = None
     if tokens.ref_logp is not None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from small_run import SMALL
 
 from ttrl.data.arithmetic import question_rows
-from ttrl.data.source import QuestionList
+from ttrl.data.sources import QuestionList
 from ttrl.learner.local import LocalModel
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder

@@ -8,6 +8,7 @@ from cases import HEADS, OPTIONS, loss_case
 from torch.testing import assert_close
 from ttrl_kernels import loss_math
 from ttrl_kernels.loss_math import PolicyOptions, TokenData
+from ttrl_kernels.policy_terms import POLICY_TERMS
 
 
 def f64(*values):
@@ -127,17 +128,20 @@ PPO = [
 @pytest.mark.parametrize("ratio, advantage, dual, loss, grad, clipped", PPO)
 def test_ppo_clip(ratio, advantage, dual, loss, grad, clipped):
     r = f64(ratio).requires_grad_()
-    term, flag = loss_math.ppo_clip_term(r, f64(advantage), 0.2, 0.2, dual)
+    options = PolicyOptions(dual_clip=dual)
+    term, flag = POLICY_TERMS["ppo_clip"](r, r.log(), f64(advantage), options)
     assert term.item() == pytest.approx(loss, abs=1e-15)
     assert torch.autograd.grad(term.sum(), r)[0].item() == grad
     assert flag.item() is clipped
 
 
 def test_ppo_clip_bounds_are_two_settings():
-    term, flag = loss_math.ppo_clip_term(f64(1.25, 0.75), f64(1, -1), 0.3, 0.28, None)
+    options = PolicyOptions(clip_low=0.3, clip_high=0.28)
+    ppo_clip = POLICY_TERMS["ppo_clip"]
+    term, flag = ppo_clip(f64(1.25, 0.75), f64(0, 0), f64(1, -1), options)
     assert_close(term, f64(-1.25, 0.75))
     assert flag.tolist() == [False, False]
-    term, flag = loss_math.ppo_clip_term(f64(1.29, 0.69), f64(1, -1), 0.3, 0.28, None)
+    term, flag = ppo_clip(f64(1.29, 0.69), f64(0, 0), f64(1, -1), options)
     assert_close(term, f64(-1.28, 0.7))
     assert flag.tolist() == [True, True]
 
@@ -145,7 +149,7 @@ def test_ppo_clip_bounds_are_two_settings():
 def test_cispo_caps_the_weight_and_keeps_the_gradient():
     logp = f64(-0.7, -0.7, -0.7).requires_grad_()
     ratio = torch.exp(logp - logp.detach()) * f64(1.5, 1.1, 0.5)
-    term, flag = loss_math.cispo_term(ratio, logp, f64(2, 2, -1), 0.2, 0.2)
+    term, flag = POLICY_TERMS["cispo"](ratio, logp, f64(2, 2, -1), PolicyOptions())
     assert_close(term, f64(1.68, 1.54, -0.56))
     assert_close(torch.autograd.grad(term.sum(), logp)[0], f64(-2.4, -2.2, 0.8))
     assert flag.tolist() == [True, False, True]

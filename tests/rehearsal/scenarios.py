@@ -34,7 +34,7 @@ from tiny_models import (
 )
 from ttrl_kernels import rows
 
-from ttrl.doctor.doctor import doctor, selftests
+from ttrl.doctor import doctor, selftests
 from ttrl.learner.backends import make_trained_model
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.packed_model import load_policy_model

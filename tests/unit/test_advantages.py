@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttrl.rewards import group_advantages
+from ttrl.credit.advantages import group_advantages
 
 
 def test_mean_std_uses_the_sample_standard_deviation():

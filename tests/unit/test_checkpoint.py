@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from ttrl.run import saving as module
-from ttrl.run.checkpoint import Checkpoint, IncompleteError, find_newest
-from ttrl.run.saving import Checkpoints, Disk, own_shard
+from ttrl.run.checkpoint import FORMAT, Checkpoint, IncompleteError, find_newest
+from ttrl.run.saving import Checkpoints, Disk
 from ttrl.settings import CheckpointSettings
-from ttrl.system.ranks import Ranks
+from ttrl.system.ranks import Ranks, own_shard
 from ttrl.types import UserError
 
 SIZES = {"a": 7, "b": 1, "c": 12}
@@ -151,7 +151,7 @@ def manifest_of(step: int, ranks: int) -> dict[str, Any]:
     """A manifest as it should be."""
     names = ["state.json", *(f"rank_{i:05d}.safetensors" for i in range(ranks))]
     files = {name: {"bytes": 1, "sha256": "0"} for name in names}
-    return {"format": 1, "step": step, "ranks": ranks, "score": None, "files": files}
+    return {"format": FORMAT, "step": step, "ranks": ranks, "score": None, "files": files}
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,9 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     """And not passed over: what is newer than the one that is used gets removed."""
     save(tmp_path, 1, 2)
     manifest = tmp_path / "step_00002" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(UserError, match=r"step_00002 .* another version .* format 2, expected 1"):
+    text = manifest.read_text()
+    manifest.write_text(text.replace(f'"format": {FORMAT}', f'"format": {FORMAT - 1}'))
+    with pytest.raises(UserError, match=r"step_00002 .* another version .* format 1, expected 2"):
         find_newest(tmp_path)
 
 

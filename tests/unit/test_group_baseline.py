@@ -8,7 +8,7 @@ import pytest
 from groups import group
 from tiny_models import answer_of
 
-from ttrl.rewards import GroupBaseline
+from ttrl.credit.group_baseline import GroupBaseline
 from ttrl.settings import Settings
 from ttrl.types import CompletionGroup, Estimate, TrainSample
 

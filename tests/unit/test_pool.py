@@ -18,7 +18,7 @@ from ttrl.rewards import majority_vote
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.system.ranks import Ranks
-from ttrl.types import Completion, FinishReason, Question
+from ttrl.types import Completion, FinishReason, Question, TrainSample
 
 
 class Scripted:
@@ -49,8 +49,8 @@ PARAMS = SamplingParams(n=8, temperature=1.0, max_new_tokens=4)
 
 def test_a_comparison_decides_nothing_that_is_sampled_later() -> None:
     class Same:
-        def logprobs(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> list[float]:
-            return [0.0] * len(ids)
+        def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
+            return [sample.logprobs for sample in samples]
 
     pool = RolloutPool(Scripted())
     pool.load_state({"policy_version": 3, "lengths": {"b": 2.0}})

@@ -92,14 +92,14 @@ def test_any_error_becomes_one_line(error: Exception, monkeypatch: pytest.Monkey
         prepared("llama", longest=8)
 
 
-@pytest.mark.parametrize("where", ["model.packed_logprobs", "probe.packed_logprobs"])
+@pytest.mark.parametrize("where", ["packed_model.packed_logprobs", "probe.packed_logprobs"])
 def test_want_of_memory_stays_what_it_is(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever loads the model says what to lower."""
 
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("too little")
 
-    monkeypatch.setattr(f"ttrl.learner.{where}", fail)
+    monkeypatch.setattr(f"ttrl.models.{where}", fail)
     with pytest.raises(torch.OutOfMemoryError):
         prepared("llama", longest=8)
 

@@ -111,14 +111,14 @@ def test_corrected_updates_are_those_of_the_twin(
     results = update(policy, samples, RATE)
     for result, truth in zip(results, expected, strict=True):
         assert {k: figures_of(result)[k] for k in truth} == pytest.approx(truth, rel=1e-3, abs=1e-5)
-    assert results[0].clip_fraction == 0
+    assert results[0].means["clip_fraction"] == 0
     if correction == "none":
-        assert results[1].clip_fraction > 0
+        assert results[1].means["clip_fraction"] > 0
     for name, p in twin.model.named_parameters():
         error = (policy.model.get_parameter(name).grad - p.grad).abs().max()
         assert error <= 1e-3 * p.grad.abs().max(), name
     if correction != "none":
-        assert all(0.1 < r.corrected < 0.9 for r in results)
+        assert all(0.1 < r.means["corrected"] < 0.9 for r in results)
 
 
 def gradients(start: ModelSettings, samples: list[TrainSample], **policy: Any) -> torch.Tensor:

@@ -13,14 +13,14 @@ from python_process import run_python
 from rich.console import Console
 from torch.nn.functional import scaled_dot_product_attention
 
-from ttrl.doctor.doctor import doctor, selftests
+from ttrl.doctor import doctor, selftests
 from ttrl.models import attention
 from ttrl.types import Completion, CompletionGroup, Question, UserError, WeightSource
 
 INTERPRETED = """
 import os
 os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is imported
-from ttrl.doctor.doctor import selftests
+from ttrl.doctor import selftests
 from ttrl_kernels.rows import triton
 
 selftests._require_gpu = lambda more: None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttrl.data.source import QuestionList
+from ttrl.data.sources import QuestionList
 from ttrl.types import Question, UserError
 
 

@@ -11,7 +11,6 @@ from tiny_models import (
     TOKENIZER,
     VOCABULARY,
     all_logprobs,
-    prompt_of,
     tiny_model,
     tiny_questions,
 )
@@ -101,7 +100,7 @@ def test_samples_follow_the_distribution_of_the_model():
     ours = engine(batch_size=2000)
     params = SamplingParams(n=2000, temperature=1.3, max_new_tokens=1)
     first = torch.tensor([c.token_ids for c in sample(ours, QUESTIONS[:1], params)["q0"]]).flatten()
-    probs = all_logprobs(ours.model, prompt_of(QUESTIONS[0]), (0,), 1.3)[0].exp()
+    probs = all_logprobs(ours.model, QUESTIONS[0].prompt_ids, (0,), 1.3)[0].exp()
     expected = 2000 * probs
     often = expected > 5
     assert int(often.sum()) > 20
@@ -162,7 +161,7 @@ def test_another_stream_gives_other_samples(stream):
 
 
 def test_samples_of_one_question_differ_and_so_do_questions_with_one_prompt():
-    prompt = prompt_of(QUESTIONS[3])
+    prompt = QUESTIONS[3].prompt_ids
     twins = [Question("a", "unused", prompt), Question("b", "unused", prompt)]
     params = dataclasses.replace(PARAMS, max_new_tokens=60)
     samples = tokens(sample(engine(eos_token_id=None), twins, params))

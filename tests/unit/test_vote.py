@@ -84,7 +84,7 @@ def test_order_of_the_voters_does_not_matter(answers, rng: random.Random):
     order = rng.sample(range(len(answers)), len(answers))
     vote, shuffled = majority_vote(answers), majority_vote([answers[i] for i in order])
     assert shuffled.clusters_G == tuple(vote.clusters_G[i] for i in order)
-    for field in ("counts", "majority", "share", "margin", "abstained", "tied"):
+    for field in ("counts", "majority", "majority_ratio", "margin", "abstained", "tied"):
         assert getattr(shuffled, field) == getattr(vote, field)
 
 

@@ -45,6 +45,7 @@ class GroupBaseline:
                         completion.logprobs,
                         advantages_G[i],
                         estimate.weight,
+                        completion.temperature,
                     )
                 )
         return Assigned(samples, chosen)

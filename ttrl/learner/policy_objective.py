@@ -16,7 +16,7 @@ from ttrl_kernels import PolicyLoss
 
 from ttrl.learner.correction import corrected
 from ttrl.learner.objective import LogProbs, Loss, Network
-from ttrl.models.packing import sequence_ids, sequence_weights
+from ttrl.models.packing import sequence_ids, sequence_weights, temperature_of
 from ttrl.settings import LossSettings, Settings
 from ttrl.types import PackedBatch, TrainSample
 
@@ -83,7 +83,7 @@ class PolicyObjective:
         batch, cut_T = corrected(batch, loss.sampler_correction, loss.sampler_ratio_cap)
         result: PolicyLoss = network(
             batch,
-            temperature=self.temperature,
+            temperature=temperature_of(batch, self.temperature),
             advantages_T=batch.advantages_T,
             token_weights_T=batch.token_weights_T,
             old_logp_T=sampler_logp_T if loss.old_logprobs == "sampler" else batch.old_logp_T,

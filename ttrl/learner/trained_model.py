@@ -22,7 +22,7 @@ from ttrl_kernels import chosen_backend
 from ttrl.learner.objective import Loss, Objective
 from ttrl.models import lora
 from ttrl.models.packed_model import PackedModel
-from ttrl.models.packing import batch_of, deal, pack
+from ttrl.models.packing import batch_of, deal, pack, temperature_of
 from ttrl.models.recompute import recompute
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
@@ -183,7 +183,7 @@ class TrainedModel(ABC):
         Without a `reference` it is the model without its adapters.
         """
         logp_T: torch.Tensor
-        temperature = self.settings.rollout.temperature
+        temperature = temperature_of(batch, self.settings.rollout.temperature)
         if self.reference is not None:
             logp_T = self.reference(batch, temperature=temperature).logp_T
         else:
@@ -193,16 +193,16 @@ class TrainedModel(ABC):
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
-        """Compute the log-prob of each trained token, at the temperature of the rollouts.
+        """Compute the log-prob of each trained token, at the temperature that it was sampled at.
 
         All ranks call this together, with the same samples, and share the work.
         """
         room, ranks = self.settings.memory.tokens_per_batch, self.ranks
-        temperature = self.settings.rollout.temperature
         own: dict[int, tuple[float, ...]] = {}
         for chosen in deal(samples, room, ranks.count)[ranks.rank :: ranks.count]:
             together = [samples[i] for i in chosen]
             batch = _to(batch_of(together, [0.0] * len(together)), self.model.device)
+            temperature = temperature_of(batch, self.settings.rollout.temperature)
             logp_T = self.network(batch, temperature=temperature).logp_T
             values = iter(logp_T[batch.targets_T >= 0].tolist())
             own |= {i: tuple(islice(values, len(samples[i].logprobs))) for i in chosen}

@@ -110,6 +110,7 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
     old_logp: list[float] = []
     advantages: list[float] = []
     token_weights: list[float] = []
+    temperatures: list[float] = []
     for sample, weight in zip(samples, weights, strict=True):
         trained = sample.trained[1:]
         token_ids += sample.token_ids[:-1]
@@ -119,6 +120,7 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
         old_logp += _at_trained(sample.old_logprobs or (0.0,) * len(sample.logprobs), trained)
         advantages += _at_trained(sample.advantages, trained)
         token_weights += [weight if on else 0.0 for on in trained]
+        temperatures += [sample.temperature or 0.0] * len(trained)
     return PackedBatch(
         token_ids_T=torch.tensor(token_ids),
         positions_T=torch.tensor(positions),
@@ -131,6 +133,7 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
         old_logp_T=torch.tensor(old_logp) if known else None,
         advantages_T=torch.tensor(advantages),
         token_weights_T=torch.tensor(token_weights),
+        temperature_T=torch.tensor(temperatures) if any(temperatures) else None,
     )
 
 
@@ -138,6 +141,13 @@ def _at_trained(values: Sequence[float], trained: Sequence[bool]) -> list[float]
     """Put the values of the trained rows where those are, and 0 elsewhere."""
     rest = iter(values)
     return [next(rest) if on else 0.0 for on in trained]
+
+
+def temperature_of(batch: PackedBatch, usual: float) -> float | torch.Tensor:
+    """Return what a batch's tokens were sampled at: ``usual``, or [T] where samples differ."""
+    if batch.temperature_T is None:
+        return usual
+    return torch.where(batch.temperature_T == 0, usual, batch.temperature_T)
 
 
 def sequence_ids(batch: PackedBatch) -> torch.Tensor:

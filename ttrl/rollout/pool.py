@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from statistics import fmean
 from typing import Any, Protocol
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from ttrl.models.pretrained import load_model
 from ttrl.rollout.agreement import LIMIT, Agreement, compare
+from ttrl.rollout.engines import ENGINES
+from ttrl.rollout.engines.base import CountingEngine, Engine
 from ttrl.rollout.engines.remote_engine import RemoteEngine
-from ttrl.rollout.engines.transformers_engine import TransformersEngine
-from ttrl.rollout.engines.vllm_engine import VllmEngine
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.spread import spread
 from ttrl.settings import Settings
@@ -32,35 +30,6 @@ from ttrl.types import (
 
 ROUNDS = 4
 """How often sampling may stop early: each round waits for its longest answer."""
-
-
-class Engine(Protocol):
-    """What the pool needs of an inference engine."""
-
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Replace all weights, waking the engine if it sleeps; an incomplete set is an error."""
-        ...
-
-    def sleep(self) -> None:
-        """Give back what memory it can until the next `load_weights`."""
-        ...
-
-    def sample(
-        self, questions: Sequence[Question], params: SamplingParams
-    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        """Yield (index into ``questions``, its ``params.n`` completions) as they complete."""
-        ...
-
-    def close(self) -> None:
-        """End what it has started; it is not asked anything afterwards."""
-        ...
-
-
-class CountingEngine(Engine, Protocol):
-    """An engine that computes in this process."""
-
-    steps: int
-    """Decoding steps so far: it grows as long as sampling makes progress."""
 
 
 class LogProbSource(Protocol):
@@ -254,11 +223,8 @@ def make_pool(
 def make_engine(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, *, load_weights: bool
 ) -> CountingEngine:
-    """The engine that ``rollout.engine`` names, in this process; see `make_pool`."""
-    if settings.rollout.engine == "vllm":
-        return VllmEngine(settings, tokenizer, ranks, load_weights=load_weights)
-    model = load_model(settings.model, getattr(torch, settings.model.dtype))
-    return TransformersEngine(model, tokenizer, settings.rollout.batch_size)
+    """Make the engine that ``rollout.engine`` names, in this process; see `make_pool`."""
+    return ENGINES[settings.rollout.engine](settings, tokenizer, ranks, load_weights=load_weights)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class Identity:
     replayed: bool
     """Whether it is recorded answers that the run goes on with."""
     questions: str
-    """See `ttrl.data.source.QuestionSource.digest`."""
+    """See `ttrl.data.sources.QuestionSource.digest`."""
     model: dict[str, str]
     """See `ttrl.run.resume.model_digests`."""
     sizes: dict[str, int]

@@ -23,7 +23,7 @@ from ttrl.rollout.engines.recorded import ROLLOUT_NAME, step_file, tokens_of
 from ttrl.run.checkpoint import TEMPORARY, is_finished, named_as_ours, step_of
 from ttrl.run.saving import disk
 from ttrl.settings import Settings
-from ttrl.types import CompletionGroup, Estimate, UserError
+from ttrl.types import Completion, CompletionGroup, Estimate, UserError
 
 Summary = dict[str, Any]
 
@@ -261,11 +261,18 @@ def _sampled(group: CompletionGroup) -> dict[str, Any]:
         "question": group.question.id,
         "prompt": group.question.prompt,
         "policy_version": group.policy_version,
-        "completions": [
-            {"text": c.text, "tokens": len(c.token_ids), "finish_reason": c.finish_reason}
-            for c in group.completions
-        ],
+        "completions": [_said(c) for c in group.completions],
     }
+
+
+def _said(completion: Completion) -> dict[str, Any]:
+    said = {
+        "text": completion.text,
+        "tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+    }
+    own = {} if completion.temperature is None else {"temperature": completion.temperature}
+    return said | own
 
 
 def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:

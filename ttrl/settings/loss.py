@@ -12,7 +12,11 @@ from ttrl.settings.section import Section
 class LossSettings(Section):
     """The loss: policy term, KL penalty, entropy bonus, and the mean over tokens."""
 
-    policy: Literal["ppo_clip", "cispo", "none"] = "ppo_clip"
+    policy: Literal[
+        "ppo_clip",
+        "cispo",
+        "none",
+    ] = "ppo_clip"
     """Policy term of a token, from the ratio policy / sampler r and the advantage A. ppo_clip: the
     worse of r x A and clip(r) x A. cispo: log-prob x A, weighted by clip(r): a clipped token keeps
     its gradient. none: r x A."""

@@ -12,11 +12,14 @@ from ttrl.settings.section import Count, Positive, Section, Temperature
 class RolloutSettings(Section):
     """Sampling of the answers that vote."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal[
+        "transformers",
+        "vllm",
+    ] = "transformers"
     """What generates: transformers works anywhere; vllm is fast, and installed separately."""
     workflow: str = "single_turn"
     """How questions become groups of answers. single_turn: each is asked ``votes`` times. Or
-    FILE.py:CLASS, a class made with the settings that has `ttrl.rollout.workflow.Workflow.run`."""
+    FILE.py:CLASS, a class made with the settings that has `ttrl.rollout.workflows.Workflow.run`."""
     questions_per_step: Positive = 8
     """Questions in one step."""
     votes: Annotated[int, Field(ge=2, le=2**16)] = 64

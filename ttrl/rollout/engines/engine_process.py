@@ -38,9 +38,10 @@ from typing import Any
 import torch
 
 from ttrl.models.pretrained import load_tokenizer
+from ttrl.rollout.engines.base import CountingEngine
 from ttrl.rollout.engines.shared_weights import read_weights
 from ttrl.rollout.engines.wire import Message, Wire, from_completion, to_question
-from ttrl.rollout.pool import CountingEngine, make_engine
+from ttrl.rollout.pool import make_engine
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.settings import Settings
 from ttrl.system.launch import end_with_parent

@@ -66,14 +66,19 @@ def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:
 def _digest(answers: dict[str, Answers]) -> str:
     """Of all that a step's jsonl says of its questions and answers, in its order."""
     said = [
-        [question, prompt, [[c.text, c.finish_reason] for c in completions]]
+        [question, prompt, [_said(c) for c in completions]]
         for question, (prompt, completions) in answers.items()
     ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
+def _said(completion: Completion) -> list[str | float]:
+    said: list[str | float] = [completion.text, completion.finish_reason]
+    return said if completion.temperature is None else [*said, completion.temperature]
+
+
 class RecordedEngine:
-    """Samples what a run sampled; see `ttrl.rollout.pool.Engine` for the protocol.
+    """Samples what a run sampled; see `ttrl.rollout.engines.base.Engine` for the protocol.
 
     Same settings and data, so the same questions in the same steps: then training on the record
     gives the same weights as the run that it was made in. Only the votes are recorded.
@@ -191,6 +196,7 @@ class RecordedEngine:
                         tuple(logprobs[begin:end]),
                         _field(answer, "text", str),
                         FinishReason(_field(answer, "finish_reason", str)),
+                        _field(answer, "temperature", float) if "temperature" in answer else None,
                     )
                     for answer, (begin, end) in zip(answers, own, strict=True)
                 )

@@ -56,7 +56,7 @@ class _Lost(Exception):
 
 
 class RemoteEngine:
-    """One or more engine processes; see `ttrl.rollout.pool.Engine` for the protocol.
+    """One or more engine processes; see `ttrl.rollout.engines.base.Engine` for the protocol.
 
     Make it in a thread that stays: the processes end with it.
     """

@@ -8,15 +8,18 @@ the next one starts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ttrl.models.pretrained import context_room
+from ttrl.models.pretrained import context_room, load_model
 from ttrl.rollout.ends import finish_reason, refuse_overflow, stop_ids
 from ttrl.rollout.engines.weights import complete
 from ttrl.rollout.sampling import SamplingParams, draw, sampling_logprobs
+from ttrl.settings import Settings
+from ttrl.system.ranks import Ranks
 from ttrl.system.rng import generator
 from ttrl.types import Completion, Question
 
@@ -29,7 +32,7 @@ COMPACT_SHARE = 0.25
 
 
 class TransformersEngine:
-    """Samples completions; see `ttrl.rollout.pool.Engine` for the protocol."""
+    """Samples completions; see `ttrl.rollout.engines.base.Engine` for the protocol."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
@@ -40,6 +43,19 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.stop_ids = stop_ids(model, tokenizer)
         self.steps = 0
+
+    @classmethod
+    def load(
+        cls,
+        settings: Settings,
+        tokenizer: PreTrainedTokenizerBase,
+        ranks: Ranks,
+        *,
+        load_weights: bool,
+    ) -> Self:
+        """Load the settings' model, whose weights are read whether a push comes first or not."""
+        model = load_model(settings.model, getattr(torch, settings.model.dtype))
+        return cls(model, tokenizer, settings.rollout.batch_size)
 
     @torch.no_grad()
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:

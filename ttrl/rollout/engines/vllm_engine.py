@@ -32,7 +32,7 @@ from ttrl.types import Completion, Question, UserError
 
 
 class VllmEngine:
-    """Samples completions; see `ttrl.rollout.pool.Engine` for the protocol."""
+    """Samples completions; see `ttrl.rollout.engines.base.Engine` for the protocol."""
 
     def __init__(
         self,

@@ -1,37 +1,14 @@
-"""Where a run's questions come from: which of them a step asks, as a pure function of the step."""
+"""A list of questions, in another order in each pass."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from ttrl.system.rng import generator
 from ttrl.types import Question, UserError
-
-
-class QuestionSource(Protocol):
-    """Says what each step asks; it has no cursor, so there is nothing to save."""
-
-    @property
-    def total(self) -> int | None:
-        """How many steps it has; None: it has no end."""
-        ...
-
-    @property
-    def window(self) -> int:
-        """How many steps belong together, as a pass over a list does: what guards compare."""
-        ...
-
-    def questions(self, step: int) -> list[Question]:
-        """Return the questions of a step, counted from 1."""
-        ...
-
-    def digest(self) -> str:
-        """Return what tells it from another source of the same settings."""
-        ...
 
 
 class QuestionList:

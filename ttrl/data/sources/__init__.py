@@ -1,0 +1,32 @@
+"""Sources of questions, one file per kind; those that are no list are registered here by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ttrl.data.questions import load_questions
+from ttrl.data.sources.base import QuestionSource, Source
+from ttrl.data.sources.question_list import QuestionList
+from ttrl.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["SOURCES", "QuestionList", "QuestionSource", "Source", "make_source"]
+
+SOURCES: dict[str, Callable[[Settings, PreTrainedTokenizerBase], Source]] = {}
+"""Makes the source that ``data.train`` names, where that is no list."""
+
+
+def make_source(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Source:
+    """Make the source that ``data.train`` names: one of `SOURCES`, or a list that is loaded.
+
+    Raises:
+        UserError: see `load_questions` and `QuestionList`.
+    """
+    if settings.data.train in SOURCES:
+        return SOURCES[settings.data.train](settings, tokenizer)
+    loaded = load_questions(settings.data.train, settings.data, tokenizer)
+    per_step, seed = settings.rollout.questions_per_step, settings.seed
+    return QuestionList(loaded.questions, per_step, seed, settings.epochs), loaded

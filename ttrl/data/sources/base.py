@@ -1,0 +1,34 @@
+"""Where a run's questions come from: what a step asks, as a pure function of the step."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ttrl.data.questions import QuestionSet
+from ttrl.types import Question
+
+
+class QuestionSource(Protocol):
+    """Says what each step asks; it has no cursor, so there is nothing to save."""
+
+    @property
+    def total(self) -> int | None:
+        """How many steps it has; None: it has no end."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """How many steps belong together, as a pass over a list does: what guards compare."""
+        ...
+
+    def questions(self, step: int) -> list[Question]:
+        """Return the questions of a step, counted from 1."""
+        ...
+
+    def digest(self) -> str:
+        """Return what tells it from another source of the same settings."""
+        ...
+
+
+Source = tuple[QuestionSource, QuestionSet]
+"""A source, and what of it can be listed, checked and measured on: of an endless one, nothing."""

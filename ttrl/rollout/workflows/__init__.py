@@ -1,0 +1,37 @@
+"""How questions become groups of answers, one file per way; registered here by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ttrl.rollout.workflows.base import Ask, OnGroup, Workflow
+from ttrl.rollout.workflows.single_turn import SingleTurn
+from ttrl.settings import Settings
+from ttrl.settings.errors import did_you_mean
+from ttrl.settings.plugins import is_plugin, load_plugin
+from ttrl.types import UserError
+
+__all__ = ["WORKFLOWS", "Ask", "OnGroup", "SingleTurn", "Workflow", "make_workflow"]
+
+WORKFLOWS: dict[str, Callable[[Settings], Workflow]] = {
+    "single_turn": SingleTurn,
+}
+"""By the name in ``rollout.workflow``."""
+
+
+def make_workflow(settings: Settings) -> Workflow:
+    """Make the workflow that ``rollout.workflow`` names.
+
+    Raises:
+        UserError: if there is none of that name.
+    """
+    name = settings.rollout.workflow
+    if is_plugin(name):
+        workflow: Workflow = load_plugin(name, "rollout.workflow")(settings)
+        return workflow
+    if name not in WORKFLOWS:
+        raise UserError(
+            f"rollout.workflow = {name!r} is unknown{did_you_mean(name, WORKFLOWS)}: expected one "
+            f"of {', '.join(WORKFLOWS)}, or FILE.py:CLASS for your own"
+        )
+    return WORKFLOWS[name](settings)
