@@ -29,7 +29,7 @@ def _contents(run: Path) -> dict[str, Any]:
     last = sorted((run / "checkpoints").iterdir())[-1]
     state = json.loads((last / "state.json").read_text())
     del state["parts"]["clock"]
-    contents |= {f"state/{key}": value for key, value in state.items()}
+    contents |= {f"state/{key}": value for key, value in (state | state.pop("parts")).items()}
     for path in sorted(last.glob("*.safetensors")):  # weights, moments, what is kept
         contents[f"{last.name}/{path.name}"] = path.read_bytes()
     return contents

@@ -46,7 +46,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_added_is_in_style(tree: Path) -> None:
     (tree / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
     for check in (["check"], ["format", "--check"]):
-        command = [sys.executable, "-m", "ruff", *check, "--isolated", "--line-length=100", "."]
+        command = [sys.executable, "-m", "ruff", *check, "."]
         done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 

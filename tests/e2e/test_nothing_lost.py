@@ -188,7 +188,7 @@ def test_an_update_that_refuses_says_what_goes_on(
     assert words in said
     assert f"The answers up to step 2 are in {failed}/rollouts" in said
     assert f"ttrl train {failed}/config.toml --replay {failed}/rollouts" in said
-    resumes = "The same command with --resume goes on from step 1 (settings like policy.tokens_per"
+    resumes = "The same command with --resume goes on from step 1 (settings like memory.tokens_per"
     assert (resumes in said) is (every == 1)
     assert finished(failed) == [1]
     assert "label" in records(failed, 2)[0]  # they had been judged

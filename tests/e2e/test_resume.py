@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from small_run import SMALL, interrupted
 
 from ttrl.data.arithmetic import question_rows
+from ttrl.learner.trained_model import KINDS
 from ttrl.models.pretrained import TINY_BASE
 from ttrl.report.display import Display
 from ttrl.run import saving
@@ -186,11 +187,15 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
     assert "resuming from step 2" in screen
     assert differences(tmp_path / "whole", tmp_path / "left") == set()
     earlier, last = (tmp_path / "left" / "checkpoints" / f"step_0000{step}" for step in (4, 6))
-    kinds = {key.partition("/")[0] for key in load_file(last / "rank_00000.safetensors")}
-    assert kinds == {"weights", "exp_avg", "exp_avg_sq", "kept_0", "kept_1", "teacher"}
+    keys = [key.split("/") for key in load_file(last / "rank_00000.safetensors")]
+    assert {part for part, *_ in keys} == {"policy", "snapshots", "labels"}
+    assert {kind for part, kind, *_ in keys if part == "policy"} == {*KINDS}
+    assert {place for part, place, *_ in keys if part == "snapshots"} == {"0", "1"}
     states = [json.loads((folder / "state.json").read_text()) for folder in (earlier, last)]
-    assert states[1]["kept_steps"] == [4, 6]
-    assert states[0]["generators"] == states[1]["generators"]  # nothing of ours draws from them
+    assert states[1]["parts"]["snapshots"] == [4, 6]
+    assert (
+        states[0]["parts"]["generators"] == states[1]["parts"]["generators"]
+    )  # nothing of ours draws from them
 
 
 def test_steps_without_voters_are_counted_on(place: Path, tmp_path: Path) -> None:

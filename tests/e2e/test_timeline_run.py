@@ -130,7 +130,7 @@ def test_so_does_one_that_is_resumed(job: Job, card: Card, tmp_path: Path) -> No
 def test_a_want_of_memory_in_the_update_says_what_to_change(
     job: Job, card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def too_much(self: LocalModel, samples: object, rate: float) -> None:
+    def too_much(self: LocalModel, samples: object, objective: object, rate: float) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.05 GiB.")
 
     monkeypatch.setattr(LocalModel, "update", too_much)
