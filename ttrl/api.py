@@ -73,7 +73,7 @@ def train(
         replay: the rollouts folder of another run, whose answers are trained on.
         resume: go on with the run in ``run_dir`` from its last checkpoint.
         estimator: your own, in place of the one that ``reward.estimator`` names.
-        callbacks: called with a `ttrl.trainer.StepResult` after each step; a string that one of
+        callbacks: called with a `ttrl.types.StepResult` after each step; a string that one of
             them returns stops the run, for that reason.
         console: where to show progress; None: on the screen.
 

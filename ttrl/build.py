@@ -13,13 +13,11 @@ from ttrl.credit.credit import Credit
 from ttrl.credit.group_baseline import GroupBaseline
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.data.sources import QuestionList, QuestionSource, make_source
-from ttrl.evaluation.abstentions import AbstentionGuard
-from ttrl.evaluation.evaluation import Evaluation
-from ttrl.evaluation.guard import CollapseGuard, MismatchGuard
+from ttrl.evaluation.evaluation import Evaluation, Measured
+from ttrl.evaluation.guards import Guards
 from ttrl.learner.backends import make_trained_model
 from ttrl.learner.objective import Objective
 from ttrl.learner.policy_objective import PolicyObjective
-from ttrl.learner.snapshots import WeightSnapshots
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
 from ttrl.plan.planned import planned_memory
@@ -31,6 +29,7 @@ from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import voting
 from ttrl.rollout.workflows import Workflow, make_workflow
+from ttrl.run.identity import Identity
 from ttrl.run.preflight import refuse_impossible
 from ttrl.run.resume import model_digests
 from ttrl.run.stateful import Clock, Generators, Stateful
@@ -70,23 +69,20 @@ class Parts:
     """The last step that can be made: a record may end before the run does."""
     replayed: bool
     """Whether answers are read from a record."""
-    collapse: CollapseGuard
-    abstention: AbstentionGuard
-    mismatch: MismatchGuard
-    snapshots: WeightSnapshots | None
+    guards: Guards
     planned: dict[str, float]
     """GiB of a GPU by phase, see `planned_memory`."""
     clock: Clock
+    measured: Measured
 
     def stateful(self) -> dict[str, Stateful]:
         """Return the parts that a checkpoint holds, in the order in which they are put back."""
         named: dict[str, object] = {
             "policy": self.model,
             "history": self.scorer,
-            "guard": self.collapse,
-            "abstention": self.abstention,
-            "snapshots": self.snapshots,
+            **self.guards.stateful(),
             "labels": self.labels,
+            "measured": self.measured,
             "clock": self.clock,
         }
         return {name: part for name, part in named.items() if isinstance(part, Stateful)}
@@ -94,6 +90,16 @@ class Parts:
     def stateful_engine(self) -> dict[str, Stateful]:
         """Return those that are put back when the engine has the model's weights."""
         return {"pool": self.pool, "generators": Generators(self.ranks)}
+
+    def identity(self, done: int) -> Identity:
+        """Return what tells this run from another, after so many steps."""
+        return Identity(
+            settings=self.settings,
+            replayed=self.replayed and (done < self.last or self.last == self.total),
+            questions=self.source.digest(),
+            model=self.digests,
+            sizes=self.model.shard_sizes(("weights",)),
+        )
 
     def first_questions(self, wanted: int) -> list[Question]:
         """Return the first questions that training asks, so many of them."""
@@ -133,7 +139,6 @@ def build(
         last, evaluations = min(total, engine.steps), ()
         pool = RolloutPool(engine, sampling_ranks)
     pool.push_weights(model)
-    stopping = settings.guard.on_collapse == "stop"
     return Parts(
         settings=settings,
         display=display,
@@ -154,12 +159,10 @@ def build(
         total=total,
         last=last,
         replayed=replay is not None,
-        collapse=CollapseGuard(settings.guard, source.window),
-        abstention=AbstentionGuard(settings, scorer.extract),
-        mismatch=MismatchGuard(settings.guard.sampler_kl),
-        snapshots=WeightSnapshots(model, source.window) if stopping else None,
+        guards=Guards(settings, scorer.extract, model, source.window, display.note),
         planned=planned_memory(settings, ranks.count, display.note),
         clock=clock,
+        measured=Measured(),
     )
 
 

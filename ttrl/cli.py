@@ -10,7 +10,7 @@ import time
 import traceback
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -19,6 +19,10 @@ from ttrl.settings.recipe import load_settings, model_names, recipe_names
 from ttrl.system.gpus import refuse_unseen_gpus
 from ttrl.system.launch import gpu_count, is_main, keep_segments_whole, launch, launched
 from ttrl.types import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 # Heavy imports are inside the commands: help, dry runs and wrong settings answer at once.
 
@@ -48,51 +52,56 @@ def _root(
         raise typer.Exit
 
 
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help=f"The path of a .toml file, or one of: {', '.join(recipe_names())}.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Starting model: a folder, a hub name, or a model recipe, which also brings "
+        f"prompt and sampling settings: {', '.join(model_names())}.",
+        show_default=False,
+    ),
+]
+RunDir = Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue an interrupted run from its last checkpoint.")
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN/rollouts",
+        help="Train on the answers that a run sampled, without sampling; also on those of a "
+        "run that failed.",
+    ),
+]
+RankCount = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Start so many processes on this machine, one per GPU. On several machines, start "
+        "`-m ttrl.cli train ...` with torchrun instead, or `--module ttrl.cli train ...` with "
+        "deepspeed --no_local_rank.",
+        show_default="with zero3 all GPUs, else one process",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print all settings, and stop.")]
+
+
 @app.command()
 def train(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            help=f"The path of a .toml file, or one of: {', '.join(recipe_names())}.",
-            show_default=False,
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Starting model: a folder, a hub name, or a model recipe, which also brings "
-            f"prompt and sampling settings: {', '.join(model_names())}.",
-            show_default=False,
-        ),
-    ] = None,
+    recipe: Recipe,
+    model: Model = None,
     overrides: Overrides = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run from its last checkpoint.")
-    ] = False,
-    replay: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN/rollouts",
-            help="Train on the answers that a run sampled, without sampling; also on those of a "
-            "run that failed.",
-        ),
-    ] = None,
-    ranks: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Start so many processes on this machine, one per GPU. On several machines, start "
-            "`-m ttrl.cli train ...` with torchrun instead, or `--module ttrl.cli train ...` with "
-            "deepspeed --no_local_rank.",
-            show_default="with zero3 all GPUs, else one process",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and print all settings, and stop.")
-    ] = False,
+    run_dir: RunDir = None,
+    resume: Resume = False,
+    replay: Replay = None,
+    ranks: RankCount = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train on unlabeled questions; measure before and after if there is an answer key."""
     from ttrl.answers import Grader
@@ -106,7 +115,6 @@ def train(
         return
     from rich.console import Console
 
-    from ttrl.report.display import result_table
     from ttrl.run.run_folder import RunFolder
 
     folder = RunFolder(run_dir or Path("runs") / settings.name)
@@ -114,7 +122,7 @@ def train(
         if not resume:
             folder.refuse_existing()  # before anything is started
         launch(_rank_count(ranks), sys.argv[1:])
-    from ttrl.run.resume import how_to_go_on
+    from ttrl.run.resume import after_an_interrupt
 
     console = Console(quiet=not is_main())
     try:
@@ -122,16 +130,16 @@ def train(
             settings, run_dir=folder.path, replay=replay, resume=resume, console=console
         )
     except KeyboardInterrupt:
-        kept = ""
-        if folder.can_go_on():
-            kept = f"; {folder.path} holds a checkpoint: the same command with --resume continues"
-        elif how := how_to_go_on(folder, settings):
-            kept = f". {how}"
-        elif folder.path.exists():
-            kept = f"; {folder.path} holds no answers yet: remove it before you start again"
         if is_main():
-            print(f"ttrl: interrupted{kept}", file=sys.stderr)
+            print(f"ttrl: interrupted{after_an_interrupt(folder, settings)}", file=sys.stderr)
         raise typer.Exit(130) from None
+    _show_result(run, console, replayed=replay is not None)
+
+
+def _show_result(run: api.Run, console: Console, *, replayed: bool) -> None:
+    """Show what a run has reached, and what can be done next."""
+    from ttrl.report.display import result_table
+
     console.print()
     summary = run.summary
     if summary["before"] or summary["held_out"]["before"]:
@@ -139,12 +147,12 @@ def train(
     elif summary["after"] or summary["held_out"]["after"]:
         console.print("begun as a replay: measured at the end only, see summary.json")
     else:
-        why = "no reference answers" if replay is None else "replayed"
+        why = "replayed" if replayed else "no reference answers"
         console.print(f"{why}: nothing was measured but the votes, in metrics.jsonl")
     console.print(
-        f"run folder: {folder.path} (settings, metrics, all voting answers, trained model)\n"
-        f"measure it: {_command()} eval {folder.path / 'model'} DATA "
-        f"--recipe {folder.path / 'config.toml'}\n"
+        f"run folder: {run.path} (settings, metrics, all voting answers, trained model)\n"
+        f"measure it: {_command()} eval {run.path / 'model'} DATA "
+        f"--recipe {run.path / 'config.toml'}\n"
         f"a real one: {_command()} train 1x24gb/qwen2.5-math-1.5b-lora   (on a GPU of 24 GB)",
         highlight=False,
         markup=False,

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -40,7 +39,6 @@ from ttrl.rollout.agreement import Agreement
 from ttrl.rollout.pool import closed_at_the_end
 from ttrl.rollout.sampling import verifying, voting
 from ttrl.run.checkpoint import Checkpoint
-from ttrl.run.identity import Identity
 from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost
 from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
@@ -53,6 +51,7 @@ from ttrl.types import (
     CompletionGroup,
     Estimate,
     Question,
+    StepResult,
     TrainSample,
     UpdateResult,
     UserError,
@@ -61,18 +60,6 @@ from ttrl.types import (
 
 Rollout = tuple[list[CompletionGroup], list[Estimate]]
 """What was sampled in a step, and what it is worth."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a step was, for callbacks."""
-
-    step: int
-    groups: Sequence[CompletionGroup]
-    estimates: Sequence[Estimate]
-    metrics: dict[str, float]
-    """Its line in ``metrics.jsonl``."""
-
 
 Callback = Callable[[StepResult], str | None]
 """Is called after each step, on every rank; a reason that it returns stops the run."""
@@ -88,29 +75,17 @@ def train(
     estimator: RewardEstimator | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Summary:
-    """Train as ``settings`` say, in a new ``folder``; returns what ``summary.json`` holds.
+    """Train as ``settings`` say; return what ``summary.json`` holds.
 
-    Args:
-        settings: of the run.
-        folder: where it leaves what it finds.
-        display: where it shows how far it is.
-        replay: the ``rollouts`` folder of a run, whose answers are trained on again: nothing is
-            sampled, so nothing is measured before and after either.
-        resume: ``folder`` is that of a run that was interrupted, which goes on from its newest
-            complete checkpoint.
-        estimator: takes the place of the one that ``reward.estimator`` names.
-        callbacks: are called after each step.
+    `ttrl.api.train` explains the arguments. In a replay nothing is sampled, so nothing is measured
+    before and after either.
 
     Raises:
         UserError: for what the user can put right about settings, model, data or folder. The
             folder is made only after all of them have been read.
     """
     ranks = join_ranks()
-    if replay is not None and replay.resolve() == (folder.path / "rollouts").resolve():
-        raise UserError(
-            f"--replay {replay}: this run writes its own answers there; name the rollouts of the "
-            "run that was recorded"
-        )
+    folder.refuse_replay(replay)
     checkpoint: Checkpoint | None = None
     with folder, Grader(settings.answers) as grader:
         if resume:
@@ -149,9 +124,6 @@ class Trainer:
         self.display = parts.display
         self.done = 0
         """Steps."""
-        self.before: dict[str, Scores] = {}
-        self.after: dict[str, Scores] = {}
-        """What was measured before training, and last."""
         self.agreement: Agreement | None = None
         self.sampler = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.ahead: Future[Rollout] | None = None
@@ -166,7 +138,7 @@ class Trainer:
         self.saving = saving  # not before the folder is there
         with self.display.training(parts.total, self.done), saving:
             if self.done == 0:
-                self.before = self.after = self._measure(0)
+                parts.measured.before = parts.measured.after = self._measure(0)
             while self.done < parts.last and not stopped:
                 saving.check()
                 step = self.done + 1
@@ -174,8 +146,8 @@ class Trainer:
                 stopped = self._reason_to_stop(result)
                 self.push_weights()
                 if stopped or step == parts.last or (every and step % every == 0):
-                    self.after = self._measure(step)
-                    result.metrics.update(evaluation_metrics(self.after))
+                    parts.measured.after = self._measure(step)
+                    result.metrics.update(evaluation_metrics(parts.measured.after))
                 self.ranks.on_rank_zero(partial(self.folder.add_step, result.metrics))
                 self.display.step(step, parts.total, result.metrics)
                 self.done = step
@@ -211,8 +183,7 @@ class Trainer:
         metrics |= self._figures_of_the_start(step, metrics)
         return StepResult(step, groups, estimates, metrics)
 
-    # -----------------------------------------------------------------------------------------
-    # Parts of a step
+    # --- Parts of a step
 
     def _rollout(self, step: int) -> Rollout:
         """Sample a step's groups, and judge them while others are still being sampled.
@@ -291,8 +262,7 @@ class Trainer:
             self.parts.model.offload()
             self.parts.pool.push_weights(self.parts.model)
 
-    # -----------------------------------------------------------------------------------------
-    # What is watched and measured
+    # --- What is watched and measured
 
     def verify(self) -> None:
         """Compare the engine with the policy, at the weights that training begins with.
@@ -304,14 +274,10 @@ class Trainer:
         if parts.replayed:
             return
         questions = parts.first_questions(max(4, parts.pool.engines))
-        remedy = "lower rollout.gpu_memory_share"
-        with (
-            self._limited("start"),
-            memory_suffices("while engine and policy were compared", remedy),
-        ):
-            self.agreement = parts.pool.verify(
-                parts.model, questions, verifying(self.settings), self.settings.model.dtype
-            )
+        params, dtype = verifying(self.settings), self.settings.model.dtype
+        when, remedy = "while engine and policy were compared", "lower rollout.gpu_memory_share"
+        with self._limited("start"), memory_suffices(when, remedy):
+            self.agreement = parts.pool.verify(parts.model, questions, params, dtype)
 
     def _say_what_was_found(self) -> None:
         self.display.note(f"kernels: {self.parts.model.kernels}")
@@ -322,8 +288,8 @@ class Trainer:
             )
 
     def _reason_to_stop(self, result: StepResult) -> str | None:
-        """Look for a collapse, for a vote without voters, and ask the callbacks."""
-        reason = self._watch_for_collapse(result) or self._count_voters(result)
+        """Ask the guards, and the callbacks."""
+        reason = self.parts.guards.reason_to_stop(result.step, result.groups, result.metrics)
         for callback in self.callbacks:
             found = callback(result)
             said = next(filter(None, self.ranks.gather(found)), None)
@@ -332,46 +298,18 @@ class Trainer:
                 reason = f"step {result.step}: {said}"
         return reason
 
-    def _watch_for_collapse(self, result: StepResult) -> str | None:
-        """Return why the run must stop, if it must, with the weights restored."""
-        parts, step, metrics = self.parts, result.step, result.metrics
-        sign = parts.collapse.sign(metrics)
-        metrics["guard/collapse"] = float(sign is not None)
-        metrics["guard/mismatch"] = float(parts.mismatch.is_off(metrics))
-        if (warning := parts.mismatch.warning(metrics)) is not None:
-            self.display.note(f"step {step}: warning: {warning}")
-        if sign is not None and parts.collapse.is_new:
-            self.display.note(f"step {step}: warning: looks like a collapse: {sign}")
-        if parts.snapshots is None:
-            return None
-        if sign is None:
-            parts.snapshots.after_step(step)
-            return None
-        kept = parts.snapshots.restore()
-        self.display.note(f"stopped in step {step}; the model is that of step {kept}")
-        return f"step {step}: {sign}; the model is that of step {kept}"
-
-    def _count_voters(self, result: StepResult) -> str | None:
-        """Return why the run must stop, if nearly nothing yields an answer."""
-        guard, share = self.parts.abstention, result.metrics["vote/abstention_share"]
-        if (warning := guard.warning(share, result.groups)) is not None:
-            self.display.note(f"step {result.step}: warning: {warning}")
-        if (reason := guard.stop(share)) is None:
-            return None
-        self.display.note(f"stopped in step {result.step}: {reason}")
-        return f"step {result.step}: {reason}"
-
     def _measure(self, step: int) -> dict[str, Scores]:
         """Return the scores of the evaluations by name."""
         scores = {}
         for evaluation in self.parts.evaluations:
             sampled: list[CompletionGroup] = []
-            name, guard = evaluation.name, self.parts.abstention
+            name = evaluation.name
             with self._limited("eval"):
                 scores[name] = evaluation.run(self.parts.pool, step, self.display, sampled.append)
-            share = scores[name].get("abstention_share", 0.0)
-            if step == 0 and (warning := guard.warning(share, sampled)) is not None:
-                self.display.note(f"measured before training: {name}: warning: {warning}")
+            if step == 0:
+                share = scores[name].get("abstention_share", 0.0)
+                when = f"measured before training: {name}"
+                self.parts.guards.warn_of_abstentions(when, share, sampled)
         return scores
 
     def _figures_of_the_start(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -394,14 +332,13 @@ class Trainer:
         limit: float = getattr(self.settings.limits, setting)
         return self.watchdog.phase(phase, f"limits.{setting}", limit)
 
-    # -----------------------------------------------------------------------------------------
-    # Saving and going on
+    # --- Saving and going on
 
     def _save(self, result: StepResult) -> None:
         parts = self.parts
-        run = {"before": self.before, "after": self.after, "identity": self._identity().as_json()}
         states = states_of({**parts.stateful(), **parts.stateful_engine()})
-        state = {"step": self.done, **run, "parts": states}
+        identity = parts.identity(self.done).as_json()
+        state = {"step": self.done, "identity": identity, "parts": states}
         with self._limited("save"):
             self.saving.save(self.done, state, shards_of(parts.stateful()), self._score(result))
 
@@ -419,37 +356,22 @@ class Trainer:
             state = checkpoint.state()
             if state["step"] != checkpoint.step:
                 raise ValueError(f"the state of step {state['step']}")
-            self._identity().refuse_other(state["identity"], checkpoint.path)
+            parts.identity(done=0).refuse_other(state["identity"], checkpoint.path)
         parts.pool.sleep()  # it takes the place of what comes back
         parts.model.reload()  # what is not on the GPU would be written to a copy
+        self.done = checkpoint.step
         with checkpoint.errors_as_user_error():
-            self.before, self.after = (
-                {name: dict(scores) for name, scores in state[when].items()}
-                for when in ("before", "after")
-            )
-            self.done = checkpoint.step
             states = dict(state["parts"])
         restore(parts.stateful(), states, checkpoint, self.ranks)
         self.push_weights()
         restore(parts.stateful_engine(), states, checkpoint, self.ranks)
-
-    def _identity(self) -> Identity:
-        parts = self.parts
-        still_replayed = parts.replayed and (self.done < parts.last or parts.last == parts.total)
-        return Identity(
-            settings=self.settings,
-            replayed=still_replayed,
-            questions=parts.source.digest(),
-            model=parts.digests,
-            sizes=parts.model.shard_sizes(("weights",)),
-        )
 
     def _score(self, result: StepResult) -> float | None:
         """Rate the policy by ``checkpoint.best``; None if nobody asks, or it collapses."""
         match self.settings.checkpoint.best:
             case "majority_ratio":
                 collapsed = result.metrics["guard/collapse"]
-                return None if collapsed else self.parts.collapse.majority_ratio
+                return None if collapsed else self.parts.guards.collapse.majority_ratio
             case "held_out":
                 return result.metrics.get("eval/held_out/pass@1")
         return None
@@ -462,11 +384,8 @@ class Trainer:
             resumable = self.settings.checkpoint.every > 0
             way = ": with --resume instead of --replay this command samples on" if resumable else ""
             self.display.note(f"{stopped}{way}")
-        before, after = self.before, self.after
         summary: Summary = {
-            "before": before.get("train", {}),
-            "after": after.get("train", {}),
-            "held_out": {"before": before.get("held_out", {}), "after": after.get("held_out", {})},
+            **parts.measured.summary(),
             "steps": self.done,
             "stopped": stopped,
             "kernels": parts.model.kernels,

@@ -286,3 +286,17 @@ class UpdateResult:
     """The objective's figures by name, means over the trained tokens; see docs/metrics.md."""
     largest: Mapping[str, float] = field(default_factory=dict)
     """Those of which the largest is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a training step was, for callbacks."""
+
+    step: int
+    """Counted from 1."""
+    groups: Sequence[CompletionGroup]
+    """The step's answers."""
+    estimates: Sequence[Estimate]
+    """What they are worth, one per group."""
+    metrics: dict[str, float]
+    """The step's line in ``metrics.jsonl``."""

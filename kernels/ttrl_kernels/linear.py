@@ -119,10 +119,8 @@ def linear_policy_loss(
         hidden_TH, weight_VH, bias, targets_T, *_temperature(temperature), softcap, backend
     )
     options = (policy, clip_low, clip_high, dual_clip, ratio_level, kl, kl_coef, entropy_coef)
-    needs = (
-        torch.is_grad_enabled() and x is not None and x.requires_grad
-        for x in (hidden_TH, weight_VH, bias)
-    )
+    differentiable = (hidden_TH, weight_VH, bias)
+    needs = (torch.is_grad_enabled() and x is not None and x.requires_grad for x in differentiable)
     loss, logp_T, entropy_T, clipped_T, kl_T, live_rows, gradient_rows, *_ = ops.policy_loss(
         *head, *tokens, *options, *needs
     )

@@ -311,7 +311,7 @@ def _change(checkpoint: Path, changes: dict[str, Any]) -> None:
         ({"step": 1}, "holds something else than ttrl saves: .* step 1"),
         ({"parts.policy": {"steps_taken": "many"}}, "holds something else"),
         ({"parts.history": {"q": [[1]]}}, "holds something else"),
-        ({"before": [1]}, "holds something else"),
+        ({"parts.measured": {"before": [1]}}, "holds something else"),
         ({"parts.generators": []}, "holds something else"),
     ],
     ids=str,

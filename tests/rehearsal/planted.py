@@ -26,7 +26,7 @@ MIX_UPS = {
     "log-probs stay on the GPU": (
         UPDATE,
         "value_T.cpu()[live_T].sum()",
-        "value_T[live_T].sum() + live_T.sum()",
+        "(value_T * live_T).sum()",
     ),
     "the mask is not that of its device": (
         UPDATE,

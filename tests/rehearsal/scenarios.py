@@ -171,7 +171,7 @@ def going_on(folder: Path) -> Seen:
     """Shares go to a new policy, and both take the same next step."""
     first, second = (policy_of(folder, "float32", kl_coef=0.1) for _ in range(2))
     samples = samples_of(folder)
-    first.update(samples, RATE)
+    update(first, samples, RATE)
     second.load_state(first.state())
     second.load_shards(first.shards())
     for policy in (first, second):

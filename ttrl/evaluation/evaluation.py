@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from ttrl.answers import (
     Extractor,
@@ -124,6 +125,36 @@ class Evaluation:
                 extract=self.extract,
                 grader=self.grader,
             )
+
+
+class Measured:
+    """What the evaluations of a run have found before training, and last."""
+
+    def __init__(self) -> None:
+        """Nothing has been measured."""
+        self.before: dict[str, Scores] = {}
+        """By the evaluation's name."""
+        self.after: dict[str, Scores] = {}
+
+    def summary(self) -> dict[str, Any]:
+        """Return the scores as ``summary.json`` has them."""
+        before, after = self.before, self.after
+        return {
+            "before": before.get("train", {}),
+            "after": after.get("train", {}),
+            "held_out": {"before": before.get("held_out", {}), "after": after.get("held_out", {})},
+        }
+
+    def state(self) -> dict[str, dict[str, Scores]]:
+        """Return both, as JSON."""
+        return {"before": self.before, "after": self.after}
+
+    def load_state(self, state: Mapping[str, Mapping[str, Scores]]) -> None:
+        """Go on from a `state`."""
+        self.before, self.after = (
+            {name: dict(scores) for name, scores in state[when].items()}
+            for when in ("before", "after")
+        )
 
 
 def _score(

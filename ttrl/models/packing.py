@@ -7,13 +7,13 @@ into micro-batches.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Literal
 
 import torch
 
+from ttrl.system.balance import balance
 from ttrl.types import PackedBatch, TrainSample
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
@@ -63,34 +63,19 @@ def pack(
 
 def deal(samples: Sequence[TrainSample], tokens_per_batch: int, parts: int = 1) -> list[list[int]]:
     """Which samples, by index, `pack` puts together; a batch may have none."""
-    order = sorted(range(len(samples)), key=lambda i: -_rows(samples[i]))
-    if order and _rows(samples[order[0]]) > tokens_per_batch:
-        longest = samples[order[0]]
+    rows = [_rows(sample) for sample in samples]
+    longest = max(range(len(rows)), key=rows.__getitem__, default=0)
+    if rows and rows[longest] > tokens_per_batch:
         raise ValueError(
-            f"question {longest.question_id!r}: a sequence of {_rows(longest)} tokens does not "
-            f"fit memory.tokens_per_batch = {tokens_per_batch}"
+            f"question {samples[longest].question_id!r}: a sequence of {rows[longest]} tokens does "
+            f"not fit memory.tokens_per_batch = {tokens_per_batch}"
         )
-    rounds = -(-sum(map(_rows, samples)) // (tokens_per_batch * parts))
+    count = -(-sum(rows) // (tokens_per_batch * parts)) * parts
     while True:
-        dealt = _deal(order, [_rows(s) for s in samples], tokens_per_batch, rounds * parts)
-        if dealt is not None:
+        dealt = balance(rows, count)
+        if all(sum(rows[i] for i in batch) <= tokens_per_batch for batch in dealt):
             return dealt
-        rounds += 1
-
-
-def _deal(
-    order: Sequence[int], rows: Sequence[int], room: int, count: int
-) -> list[list[int]] | None:
-    """Each sample, in ``order``, to the emptiest of ``count`` batches; None if it has no room."""
-    dealt: list[list[int]] = [[] for _ in range(count)]
-    used = [(0, b) for b in range(count)]  # a heap
-    for i in order:
-        load, b = used[0]
-        if load + rows[i] > room:
-            return None
-        heapq.heapreplace(used, (load + rows[i], b))
-        dealt[b].append(i)
-    return dealt
+        count += parts
 
 
 def _rows(sample: TrainSample) -> int:

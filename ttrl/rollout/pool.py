@@ -16,8 +16,8 @@ from ttrl.rollout.engines import ENGINES
 from ttrl.rollout.engines.base import CountingEngine, Engine
 from ttrl.rollout.engines.remote_engine import RemoteEngine
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.spread import spread
 from ttrl.settings import Settings
+from ttrl.system.balance import balance
 from ttrl.system.ranks import Ranks
 from ttrl.types import (
     Completion,
@@ -158,7 +158,7 @@ class RolloutPool:
             One group per question, in the order of ``questions``.
         """
         expected = [self._lengths.get(q.id, float(params.max_new_tokens)) for q in questions]
-        share = spread(expected, self.engines)[self._ranks.rank // self._sharing.count]
+        share = balance(expected, self.engines)[self._ranks.rank // self._sharing.count]
         mine = self._sample([questions[i] for i in share], params, on_group, decided)
         parts = self._ranks.gather(mine)[:: self._sharing.count]
         groups = {g.question.id: g for part in parts for g in part}

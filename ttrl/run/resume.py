@@ -145,6 +145,17 @@ def _after(between: str, text: str) -> str:
     return between + text if text else ""
 
 
+def after_an_interrupt(folder: RunFolder, settings: Settings) -> str:
+    """Say what there is of a run that Ctrl-C has ended, and how it goes on."""
+    if folder.can_go_on():
+        return f"; {folder.path} holds a checkpoint: the same command with --resume continues"
+    if how := how_to_go_on(folder, settings):
+        return f". {how}"
+    if folder.path.exists():
+        return f"; {folder.path} holds no answers yet: remove it before you start again"
+    return ""
+
+
 def after_a_hang(folder: RunFolder) -> str:
     """What to do after a phase that took too long, said without looking at the disk again."""
     return (

@@ -93,6 +93,14 @@ class RunFolder:
             "folder"
         )
 
+    def refuse_replay(self, rollouts: Path | None) -> None:
+        """Raise a UserError if these are the answers of this very run."""
+        if rollouts is not None and rollouts.resolve() == (self.path / "rollouts").resolve():
+            raise UserError(
+                f"--replay {rollouts}: this run writes its own answers there; name the rollouts "
+                "of the run that was recorded"
+            )
+
     def free_name(self) -> Path:
         """A folder beside this one that is not there yet."""
         name = self.path.name or "run"  # "." has none

@@ -34,8 +34,8 @@ from ttrl.models.pretrained import load_outline
 from ttrl.rollout.engines.shared_weights import SharedWeights
 from ttrl.rollout.engines.wire import Message, Wire, from_question, to_completion
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.spread import spread
 from ttrl.settings import Settings
+from ttrl.system.balance import balance
 from ttrl.system.ranks import Ranks
 from ttrl.types import Completion, Question, UserError
 
@@ -134,7 +134,7 @@ class RemoteEngine:
             UserError: if a prompt leaves no room for ``max_new_tokens`` in the model's context.
         """
         # The pool has put the longest first: equal numbers of them go to each engine.
-        shares = spread([1.0] * len(questions), max(1, len(self._processes)))
+        shares = balance([1.0] * len(questions), max(1, len(self._processes)))
         asked = [(p, share) for p, share in zip(self._processes, shares, strict=False) if share]
         requests = {
             process: {
