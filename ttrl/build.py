@@ -20,7 +20,6 @@ from ttrl.learner.objective import Objective
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
-from ttrl.plan.planned import planned_memory
 from ttrl.report.display import Display
 from ttrl.rewards.labels import LabelSource, OwnVotes, ReferenceAnswers, Teacher
 from ttrl.rewards.scorer import GroupScorer
@@ -30,6 +29,7 @@ from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import voting
 from ttrl.rollout.workflows import Workflow, make_workflow
 from ttrl.run.identity import Identity
+from ttrl.run.planned import planned_memory
 from ttrl.run.preflight import refuse_impossible
 from ttrl.run.resume import model_digests
 from ttrl.run.stateful import Clock, Generators, Stateful

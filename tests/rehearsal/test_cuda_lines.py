@@ -26,8 +26,8 @@ NOT_REHEARSED = {
     "ttrl/system/memory.py: memory_suffices: free, total": VLLM,
     "ttrl/system/memory.py: _asleep_bytes: return sum(": VLLM,
     "ttrl/system/memory.py: pin: raise": "memory that cannot be pinned: test_wire.py",
-    "ttrl/plan/planned.py: planned_memory: note(": "what cannot be planned: test_plan.py",
-    "ttrl/plan/planned.py: planned_memory: return {}": "what cannot be planned: test_plan.py",
+    "ttrl/run/planned.py: planned_memory: note(": "what cannot be planned: test_plan.py",
+    "ttrl/run/planned.py: planned_memory: return {}": "what cannot be planned: test_plan.py",
     "ttrl/run/preflight.py: refuse_impossible: if settings.memory": "there is a GPU in a rehearsal",
     "ttrl/settings/rules.py: _memory_rules: yield 'memory.off": "what it refuses: test_config.py",
     "ttrl/run/preflight.py: refuse_impossible: raise UserError('memory.offload_during": (

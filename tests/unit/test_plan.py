@@ -21,10 +21,10 @@ from ttrl.plan import GIB, Machine, ModelShape, Plan, plan
 from ttrl.plan.host import host_memory
 from ttrl.plan.machine import SHARES
 from ttrl.plan.memory import Job
-from ttrl.plan.planned import planned_memory
 from ttrl.plan.report import show
 from ttrl.plan.speed import collective_seconds, optimizer_seconds
 from ttrl.report.display import Display
+from ttrl.run.planned import planned_memory
 from ttrl.settings import ModelSettings
 from ttrl.settings.recipe import RECIPES as RECIPE_FOLDER
 from ttrl.settings.recipe import load_settings, recipe_names
