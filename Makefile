@@ -14,7 +14,7 @@ lint: setup
 type: setup
 	.venv/bin/mypy
 quick: setup
-	.venv/bin/python -m pytest -q -m "not slow" tests/unit tests/kernels tests/security
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 -m "not slow"
 test:
 	bash scripts/run_tests.sh
 bench: setup

@@ -15,6 +15,10 @@ $bin/mypy
 $bin/mypy scripts/build_tiny_base.py  # no test runs it: it takes minutes
 $bin/mypy scripts/check_cuda_installs.py
 $bin/mypy scripts/same_bits.py
-$bin/python -m pytest "$@"
+# Two at a time, with a thread each; one after the other where they share a GPU.
+workers=2
+if command -v nvidia-smi >/dev/null; then workers=0; fi
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $bin/python -m pytest -n "$workers" --dist loadfile \
+    --no-loadscope-reorder "$@"
 # CUDA's packages are not installed here; whether they could be is asked where all is tested.
 if [ $# = 0 ]; then $bin/python scripts/check_cuda_installs.py; fi

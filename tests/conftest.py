@@ -1,6 +1,30 @@
 """Settings of every test; this file also makes pytest put the helpers beside it on the path."""
 
+from __future__ import annotations
+
 from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+SLOW = {
+    "e2e": "runs from start to end",
+    "rehearsal": "the code of a GPU, in processes that pretend to have one",
+    "vllm": "vLLM takes half a minute to start",
+    "zero3": "several processes under DeepSpeed",
+    "kernels/test_build.py": "compiles the C++ rows and builds wheels",
+    "kernels/test_sharded.py": "several processes",
+    "kernels/test_triton_interpreted.py": "Triton's interpreter",
+    "unit/test_architectures.py": "a model of each of 144 kinds",
+    "unit/test_gpu_check.py": "goes through the whole measurement of a GPU",
+    "unit/test_gpu_parts.py": "starts each part of it",
+    "unit/test_lost_engine.py": "waits for processes that hang",
+    "unit/test_packaging.py": "builds wheels",
+    "unit/test_plan_memory.py": "follows each allocation of an update",
+    "unit/test_remote_engine.py": "engines in processes of their own",
+    "unit/test_selftests.py": "Triton's interpreter",
+}
+"""Folders and files whose tests `make quick` leaves out, and what takes so long."""
 
 if find_spec("hypothesis") is not None:  # tests on a GPU need none of it: bench/gpu_check.sh
     from hypothesis import settings
@@ -9,3 +33,15 @@ if find_spec("hypothesis") is not None:  # tests on a GPU need none of it: bench
     # a verdict belongs to a commit.
     settings.register_profile("ttrl", deadline=None, derandomize=True)
     settings.load_profile("ttrl")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `SLOW` lists, and begin with it: what is long should not be the last to begin."""
+    here = Path(__file__).parent
+    for item in items:
+        if not item.path.is_relative_to(here):
+            continue
+        path = item.path.relative_to(here).as_posix()
+        if path in SLOW or path.partition("/")[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -74,7 +74,7 @@ def main(folder: Path, output: str) -> None:
     policy, clean = (zero3_policy("token_mean", folder, ranks) for _ in range(2))
     facts["documents"] = documents(clean, samples)
     for p in (policy, clean):
-        p.update(samples, RATES[0])
+        update(p, samples, RATES[0])
     facts["teacher"] = ranks.gather(teacher(zero3_policy("lora", folder, ranks), samples))
     facts["gradients"] = ranks.gather(gradients(policy))
     facts["not_finite"] = {
@@ -327,7 +327,7 @@ def not_finite(
         hook.remove()
     unchanged = everything(policy) == before
     for p in (policy, clean):
-        p.update(samples, RATES[1])
+        update(p, samples, RATES[1])
     mine = {
         "message": message,
         "unchanged": unchanged,
