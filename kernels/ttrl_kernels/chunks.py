@@ -118,6 +118,7 @@ class Gradients:
 
     def __init__(self, head: Head, needs: Needs):
         """Start with zeros for each gradient that is needed."""
+
         def zeros(like: Tensor | None, needed: bool, dtype: torch.dtype) -> Tensor | None:
             return torch.zeros_like(like, dtype=dtype) if like is not None and needed else None
 

@@ -56,7 +56,7 @@ class WeightSnapshots:
         }
 
     def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
-        """Put `shards` back."""
+        """Put the shards that `shards` gave back."""
         for key, shard in shards.items():
             i, _, name = key.partition("/")
             self.kept[int(i)][1][name] = shard

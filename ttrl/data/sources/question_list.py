@@ -35,7 +35,7 @@ class QuestionList:
 
     @property
     def left_out(self) -> int:
-        """Questions that a pass does not ask; other ones in each."""
+        """The number of questions that a pass does not ask; other ones in each pass."""
         return len(self.all) % self.per_step
 
     def questions(self, step: int) -> list[Question]:
