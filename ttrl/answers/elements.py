@@ -12,7 +12,7 @@ _DELIMITER = re.compile(r"([(),\[\]]|\\[{}])")
 
 
 def elements(text: str) -> str:
-    """Reduce numbers that stand alone in a tuple, list, set or interval; write ", " between them."""
+    """Reduce numbers that stand alone in a tuple, list, set or interval; put ", " between them."""
     parts = _DELIMITER.split(text)  # element, delimiter, element, ..., element
     if len(parts) == 1:
         return text
