@@ -155,7 +155,7 @@ class Zero3Model(TrainedModel):
                 )
 
     def offload(self) -> None:
-        """Move all but the model's own weights off the GPU, if ``memory.offload_during_rollout``.
+        """Move all but the model's own weights off the GPU; see ``memory.offload_during_rollout``.
 
         The weights stay, since they are gathered and pushed into the engine meanwhile. Gradients of a
         step that has been taken are worth nothing.
@@ -182,7 +182,7 @@ class Zero3Model(TrainedModel):
         return {name: whole[name] for name, _ in self._trained()}
 
     def shards(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
-        """Copy this rank's part of every trained parameter; the last rank's has zeros at its end."""
+        """Copy this rank's part of every trained parameter; the last rank's ends with zeros."""
         return {
             f"{kind}/{name}": self._shard(parameter, kind).detach().to("cpu", copy=True)
             for kind in kinds

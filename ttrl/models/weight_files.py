@@ -127,7 +127,7 @@ class WeightFiles:
         return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
 
     def _differences(self, shapes: dict[str, torch.Size]) -> tuple[set[str], set[str]]:
-        """Name what is missing or of another shape; and what has no place, if transformers minds."""
+        """Name what is missing or of another shape; and what has no place, unless to be ignored."""
         expected = {name: tensor.shape for name, tensor in self.outline.state_dict().items()}
         wrong = {name for name in shapes.keys() & expected if shapes[name] != expected[name]}
         info = LoadStateDictInfo(
