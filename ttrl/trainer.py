@@ -60,22 +60,22 @@ from ttrl.types import (
 )
 
 Rollout = tuple[list[CompletionGroup], list[Estimate]]
-"""What was sampled in a step, and what it is worth."""
+"""The groups of a step, and an estimate of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step was, for callbacks."""
+    """The result of a step, for callbacks."""
 
     step: int
     groups: Sequence[CompletionGroup]
     estimates: Sequence[Estimate]
     metrics: dict[str, float]
-    """Its line in ``metrics.jsonl``."""
+    """The step's line in ``metrics.jsonl``."""
 
 
 Callback = Callable[[StepResult], str | None]
-"""Is called after each step, on every rank; a reason that it returns stops the run."""
+"""Function that is called after each step, on every rank; a reason it returns stops the run."""
 
 
 def train(
@@ -148,10 +148,10 @@ class Trainer:
         self.folder, self.watchdog, self.callbacks = folder, watchdog, callbacks
         self.display = parts.display
         self.done = 0
-        """Steps."""
+        """The number of steps done."""
         self.before: dict[str, Scores] = {}
         self.after: dict[str, Scores] = {}
-        """What was measured before training, and last."""
+        """The scores that were measured last; ``before`` holds those from before training."""
         self.agreement: Agreement | None = None
         self.sampler = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.ahead: Future[Rollout] | None = None

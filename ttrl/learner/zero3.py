@@ -157,8 +157,8 @@ class Zero3Model(TrainedModel):
     def offload(self) -> None:
         """Move all but the model's own weights off the GPU; see ``memory.offload_during_rollout``.
 
-        The weights stay, since they are gathered and pushed into the engine meanwhile. Gradients of a
-        step that has been taken are worth nothing.
+        The weights stay, since they are gathered and pushed into the engine meanwhile. Gradients
+        of a step that has been taken are worth nothing.
         """
         if not self.settings.memory.offload_during_rollout or self._offload.is_away:
             return

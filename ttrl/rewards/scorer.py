@@ -22,8 +22,9 @@ GRADING_THREADS = 4
 """Threads that grade; they wait for worker processes most of the time."""
 
 LARGEST = 1e15
-"""The largest of an estimator's numbers. Larger ones would be finite here, and not when averaged, turned into
-advantages, or multiplied with each other in float32: after the update, when it is too late."""
+"""The largest of an estimator's numbers. Further ones would be finite here, and not when averaged,
+turned into advantages, or multiplied with each other in float32: after the update, when it is too
+late."""
 
 
 class GroupScorer:

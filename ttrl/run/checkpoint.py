@@ -193,7 +193,7 @@ def named_as_ours(folder: Path) -> list[Path]:
 
 
 def best_of(folder: Path) -> Path | None:
-    """Return the checkpoint with the highest score, the earliest of several; None without scores."""
+    """Return the checkpoint with the highest score, the earliest of several; None without one."""
     scores = {path: manifest["score"] for path, manifest in completed(folder).items()}
     scored = [path for path, score in scores.items() if score is not None]
     return max(scored, key=scores.__getitem__, default=None)

@@ -134,9 +134,9 @@ class VllmEngine:
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield each tensor in fresh storage.
 
-        vLLM keeps those of a layer until the layer is whole, and a source that reuses its buffer would
-        overwrite them. From the host's memory, where those of another process lie, a tensor goes
-        straight to the GPU.
+        vLLM keeps those of a layer until the layer is whole, and a source that reuses its buffer
+        would overwrite them. From the host's memory, where those of another process lie, a tensor
+        goes straight to the GPU.
         """
         for name, tensor in complete(weights, self._shapes):
             for known in filter(None, (name, self._tied.get(name))):
