@@ -96,7 +96,7 @@ class Parts:
         return {"pool": self.pool, "generators": Generators(self.ranks)}
 
     def first_questions(self, wanted: int) -> list[Question]:
-        """Return the first questions that training asks, so many of them."""
+        """Return the first ``wanted`` questions that training asks."""
         asked = chain.from_iterable(map(self.source.questions, count(1)))
         return list(islice(asked, wanted))
 

@@ -88,7 +88,7 @@ def train(
     estimator: RewardEstimator | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Summary:
-    """Train as ``settings`` say, in a new ``folder``; returns what ``summary.json`` holds.
+    """Train as ``settings`` say, in a new ``folder``; return what ``summary.json`` holds.
 
     Args:
         settings: of the run.
@@ -406,7 +406,7 @@ class Trainer:
             self.saving.save(self.done, state, shards_of(parts.stateful()), self._score(result))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on where a run of the same settings was, on any number of ranks.
+        """Continue a run of the same settings from a checkpoint, on any number of ranks.
 
         Raises:
             UserError: if it had other settings or questions, or began with another model, or has

@@ -228,7 +228,7 @@ class TrainSample:
     token_ids: tuple[int, ...]
     """All tokens, context and trained ones."""
     trained: tuple[bool, ...]
-    """Which of ``token_ids`` are trained; never the first, from nothing that is predicted."""
+    """Which of ``token_ids`` are trained; never the first, which is predicted from nothing."""
     logprobs: tuple[float, ...]
     """Per trained token, the log-prob that the sampler gave it."""
     advantages: tuple[float, ...]

@@ -191,7 +191,7 @@ def logprob(head: Head, backend: RowBackend) -> RowStats:
 def logprob_gradients(
     head: Head, backend: RowBackend, stats_L: RowStats, grads_L: RowGrads, needs: Needs
 ) -> Gradients:
-    """Compute a head's gradients from those of its log-probs and entropies, with new logits."""
+    """Compute a head's gradients from those of log-probs and entropies; recomputes the logits."""
     out = Gradients(head, needs)
     for at_C, logits_CV in head.logits(nonzero_rows(grads_L)):
         out.add(backend, at_C, logits_CV, stats_L.at(at_C), grads_L.at(at_C))

@@ -67,7 +67,7 @@ class Signature:
         return sum(self.sizes)
 
     def schema(self, outputs: int) -> str:
-        """Write the operator's schema, with so many tensors as outputs."""
+        """Write the operator's schema, whose results are ``outputs`` tensors."""
         arguments = [
             f"{KINDS[kind]} {name}"
             for record in self.records

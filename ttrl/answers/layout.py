@@ -87,7 +87,7 @@ def _ascii(text: str) -> str:
 
 
 def _level(character: str) -> str:
-    """Return ^ or _ for a character that is a raised or lowered shape of another, or no text."""
+    """Return "^" or "_" for a raised or lowered shape of a character, "" for any other."""
     return _LEVELS.get(unicodedata.decomposition(character).partition(" ")[0], "")
 
 

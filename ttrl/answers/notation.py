@@ -34,7 +34,7 @@ class Expression(NamedTuple):
 
 
 def translate(text: str) -> Expression | None:
-    """Return an unambiguous spelling of an expression in canonical form; None if it cannot pass."""
+    """Return an unambiguous spelling of an expression in canonical form; None if there is none."""
     if len(text) > LONGEST or _DERIVATIVE.search(text):
         return None
     if _WORD.search(_COMMAND.sub(" ", text)) or _NAMES.search(text) or _CALL.search(text):

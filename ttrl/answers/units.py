@@ -184,7 +184,10 @@ def _measured(value: str, words: str, power: str | None) -> tuple[str, str] | No
 
 
 def _is_amount(value: str) -> bool:
-    r"""Say whether a value can only be a number: behind ``A``, ``\text{T}`` is no tesla."""
+    r"""Say whether a value can only be a number.
+
+    Behind ``A`` or a matrix, ``\text{T}`` is no tesla.
+    """
     value = value.rpartition("=")[2]
     digits = re.search(r"[0-9]|\\pi(?![A-Za-z])", value) is not None
     return digits and constant(value) and r"\begin" not in value and not value.endswith("]")

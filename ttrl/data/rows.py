@@ -80,7 +80,7 @@ class Rejection:
     place: str
     """The row's place, as in `Row`."""
     reason: str
-    """What is wrong with it."""
+    """What is wrong with the row."""
 
     def __str__(self) -> str:
         """Return the line ``FILE:line 3: reason``."""

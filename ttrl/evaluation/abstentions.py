@@ -68,7 +68,7 @@ class AbstentionGuard:
         return self.in_a_row
 
     def load_state(self, state: int) -> None:
-        """Go on from a `state`."""
+        """Restore what `state` returned."""
         self.in_a_row = state
 
     def _is_high(self, share: float) -> bool:

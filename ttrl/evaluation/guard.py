@@ -37,7 +37,7 @@ class CollapseGuard:
         self._alarmed = False
 
     def sign(self, metrics: Mapping[str, float]) -> str | None:
-        """Say what is wrong after a step with these metrics; None if nothing is, or by setting."""
+        """Say what is wrong after a step with these metrics; None if nothing is or nobody asked."""
         self.window.append(metrics)
         found = None if self.settings.on_collapse == "ignore" else self._sign()
         self.is_new = found is not None and not self._alarmed
@@ -56,7 +56,7 @@ class CollapseGuard:
         return {"first": self.first, "window": window, "alarmed": self._alarmed}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Restore what `state` returned."""
         self.first, self._alarmed = dict(state["first"]), state["alarmed"]
         self.window = deque(state["window"], maxlen=self.size)
 

@@ -200,7 +200,7 @@ def maj_at_k(
 
 
 def _draw(ways: Sequence[int], available: int, at_most: int) -> list[int]:
-    """Draw from one more cluster up to ``at_most`` of its ``available`` answers; count the ways.
+    """Count the ways to draw with one more cluster: up to ``at_most`` of its ``available`` answers.
 
     ``ways[j]`` is in how many ways j answers are drawn, before and after.
     """

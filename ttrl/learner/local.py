@@ -61,7 +61,7 @@ class LocalModel(TrainedModel):
 
     @torch.no_grad()
     def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
-        """Put the tensors that `shards` gave back."""
+        """Put back what `shards` gave."""
         for key, tensor in self._holdings():
             if key in shards:
                 tensor.copy_(shards[key].view(tensor.shape))

@@ -137,7 +137,7 @@ class TrainedModel(ABC):
         return {"steps_taken": self.steps_taken}
 
     def load_state(self, state: Mapping[str, int]) -> None:
-        """Go on from a `state`, whose `shards` are then to be loaded."""
+        """Restore what `state` returned, whose `shards` are then to be loaded."""
         if steps := state["steps_taken"]:
             self._make_moments()
             self._set_steps_taken(steps)

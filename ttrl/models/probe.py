@@ -60,7 +60,7 @@ LAST = 6
 
 @dataclass
 class Heard:
-    """What a model asked of its attention in one forward."""
+    """Record of what a model asked of its attention in one forward."""
 
     longest: int
     """Tokens that a sequence may have."""
@@ -78,7 +78,7 @@ class Heard:
     """Whether a mask showed a token what comes after it."""
 
     def no_attention(self) -> list[torch.nn.Module]:
-        """Return the layers that computed none, or not through transformers' interface."""
+        """Return the layers that computed no attention, or not through transformers' interface."""
         return [layer for layer in self.layers if self.modules.isdisjoint(layer.modules())]
 
 

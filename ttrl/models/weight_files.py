@@ -38,12 +38,12 @@ FILE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class _Source:
-    """What a parameter is made from."""
+    """The source of a parameter: what it is made from."""
 
     key: str
     """The model's name of the first of all parameters that are made from the same."""
     converter: WeightConverter | None
-    """How it is made, if it is not simply what is in the file."""
+    """How the parameter is made, if it is not simply what is in the file."""
     parts: list[tuple[str, str | None]] = field(default_factory=list)
     """The names in the files, and which of the converter's patterns each of them matches."""
 

@@ -144,7 +144,7 @@ def _fitting(job: Job) -> list[Job]:
 
 
 def _fastest(job: Job, fitting: Sequence[Job]) -> Job | None:
-    """Choose one whose step is as short as any, with the fewest changes."""
+    """Choose a job whose step is as short as any, with the fewest changes."""
     if not fitting:
         return None
     times = [sum(seconds(candidate).values()) for candidate in fitting]

@@ -198,7 +198,7 @@ def _rollout(card: _Card) -> None:
 
 
 def _sampling(job: Job) -> dict[str, int]:
-    """Count what an engine needs for as long as it samples."""
+    """Count the bytes that an engine needs for as long as it samples."""
     items = {"prefill, sampler": memory.prefill(job)}
     return items if job.vllm else items | {"KV cache": memory.kv_cache(job)}
 

@@ -108,7 +108,7 @@ class Bar:
         self._task = task
 
     def advance(self, note: str = "") -> None:
-        """Go one unit further; ``note`` stands behind the bar."""
+        """Advance the bar by one unit; ``note`` stands behind it."""
         self._progress.update(self._task, advance=1, note=note)
 
 

@@ -40,7 +40,7 @@ class OwnVotes:
         return None
 
     def after_update(self, policy: WeightSource) -> None:
-        """Do nothing."""
+        """Ignore an update of the policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class ReferenceAnswers:
         return {q.id: self.key.answers.get(q.id) for q in questions}
 
     def after_update(self, policy: WeightSource) -> None:
-        """Do nothing."""
+        """Ignore an update of the policy."""
 
 
 class Teacher:
@@ -111,7 +111,7 @@ class Teacher:
         return self._known if self.decay == 1 else {}
 
     def load_state(self, state: Mapping[str, str | None]) -> None:
-        """Go on from a `state`, whose `shards` are then to be loaded."""
+        """Restore what `state` returned, whose `shards` are then to be loaded."""
         self._known = dict(state)
 
     def shard_sizes(self) -> dict[str, int]:
@@ -124,6 +124,6 @@ class Teacher:
 
     @torch.no_grad()
     def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
-        """Put the shards that `shards` gave back."""
+        """Put back what `shards` gave."""
         for name, shard in shards.items():
             self._shards[name].copy_(shard)

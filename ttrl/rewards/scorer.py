@@ -127,7 +127,7 @@ class GroupScorer:
         }
 
     def load_state(self, state: Mapping[str, list[list[Any]]]) -> None:
-        """Go on with the history of a `state`."""
+        """Restore the history that `state` returned."""
         self.history = {
             question: tuple(PastVote(*visit) for visit in visits)
             for question, visits in state.items()

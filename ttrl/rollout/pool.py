@@ -130,7 +130,7 @@ class RolloutPool:
         return {"policy_version": self.policy_version, "lengths": self._lengths}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Restore what `state` returned."""
         self.policy_version, self._lengths = state["policy_version"], dict(state["lengths"])
 
     def close(self) -> None:

@@ -182,7 +182,7 @@ class RunFolder:
         return lines[:step]
 
     def remove_after(self, step: int) -> None:
-        """Go back to what the folder held after ``step``; the checkpoints are left alone.
+        """Restore what the folder held after ``step``; the checkpoints are left alone.
 
         A killed run may have written further, or half a line. What is not named as ours stays.
 

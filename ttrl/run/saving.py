@@ -60,7 +60,7 @@ class Disk:
             os.close(descriptor)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Rename at once: there is never both or neither."""
+        """Rename a file or folder at once: there is never both or neither."""
         old.rename(new)
 
     def remove(self, path: Path) -> None:
@@ -214,7 +214,7 @@ class Checkpoints:
         return {name: _write(folder / name, content) for name, content in contents.items()}
 
     def _complete(self, temporary: Path, path: Path, manifest: dict[str, Any]) -> None:
-        """Make a checkpoint of the files, and then room."""
+        """Make a checkpoint of the files, and remove those that are no longer kept."""
         if not self.ranks.is_main:
             return
         _write(temporary / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode())

@@ -22,7 +22,7 @@ class Stateful(Protocol):
         ...
 
     def load_state(self, state: Any) -> None:
-        """Go on from a `state`."""
+        """Restore what `state` returned."""
         ...
 
 
@@ -63,7 +63,7 @@ class Clock:
     """The time that the run has taken, interruptions aside."""
 
     def __init__(self) -> None:
-        """Begin now."""
+        """Start the clock."""
         self._begun = time.perf_counter()
 
     def seconds(self) -> float:
@@ -75,7 +75,7 @@ class Clock:
         return self.seconds()
 
     def load_state(self, state: float) -> None:
-        """Go on from a `state`."""
+        """Add the age that `state` returned."""
         self._begun -= state
 
 

@@ -45,10 +45,10 @@ def load_plugin(name: str, setting: str) -> Any:
 
 @contextmanager
 def errors_as_user_error(name: str, setting: str) -> Iterator[None]:
-    """Turn what a user's object raises into one line that says where.
+    """Turn what a user's object raises into one line that says where; not what stops the program.
 
     Raises:
-        UserError: for any `Exception`.
+        UserError: for any `Exception`, and for SystemExit.
     """
     try:
         yield

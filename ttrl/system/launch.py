@@ -45,7 +45,7 @@ def gpu_count() -> int:
 
 
 def launch(ranks: int, arguments: Sequence[str]) -> NoReturn:
-    """Start ``ttrl`` with these arguments so many times on this machine, and end as it does.
+    """Start ``ttrl`` with these arguments ``ranks`` times on this machine, and end as it does.
 
     The rendezvous listens on this machine only.
     """

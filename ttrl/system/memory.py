@@ -93,7 +93,7 @@ def _asleep_bytes() -> int:
 
 
 def _resident_bytes() -> int | None:
-    """Return this process's memory; None where the system does not say (it is no Linux)."""
+    """Return this process's resident bytes; None where the system does not say (it is no Linux)."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -17,7 +17,7 @@ class QuestionList:
     def __init__(
         self, questions: Sequence[Question], per_step: int, seed: int, epochs: int = 1
     ) -> None:
-        """Order ``questions`` in steps of ``per_step``, so many ``epochs`` long.
+        """Order ``questions`` in steps of ``per_step``, for ``epochs`` passes.
 
         Raises:
             UserError: if there are too few questions for one step.

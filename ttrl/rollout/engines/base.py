@@ -22,7 +22,7 @@ class Engine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Give back what memory it can until the next `load_weights`."""
+        """Give back what memory the engine can, until the next `load_weights`."""
         ...
 
     def sample(

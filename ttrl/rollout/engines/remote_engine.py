@@ -338,7 +338,7 @@ def _error(process: _Process, kind: str, message: str) -> Exception:
 
 
 def _visible_gpus(wanted: Sequence[int], count: int, environment: Mapping[str, str]) -> list[str]:
-    """Name the GPUs that torch counts as ``wanted``, as CUDA_VISIBLE_DEVICES has to.
+    """Name the GPUs that torch counts as ``wanted``, in the terms of CUDA_VISIBLE_DEVICES.
 
     Raises:
         UserError: if there are not as many, or some of a machine's GPUs must be named and are not.

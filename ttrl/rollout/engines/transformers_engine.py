@@ -178,7 +178,7 @@ class TransformersEngine:
 
 
 class _Decoding:
-    """What a batch carries from token to token."""
+    """State that a batch carries from token to token."""
 
     def __init__(
         self,
