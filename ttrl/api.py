@@ -29,9 +29,9 @@ class Run:
     """
 
     path: Path
-    """Its folder."""
+    """The run's folder."""
     settings: Settings
-    """As they were resolved."""
+    """The settings as they were resolved."""
     summary: dict[str, Any]
     """What ``summary.json`` holds."""
 

@@ -41,7 +41,7 @@ from ttrl.types import AnswerKey, Question, UserError
 
 @dataclass
 class Parts:
-    """What a run is made of."""
+    """All that a run is made of."""
 
     settings: Settings
     display: Display
@@ -49,13 +49,13 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     source: QuestionSource
     key: AnswerKey
-    """Of the training questions: for metrics only."""
+    """Answer key of the training questions: for metrics only."""
     evaluations: tuple[Evaluation, ...]
     """What is measured before and after; none in a replay, which records no such answers."""
     model: TrainedModel
     objective: Objective
     digests: dict[str, str]
-    """Of the model before training, see `model_digests`."""
+    """Digests of the model before training, see `model_digests`."""
     labels: LabelSource
     scorer: GroupScorer
     workflow: Workflow
@@ -88,7 +88,7 @@ class Parts:
         return {name: part for name, part in named.items() if isinstance(part, Stateful)}
 
     def stateful_engine(self) -> dict[str, Stateful]:
-        """Return those that are put back when the engine has the model's weights."""
+        """Return the parts that are put back when the engine has the model's weights."""
         return {"pool": self.pool, "generators": Generators(self.ranks)}
 
     def identity(self, done: int) -> Identity:
@@ -102,7 +102,7 @@ class Parts:
         )
 
     def first_questions(self, wanted: int) -> list[Question]:
-        """Return the first questions that training asks, so many of them."""
+        """Return the first ``wanted`` questions that training asks."""
         asked = chain.from_iterable(map(self.source.questions, count(1)))
         return list(islice(asked, wanted))
 
@@ -169,7 +169,7 @@ def build(
 def load_data(
     settings: Settings, tokenizer: PreTrainedTokenizerBase, scorer: GroupScorer, display: Display
 ) -> tuple[QuestionSource, AnswerKey, tuple[Evaluation, ...]]:
-    """Load what is asked in training, its answer key, and what is measured: that and more."""
+    """Load what is asked in training, its answer key, and all that is measured."""
     source, train_set = make_source(settings, tokenizer)
     held_out = QuestionSet((), AnswerKey(), ())
     if settings.data.held_out is not None:

@@ -328,7 +328,7 @@ def doctor() -> None:
 
 
 def _rank_count(asked: int | None) -> int:
-    """How many processes to start: as many as GPUs, unless another number is asked for."""
+    """Count the processes to start: as many as GPUs, unless another number is asked for."""
     gpus = gpu_count()
     if asked is not None and 0 < gpus < asked:
         raise UserError(f"--ranks {asked}: expected one per GPU, and this machine has {gpus}")
@@ -343,7 +343,7 @@ def _refuse_output(output: Path | None) -> None:
 
 
 def _command() -> str:
-    """How this program is called from here."""
+    """Return how this program is called from here."""
     script = Path(sys.executable).with_name("ttrl")
     found = shutil.which("ttrl")
     if not script.exists() or (found is not None and Path(found).samefile(script)):
@@ -352,7 +352,10 @@ def _command() -> str:
 
 
 def _refuse_surrogates(argument: str) -> None:
-    """Names and prompts are written as UTF-8, some of them at the end of a run only."""
+    """Raise a UserError for an argument that is not UTF-8.
+
+    Names and prompts are written as UTF-8, some of them at the end of a run only.
+    """
     try:
         argument.encode()
     except UnicodeEncodeError:
@@ -360,7 +363,7 @@ def _refuse_surrogates(argument: str) -> None:
 
 
 def main() -> None:
-    """The entry point: what the user can put right is one line and exit code 2."""
+    """Run the command line: what the user can put right is one line and exit code 2."""
     keep_segments_whole()
     try:
         for argument in sys.argv:
@@ -382,8 +385,11 @@ def main() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End this process; a rank of several at once, since what runs at a usual exit (vLLM leaving
-    its groups of processes) waits for ranks that may be waiting for this one."""
+    """End this process; a rank of several at once.
+
+    What runs at a usual exit (vLLM leaving its groups of processes) waits for ranks that may be
+    waiting for this one.
+    """
     if launched():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -59,10 +59,10 @@ from ttrl.types import (
 )
 
 Rollout = tuple[list[CompletionGroup], list[Estimate]]
-"""What was sampled in a step, and what it is worth."""
+"""The groups of a step, and an estimate of each."""
 
 Callback = Callable[[StepResult], str | None]
-"""Is called after each step, on every rank; a reason that it returns stops the run."""
+"""Function that is called after each step, on every rank; a reason it returns stops the run."""
 
 
 def train(
@@ -123,7 +123,7 @@ class Trainer:
         self.folder, self.watchdog, self.callbacks = folder, watchdog, callbacks
         self.display = parts.display
         self.done = 0
-        """Steps."""
+        """The number of steps done."""
         self.agreement: Agreement | None = None
         self.sampler = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.ahead: Future[Rollout] | None = None
@@ -343,7 +343,7 @@ class Trainer:
             self.saving.save(self.done, state, shards_of(parts.stateful()), self._score(result))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on where a run of the same settings was, on any number of ranks.
+        """Continue a run of the same settings from a checkpoint, on any number of ranks.
 
         Raises:
             UserError: if it had other settings or questions, or began with another model, or has

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 
 class WeightSource(Protocol):
-    """A policy, or a teacher, as far as its weights matter."""
+    """A policy, or a teacher, as far as its weights matter.
+
+    Example: ``dict(policy.named_weights())["lm_head.weight"]`` is the output matrix, unless it is
+    the embedding, too.
+    """
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All parameters, by the names that a rollout engine knows them by; tied ones once."""
+        """Yield all parameters, by the names that an engine knows them by; tied ones once."""
         ...
 
 
@@ -32,12 +36,17 @@ class UserError(Exception):
     """Something that the user can put right; the command line prints it as one line.
 
     The message says what was wrong, what was given, what was expected, and what to do.
+
+    Example: ``UserError("--k 32: expected at most evaluation.samples = 16; raise it")``.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One unlabeled question, ready for the model."""
+    """One unlabeled question, ready for the model.
+
+    Example: ``Question("q1", "What is 3 + 4?", (5, 6))``.
+    """
 
     id: str
     """Unique within its data set."""
@@ -49,7 +58,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class AnswerKey:
-    """Reference answers, for evaluation and metrics only."""
+    """Reference answers, for evaluation and metrics only.
+
+    Example: ``AnswerKey({"q1": "7"}, {"q1": "1"})``: the answer to question q1, of level 1, is 7.
+    """
 
     answers: Mapping[str, str] = field(default_factory=dict)
     """Question id -> reference answer; questions without one are absent."""
@@ -58,7 +70,10 @@ class AnswerKey:
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended."""
+    """Why a completion ended.
+
+    Example: ``FinishReason("length") is FinishReason.LENGTH``.
+    """
 
     STOP = "stop"
     """The model wrote its end-of-sequence token."""
@@ -68,7 +83,11 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer."""
+    """One sampled answer.
+
+    Example: with 1 for the end of a sequence, ``Completion((7, 1), (-0.1, -2.3), "7",
+    FinishReason.STOP)``; without it, ``Completion((7,), (-0.1,), "7", FinishReason.LENGTH)``.
+    """
 
     token_ids: tuple[int, ...]
     """The generated tokens, with the end-of-sequence token if it was written."""
@@ -77,21 +96,25 @@ class Completion:
     text: str
     """``token_ids`` decoded, without special tokens. Hostile: never evaluated."""
     finish_reason: FinishReason
-    """Why it ended."""
+    """Why the completion ended."""
     temperature: float | None = None
-    """What a workflow sampled it at, if not at ``rollout.temperature``: the loss uses the same."""
+    """Temperature of a workflow's own, if not ``rollout.temperature``: the loss uses the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionGroup:
-    """All sampled answers to one question."""
+    """All sampled answers to one question.
+
+    Example: ``CompletionGroup(question, (first, second), policy_version=1)`` holds two completions,
+    sampled after one push of weights.
+    """
 
     question: Question
-    """What was asked."""
+    """The question that was asked."""
     completions: tuple[Completion, ...]
-    """In sample order: completion ``i`` depends on the seed (step, question, i) alone."""
+    """Answers in sample order: completion ``i`` depends on the seed (step, question, i) alone."""
     policy_version: int
-    """How many weight pushes the engine had received when it sampled this group."""
+    """The number of weight pushes the engine had received when it sampled this group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +141,7 @@ class Vote:
     margin: float
     """(winner - runner-up) / all votes."""
     abstained: int
-    """How many gave no answer."""
+    """The number of completions without an answer."""
     tied: bool
     """Whether another class had as many votes as the winner."""
     undecided: int = 0
@@ -127,10 +150,13 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class PastVote:
-    """How a question was voted on in an earlier step."""
+    """The vote on a question in an earlier step.
+
+    Example: ``PastVote(step=3, label="7", majority_ratio=0.5)``.
+    """
 
     step: int
-    """When."""
+    """The training step."""
     label: str | None
     """The label of that step."""
     majority_ratio: float
@@ -142,12 +168,15 @@ class VotedGroup:
     """All that a reward estimator learns about one question; a reference answer is not part of it.
 
     (Unless the user asked for labels = "ground_truth": then ``label`` is one.)
+
+    Example: the answers ``("7", "7.0", None, "8")`` with their own majority as the label are
+    ``VotedGroup(group, vote, label="7", agrees_G=(True, True, False, False))``.
     """
 
     group: CompletionGroup
     """The sampled answers."""
     vote: Vote
-    """Their vote."""
+    """The vote of the answers."""
     label: str | None
     """What agreement is measured against: the voters' majority, or what another label source
     (``reward.labels``) says; None if there is none."""
@@ -156,15 +185,19 @@ class VotedGroup:
     history: tuple[PastVote, ...] = ()
     """Earlier visits to this question, oldest first."""
     stream: tuple[int | str, ...] = ()
-    """For estimators that draw random numbers: pass it to `ttrl.system.rng.generator`."""
+    """Stream of random numbers, to pass to `ttrl.system.rng.generator`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a reward estimator makes of one group."""
+    """A reward estimator's result for one group.
+
+    Example: the majority's reward for the answers ``("7", "7.0", None, "8")`` is
+    ``Estimate(vote, rewards_G=(1.0, 1.0, 0.0, 0.0), label="7", confidence=0.5)``.
+    """
 
     vote: Vote
-    """The vote that it is based on; its answers and classes are also what metrics look at."""
+    """The vote behind the estimate; its answers and classes are also what metrics look at."""
     rewards_G: tuple[float, ...]
     """Reward per completion."""
     label: str | None
@@ -191,22 +224,22 @@ class TrainSample:
     """
 
     question_id: str
-    """Which question it answers."""
+    """The question that the sequence answers."""
     token_ids: tuple[int, ...]
     """All tokens, context and trained ones."""
     trained: tuple[bool, ...]
-    """Which of ``token_ids`` are trained; never the first, from nothing that is predicted."""
+    """Which of ``token_ids`` are trained; never the first, which is predicted from nothing."""
     logprobs: tuple[float, ...]
     """Per trained token, the log-prob that the sampler gave it."""
     advantages: tuple[float, ...]
     """Per trained token, how much better it was than expected."""
     weight: float = 1.0
-    """Multiplies the loss of every token."""
+    """Factor of the loss of every token."""
     old_logprobs: tuple[float, ...] | None = None
     """Per trained token, the policy's own log-prob before the updates of this rollout; None: not
     computed, because nothing needs it."""
     temperature: float | None = None
-    """See `Completion.temperature`."""
+    """The sampling temperature, see `Completion.temperature`."""
 
     @classmethod
     def of_answer(
@@ -239,10 +272,14 @@ class PackedBatch:
     Row ``t`` predicts ``targets_T[t]`` from the tokens up to and including ``token_ids_T[t]``;
     rows with nothing to learn (inside prompts) have the target -100 and weight 0. The last token
     of a completion is only a target: nothing is predicted from it, so it has no row.
+
+    Example: the sample of `TrainSample` alone has ``token_ids_T=[5, 6, 7]``, ``positions_T=[0, 1,
+    2]``, ``cu_seqlens=[0, 3]``, ``longest=3``, ``targets_T=[-100, 7, 1]``, ``advantages_T=[0, 0.5,
+    0.5]`` and, for the mean over its two trained tokens, ``token_weights_T=[0, 0.5, 0.5]``.
     """
 
     token_ids_T: torch.Tensor
-    """int64."""
+    """int64: the tokens."""
     positions_T: torch.Tensor
     """int64, from 0 in each sequence."""
     cu_seqlens: torch.Tensor
@@ -254,9 +291,9 @@ class PackedBatch:
     sampler_logp_T: torch.Tensor
     """float32: the sampler's log-probability of the target; 0 where there is none."""
     old_logp_T: torch.Tensor | None
-    """float32: the policy's own before the updates of this rollout; None: not computed."""
+    """float32: the policy's own log-prob before this rollout's updates; None: not computed."""
     advantages_T: torch.Tensor
-    """float32."""
+    """float32: the advantages; 0 where there is no target."""
     token_weights_T: torch.Tensor
     """float32: mask and aggregation; the loss is the sum of weight x token loss."""
     temperature_T: torch.Tensor | None = None
@@ -266,14 +303,18 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True)
 class UpdateResult:
-    """What one optimizer step did."""
+    """The figures of one optimizer step.
+
+    Example: ``UpdateResult(loss=-0.5, grad_norm=0.3, learning_rate=5e-7, tokens=2, sequences=1,
+    skipped_sequences=0, seconds=0.1)`` trained on one sample of two tokens.
+    """
 
     loss: float
     """The whole objective."""
     grad_norm: float
     """Global L2 norm before clipping."""
     learning_rate: float
-    """As used in this step."""
+    """The learning rate of this step."""
     tokens: int
     """Trained tokens."""
     sequences: int
@@ -285,12 +326,16 @@ class UpdateResult:
     means: Mapping[str, float] = field(default_factory=dict)
     """The objective's figures by name, means over the trained tokens; see docs/metrics.md."""
     largest: Mapping[str, float] = field(default_factory=dict)
-    """Those of which the largest is told."""
+    """The objective's figures by name, their largest over the trained tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a training step was, for callbacks."""
+    """A training step as callbacks see it.
+
+    Example: ``result.metrics["vote/majority_ratio"]``, ``result.groups[0].completions[0].text``,
+    ``result.estimates[0].label``.
+    """
 
     step: int
     """Counted from 1."""

@@ -47,8 +47,9 @@ its matmul time near 700 rows on an A100 or H200, so a chunk wants to be well ab
 rows take two to three times as much again while they work."""
 
 CPU_COLUMN_BYTES = 768
-"""The same for a CPU, per entry of the vocabulary: 192 rows of float32 or 384 of bfloat16. At 65k
-entries a third more rows gain 2 to 4 % of the time, and a third fewer lose as much."""
+"""Size of a CPU's logits buffer, per entry of the vocabulary: 192 rows of float32 or 384 of
+bfloat16. At 65k entries a third more rows gain 2 to 4 % of the time, and a third fewer lose as
+much."""
 
 SLAB_ROWS = 4096
 """Rows of W that a CPU multiplies by, and of dW that it adds to, at a time: what it packs for the
@@ -57,7 +58,7 @@ matmul, or has just multiplied, then stays in the cache."""
 
 @dataclass(frozen=True)
 class Head:
-    """z_t = softcap(W x_t + b) / τ_t for the live rows of a packed batch, a chunk at a time."""
+    """Logits z_t = softcap(W x_t + b) / τ_t of a packed batch's live rows, a chunk at a time."""
 
     hidden_TH: Tensor
     weight_VH: Tensor
@@ -70,19 +71,20 @@ class Head:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of statistics and gradients."""
+        """The dtype of statistics and gradients."""
         return accumulation_dtype(self.hidden_TH.dtype)
 
     @property
     def product_dtype(self) -> torch.dtype:
-        """What the matmuls return, so that of the logits."""
+        """The dtype that the matmuls return, and so that of the logits."""
         return product_dtype(self.hidden_TH)
 
     def inputs(self, at_C: Tensor) -> Tensor:
+        """Return the hidden states [C, H] of these live rows."""
         return self.hidden_TH[self.rows_L[at_C]]
 
     def logits(self, at_L: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunk by chunk, positions and logits u; the next chunk overwrites the logits."""
+        """Yield positions and logits u, chunk by chunk; the next chunk overwrites the logits."""
         rows = even_rows(len(at_L), chunk_rows(self.hidden_TH, self.weight_VH))
         buffer_CV = torch.empty(
             rows, self.weight_VH.shape[0], dtype=self.product_dtype, device=self.hidden_TH.device
@@ -102,9 +104,11 @@ class Head:
             _matmul(inputs_CH, self.weight_VH[slab].t(), out=out[:, slab], bias=bias)
 
     def all_rows(self) -> Tensor:
+        """Return the positions of all live rows."""
         return torch.arange(len(self.rows_L), device=self.rows_L.device)
 
     def row_stats(self, backend: RowBackend, at_C: Tensor, logits_CV: Tensor) -> RowStats:
+        """Compute the statistics of a chunk's rows from their logits."""
         targets_C, temperature_C = self.targets_L[at_C], self.temperature_L[at_C]
         return backend.row_stats(logits_CV, targets_C, temperature_C, self.softcap)
 
@@ -113,6 +117,8 @@ class Gradients:
     """dX, dW and db of a head, accumulated over chunks; None where not needed."""
 
     def __init__(self, head: Head, needs: Needs):
+        """Start with zeros for each gradient that is needed."""
+
         def zeros(like: Tensor | None, needed: bool, dtype: torch.dtype) -> Tensor | None:
             return torch.zeros_like(like, dtype=dtype) if like is not None and needed else None
 
@@ -175,7 +181,7 @@ class PolicyLossParts(NamedTuple):
 
 
 def logprob(head: Head, backend: RowBackend) -> RowStats:
-    """Statistics of every live row."""
+    """Compute the statistics of every live row."""
     out = _empty_stats(head)
     for at_C, logits_CV in head.logits(head.all_rows()):
         _write(out, at_C, head.row_stats(backend, at_C, logits_CV))
@@ -185,7 +191,7 @@ def logprob(head: Head, backend: RowBackend) -> RowStats:
 def logprob_gradients(
     head: Head, backend: RowBackend, stats_L: RowStats, grads_L: RowGrads, needs: Needs
 ) -> Gradients:
-    """The gradients of a head from those of its log-probs and entropies: logits are recomputed."""
+    """Compute a head's gradients from those of log-probs and entropies; recomputes the logits."""
     out = Gradients(head, needs)
     for at_C, logits_CV in head.logits(nonzero_rows(grads_L)):
         out.add(backend, at_C, logits_CV, stats_L.at(at_C), grads_L.at(at_C))
@@ -195,11 +201,11 @@ def logprob_gradients(
 def policy_loss(
     head: Head, backend: RowBackend, tokens_L: TokenData, options: PolicyOptions, needs: Needs
 ) -> PolicyLossParts:
-    """Loss and gradients of the live rows: three matmuls per row, four with a sequence ratio.
+    """Compute loss and gradients of the live rows.
 
-    A token's gradient depends on its own log-prob alone, so its logits become gradients while
-    they are still there. A sequence ratio needs every log-prob of the sequence first, so the
-    logits are computed twice.
+    Three matmuls per row, four with a sequence ratio. A token's gradient depends on its own
+    log-prob alone, so its logits become gradients while they are still there. A sequence ratio
+    needs every log-prob of the sequence first, so the logits are computed twice.
     """
     gradients: Gradients | None = None
     if not any(needs):
@@ -217,7 +223,7 @@ def policy_loss(
 def _one_pass(
     head: Head, backend: RowBackend, tokens_L: TokenData, options: PolicyOptions, needs: Needs
 ) -> tuple[RowStats, Gradients]:
-    """Statistics and gradients from the same logits."""
+    """Compute statistics and gradients, each chunk's from logits that are computed once."""
     out, gradients = _empty_stats(head), Gradients(head, needs)
     for at_C, logits_CV in head.logits(head.all_rows()):
         stats = head.row_stats(backend, at_C, logits_CV)
@@ -228,7 +234,7 @@ def _one_pass(
 
 
 def nonzero_rows(grads: RowGrads) -> Tensor:
-    """Positions of the rows whose gradient is not exactly zero; a NaN counts as not zero."""
+    """Return the positions of rows whose gradient is not exactly zero; a NaN counts as nonzero."""
     nonzero = grads.logp != 0
     if grads.entropy is not None:
         nonzero |= grads.entropy != 0
@@ -236,7 +242,7 @@ def nonzero_rows(grads: RowGrads) -> Tensor:
 
 
 def compaction(kept_K: Tensor, total: int) -> Tensor:
-    """The kept rows in the order in which their gradients are written, from the top.
+    """Return the kept rows in the order in which their gradients are written, from the top.
 
     Those of the first K rows that are not kept are holes; the kept rows from further down fill
     them, and all others stay. Nothing has to be copied, and no row is written that another one
@@ -251,34 +257,35 @@ def compaction(kept_K: Tensor, total: int) -> Tensor:
 
 
 def product_dtype(hidden_TH: Tensor) -> torch.dtype:
-    """What the matmuls return: see "Precision" above."""
+    """Return the dtype that the matmuls return; the module's docstring says why."""
     return accumulation_dtype(hidden_TH.dtype) if hidden_TH.is_cuda else hidden_TH.dtype
 
 
 def chunk_rows(hidden_TH: Tensor, weight_VH: Tensor) -> int:
-    """Rows of logits that exist at a time."""
+    """Count the rows of logits that exist at a time."""
     dtype = product_dtype(hidden_TH)
     return most_rows(weight_VH.shape[0], dtype, on_cpu=not hidden_TH.is_cuda)
 
 
 def most_rows(vocabulary: int, dtype: torch.dtype, *, on_cpu: bool) -> int:
-    """The same from sizes alone, for who plans memory before there are tensors."""
+    """Compute `chunk_rows` from sizes alone, to plan memory before there are tensors."""
     rows = LOGITS_BYTES // (vocabulary * dtype.itemsize)
     return max(1, min(rows, CPU_COLUMN_BYTES // dtype.itemsize) if on_cpu else rows)
 
 
 def even_rows(total: int, most: int) -> int:
-    """Rows of a chunk when a total is cut into the fewest chunks of at most so many rows."""
+    """Count the rows of a chunk when ``total`` is cut into the fewest chunks of up to ``most``."""
     chunks = max(1, -(-total // most))
     return max(1, -(-total // chunks))
 
 
 def weight_gradient_dtype(hidden_TH: Tensor, weight_VH: Tensor) -> torch.dtype:
-    """Of dW until it is handed to autograd. Depends on shapes only, as a compiler must know it.
+    """Return the dtype of dW until it is handed to autograd.
 
-    float32, but for up to three chunks of bfloat16 on a CPU. A CPU's matmul rounds each chunk's
-    product to bfloat16 whatever it is added to; adding within the matmul rounds the sum instead,
-    which is as often, and saves a float32 matrix of twice the size of dW.
+    Depends on shapes only, as a compiler must know it. float32, but for up to three chunks of
+    bfloat16 on a CPU. A CPU's matmul rounds each chunk's product to bfloat16 whatever it is added
+    to; adding within the matmul rounds the sum instead, which is as often, and saves a float32
+    matrix of twice the size of dW.
     """
     product, wide = product_dtype(hidden_TH), accumulation_dtype(hidden_TH.dtype)
     if product != wide and hidden_TH.shape[0] <= 3 * chunk_rows(hidden_TH, weight_VH):
@@ -297,7 +304,7 @@ def _write(out: RowStats, at_C: Tensor, stats: RowStats) -> None:
 
 
 def _matmul(a: Tensor, b: Tensor, *, out: Tensor, bias: Tensor | None = None) -> None:
-    """out = a @ b + bias in the dtype of ``out``; autocast leaves calls with out= alone."""
+    """Write a @ b + bias into ``out``, in its dtype; autocast leaves calls with out= alone."""
     if a.dtype != out.dtype:
         torch.mm(a, b, out_dtype=out.dtype, out=out)
         if bias is not None:
@@ -309,7 +316,7 @@ def _matmul(a: Tensor, b: Tensor, *, out: Tensor, bias: Tensor | None = None) ->
 
 
 def _add_matmul(a: Tensor, b: Tensor, *, out: Tensor) -> None:
-    """out += a @ b in the dtype of ``out``."""
+    """Add a @ b to ``out``, in its dtype."""
     if a.dtype == out.dtype:
         out.addmm_(a, b)
     elif out.is_cuda:

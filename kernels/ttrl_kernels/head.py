@@ -21,9 +21,9 @@ class FusedLMHead(nn.Linear):
     """
 
     softcap: float | None = None
-    """Applied before log-probs and losses. Plain logits come without: the model caps them."""
+    """Cap of the logits before log-probs and losses. The model caps plain logits itself."""
     scale: float = 1.0
-    """What logits are multiplied with before log-probs and losses; plain ones by the model."""
+    """Factor of the logits before log-probs and losses. The model scales plain logits itself."""
 
     @classmethod
     def replace(cls, model: Any) -> FusedLMHead:
@@ -58,7 +58,7 @@ class FusedLMHead(nn.Linear):
         return fused
 
     def forward(self, input: Tensor, targets: Tensor | None = None, **options: Any) -> Any:
-        """Logits, log-probs or the policy loss, by what is given.
+        """Compute logits, log-probs or the policy loss, by what is given.
 
         - ``head(hidden)``: logits of [..., H], as any linear layer;
         - ``head(hidden_TH, targets_T, temperature=…)``: `linear_logprob`;

@@ -98,7 +98,7 @@ def check_vector(name: str, vector: Tensor, hidden_TH: Tensor, *, integer: bool 
 
 
 def live_head(inputs: HeadInputs, rows_L: Tensor) -> Head:
-    """The head over the live rows. Raises ValueError if a target or a number is out of range.
+    """Make the head over the live rows. Raises ValueError if a target or number is out of range.
 
     Targets and per-token temperatures are only checked, and only read, on live rows.
     """

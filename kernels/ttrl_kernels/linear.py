@@ -1,4 +1,7 @@
-"""The two functions that most callers want; see the package's docstring for the notation."""
+"""Log-probs and policy loss of a linear head: the two functions that most callers want.
+
+The package's docstring has the notation.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from ttrl_kernels.signature import HeadInputs
 
 
 class LogProbs(NamedTuple):
-    """Per token, differentiable in hidden states, weight and bias; 0 on ignored tokens."""
+    """Log-prob and entropy of each token; 0 on ignored tokens.
+
+    Differentiable in hidden states, weight and bias.
+    """
 
     logp_T: Tensor
     """Log-prob of each target, in nats."""
@@ -32,7 +38,7 @@ def linear_logprob(
     softcap: float | None = None,
     backend: str = "auto",
 ) -> LogProbs:
-    """Log-prob of each target and entropy of each row, one matmul forward and three backward.
+    """Compute each target's log-prob and each row's entropy: one matmul forward, three backward.
 
     Args:
         hidden_TH: hidden states, [tokens, hidden size].
@@ -77,7 +83,7 @@ def linear_policy_loss(
     softcap: float | None = None,
     backend: str = "auto",
 ) -> PolicyLoss:
-    """The policy-gradient loss of a packed batch, with its gradients computed on the way.
+    """Compute the policy-gradient loss of a packed batch, and its gradients on the way.
 
         L = Σ_t w_t · ( policy_t + β·KL_t − γ·H_t ),    r_t = exp(logp_t − old_t)
 
@@ -96,7 +102,8 @@ def linear_policy_loss(
         ref_logp_T: log-probs under the KL's reference policy.
         policy: "ppo_clip": −min(r·A, clip(r, 1−clip_low, 1+clip_high)·A), PPO 1707.06347;
             "cispo": −stop_gradient(clip(r, …))·A·logp, 2506.13585; "none": −r·A.
-        clip_low, clip_high: distance of the clip from ratio 1; DAPO raises the upper one.
+        clip_low: distance of the clip below ratio 1.
+        clip_high: distance of the clip above ratio 1; DAPO raises it.
         dual_clip: c > 1, for A < 0: −max(min(…), c·A), 1912.09729.
         ratio_level: "token", or "sequence" for r = exp(mean over the sequence's live tokens of
             logp − old), GSPO 2507.18071.
@@ -136,5 +143,5 @@ def linear_policy_loss(
 
 
 def _temperature(temperature: float | Tensor) -> tuple[float, Tensor | None]:
-    """As operators take it: one number, or the vector that replaces it."""
+    """Return the temperature as operators take it: one number, or the vector that replaces it."""
     return (1.0, temperature) if isinstance(temperature, Tensor) else (temperature, None)

@@ -36,7 +36,7 @@ KL_ESTIMATORS = ("k1", "k2", "k3")
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """Which loss: checked when built, so that every later function may trust it.
+    """The options of the loss, checked when built, so that every later function may trust them.
 
     Raises ValueError for an unknown name or a number out of range.
     """
@@ -51,6 +51,7 @@ class PolicyOptions:
     entropy_coef: float = 0.0
 
     def __post_init__(self) -> None:
+        """Check every option; the class says what is raised."""
         _require_choice("policy", self.policy, tuple(POLICY_TERMS))
         _require_choice("ratio_level", self.ratio_level, RATIO_LEVELS)
         _require_choice("kl", self.kl, KL_ESTIMATORS)
@@ -79,7 +80,7 @@ def _require_choice(name: str, got: str, choices: tuple[str, ...]) -> None:
 
 
 class TokenData(NamedTuple):
-    """What the loss knows about each token besides the model's own outputs; constants."""
+    """Inputs of the loss for each token, besides the model's own outputs; constants."""
 
     advantages: Tensor
     """How much better than its group the token's completion was."""
@@ -93,11 +94,11 @@ class TokenData(NamedTuple):
     """Which sequence a token belongs to; only the sequence-level ratio reads it."""
 
     def at(self, index: Tensor) -> TokenData:
-        """The tokens at these positions."""
+        """Select the tokens at these positions."""
         return self._map(lambda x: x[index])
 
     def to(self, dtype: torch.dtype) -> TokenData:
-        """The same data with every floating vector in ``dtype``."""
+        """Convert every floating vector to ``dtype``."""
         return self._map(lambda x: x.to(dtype) if x.is_floating_point() else x)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> TokenData:
@@ -123,10 +124,10 @@ def check_tokens(tokens: TokenData, options: PolicyOptions) -> None:
 
 
 class TokenLosses(NamedTuple):
-    """Per live token."""
+    """The loss of each live token, and what happened to it."""
 
     loss: Tensor
-    """Weighted loss; their sum is the loss."""
+    """Weighted losses, whose sum is the loss of the batch."""
     clipped: Tensor
     """bool: the clip is what decides this token's policy term."""
     kl: Tensor | None
@@ -152,18 +153,19 @@ class PolicyLoss(NamedTuple):
     """KL estimate per token, before β; None when no ``ref_logp_T`` was given."""
     live_rows: Tensor
     """Tokens with a weight other than 0: those that cost the forward matmul. An integer scalar on
-    the CPU, as the next."""
+    the CPU."""
     gradient_rows: Tensor
-    """Tokens with a gradient other than exactly 0: those that cost the two backward matmuls."""
+    """Tokens with a gradient other than exactly 0: those that cost the two backward matmuls. An
+    integer scalar on the CPU."""
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Row statistics and losses are float32, or float64 when the inputs are."""
+    """Return the dtype of row statistics and losses: float32, or float64 when the inputs are."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def scatter_rows(values_L: Tensor, rows_L: Tensor, total: int) -> Tensor:
-    """A [total] vector with the live tokens' values at their places and 0 (False) elsewhere."""
+    """Put the live tokens' values at their places in a [total] vector, 0 (False) elsewhere."""
     out_T = values_L.new_zeros(total)
     out_T[rows_L] = values_L
     return out_T
@@ -178,7 +180,7 @@ def dense_logprob(
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob of each target and entropy of each row, from full logits.
+    """Compute the log-prob of each target and the entropy of each row, from full logits.
 
     z = softcap(W x + b) / τ,  softcap(u) = s·tanh(u/s)
     logp = z_y − lse(z),  H = −Σ_v p_v log p_v,  in nats; p_v = 0 contributes 0
@@ -197,7 +199,7 @@ def dense_logprob(
 
 
 def clamp_log_ratio(d: Tensor) -> Tensor:
-    """clamp(d, −20, 20): gradient 1 inside the limits, 0 outside, and NaN for NaN.
+    """Clamp d to ±20: gradient 1 inside the limits, 0 outside, and NaN for NaN.
 
     `Tensor.clamp` gives NaN a gradient of 0: the loss would be NaN while the optimizer, which only
     sees gradients, stepped on as if nothing had happened.
@@ -230,13 +232,13 @@ class _SequenceMean(torch.autograd.Function):
 
 
 def sequence_mean(values_L: Tensor, ids_L: Tensor) -> Tensor:
-    """Mean over the tokens that share an id, at each of those tokens; ids in any order."""
+    """Return at each token the mean over the tokens that share its id; ids in any order."""
     mean_L: Tensor = _SequenceMean.apply(values_L, ids_L)  # type: ignore[no-untyped-call]
     return mean_L
 
 
 def policy_ratio(logp_L: Tensor, tokens: TokenData, level: str) -> Tensor:
-    """Importance ratio of each live token.
+    """Compute the importance ratio of each live token.
 
     token:     r_t = exp(logp_t − old_t)
     sequence:  r_t = exp(mean over the live tokens of t's sequence of logp − old)   (GSPO)
@@ -251,7 +253,7 @@ def policy_ratio(logp_L: Tensor, tokens: TokenData, level: str) -> Tensor:
 
 
 def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str) -> Tensor:
-    """Per-token estimate of KL(policy ‖ reference) from the sampled token alone.
+    """Estimate KL(policy ‖ reference) per token, from the sampled token alone.
 
     k1 = logp − ref,  k2 = ½(logp − ref)²,  k3 = exp(d) − d − 1 with d = clamp(ref − logp, ±20)
 
@@ -269,7 +271,10 @@ def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str) -> Tensor:
 def token_losses(
     logp_L: Tensor, entropy_L: Tensor, tokens: TokenData, options: PolicyOptions
 ) -> TokenLosses:
-    """w_t·(policy_t + β·KL_t − γ·H_t) for live tokens, differentiable in logp and entropy."""
+    """Compute the losses w_t·(policy_t + β·KL_t − γ·H_t) of live tokens.
+
+    They are differentiable in logp and entropy.
+    """
     ratio_L = policy_ratio(logp_L, tokens, options.ratio_level)
     policy_term = POLICY_TERMS[options.policy]
     loss_L, clipped_L = policy_term(ratio_L, logp_L, tokens.advantages, options)
@@ -287,10 +292,10 @@ def token_losses(
 def token_gradients(
     logp_L: Tensor, entropy_L: Tensor, tokens: TokenData, options: PolicyOptions
 ) -> tuple[Tensor, Tensor | None]:
-    """dL/dlogp and dL/dentropy of each live token; the second is None without an entropy term.
+    """Compute dL/dlogp and dL/dentropy of each live token.
 
-    Within an operator, PyTorch has taken autograd out of its dispatcher, and `enable_grad` alone
-    does not put it back.
+    The second is None without an entropy term. Within an operator, PyTorch has taken autograd out
+    of its dispatcher, and `enable_grad` alone does not put it back.
     """
     autograd = torch._C.DispatchKey.AutogradFunctionality
     with torch.enable_grad(), torch._C._SetExcludeDispatchKeyGuard(autograd, False):
@@ -322,7 +327,7 @@ def policy_loss_reference(
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
 ) -> PolicyLoss:
-    """The oracle of `linear_policy_loss`: same arguments, same meaning, all logits in memory.
+    """Compute the oracle of `linear_policy_loss`: the same arguments, all logits in memory.
 
     Differentiable in ``hidden_TH``, ``weight_VH`` and ``bias`` by plain autograd.
     """

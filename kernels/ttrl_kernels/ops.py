@@ -39,7 +39,7 @@ POLICY_LOSS = Signature(HeadInputs, TokenData, PolicyOptions, Needs)
 
 
 def _wanted(gradients: Gradients | None, hidden_TH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """dX, dW and db; of size 0 where not wanted."""
+    """Return dX, dW and db; of size 0 where not wanted."""
     nothing = (None, None, None)
     found = (
         nothing
@@ -67,7 +67,7 @@ def _fake_vectors(hidden_TH: Tensor, count: int) -> list[Tensor]:
 def _for_inputs(
     gradients: tuple[Tensor | None, ...], signature: Signature
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of hidden states, weight and bias, and None for every other argument."""
+    """Return the gradients of hidden states, weight and bias, and None for the other arguments."""
     return *gradients, *[None] * (len(signature) - len(gradients))
 
 
@@ -76,7 +76,7 @@ def _for_inputs(
 
 @torch.library.custom_op("ttrl_kernels::logprob", mutates_args=(), schema=LOGPROB.schema(outputs=4))
 def logprob(*inputs: Any) -> tuple[Tensor, ...]:
-    """The `RowStats` of each token, 0 on ignored ones."""
+    """Compute the `RowStats` of each token, 0 on ignored ones."""
     (head,) = LOGPROB.split(inputs)
     rows_L = (head.targets_T != IGNORED_TARGET).nonzero().squeeze(1)
     backend = resolve_backend(head.backend, head.hidden_TH)
@@ -96,7 +96,7 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
     schema=LOGPROB_GRADIENTS.schema(outputs=3),
 )
 def logprob_gradients(*inputs: Any) -> tuple[Tensor, ...]:
-    """dX, dW and db in the dtype of the inputs; the logits are recomputed chunk by chunk."""
+    """Compute dX, dW and db in the inputs' dtype; logits are recomputed chunk by chunk."""
     head, stats, (grad_logp_T, grad_entropy_T), needs = LOGPROB_GRADIENTS.split(inputs)
     rows_L = (head.targets_T != IGNORED_TARGET).nonzero().squeeze(1)
     stats_L = stats.at(rows_L)
@@ -150,7 +150,7 @@ logprob.register_autograd(_logprob_backward, setup_context=_save_for_logprob)
     "ttrl_kernels::policy_loss", mutates_args=(), schema=POLICY_LOSS.schema(outputs=10)
 )
 def policy_loss(*inputs: Any) -> tuple[Tensor, ...]:
-    """The fields of `PolicyLoss` (kl_T of size 0 without a reference), then dX, dW and db."""
+    """Compute the fields of `PolicyLoss` (kl_T of size 0 without reference), then dX, dW and db."""
     head, tokens, options, needs = POLICY_LOSS.split(inputs)
     rows_L = tokens.weights.nonzero().squeeze(1)
     check_tokens(tokens, options)
@@ -197,7 +197,7 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
 
 @torch.library.custom_op("ttrl_kernels::scaled", mutates_args=())
 def scaled(x: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """x · factor, rounded in the same step: no second float32 matrix of the size of dW."""
+    """Compute x · factor, rounded in the same step: no second float32 matrix of the size of dW."""
     return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))
 
 

@@ -26,7 +26,7 @@ KINDS = {
 
 
 class HeadInputs(NamedTuple):
-    """What log-probs are computed from: the arguments that all operators have."""
+    """The arguments that all operators have: what log-probs are computed from."""
 
     hidden_TH: Tensor
     weight_VH: Tensor
@@ -34,13 +34,13 @@ class HeadInputs(NamedTuple):
     targets_T: Tensor
     temperature: float
     temperature_T: Tensor | None
-    """Takes the place of ``temperature``."""
+    """One per token, in place of ``temperature``."""
     softcap: float | None
     backend: str
 
 
 class Needs(NamedTuple):
-    """Which gradients are wanted; the work for the others is not done."""
+    """The gradients that are wanted; the work for the others is not done."""
 
     hidden: bool
     weight: bool
@@ -48,7 +48,7 @@ class Needs(NamedTuple):
 
 
 class OutputGradients(NamedTuple):
-    """What autograd brings to a backward; None where an output was not used."""
+    """Gradients that autograd brings to a backward; None where an output was not used."""
 
     grad_logp_T: Tensor | None
     grad_entropy_T: Tensor | None
@@ -63,10 +63,11 @@ class Signature:
         self.sizes = [len(get_type_hints(record)) for record in records]
 
     def __len__(self) -> int:
+        """Count the operator's arguments."""
         return sum(self.sizes)
 
     def schema(self, outputs: int) -> str:
-        """Write the operator's schema, with so many tensors as outputs."""
+        """Write the operator's schema, whose results are ``outputs`` tensors."""
         arguments = [
             f"{KINDS[kind]} {name}"
             for record in self.records

@@ -11,7 +11,7 @@ BRACKET = re.compile(
 
 
 def split(text: str, separators: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The parts between separators that no bracket encloses, and those separators.
+    """Split a text at the separators that no bracket encloses; return parts and separators.
 
     The whole text is the only part if its brackets do not balance.
     """
@@ -31,7 +31,7 @@ def split(text: str, separators: tuple[str, ...]) -> tuple[list[str], list[str]]
 
 
 def content(text: str, opening: str, closing: str) -> str | None:
-    """What a pair of brackets around the whole text encloses; None without such a pair."""
+    """Return what a pair of brackets around the whole text encloses; None without such a pair."""
     if not (text.startswith(opening) and text.endswith(closing)):
         return None
     depth = 0

@@ -32,21 +32,21 @@ from ttrl.answers.words import choice, word
 LONGEST = 1000
 """Longer answers (in characters) are compared as they are, apart from white space."""
 ROUNDS = 2 * LONGEST
-"""Answers that are not settled after so many rewritings are compared as they are, too."""
+"""Answers that are not settled after so many rewritings are compared as they are."""
 _INTEGER = re.compile("-?[1-9][0-9]{0,17}")
 
 
 class Reading(NamedTuple):
-    """What an answer says."""
+    """An answer as it is read: its value and its unit."""
 
     form: str
     """The canonical spelling of its value; "" if the answer has no content."""
     unit: str
-    """What it counts, "" if it does not say."""
+    """What the value counts; "" if the answer does not say."""
 
 
 def read(answer: str) -> Reading:
-    """The canonical spelling of an answer, and its unit.
+    """Return the canonical spelling of an answer, and its unit.
 
     Idempotent, because it applies rules until none changes anything. No rule should bring back what
     another one removes; should two of them do so, an answer must not keep a run from going on.
@@ -71,12 +71,12 @@ def read(answer: str) -> Reading:
 
 
 def canonical(answer: str) -> str:
-    """The canonical spelling of an answer's value; "" if the answer has no content."""
+    """Return the canonical spelling of an answer's value; "" if the answer has no content."""
     return read(answer).form
 
 
 def _rewrite(text: str) -> str:
-    """The first rule that changes something, applied once."""
+    """Apply the first rule that changes the text, once."""
     for rule in _RULES:
         if (simpler := rule(text)) != text:
             return simpler
@@ -84,7 +84,7 @@ def _rewrite(text: str) -> str:
 
 
 def _ungrouped(text: str) -> str:
-    """Without TeX's braces around all of it."""
+    """Remove TeX's braces around the whole text."""
     if not (text.startswith("{") and text.endswith("}")):
         return text
     inside = len(text) - len(text.lstrip("{"))

@@ -12,7 +12,7 @@ _DELIMITER = re.compile(r"([(),\[\]]|\\[{}])")
 
 
 def elements(text: str) -> str:
-    """Numbers that stand alone in a tuple, list, set or interval; ", " after each element."""
+    """Reduce numbers that stand alone in a tuple, list, set or interval; put ", " between them."""
     parts = _DELIMITER.split(text)  # element, delimiter, element, ..., element
     if len(parts) == 1:
         return text
@@ -32,7 +32,7 @@ _EQUATION = re.compile(r"([A-Za-z])=([^=<>]+)")
 
 
 def collection(text: str) -> str:
-    r"""A set, or a list without brackets, in the order of its spellings.
+    r"""Sort a set, or a list without brackets, by the spellings of its elements.
 
     A list without brackets whose elements differ is the set of them: ``1,-2`` is ``\{-2, 1\}``.
     With an element twice it stays a list, since the repetition may be meant (a double root).
@@ -63,7 +63,7 @@ _ROW_END = re.compile(r"\\\\(?:\[[^\[\]]*\])?")
 
 
 def matrix(text: str) -> str:
-    r"""A matrix as a ``pmatrix`` with its cells' numbers; a determinant stays a ``vmatrix``.
+    r"""Write a matrix as a ``pmatrix`` of canonical numbers; a determinant stays a ``vmatrix``.
 
     Brackets around a matrix say no more than those it has: ``(\begin{pmatrix}...)`` is one.
     """
@@ -84,7 +84,7 @@ def matrix(text: str) -> str:
 
 
 def cells(text: str) -> list[list[str]] | None:
-    """The cells of a canonical matrix, row by row; None if the text is none."""
+    """Return the cells of a canonical matrix, row by row; None if the text is none."""
     match = _MATRIX.fullmatch(text)
     if match is None or match["name"] != "pmatrix":
         return None

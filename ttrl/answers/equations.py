@@ -37,10 +37,10 @@ _VARIABLE = re.compile(rf"(?![ei](?![A-Za-z])){_LETTER}")
 _WHOLE_NAME = re.compile(_LETTER)
 _POINT = re.compile(rf"\([ ]?{_LETTER}{_INDEX}(?:,[ ]?{_LETTER}{_INDEX})+\)")
 _ROUNDED = re.compile(r"\\pi ?=|e ?= ?(?:2\.[67]|\{?27[0-9]*\}?/)")
-"""The left-hand side is a number, and no name; ``e`` may be that of an eccentricity."""
+"""A left-hand side that is a number, and no name; ``e`` may be that of an eccentricity."""
 _SIGNS = ("=", r"\approx", r"\in")
 _APART = (",", r"\lor", r"\land")
-"""Between two equations: `x=1, y=2`."""
+"""What stands between two equations: `x=1, y=2`."""
 _LEAD = re.compile(
     r"(?:\\text\{ ?)?(?i:(?:the )?(?:final )?answer(?: is)?|about|approximately|roughly|exactly)"
     r"[ :}]*(?P<value>[-+0-9.(\[\\].*)"
@@ -48,12 +48,12 @@ _LEAD = re.compile(
 
 
 def constant(text: str) -> bool:
-    """Whether there is no variable in it; e and i are none."""
+    """Say whether a text has no variable in it; e and i are none."""
     return _VARIABLE.search(_LITERAL.sub(" ", text)) is None
 
 
 def right_hand_side(text: str) -> str:
-    """The value without what says whose it is; an equation unchanged."""
+    """Return the value without what says whose it is; an equation unchanged."""
     if "=" not in text and r"\approx" not in text and r"\in" not in text:
         match = _LEAD.match(text)
         return match["value"] if match else text
@@ -83,7 +83,7 @@ def right_hand_side(text: str) -> str:
 
 
 def _is_rounding(exact: str, value: str) -> bool:
-    r"""Whether ``=`` may stand for ``\approx``: ``\sqrt2=1.41``, ``2/3=0.667``."""
+    r"""Say whether ``=`` may stand for ``\approx``: ``\sqrt2=1.41``, ``2/3=0.667``."""
     if "." not in value or NUMBER.fullmatch(value) is None:
         return False
     if NUMBER.fullmatch(exact):
@@ -92,7 +92,10 @@ def _is_rounding(exact: str, value: str) -> bool:
 
 
 def _is_sorted(point: str) -> bool:
-    """``(x,y)`` is the point's name; ``(y,x)=(1,2)`` is the point ``(2,1)``."""
+    """Say whether the names in a point are in alphabetical order.
+
+    ``(x,y)`` is the point's name; ``(y,x)=(1,2)`` is the point ``(2,1)``.
+    """
     names = re.sub(r"[\\() ]", "", point).split(",")
     return names == sorted(names)
 
@@ -107,7 +110,7 @@ _BUILDER = re.compile(r"([a-z])(?:\\in ?\\mathbb\{R\})?[|:](.+)")
 
 
 def unwrapped_set(text: str) -> str:
-    r"""``\{5\}`` is ``5``, ``\{x|x>2\}`` is ``x>2``, ``\mathbb{R}`` an interval."""
+    r"""Unwrap a set: ``\{5\}`` is ``5``, ``\{x|x>2\}`` is ``x>2``, ``\mathbb{R}`` an interval."""
     if text in _REALS:
         return _REALS[text]
     inside = content(text, r"\{", r"\}")

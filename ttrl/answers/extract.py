@@ -11,11 +11,11 @@ from ttrl.settings.plugins import errors_as_user_error, is_plugin, load_plugin
 from ttrl.types import UserError
 
 Extractor = Callable[[str], str | None]
-"""From a completion's text to its answer; None abstains. Never an answer without content."""
+"""Function of a completion's text to its answer; None abstains. No answer is without content."""
 
 
 def extract_answer(text: str, style: str = "boxed") -> str | None:
-    """The answer in a completion, by one of the styles of ``answers.extract``.
+    """Extract the answer from a completion, by one of the styles of ``answers.extract``.
 
     Raises:
         UserError: if there is no such style.
@@ -24,7 +24,7 @@ def extract_answer(text: str, style: str = "boxed") -> str | None:
 
 
 def make_extractor(name: str) -> Extractor:
-    """The extractor that ``answers.extract`` names.
+    """Return the extractor that ``answers.extract`` names.
 
     Raises:
         UserError: if there is none.
@@ -40,7 +40,7 @@ def make_extractor(name: str) -> Extractor:
 
 
 def _checked(user: Callable[[str], object], name: str) -> Extractor:
-    """A user's function, of which an empty text abstains: it must not win a vote."""
+    """Wrap a user's function so that an empty text abstains: it must not win a vote."""
 
     def extract(text: str) -> str | None:
         with errors_as_user_error(name, "answers.extract"):
@@ -88,16 +88,16 @@ MOST = 20
 
 class _Box(NamedTuple):
     command: int
-    """Where its command starts, ..."""
+    """Where the box's command starts."""
     start: int
     stop: int
-    """... where its content starts and stops, ..."""
+    """Where the box's content stops; it begins at ``start``."""
     end: int
-    """... and where it ends."""
+    """Where the box ends."""
 
 
 def _boxed(text: str) -> str | None:
-    r"""What the last complete ``\boxed{...}`` holds, or the last few that form one answer.
+    r"""Return what the last complete ``\boxed{...}`` holds, or the last few that form one answer.
 
     ``\fbox{...}`` counts too, and so does a box without braces around one number, letter, fraction
     or text: ``\boxed 5``. A box is complete if its braces balance, so a truncated last box leaves
@@ -134,7 +134,7 @@ def _boxed(text: str) -> str | None:
 
 
 def _form_one(text: str, box: _Box, following: _Box) -> bool:
-    """Whether two boxes are parts of one answer: ``\\boxed{3} and \\boxed{5}``."""
+    r"""Say whether two boxes are parts of one answer: ``\boxed{3} and \boxed{5}``."""
     if not 0 < following.command - box.end <= FARTHEST:
         return False
     between = text[box.end : following.command]
@@ -142,7 +142,7 @@ def _form_one(text: str, box: _Box, following: _Box) -> bool:
 
 
 def _joined(text: str, boxes: list[_Box]) -> str | None:
-    """The answer that boxes form together, None if one of them is empty."""
+    """Join the contents of boxes to one answer; None if one of them is empty."""
     contents = [text[box.start : box.stop].strip() for box in boxes]
     forms = {canonical(content) for content in set(contents)}
     if not contents or "" in forms:
@@ -184,7 +184,7 @@ _BOXED_CHOICE = re.compile(
 
 
 def _choice(text: str) -> str | None:
-    r"""The letter of a multiple-choice answer: in the last box, else the last one in the text.
+    """Return the letter of a multiple-choice answer: in the last box, else the last in the text.
 
     Without a box, a capital letter counts if it stands alone and is
 
@@ -218,7 +218,7 @@ _LAST_NUMBER = re.compile(
 
 
 def _boxed_or_number(text: str) -> str | None:
-    """What the last box holds; without a box, the last number: 5, -1,000, 0.5 or 3/4."""
+    """Return what the last box holds; without a box, the last number: 5, -1,000, 0.5 or 3/4."""
     box = _boxed(text)
     if box is not None:
         return box

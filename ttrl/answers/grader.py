@@ -39,13 +39,14 @@ class Grader:
     """
 
     def __init__(self, settings: AnswerSettings | None = None) -> None:
-        """Nothing is started before it is needed."""
+        """Take the settings, or the default ones; nothing is started before it is needed."""
         self.settings = settings or AnswerSettings()
         self._workers = Workers(self.settings)
         self._lock = threading.Lock()
         self._replies: OrderedDict[Question, str | object | None] = OrderedDict()
 
     def __enter__(self) -> Self:
+        """Return the grader, which the end of the context closes."""
         return self
 
     def __exit__(
@@ -54,10 +55,11 @@ class Grader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """End all worker processes."""
         self.close()
 
     def classes(self, answers: Iterable[str]) -> Classes:
-        """The classes of these answers; does not depend on their order.
+        """Sort answers into equivalence classes, which do not depend on the answers' order.
 
         Raises:
             UserError: if computer algebra is needed and does not start.
@@ -81,7 +83,7 @@ class Grader:
         )
 
     def _keys(self, forms: set[str]) -> tuple[dict[str, str], set[str]]:
-        """Each form's key, equal for equal values; and the forms that were not read in time."""
+        """Return each form's key, equal for equal values; and the forms not read in time."""
         if not self.settings.symbolic or len(forms) < 2:
             return {form: form for form in forms}, set()
         analysed = {form: analyse(form) for form in forms}
@@ -94,12 +96,12 @@ class Grader:
         }
 
     def equivalent(self, a: str, b: str) -> bool:
-        """Whether two answers are the same; an answer without content is equivalent to none."""
+        """Say whether two answers are the same; an answer without content is equivalent to none."""
         (same,) = self.agree((a,), b)
         return same
 
     def agree(self, answers: Sequence[str | None], reference: str) -> tuple[bool, ...]:
-        """Which answers are the same as a reference; an abstention (None) never is.
+        """Say which answers are the same as a reference; an abstention (None) never is.
 
         Each is compared by itself: if the reference leaves the unit out, any may be given.
         """
@@ -119,7 +121,7 @@ class Grader:
         self._workers.close()
 
     def _ask(self, questions: set[Question]) -> dict[Question, str | object | None]:
-        """The replies, as far as possible those of last time.
+        """Return the replies to these questions, as far as possible those of last time.
 
         An undecided question stays so: a vote, and the comparisons with its label that follow,
         must not see different classes because the machine was busy for one of them.
@@ -140,16 +142,16 @@ class Grader:
 
 
 def tie_order(form: str) -> tuple[int, str]:
-    """Sort key that breaks ties between canonical forms, or spellings: shorter, then by letters."""
+    """Return a sort key that breaks ties of forms or spellings: shorter first, then by letters."""
     return len(form), form
 
 
 @lru_cache(maxsize=1)
 def default_grader() -> Grader:
-    """The grader with the default settings, shared by all who name none."""
+    """Return the grader with the default settings, shared by all who name none."""
     return Grader()
 
 
 def equivalent(a: str, b: str) -> bool:
-    """Whether two answers are the same, by the default grader."""
+    """Say whether two answers are the same, by the default grader."""
     return default_grader().equivalent(a, b)

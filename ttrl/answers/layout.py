@@ -67,7 +67,7 @@ _CHARACTERS = str.maketrans(
 
 
 def spaced(answer: str) -> str:
-    """The answer in printable characters with single spaces."""
+    """Return the answer in printable characters with single spaces."""
     if not answer.isprintable():
         answer = _THIN_SPACE.sub(r"\\,", answer)
         answer = "".join(c if c.isprintable() else " " for c in answer)
@@ -75,7 +75,7 @@ def spaced(answer: str) -> str:
 
 
 def _ascii(text: str) -> str:
-    """The characters as far as LaTeX has names for them."""
+    """Replace the characters that LaTeX has a name for."""
     text = text.replace("\N{MASCULINE ORDINAL INDICATOR}", "°")  # whose keyboards have no other
     text = "".join(_on_base_line(sign, "".join(run)) for sign, run in groupby(text, _level))
     text = _FRACTION.sub(_spelled_fraction, text)
@@ -87,7 +87,7 @@ def _ascii(text: str) -> str:
 
 
 def _level(character: str) -> str:
-    """The sign of a power or an index, by what the character is a smaller shape of."""
+    """Return "^" or "_" for a raised or lowered shape of a character, "" for any other."""
     return _LEVELS.get(unicodedata.decomposition(character).partition(" ")[0], "")
 
 
@@ -164,7 +164,7 @@ _FUNCTION_NAMES = frozenset(_FUNCTIONS.split())
 
 
 def _argument(match: re.Match[str]) -> str:
-    r"""A command together with its argument: ``\mathrm e`` is ``e``, ``\mathrm{m}`` a unit."""
+    r"""Replace a command and its argument: ``\mathrm e`` is ``e``, ``\mathrm{m}`` a unit."""
     if match["sign"]:
         return r"\$" if match["sign"].endswith("$") else match["sign"]
     word = match["word"] or match["letter"]
@@ -202,7 +202,7 @@ _LAST_STOPS = re.compile(r"(?:(?<![.\\])[.,;])+$")
 
 
 def clean(text: str) -> str:
-    r"""Without what is printed alike, or what only moves ink: ``\sqrt {2}\,`` is ``\sqrt2``."""
+    r"""Remove what is printed alike, or what only moves ink: ``\sqrt {2}\,`` is ``\sqrt2``."""
     if not text.isascii():
         text = _ascii(text)
     if "\\" in text or "$" in text or "~" in text:
@@ -224,7 +224,7 @@ def clean(text: str) -> str:
 
 
 def _commands(text: str) -> str:
-    """With one command for each meaning, and none for layout."""
+    """Write one command for each meaning, and none for layout."""
     if "\\," in text or "{,}" in text or ",\\!" in text:
         text = _without_separators(text)
     if _HAS_ARGUMENTS.search(text):
@@ -240,7 +240,7 @@ def _without_separators(text: str) -> str:
 
 
 def _has_mixed_number(text: str) -> bool:
-    """Whether it says ``5 and 1/2``, which is that more often than a list."""
+    """Say whether a text has ``5 and 1/2``, which is one number more often than a list."""
     match = _AND_FRACTION.search(text)
     if match is None:
         return False
@@ -249,7 +249,10 @@ def _has_mixed_number(text: str) -> bool:
 
 
 def _separator(text: str) -> Callable[[re.Match[str]], str]:
-    r"""``2 or 3`` is a list, ``x<2 or x>3`` a union and ``x>2 and x<3`` an intersection."""
+    """Return what replaces "and" and "or" in a text.
+
+    ``2 or 3`` is a list, ``x<2 or x>3`` a union and ``x>2 and x<3`` an intersection.
+    """
     if not _INEQUALITY.search(text):
         return lambda conjunction: ", "
     words = {"and": r"\land ", "or": r"\lor "}

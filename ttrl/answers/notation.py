@@ -20,7 +20,7 @@ from ttrl.answers.brackets import content
 LONGEST = 300
 """Longer expressions (in characters) do not pass: nobody's answer, and slow to parse."""
 DEEPEST = 30
-"""Nor do those with brackets nested deeper."""
+"""Expressions whose brackets are nested deeper do not pass."""
 BARE = r"\variable{a0}"
 """An expression that is one number or variable."""
 
@@ -34,7 +34,7 @@ class Expression(NamedTuple):
 
 
 def translate(text: str) -> Expression | None:
-    """An unambiguous spelling of an expression in canonical form; None if it does not pass."""
+    """Return an unambiguous spelling of an expression in canonical form; None if there is none."""
     if len(text) > LONGEST or _DERIVATIVE.search(text):
         return None
     if _WORD.search(_COMMAND.sub(" ", text)) or _NAMES.search(text) or _CALL.search(text):
@@ -95,7 +95,7 @@ class _DoesNotPass(Exception):
 
 
 def _group(latex: str) -> str:
-    """As one operand: in braces, which the parser reads ten times faster than parentheses."""
+    """Put an operand in braces, which the parser reads ten times faster than parentheses."""
     single = re.fullmatch(r"\\variable\{a[0-9]+\}", latex) or content(latex, "{", "}")
     return latex if single else f"{{{latex}}}"
 
@@ -127,7 +127,7 @@ class _Translator:
         return self.tokens[-1] if self.tokens else _END
 
     def take(self, expected: str | None = None) -> str:
-        """The next token's text, which must be the expected one."""
+        """Take the next token's text, which must be the expected one."""
         text = self.next()[1]
         if not self.tokens or expected not in (None, text):
             raise _DoesNotPass
@@ -135,7 +135,7 @@ class _Translator:
         return text
 
     def sequence(self, closing: str) -> str:
-        """Factors and the operators between them, up to a closing bracket, which is not taken."""
+        """Read factors and the operators between them, up to a closing bracket, which stays."""
         self.depth += 1
         if self.depth > DEEPEST:
             raise _DoesNotPass
@@ -163,7 +163,7 @@ class _Translator:
         return latex
 
     def factor(self) -> str:
-        """A number, name, bracket, fraction, root or function, with its powers and factorials."""
+        """Read a number, name, bracket, fraction, root or function, with powers and factorials."""
         latex = self.primary()
         if self.next()[1] == r"\degree":
             if not self.functions:
@@ -201,7 +201,7 @@ class _Translator:
         raise _DoesNotPass
 
     def no_mixed_number(self, text: str) -> None:
-        """Refuse `2\\frac{1}{2}`, `1e5` and `007`; `x_1` and `2_5` are no powers either."""
+        r"""Refuse `2\frac{1}{2}`, `1e5` and `007`; `x_1` and `2_5` are no powers either."""
         if re.match("0[0-9]", text):
             raise _DoesNotPass
         following, after = self.next(), self.tokens[-2] if len(self.tokens) > 1 else _END
@@ -222,7 +222,7 @@ class _Translator:
         return rf"\sqrt{index}{self.argument()}"
 
     def function(self) -> str:
-        """A function and its argument, in brackets whether or not it had some."""
+        """Read a function and its argument, which gets brackets if it has none."""
         name, power = self.take(), ""
         if name == r"\log" and self.next()[1] == "_":
             self.take()
@@ -250,7 +250,7 @@ class _Translator:
         return f"{{{name}{power}{{{argument}}}}}"
 
     def argument(self, *, short: bool = False) -> str:
-        r"""A group in braces, or one digit or name: TeX takes no more.
+        r"""Read a group in braces, or one digit or name: TeX takes no more.
 
         Args:
             short: in ``\frac12`` two digits are two arguments; elsewhere the author of ``x^12``
@@ -277,6 +277,6 @@ class _Translator:
         return rf"\variable{{{name}}}"
 
     def atoms_of(self, latex: str) -> list[str]:
-        """The atoms that a piece of the result mentions."""
+        """Return the atoms that a piece of the result mentions."""
         names = set(re.findall(r"a[0-9]+", latex))
         return [atom for atom, name in self.atoms.items() if name in names]

@@ -30,7 +30,7 @@ CANONICAL_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:/[0-9]+)?")
 
 
 def number(text: str) -> str:
-    """The number, as an integer or a fraction in lowest terms; other text unchanged."""
+    """Return a number as an integer or a fraction in lowest terms; other text unchanged."""
     match = NUMBER.fullmatch(text)
     if match is None:
         return text
@@ -67,7 +67,7 @@ _SPACED_COMMA = re.compile(r", ")
 
 
 def ungrouped(text: str) -> str:
-    """Numbers without their commas, where those are no list's.
+    """Remove the commas inside of numbers, where they are no list's.
 
     A comma groups digits if exactly three follow, one to three that do not begin with 0 stand
     before, and no space is around. Between the brackets of a tuple, set or argument that is not
@@ -90,7 +90,7 @@ def ungrouped(text: str) -> str:
 
 
 def _separated_by_spaces(text: str) -> list[bool | None]:
-    r"""Per character: whether the innermost ``(``, ``[`` or ``\{`` around it holds ``, ``.
+    r"""Say per character whether the innermost ``(``, ``[`` or ``\{`` around it holds ``, ``.
 
     None outside of them: TeX's own braces are no list.
     """

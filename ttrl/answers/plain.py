@@ -43,7 +43,7 @@ _NEGATIVE_POWER = re.compile(r"\^ ?(-[0-9]+|-[A-Za-z])(?![0-9A-Za-z.!({\\^])")
 
 
 def plain(text: str) -> str:
-    """The text with LaTeX's spelling of what can be read in one way only."""
+    """Write in LaTeX what can be read in one way only."""
     if match := _BOLD.fullmatch(text):
         text = match[1]
     if "=" in text or "*" in text or "..." in text:
@@ -69,7 +69,7 @@ _FRAMES = {"abs": ("|", "|"), "floor": (r"\lfloor ", r"\rfloor "), "ceil": (r"\l
 
 
 def _arguments(text: str) -> str:
-    r"""``\sqrt(2)`` and ``x^(1/2)`` with braces, ``abs(x)`` with bars."""
+    r"""Write ``\sqrt(2)`` and ``x^(1/2)`` with braces, ``abs(x)`` with bars."""
     pieces: list[str] = []
     closings: list[str] = []  # "" where any bracket may close: an interval's
     end = 0

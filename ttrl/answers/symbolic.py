@@ -27,11 +27,11 @@ from ttrl.answers.numbers import CANONICAL_NUMBER, number
 
 
 class Question(NamedTuple):
-    """What computer algebra is asked: the key of an expression, or of a relation of two."""
+    """A question to computer algebra: the key of an expression, or of a relation of two."""
 
     sides: tuple[Expression, ...]
     relation: str = ""
-    r"""Between two sides: =, \neq, < or \leq."""
+    r"""What stands between two sides: =, \neq, < or \leq."""
 
 
 class Form(NamedTuple):
@@ -40,20 +40,20 @@ class Form(NamedTuple):
     spelling: str
     question: Question | None = None
     kind: str = ""
-    """Of a form with parts: an opening and a closing bracket, "set", "union", ..."""
+    """Kind of a form with parts: an opening and a closing bracket, "set", "union", ..."""
     parts: tuple[Form, ...] = ()
     variable: str = ""
-    """The only one of an inequality, which says in which interval it is."""
+    """The only variable of an inequality, which says in which interval it is."""
 
     def questions(self) -> Iterator[Question]:
-        """All that its key depends on."""
+        """Yield all questions that the key depends on."""
         if self.question is not None:
             yield self.question
         for part in self.parts:
             yield from part.questions()
 
     def key(self, replies: Mapping[Question, str | None]) -> str:
-        """Equal for equal values; what has no reply counts as it is spelled.
+        """Return a key that is equal for equal values; what has no reply counts as it is spelled.
 
         An inequality counts as its interval. The name of its variable tells it from others only if
         they have another one: ``x<1, y<2`` is not ``y<1, x<2``.
@@ -87,13 +87,16 @@ class Form(NamedTuple):
         return _of_parts(self.kind, keys)
 
     def is_set(self) -> bool:
-        """Whether it is written as one: a set of it is another."""
+        """Say whether the form is written as a set: a set of it is another set."""
         return self.kind == "set" or self.spelling == r"\emptyset"
 
     def _flat_keys(
         self, kind: str, replies: Mapping[Question, str | None], named: bool
     ) -> list[str]:
-        r"""Its key; for ``\pm2`` in a set those of both numbers. A set in brackets stays one."""
+        r"""Return the form's key; for ``\pm2`` in a set those of both numbers.
+
+        A set in brackets stays one.
+        """
         if kind == "set" and self.kind == "both signs":
             return [part._key(replies, named) for part in self.parts]
         if self.kind == "set" and kind not in ("union", "and"):
@@ -108,7 +111,7 @@ def _of_parts(kind: str, keys: Iterable[str]) -> str:
 
 
 def _interval(reply: str | None) -> str | None:
-    r"""The key of the interval that a reply like ``<5`` or ``\geq5`` is; another one unchanged."""
+    r"""Return the key of the interval of a reply like ``<5`` or ``\geq5``; of others the reply."""
     match = _BOUND.fullmatch(reply or "")
     if match is None:
         return reply
@@ -119,7 +122,10 @@ def _interval(reply: str | None) -> str | None:
 
 
 def _between(keys: list[str]) -> str | None:
-    r"""The interval that is left by one bound below and one above: ``x>1\land x\leq3``."""
+    r"""Return the key of the interval left by one bound below and one above; None for other keys.
+
+    ``x>1\land x\leq3`` is such an interval.
+    """
     found = list(filter(None, map(_INTERVAL.fullmatch, keys)))
     below = [match for match in found if match["high"] == r"\infty"]
     above = [match for match in found if match["low"] == r"-\infty"]
@@ -155,7 +161,7 @@ def _number(form: str) -> Form | None:
 
 
 def _relation(form: str) -> Form | None:
-    r"""``y=2x``, ``x^2<3``, and the chain ``-1<x\leq2``."""
+    r"""Read a relation, ``y=2x`` or ``x^2<3``, or a chain, ``-1<x\leq2``."""
     sides, relations = split(form, _RELATIONS)
     if not relations:
         return None
@@ -185,7 +191,7 @@ def _is_variable(side: str) -> bool:
 
 
 def _union(form: str) -> Form | None:
-    r"""``(0,1)\cup(2,3)``, ``x<1\lor x>2``; what is both, ``x>1\land y<3``."""
+    r"""Read a union, ``(0,1)\cup(2,3)``, ``x<1\lor x>2``, or an intersection, ``x>1\land y<3``."""
     for kind, signs in (("union", (r"\cup", r"\lor")), ("and", (r"\cap", r"\land"))):
         parts, found = split(form, signs)
         if found:
@@ -202,7 +208,7 @@ def _matrix(form: str) -> Form | None:
 
 
 def _bracketed(form: str) -> Form | None:
-    """A set; a tuple or an interval, which look alike."""
+    """Read a set, or a tuple or an interval, which look alike."""
     inside = content(form, r"\{", r"\}")
     if inside is not None:
         return Form(form, kind="set", parts=tuple(map(analyse, split(inside, (",",))[0])))
@@ -216,13 +222,13 @@ def _bracketed(form: str) -> Form | None:
 
 
 def _list(form: str) -> Form | None:
-    """A list without brackets that is no set, since something in it comes twice."""
+    """Read a list without brackets that is no set, since something in it comes twice."""
     elements, commas = split(form, (",",))
     return Form(form, kind="list", parts=tuple(map(analyse, elements))) if commas else None
 
 
 def _both_signs(form: str) -> Form | None:
-    r"""``1\pm\sqrt2`` is the set of two values; with more signs it is not clear of how many."""
+    r"""Read ``1\pm\sqrt2`` as the set of two values; with more signs it is unclear of how many."""
     if form.count(r"\pm") != 1 or r"\mp" in form:
         return None
     signed = [form.replace(r"\pm", sign).removeprefix("+") for sign in "+-"]

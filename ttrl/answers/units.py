@@ -59,10 +59,10 @@ _SYMBOLS = {
     *(prefix + unit for prefix in ("", "m", "k", "M", "G") for unit in ("Pa", "Hz", "eV")),
     *(*"mgshLlNJWVAKTCF", "ml", "kWh", "mol"),
 }
-"""Their capitals are factors: ``mW`` is not ``MW``. Other letters alone are variables."""
+"""Symbols whose capitals are factors: ``mW`` is not ``MW``. Other lone letters are variables."""
 _UNIT_OF |= {symbol: symbol for symbol in _SYMBOLS - _UNIT_OF.keys()}
 _GLUED = ("cm", "mm", "km", "kg", "th", "st", "nd", "rd")
-"""Of two letters: those that can stand right behind a number and be no product."""
+"""Units of two letters that can stand right behind a number and be no product."""
 _NO_UNIT = ("total", "different", "distinct", "possible", "exactly", "only", "in")
 """Words that say nothing about what is counted. (Inches are ``in`` only alone.)"""
 _NUMERALS = {
@@ -95,7 +95,7 @@ _SHORT = (
     "men boy cup box car cat dog pen egg hat cow bus row way pie bag jar can cap key toy tie ton"
 )
 _SHORT_NOUNS = frozenset(_SHORT.split())
-"""Of fewer than four letters, only these are nouns; others may be products."""
+"""The only nouns of fewer than four letters; others may be products."""
 _WITH_A_NOUN = ("of", "the", "a", "an", "all", "on", "as")
 
 # ---------------------------------------------------------------------------------------------
@@ -123,9 +123,10 @@ _TIME_OF_DAY = re.compile(r"(?<![A-Za-z])[ap]\.?m\.?(?![A-Za-z])", re.IGNORECASE
 
 
 def marked(text: str) -> str:
-    r"""With ``\text`` around the words after a number: ``5 apples`` is ``5\text{apples}``.
+    r"""Put ``\text`` around the words after a number: ``5 apples`` is ``5\text{apples}``.
 
-    Of glued letters only known units of more than one letter are, since ``5abc`` may be a product.
+    Letters glued to the number are marked only if they are a known unit of more than one letter,
+    since ``5abc`` may be a product.
     """
     if not (text[-1:].isalpha() or text.endswith(("^2", "^3", "."))):
         return text
@@ -145,9 +146,9 @@ def marked(text: str) -> str:
 
 
 def without_unit(text: str) -> tuple[str, str]:
-    """The value and the unit; the text itself and "" if there is none.
+    r"""Split a text into value and unit; the text itself and "" if there is no unit.
 
-    Degrees and percents are a unit of whole numbers only: ``\\cos60^\\circ`` is not ``\\cos60``.
+    Degrees and percents are a unit of whole numbers only: ``\cos60^\circ`` is not ``\cos60``.
     """
     if text.endswith("}"):
         text = _DEGREE_SCALE.sub(r"\\degree \1", text)
@@ -167,7 +168,7 @@ def without_unit(text: str) -> tuple[str, str]:
 
 
 def _measured(value: str, words: str, power: str | None) -> tuple[str, str] | None:
-    """The value times its numerals, and the unit's name; None if the words are none."""
+    """Return the value times its numerals, and the unit's name; None if the words are no unit."""
     tokens = _TOKEN.findall(words)
     if not tokens or _TIME_OF_DAY.search(words) or _PART.search(words):
         return None
@@ -183,16 +184,19 @@ def _measured(value: str, words: str, power: str | None) -> tuple[str, str] | No
 
 
 def _is_amount(value: str) -> bool:
-    """Whether it can only be a number: behind ``A`` or a matrix, ``\\text{T}`` is no tesla."""
+    r"""Say whether a value can only be a number.
+
+    Behind ``A`` or a matrix, ``\text{T}`` is no tesla.
+    """
     value = value.rpartition("=")[2]
     digits = re.search(r"[0-9]|\\pi(?![A-Za-z])", value) is not None
     return digits and constant(value) and r"\begin" not in value and not value.endswith("]")
 
 
 def _unit(tokens: list[str], of_amount: bool) -> str | None:
-    """The name of a unit: ``square feet``, ``sq. ft`` and ``ft squared`` are ``ft^2``.
+    r"""Name the unit of these words: ``square feet``, ``sq. ft`` and ``ft squared`` are ``ft^2``.
 
-    None for what is a factor or an operation (``5\\text{i}``, ``5\\text{ squared}``), and for nouns
+    None for what is a factor or an operation (``5\text{i}``, ``5\text{ squared}``), and for nouns
     and short symbols behind something else than an amount.
     """
     found: list[str] = []
@@ -230,7 +234,7 @@ def _unit(tokens: list[str], of_amount: bool) -> str | None:
 
 
 def _known(token: str) -> str | None:
-    """The unit's name; None if it is not known by that spelling."""
+    """Return the unit's name; None if it is not known by that spelling."""
     name = token.lower()
     if token in _UNIT_OF or name in _SYMBOLS:
         return _UNIT_OF.get(token)

@@ -26,13 +26,13 @@ _CHOICE = re.compile(
 
 
 def choice(text: str) -> str:
-    """The letter of a choice: ``(A)``, ``A)``, ``Option A``; other text unchanged."""
+    """Return the letter of a choice: ``(A)``, ``A)``, ``Option A``; other text unchanged."""
     match = _CHOICE.fullmatch(text)
     return match[match.lastindex or 0] if match else text
 
 
 def word(text: str) -> str:
-    r"""A word or phrase in canonical spelling, without ``\text`` if it is something else."""
+    r"""Spell a word or phrase canonically; return other text without ``\text``."""
     inside = content(text.removeprefix(r"\text"), "{", "}") if text.startswith(r"\text{") else None
     phrase = (text if inside is None else inside).strip('"` ')
     if not _PHRASE.fullmatch(phrase) or _LETTER.fullmatch(phrase):

@@ -1,9 +1,9 @@
-"""Computer algebra, in a process of its own that may be killed at any time.
+r"""Computer algebra, in a process of its own that may be killed at any time.
 
 Started by `ttrl.answers.workers` as a script, with nothing of ttrl on its path. Reads one question
 per line of standard input and writes one line for each, as JSON:
 
-    {"sides": [["\\\\sqrt{\\\\variable{a0}}", ["2"]]], "relation": ""}
+    {"sides": [["\\sqrt{\\variable{a0}}", ["2"]]], "relation": ""}
     {"key": "~1.414213562373095048801688..."}
 
 A key says what an expression is worth: equal keys, equal values. It is null if this program cannot
@@ -42,11 +42,11 @@ Value = Any  # Fraction, mpmath.mpf or mpmath.mpc
 mp.mp.dps = 160
 KEY_DIGITS = 100
 LONGEST_FACTOR = 300
-"""Bits of the longest fraction that such a key tells from its neighbours."""
+"""Bits of the longest fraction that a key of `KEY_DIGITS` digits tells from its neighbours."""
 LOST = mp.mpf(10) ** -40
-"""A value this small beside its terms has too few digits left ..."""
+"""A value this small beside its terms has too few digits left, unless it is below `ZERO`."""
 ZERO = mp.mpf(10) ** -120
-"""... unless it is this small: then it is zero, but for rounding."""
+"""A value this small beside its terms is zero, but for rounding."""
 SIMPLE = 10**30
 """Fractions whose numerator times denominator is smaller are recognised from their digits."""
 LARGEST = 12_000
@@ -55,7 +55,7 @@ POINTS = 9
 
 
 class NoKey(Exception):
-    """Not for us to say what this is worth."""
+    """This program cannot say what an expression is worth."""
 
 
 # ---------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ class NoKey(Exception):
 
 
 def _real(x: Value) -> Value:
-    """For mpmath, which does not know fractions."""
+    """Convert a value for mpmath, which does not know fractions."""
     if not isinstance(x, Fraction):
         return x
     if x.numerator.bit_length() + x.denominator.bit_length() > LONGEST_FACTOR:
@@ -72,7 +72,7 @@ def _real(x: Value) -> Value:
 
 
 def _checked(x: Value, scale: Value) -> Value:
-    """A result whose terms were as large as ``scale``."""
+    """Check a result whose terms were as large as ``scale`` for lost digits."""
     size = abs(x)
     if size <= ZERO * scale:
         return Fraction(0)
@@ -88,7 +88,7 @@ def _exact(x: Fraction) -> Fraction:
 
 
 def add(*terms: Value) -> Value:
-    """The sum; no key if some terms vanish beside others."""
+    """Add up terms; no key if some vanish beside others."""
     exact = _exact(sum((t for t in terms if isinstance(t, Fraction)), Fraction(0)))
     others = [t for t in terms if not isinstance(t, Fraction)]
     if not others:
@@ -101,7 +101,7 @@ def add(*terms: Value) -> Value:
 
 
 def multiply(*factors: Value) -> Value:
-    """The product."""
+    """Multiply factors, the exact ones first."""
     product: Value = Fraction(1)
     for factor in sorted(factors, key=lambda f: not isinstance(f, Fraction)):
         if product == 0:
@@ -114,7 +114,7 @@ def multiply(*factors: Value) -> Value:
 
 
 def power(base: Value, exponent: Value) -> Value:
-    """The power; of a negative number with an odd denominator above, the real one."""
+    """Raise to a power; a negative base with an odd denominator above has its real power."""
     if exponent == 0 or base == 0:
         if base == 0 and (not isinstance(exponent, Fraction) or exponent <= 0):
             raise NoKey("a power of zero")
@@ -134,7 +134,7 @@ def power(base: Value, exponent: Value) -> Value:
 
 
 def _root(x: Fraction, degree: int) -> Fraction | None:
-    """The exact root, if it is a fraction."""
+    """Return the exact root, if it is a fraction."""
     if degree == 1:
         return x
     if degree > 64 or x < 0:
@@ -149,14 +149,14 @@ def _root(x: Fraction, degree: int) -> Fraction | None:
 
 
 def factorial(x: Value) -> Value:
-    """n!, or the gamma function of n + 1."""
+    """Compute n!, or the gamma function of n + 1."""
     if isinstance(x, Fraction) and x.denominator == 1 and 0 <= x <= 1000:
         return Fraction(math.factorial(int(x)))
     return _guarded(mp.factorial)(x)
 
 
 def binomial(n: Value, k: Value) -> Value:
-    """n over k."""
+    """Compute n over k."""
     whole = all(isinstance(x, Fraction) and x.denominator == 1 and 0 <= x <= 1000 for x in (n, k))
     if whole:
         return Fraction(math.comb(int(n), int(k)))
@@ -164,12 +164,12 @@ def binomial(n: Value, k: Value) -> Value:
 
 
 def logarithm(x: Value, base: Value) -> Value:
-    """The principal value."""
+    """Compute the principal value of a logarithm."""
     return multiply(_guarded(mp.log)(x), power(_guarded(mp.log)(base), Fraction(-1)))
 
 
 def _rounded(rounding: Callable[[Fraction], int]) -> Callable[[Value], Value]:
-    """floor or ceil; of an inexact value only if it is clear."""
+    """Make floor or ceil a function of values; of an inexact one only if the result is clear."""
 
     def apply(x: Value) -> Value:
         if not isinstance(x, Fraction):
@@ -182,7 +182,7 @@ def _rounded(rounding: Callable[[Fraction], int]) -> Callable[[Value], Value]:
 
 
 def _guarded(function: Callable[..., Value], largest: float = 1e12) -> Callable[..., Value]:
-    """A function of mpmath, away from where it loses the digits that tell arguments apart."""
+    """Keep a function of mpmath from where it loses the digits that tell arguments apart."""
 
     def apply(*arguments: Value) -> Value:
         if any(x != 0 and not 1e-12 < abs(x) < largest for x in arguments):
@@ -223,7 +223,7 @@ _OPERATIONS: dict[Any, Callable[..., Value]] = {
 
 
 def evaluate(node: Any, atoms: dict[str, Value]) -> Value:
-    """The value of a parsed expression."""
+    """Compute the value of a parsed expression."""
     if node.is_Symbol:
         return atoms[node.name]
     if node.is_Rational:
@@ -239,7 +239,7 @@ _CONSTANTS = {r"\pi": mp.mpf(mp.pi), "e": mp.mpf(mp.e), "i": mp.mpc(0, 1)}
 
 
 def atom_value(atom: str, point: int) -> Value:
-    """A number's value, or a variable's at one of the points."""
+    """Return a number's value, or a variable's at one of the points."""
     if atom in _CONSTANTS:
         return _CONSTANTS[atom]
     if atom[0] in "0123456789.":
@@ -255,7 +255,7 @@ def atom_value(atom: str, point: int) -> Value:
 
 
 def spell(x: Value) -> str:
-    """A value as a fraction, as in a canonical form, or as digits after a tilde."""
+    """Write a value as a fraction, as in a canonical form, or as digits after a tilde."""
     if isinstance(x, Fraction):
         return str(x)
     if isinstance(x, mp.mpc):
@@ -275,7 +275,7 @@ def spell(x: Value) -> str:
 
 
 def key(sides: Sequence[tuple[str, Sequence[str]]], relation: str) -> str:
-    """The key of an expression or a relation.
+    """Return the key of an expression or a relation.
 
     Raises:
         NoKey: or anything else, if there is none.
@@ -306,7 +306,10 @@ def key(sides: Sequence[tuple[str, Sequence[str]]], relation: str) -> str:
 
 
 def _relation_key(differences: list[Value], relation: str) -> str:
-    """Of left - right: the same for all multiples, of an inequality for all positive ones."""
+    """Return a relation's key from the values of left - right.
+
+    It is the same for all multiples, of an inequality for all positive ones.
+    """
     if len(differences) == 1 or 0 in differences:
         raise NoKey("says nothing about a variable")
     unit = differences[0]
@@ -319,11 +322,15 @@ def _relation_key(differences: list[Value], relation: str) -> str:
 
 
 def _bound(differences: list[Value], at: list[Fraction], relation: str) -> str | None:
-    """What an inequality bounds its only variable by, ``<5`` or ``\\geq5``; None if not linear.
+    r"""Return what an inequality bounds its only variable by; None if it is not linear.
 
     Args:
         differences: left - right, which the relation says is below zero, at each point.
         at: the variable there.
+        relation: ``<`` or ``\leq``.
+
+    Returns:
+        A sign and the bound, ``<5`` or ``\geq5``.
     """
     slope = multiply(
         add(differences[0], multiply(Fraction(-1), differences[1])), 1 / (at[0] - at[1])

@@ -38,14 +38,14 @@ class _CannotStart(Exception):
 
 
 class _TooLate(Exception):
-    """No reply within the time allowed."""
+    """No reply came within the time allowed."""
 
 
 class Worker:
-    """One process; for one thread at a time."""
+    """One process of computer algebra; for one thread at a time."""
 
     def __init__(self, settings: AnswerSettings) -> None:
-        """Start it."""
+        """Start the process."""
         script = Path(__file__).with_name("worker.py")
         self.process = subprocess.Popen(
             # -I: nothing but the standard library and installed packages; no PYTHON... variables.
@@ -60,7 +60,7 @@ class Worker:
         self.unread = b""
 
     def wait(self) -> None:
-        """Wait until it is ready.
+        """Wait until the process is ready.
 
         Raises:
             _CannotStart: with what it said about that.
@@ -74,7 +74,7 @@ class Worker:
             raise _CannotStart(complaint.rpartition("\n")[2] or error) from None
 
     def ask(self, question: str, deadline_s: float) -> dict[str, Any]:
-        """The reply to a line of JSON.
+        """Return the reply to a question, a line of JSON.
 
         Raises:
             _Died, _TooLate: then this worker is of no further use.
@@ -105,12 +105,12 @@ class Worker:
         return line
 
     def kill(self) -> None:
-        """End it at once; for any thread."""
+        """End the process at once; for any thread."""
         self.process.kill()
         self.process.wait()
 
     def close(self) -> None:
-        """End it and leave nothing of it; for the thread that asks it."""
+        """End the process and leave nothing of it; for the thread that asks it."""
         self.kill()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert pipe is not None
@@ -119,7 +119,7 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """No secrets: what the interpreter may need to find its libraries, and settings of ours."""
+    """Return what the interpreter needs to find its libraries, and our settings: no secrets."""
     return {
         "SYMPY_GROUND_TYPES": "python",  # gmpy2 cannot be interrupted, and aborts without memory
         "MPMATH_NOGMPY": "1",
@@ -132,7 +132,7 @@ class Workers:
     """Up to ``settings.workers`` processes, started when first needed; for any thread."""
 
     def __init__(self, settings: AnswerSettings) -> None:
-        """Nothing is started before it is needed."""
+        """Take the settings; nothing is started before it is needed."""
         self.settings = settings
         self.count = settings.workers or os.cpu_count() or 1
         self._failure: UserError | None = None
@@ -141,7 +141,7 @@ class Workers:
         _EVERY.add(self)
 
     def _start_over(self) -> None:
-        """Without processes and threads; in a fork, whose parent has the ones there were."""
+        """Forget processes and threads; in a fork, whose parent has the ones there were."""
         self._lock = threading.Lock()
         self._alive: set[Worker] = set()
         self._idle: list[Worker] = []
@@ -151,7 +151,7 @@ class Workers:
         self._finalizer = weakref.finalize(self, _kill, self._alive, os.getpid())
 
     def ask(self, questions: Sequence[Question]) -> list[str | object | None]:
-        """Each question's key; None if it has none, or UNDECIDED.
+        """Return each question's key; None if it has none, or UNDECIDED.
 
         Raises:
             UserError: if no process can be started.

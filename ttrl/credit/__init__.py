@@ -1,0 +1,1 @@
+"""What a step's answers are worth, and which of them are trained on."""

@@ -11,7 +11,7 @@ AdvantageKind = Literal["mean_std", "mean", "rloo", "none"]
 
 
 def group_advantages(rewards_G: Sequence[float], kind: AdvantageKind) -> tuple[float, ...]:
-    """How much better each completion did than its group.
+    """Compute how much better each completion did than its group.
 
     - ``mean_std``: (r - mean) / (std + 1e-6), GRPO (arXiv 2402.03300). The standard
       deviation is the sample's, with G - 1 in the denominator: the papers leave it open, and the

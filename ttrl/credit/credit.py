@@ -11,12 +11,12 @@ from ttrl.types import CompletionGroup, Estimate, TrainSample
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """What a step trains on."""
+    """The samples that a step trains on."""
 
     samples: list[TrainSample]
-    """In the order in which they are trained on."""
+    """The samples, in the order in which they are trained on."""
     chosen: list[list[int]]
-    """Per group, the indices of the completions that they are of."""
+    """Per group, the indices of the completions that the samples are of."""
 
 
 class Credit(Protocol):

@@ -58,7 +58,7 @@ def choose(
     settings: Settings,
     step: int,
 ) -> list[int]:
-    """Indices of a group's completions that are trained on, in sample order.
+    """Return the indices of a group's completions that are trained on, in sample order.
 
     ``policy.trained_samples`` of those that the estimator keeps, or all if they are fewer, by
     ``reward.selection``:

@@ -1,0 +1,1 @@
+"""From data sets to questions and, apart from them, the answer key."""

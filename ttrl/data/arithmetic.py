@@ -25,7 +25,7 @@ SPLITS = ("train", "held_out")
 
 
 def question_rows(split: str) -> list[dict[str, str | int]]:
-    """The questions of a split: rows with prompt, answer, id and level, level by level.
+    """Return the questions of a split: rows with prompt, answer, id and level, level by level.
 
     Args:
         split: "train" or "held_out"; no question is in both.
@@ -41,23 +41,23 @@ def question_rows(split: str) -> list[dict[str, str | int]]:
 
 
 def reserved() -> frozenset[tuple[int, int]]:
-    """The operands of all questions, in both orders; the base model's corpus leaves them out."""
+    """Return the operands of all questions, in both orders; the base model's corpus lacks them."""
     pairs = [pair for level in LEVELS for split in SPLITS for pair in _operands(level)[split]]
     return frozenset(pairs) | frozenset((b, a) for a, b in pairs)
 
 
 def question(a: int, b: int) -> str:
-    """The text of a question."""
+    """Write the text of a question."""
     return f"What is {a} + {b}?"
 
 
 def operand(rng: random.Random, level: int) -> int:
-    """A number of ``level + 1`` digits."""
+    """Draw a number of ``level + 1`` digits."""
     return rng.randrange(10**level, 10 ** (level + 1))
 
 
 def worked_answer(a: int, b: int, rng: random.Random, slip: float) -> str:
-    """The answer to ``a + b``, column by column; each column slips with probability ``slip``.
+    """Write the answer to ``a + b`` column by column; each slips with probability ``slip``.
 
     Both numbers have the same number of digits. A slip forgets the carry that came in; without
     one, it is one too many or one too few.
@@ -76,7 +76,7 @@ def worked_answer(a: int, b: int, rng: random.Random, slip: float) -> str:
 
 
 def _operands(level: int) -> dict[str, list[tuple[int, int]]]:
-    """Distinct operands of a level's questions, by split."""
+    """Draw distinct operands of a level's questions, by split."""
     rng = random.Random(f"ttrl arithmetic {level}")
     pairs: list[tuple[int, int]] = []
     seen: set[frozenset[int]] = set()

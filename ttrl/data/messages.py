@@ -18,7 +18,7 @@ Messages = Sequence[dict[str, str]]
 
 
 def read_messages(name: str, value: Sequence[Any]) -> Messages:
-    """The messages up to the user's last one: what stands behind it answers the question.
+    """Return the messages up to the user's last one: what stands behind it answers the question.
 
     Args:
         name: the field's, for the error.

@@ -29,7 +29,7 @@ _HARMLESS = "1 + 1"
 def build_prompt(
     question: str | Messages, settings: DataSettings, tokenizer: PreTrainedTokenizerBase
 ) -> str:
-    """The question with its suffix, inside the tokenizer's chat template if the settings say so.
+    """Put the question with its suffix in the tokenizer's chat template, if the settings say so.
 
     Messages need the template. If they begin with a system message of their own, it stands in the
     place of the settings'.
@@ -98,7 +98,7 @@ def refuse_unread_variables(settings: DataSettings, tokenizer: PreTrainedTokeniz
 def encode_prompt(
     prompt: str, settings: DataSettings, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
-    """The token ids of what `build_prompt` returned.
+    """Return the token ids of what `build_prompt` returned.
 
     A chat template writes the beginning-of-sequence token itself, so the tokenizer adds its own
     only to a prompt without one.
@@ -114,7 +114,7 @@ class ControlTokens:
     """
 
     def __init__(self, settings: DataSettings, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raises what `build_prompt` raises."""
+        """Apply the chat template once; raise what `build_prompt` raises."""
         self._settings, self._tokenizer = settings, tokenizer
         # An unknown character controls nothing, unless its token ends or starts a sequence too.
         self._unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
@@ -122,14 +122,14 @@ class ControlTokens:
         self._frame(("user",))
 
     def foreign(self, question: str | Messages, prompt_ids: tuple[int, ...]) -> str | None:
-        """The text of a control token beyond those of template and tokenizer, if there is one."""
+        """Return a control token's text beyond those of template and tokenizer, or None."""
         roles = ("user",) if isinstance(question, str) else tuple(m["role"] for m in question)
         texts, frame = self._frame(roles)
         found = Counter(i for i in prompt_ids if i in texts)
         return next((texts[i] for i in found - frame), None)
 
     def _frame(self, roles: tuple[str, ...]) -> tuple[dict[int, str], Counter[int]]:
-        """The control tokens, and how many of each harmless messages of these roles come with."""
+        """Return the control tokens, and how many of each come with harmless messages."""
         if roles not in self._frames:
             tokenizer = self._tokenizer
             harmless = [{"role": role, "content": _HARMLESS} for role in roles]

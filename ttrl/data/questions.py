@@ -37,9 +37,9 @@ class QuestionSet:
     """A data set, checked and tokenized, with the labels kept apart."""
 
     questions: tuple[Question, ...]
-    """In the order of the source; all that training may see."""
+    """The questions in the order of the source; all that training may see."""
     key: AnswerKey
-    """For evaluation and metrics only."""
+    """Reference answers, for evaluation and metrics only."""
     rejected: tuple[Rejection, ...]
     """Rows that were left out, then answers and levels that were, in the order of the source."""
     remarks: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ def load_questions(
 
 
 def overlap(train: QuestionSet, held_out: QuestionSet) -> tuple[str, ...]:
-    """Ids of the held-out questions whose prompt is also trained on."""
+    """Return the ids of the held-out questions whose prompt is also trained on."""
     trained = {question.prompt for question in train.questions}
     return tuple(question.id for question in held_out.questions if question.prompt in trained)
 
@@ -123,8 +123,11 @@ def _fields(row: Row, settings: DataSettings) -> dict[str, Any]:
 
 
 def _field(fields: dict[str, Any], name: str) -> Any:
-    """A field's value; "reward_model.ground_truth" is a field inside another, "messages.-1.content"
-    one of the last in a list. `_ABSENT` if there is none."""
+    """Return a field's value; `_ABSENT` if there is none.
+
+    "reward_model.ground_truth" is a field inside another, "messages.-1.content" one of the last
+    in a list.
+    """
     if name in fields:
         return fields[name]
     value: Any = fields
@@ -197,7 +200,7 @@ def _id(row: Row, fields: dict[str, Any], name: str) -> str:
 
 
 def _optional_text(fields: dict[str, Any], name: str) -> str | None:
-    """A text field, or a number as text; None where it is absent, null or blank."""
+    """Return a text field, or a number as text; None where it is absent, null or blank."""
     value = _field(fields, name)
     if value is _ABSENT or value is None:
         return None

@@ -18,11 +18,11 @@ _WORD = re.compile(r"(?<![A-Za-z])[A-Za-z]{2,}(?![A-Za-z])")
 WORDS = 3
 """So many words outside of mathematics look like a sentence, not a value."""
 SHOWN = 3
-"""Examples of each kind."""
+"""Examples of each kind that are shown."""
 
 
 def read_reference(text: str) -> str | None:
-    """The answer that an answer field gives.
+    """Return the answer that an answer field gives.
 
     Returns:
         The content of the last box, or the one text behind ``####``; the field as it is if it has
@@ -38,12 +38,12 @@ def read_reference(text: str) -> str | None:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether it is rather an explanation than a value, so that no answer will agree with it."""
+    """Say whether a text is more an explanation than a value, so that no answer agrees with it."""
     return len(_WORD.findall(_NO_WORDS.sub(" ", text))) >= WORDS
 
 
 def solutions(source: str, written: dict[str, str], answers: dict[str, str]) -> list[str]:
-    """What was made of answer fields that hold more than an answer."""
+    """Say what was made of answer fields that hold more than an answer."""
     remarks = []
     read = [i for i, answer in answers.items() if answer != written[i]]
     if read:

@@ -30,7 +30,7 @@ CONVERTERS = {
     ".feather": "import pandas; pandas.read_feather({!r}).to_parquet('q.parquet')",
 }
 FOLDER_CONVERTER = "import datasets; datasets.load_from_disk({!r}).to_json('q.jsonl')"
-"""A line of Python that makes a file that is read of one that is not."""
+"""A line of Python that makes a file that is read of a folder; `CONVERTERS` are for files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class Row:
     """One row as the source holds it; nothing about it has been checked."""
 
     place: str
-    """Where it is: "line 3" (from 1, as editors count) of a .jsonl, .csv, .tsv or .txt file,
+    """Where the row is: "line 3" (from 1, as editors count) of a .jsonl, .csv, .tsv or .txt file,
     "index 2" (from 0) of everything else."""
     value: Any
-    """Should be a dictionary, or a question's text."""
+    """Content of the row, which should be a dictionary, or a question's text."""
 
 
 class BadRow(Exception):
@@ -54,19 +54,20 @@ class Spelled(float):
     _text: str
 
     def __new__(cls, text: str) -> Self:
-        """The number that ``text`` spells."""
+        """Make the number that ``text`` spells."""
         number = super().__new__(cls, text)
         number._text = text
         return number
 
     def __repr__(self) -> str:
+        """Return the text as it is in the source."""
         return self._text
 
     __str__ = __repr__
 
 
 def decimal(number: float | np.float32) -> str:
-    """The shortest decimal fraction that means this number, without an exponent."""
+    """Return the shortest decimal fraction that means this number, without an exponent."""
     return np.format_float_positional(number, trim="0")
 
 
@@ -77,16 +78,17 @@ class Rejection:
     source: str
     """The source as the settings name it."""
     place: str
-    """As in `Row`."""
+    """The row's place, as in `Row`."""
     reason: str
-    """What is wrong with it."""
+    """What is wrong with the row."""
 
     def __str__(self) -> str:
+        """Return the line ``FILE:line 3: reason``."""
         return f"{self.source}:{self.place}: {self.reason}"
 
 
 def read_rows(source: str, settings: DataSettings) -> Iterator[Row | Rejection]:
-    """The rows of a source, in its order.
+    """Yield the rows of a source, in its order.
 
     Args:
         source: a file with one of `SUFFIXES`, "hub:OWNER/NAME" (with the subset, split and
@@ -127,7 +129,7 @@ def read_rows(source: str, settings: DataSettings) -> Iterator[Row | Rejection]:
 
 
 def _conversion(path: Path) -> str:
-    """How to make a file that is read of one that is there and is not."""
+    """Say how to convert a file that cannot be read to one that can; "" if it is not known."""
     line = FOLDER_CONVERTER if path.is_dir() else CONVERTERS.get(path.suffix.lower())
     if line is None or not path.name or not path.exists():
         return ""
@@ -172,19 +174,19 @@ def _json_rows(path: Path) -> list[Any]:
 
 
 def _json(text: str) -> Any:
-    """What JSON text holds; its numbers keep their spelling."""
+    """Parse JSON text; its numbers keep their spelling."""
     return json.loads(text, parse_float=Spelled)
 
 
 def _txt_rows(path: Path) -> Iterator[Row]:
-    """One question a line."""
+    """Yield one question a line."""
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if line.strip():
             yield Row(f"line {number}", line.removesuffix("\r"))
 
 
 def _csv_rows(source: str, delimiter: str) -> Iterator[Row | Rejection]:
-    """The rows under a header; a quoted cell may hold line breaks."""
+    """Yield the rows under a header; a quoted cell may hold line breaks."""
     lines = csv.reader(
         io.StringIO(_text(Path(source)), newline=""), delimiter=delimiter, strict=True
     )
@@ -220,7 +222,7 @@ def _text(path: Path) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """The file without its UTF-8 byte order mark."""
+    """Read a file without its UTF-8 byte order mark."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,0 +1,1 @@
+"""``ttrl doctor``: what is installed, and what works on this machine."""

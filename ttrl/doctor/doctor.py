@@ -39,7 +39,7 @@ EXTRAS = {
 
 
 def report(console: Console) -> bool:
-    """Print the report; whether what there is works."""
+    """Print the report; return whether what there is works."""
     table = Table("part", "state", show_header=False, box=None)
     table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
     for name in PACKAGES:
@@ -65,7 +65,7 @@ def report(console: Console) -> bool:
 
 
 def _tried(test: Callable[[], str]) -> tuple[bool, str]:
-    """Whether a self-test is no failure, and what to say of it."""
+    """Say whether a self-test is no failure, and what to report of it."""
     try:
         return True, f"ok, {test()}"
     except Lacks as lack:
@@ -82,7 +82,7 @@ def _version(name: str) -> str:
 
 
 def _vllm() -> str:
-    """Its version, if a run could use it; it is not started here."""
+    """Return vLLM's version, if a run could use it; it is not started here."""
     try:
         return f"available, vllm {require_vllm()}"
     except UserError as error:

@@ -31,14 +31,14 @@ from ttrl.system.gpus import device
 from ttrl.types import CompletionGroup, Question, TrainSample, UserError
 
 LENGTHS = (70, 1, 130, 7)
-"""Of the sequences in the attention test: within a tile of a kernel, across tiles, and tiny."""
+"""Lengths of sequences in the attention test: within a tile of a kernel, across tiles, tiny."""
 
 BF16_STEP = 2.0**-8
 """Half the distance from a bfloat16 to the next, relative to it."""
 
 
 class Lacks(Exception):
-    """What a self-test would need here; not a failure."""
+    """A self-test lacks something here; not a failure."""
 
 
 def sample_and_train() -> str:
@@ -81,7 +81,7 @@ def triton_rows() -> str:
 
 
 def _loss_and_gradients(backend: str) -> list[torch.Tensor]:
-    """The loss of 16 tokens, with 5003 in the vocabulary, and hidden and weight gradients."""
+    """Compute the loss of 16 tokens, vocabulary 5003, and hidden and weight gradients."""
     g = torch.Generator().manual_seed(0)
     hidden_TH, weight_VH, advantages_T = (
         torch.randn(shape, generator=g).to(device()) for shape in ((16, 64), (5003, 64), (16,))
@@ -119,7 +119,7 @@ def packed_attention_on_gpu() -> str:
 def _attention_and_gradients(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, above: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Output and gradients; in float32 no kernel for different lengths is used."""
+    """Compute output and gradients; in float32 no kernel for different lengths is used."""
     leaves = query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
     ends = torch.tensor((0, *LENGTHS)).cumsum(0).to(device(), torch.int32)
     module, longest = torch.nn.Module(), max(LENGTHS)
@@ -159,7 +159,7 @@ def vllm_sleep_and_wake() -> str:
 
 
 def _sampled_gap(before: CompletionGroup, after: CompletionGroup) -> float:
-    """The largest difference of log-probs; an error if the tokens differ."""
+    """Return the largest difference of log-probs; an error if the tokens differ."""
     pairs = list(zip(before.completions, after.completions, strict=True))
     if any(one.token_ids != other.token_ids for one, other in pairs):
         raise RuntimeError("after waking up it samples other tokens")
@@ -171,14 +171,14 @@ def _sampled_gap(before: CompletionGroup, after: CompletionGroup) -> float:
 
 
 def _gap(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """The largest difference, as a share of the largest entry."""
+    """Return the largest difference, as a share of the largest entry."""
     difference = (ours.float() - theirs.float()).abs().max()
     share: float = (difference / theirs.float().abs().max()).item()
     return share
 
 
 def _require_gpu(more: str) -> None:
-    """Say what a test needs where it cannot be run: a GPU, and ``more``."""
+    """Raise `Lacks` where a test cannot be run, for it needs a GPU, and ``more``."""
     if not torch.cuda.is_available():
         raise Lacks(f"an NVIDIA GPU, {more}")
 
@@ -203,4 +203,4 @@ SELF_TESTS: dict[str, Callable[[], str]] = {
     "packed attention": packed_attention_on_gpu,
     "vLLM sleeps and wakes": vllm_sleep_and_wake,
 }
-"""In this order: closing vLLM ends the groups of processes that this one is in."""
+"""Self-tests in order: closing vLLM ends the groups of processes that this one is in."""

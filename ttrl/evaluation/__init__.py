@@ -1,0 +1,1 @@
+"""Measurement of a run: against an answer key, and by signs that need none."""

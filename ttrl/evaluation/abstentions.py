@@ -22,14 +22,14 @@ class AbstentionGuard:
     """Compares the share of completions without an answer with ``guard.abstention``."""
 
     def __init__(self, settings: Settings, extract: Extractor) -> None:
-        """``extract`` is what ``answers.extract`` names."""
+        """Look at answers as ``extract`` reads them, which ``answers.extract`` names."""
         self.settings, self.extract = settings, extract
         self.in_a_row = 0
-        """The last steps of which nearly no completion had an answer."""
+        """The number of last steps of which nearly no completion had an answer."""
         self._said = False
 
     def warning(self, share: float, groups: Iterable[CompletionGroup]) -> str | None:
-        """What to say where this share abstained: once, until the share is in order again.
+        """Return what to say where this share abstained: once, until the share is in order.
 
         Args:
             share: of all completions.
@@ -52,7 +52,7 @@ class AbstentionGuard:
         )
 
     def stop(self, share: float) -> str | None:
-        """Why the run must stop after a step in which this share abstained, if it must."""
+        """Return why the run must stop after a step in which this share abstained, if it must."""
         self.in_a_row = self.in_a_row + 1 if self._is_high(share) else 0
         guard = self.settings.guard
         if not 0 < guard.abstaining_steps <= self.in_a_row:
@@ -68,14 +68,14 @@ class AbstentionGuard:
         return self.in_a_row
 
     def load_state(self, state: int) -> None:
-        """Go on from a `state`."""
+        """Restore what `state` returned."""
         self.in_a_row = state
 
     def _is_high(self, share: float) -> bool:
         return share > self.settings.guard.abstention
 
     def _example(self, text: str, reason: FinishReason) -> str:
-        """One completion as it came, and what to change."""
+        """Show one completion as it came, and say what to change."""
         if reason is FinishReason.LENGTH:
             limit = self.settings.rollout.max_new_tokens
             cure = f"it was cut off at rollout.max_new_tokens = {limit}: raise that, or ask"

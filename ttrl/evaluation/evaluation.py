@@ -80,17 +80,17 @@ class Evaluation:
     """A set of questions, sampled in the same way whenever it is run."""
 
     settings: Settings
-    """Its ``evaluation`` section says how to sample."""
+    """The settings, whose ``evaluation`` section says how to sample."""
     extract: Extractor
-    """From a completion's text to its answer."""
+    """Function of a completion's text to its answer."""
     grader: Grader
-    """Says which answers are equivalent."""
+    """The grader, which says which answers are equivalent."""
     name: str
-    """For the progress bar, and part of what the random numbers are derived from."""
+    """Name in the progress bar, and part of what the random numbers are derived from."""
     asked: QuestionSet
     """The questions and their answer key."""
     ks: tuple[int, ...]
-    """For pass@k and maj@k."""
+    """Values of k for pass@k and maj@k."""
 
     def run(
         self,
@@ -99,7 +99,7 @@ class Evaluation:
         display: Display,
         on_group: Callable[[CompletionGroup], None] = lambda group: None,
     ) -> Scores:
-        """The scores of the pool's present weights; empty if there is no answer key."""
+        """Score the pool's present weights; empty if there is no answer key."""
         evaluation = self.settings.evaluation
         params = SamplingParams(
             n=evaluation.samples,
@@ -164,7 +164,7 @@ def _score(
     ks: Sequence[int],
     grader: Grader,
 ) -> Scores:
-    """The scores of one question."""
+    """Compute the scores of one question."""
     n, correct = len(answers), sum(grader.agree(answers, reference))
     truncated = [c.finish_reason is FinishReason.LENGTH for c in completions]
     return {

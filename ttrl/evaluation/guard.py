@@ -37,7 +37,7 @@ class CollapseGuard:
         self._alarmed = False
 
     def sign(self, metrics: Mapping[str, float]) -> str | None:
-        """What is wrong after a step with these metrics; None if nothing is, or nobody asked."""
+        """Say what is wrong after a step with these metrics; None if nothing is or nobody asked."""
         self.window.append(metrics)
         found = None if self.settings.on_collapse == "ignore" else self._sign()
         self.is_new = found is not None and not self._alarmed
@@ -46,17 +46,17 @@ class CollapseGuard:
 
     @property
     def majority_ratio(self) -> float:
-        """Its mean over the last pass, or what there is of it."""
+        """The mean majority ratio over the last pass, or what there is of it."""
         return self._mean("vote/majority_ratio")
 
     def state(self) -> dict[str, Any]:
-        """What the next signs depend on, as JSON."""
+        """Return what the next signs depend on, as JSON."""
         names = ("vote/majority_ratio", "vote/flip_rate", *SIGNS)
         window = [{name: step[name] for name in names if name in step} for step in self.window]
         return {"first": self.first, "window": window, "alarmed": self._alarmed}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Restore what `state` returned."""
         self.first, self._alarmed = dict(state["first"]), state["alarmed"]
         self.window = deque(state["window"], maxlen=self.size)
 
@@ -110,7 +110,7 @@ class MismatchGuard:
         self._alarmed = False
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        """What to say after a step with these metrics: once, until a step is in order again."""
+        """Return what to say after a step with these metrics: once, until a step is in order."""
         is_new = self.is_off(metrics) and not self._alarmed
         if "mismatch/kl" in metrics:  # else nothing was trained on, and nothing is known
             self._alarmed = self.is_off(metrics)
@@ -124,7 +124,7 @@ class MismatchGuard:
         )
 
     def is_off(self, metrics: Mapping[str, float]) -> bool:
-        """Whether the step's mismatch is above the limit."""
+        """Say whether the step's mismatch is above the limit."""
         if self.limit == 0 or metrics.get("rollout/updates_behind", 0) > 0:
             return False  # answers from weights before the last update differ as they should
         return metrics.get("mismatch/kl", 0.0) > self.limit

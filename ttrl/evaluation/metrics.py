@@ -37,7 +37,7 @@ def vote_metrics(
     grader: Grader,
     trained: Sequence[Sequence[int]],
 ) -> Metrics:
-    """Figures of one step that need no reference answer.
+    """Compute figures of one step that need no reference answer.
 
     Args:
         groups: the step's groups.
@@ -46,7 +46,7 @@ def vote_metrics(
             whose label is not equivalent to that of the visit before, and is absent if none of the
             step's questions was asked before.
         grader: says which labels are equivalent.
-        trained: per group, the indices of the completions that are trained on (`select`).
+        trained: per group, the indices of the completions that are trained on (`choose`).
     """
     rows = []
     for group, estimate, indices in zip(groups, estimates, trained, strict=True):
@@ -96,7 +96,7 @@ def labelled_metrics(
     grader: Grader,
     trained: Sequence[Sequence[int]],
 ) -> Metrics:
-    """Figures of one step over its questions that have a reference answer; {} if none has.
+    """Compute a step's figures over questions that have a reference answer; {} if none has.
 
     ``label/label_accuracy``: the label is right. Over all votes as ``label/...``, and over the
     trained completions alone as ``trained/...``:
@@ -141,7 +141,7 @@ def _reward_figures(
 
 
 def _means(rows: Iterable[Metrics]) -> Metrics:
-    """Per name, the mean over the rows that have it."""
+    """Return per name the mean over the rows that have it."""
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         for name, value in row.items():
@@ -154,10 +154,10 @@ def _means(rows: Iterable[Metrics]) -> Metrics:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of n answers, drawn without replacement, hold one of the c right ones.
+    """Compute the probability that k of n answers, drawn without replacement, hold a right one.
 
-    The unbiased estimator 1 - C(n - c, k) / C(n, k) of pass@k (arXiv 2107.03374), in exact
-    integers up to the last division.
+    The unbiased estimator 1 - C(n - c, k) / C(n, k) of pass@k (arXiv 2107.03374), where c of the n
+    are right, in exact integers up to the last division.
 
     Raises:
         ValueError: unless 0 <= c <= n and 1 <= k <= n.
@@ -171,7 +171,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def maj_at_k(
     answers: Sequence[str | None], reference: str, k: int, grader: Grader | None = None
 ) -> float:
-    """Probability that k of the answers, drawn without replacement, elect the reference.
+    """Compute the probability that k answers, drawn without replacement, elect the reference.
 
     Exact, by counting the draws that `majority_vote` would decide so, with its rule for ties; so
     it needs no random numbers, and is an unbiased estimate of maj@k. 0 or 1 if k is all of them.
@@ -200,7 +200,10 @@ def maj_at_k(
 
 
 def _draw(ways: Sequence[int], available: int, at_most: int) -> list[int]:
-    """``ways[j]`` to draw j answers so far -> also drawing up to ``at_most`` of ``available``."""
+    """Count the ways to draw with one more cluster: up to ``at_most`` of its ``available`` answers.
+
+    ``ways[j]`` is in how many ways j answers are drawn, before and after.
+    """
     choices = [math.comb(available, i) for i in range(min(available, at_most) + 1)]
     return [
         sum(ways[j - i] * choices[i] for i in range(min(j + 1, len(choices))))
@@ -213,10 +216,11 @@ def _draw(ways: Sequence[int], available: int, at_most: int) -> list[int]:
 
 
 def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
-    """The step's optimizer steps as ``policy/...``: means, but sums of counts and the largest gap;
-    and the first one's distance from the sampler as ``mismatch/...``, before anything has moved.
+    """Return the figures of a step's optimizer steps, as ``policy/...`` and ``mismatch/...``.
 
-    None were taken where unanimous votes left nothing to learn: then only the count 0 is there.
+    ``policy/...`` are means, but sums of counts and the largest gap. ``mismatch/...`` is the first
+    one's distance from the sampler, before anything has moved. None were taken where unanimous
+    votes left nothing to learn: then only the count 0 is there.
     """
     metrics: dict[str, float] = {"policy/updates": len(updates)}
     if not updates:

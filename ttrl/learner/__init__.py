@@ -1,0 +1,1 @@
+"""Training of the policy: its weights, its loss and its optimizer."""

@@ -27,7 +27,7 @@ Correction = Literal["none", "truncate", "mask"]
 def importance_weights(
     log_ratio_T: torch.Tensor, kind: Correction, cap: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight of each token, and a bool per token: whether the cap has changed it.
+    """Compute the weight of each token, and a bool per token: whether the cap has changed it.
 
     Args:
         log_ratio_T: log(pi / mu) in nats, not clipped.
@@ -44,7 +44,7 @@ def importance_weights(
 
 
 def corrected(batch: PackedBatch, kind: Correction, cap: float) -> tuple[PackedBatch, torch.Tensor]:
-    """The batch with weighted advantages, and a bool per token: whether the cap changed it."""
+    """Weight a batch's advantages; return it, and a bool per token: whether the cap changed it."""
     if kind == "none":
         return batch, torch.zeros_like(batch.targets_T, dtype=torch.bool)
     if batch.old_logp_T is None:

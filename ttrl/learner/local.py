@@ -16,11 +16,13 @@ from ttrl.system.ranks import Ranks
 
 
 class LocalModel(TrainedModel):
-    """Trained weights are float32; matrix products are in the settings' ``model.dtype``."""
+    """A model in one process: trained in float32, with products in ``model.dtype``."""
 
     def __init__(self, model: PreTrainedModel, settings: Settings) -> None:
-        """Take over ``model``, loaded by `ttrl.models.packed_model.load_policy_model`: in float32,
-        or in ``model.dtype`` where only adapters are trained."""
+        """Take over ``model``, loaded by `ttrl.models.packed_model.load_policy_model`.
+
+        It is in float32, or in ``model.dtype`` where only adapters are trained.
+        """
         super().__init__(model, settings, Ranks())
         self.network, self.reference = self._packed(model, settings), None
         if needs_reference(settings):
@@ -34,15 +36,15 @@ class LocalModel(TrainedModel):
         return bool(self.model.device.type == "cuda")
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All parameters, by their transformers names; tied ones once."""
+        """Yield all parameters, by their transformers names; tied ones once."""
         named = list(self.model.named_parameters())
         yield from lora.merged(named, lora.scale(self.settings))
 
     def offload(self) -> None:
-        """Nothing leaves: see ``memory.offload_during_rollout``."""
+        """Leave everything where it is: see ``memory.offload_during_rollout``."""
 
     def reload(self) -> None:
-        """Nothing left."""
+        """Do nothing: nothing has left."""
 
     def _sizes(self) -> dict[str, int]:
         return {name: parameter.numel() for name, parameter in self._trained()}
@@ -59,7 +61,7 @@ class LocalModel(TrainedModel):
 
     @torch.no_grad()
     def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
-        """Put `shards` back."""
+        """Put back what `shards` gave."""
         for key, tensor in self._holdings():
             if key in shards:
                 tensor.copy_(shards[key].view(tensor.shape))
@@ -83,7 +85,7 @@ class LocalModel(TrainedModel):
 
     @property
     def steps_taken(self) -> int:
-        """Optimizer steps so far."""
+        """The number of optimizer steps so far."""
         return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
 
     def _set_steps_taken(self, steps: int) -> None:

@@ -19,21 +19,21 @@ LogProbs = Callable[[Sequence[TrainSample]], list[tuple[float, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """The loss of one micro-batch, and what is to be said of its tokens."""
+    """The loss of one micro-batch, with figures of its tokens."""
 
     loss: Tensor
     """Scalar: a sum over tokens of token weight x token loss, which normalizes it."""
     means: Mapping[str, Tensor] = field(default_factory=dict)
-    """By name, [T] each: averaged over the trained tokens of the optimizer step."""
+    """Figures by name, [T] each, averaged over the trained tokens of the optimizer step."""
     largest: Mapping[str, Tensor] = field(default_factory=dict)
-    """By name, [T] each: of which the step's largest is reported."""
+    """Figures by name, [T] each, of which the optimizer step's largest is reported."""
 
 
 class Objective(Protocol):
     """A loss on packed batches; `ttrl.learner.policy_objective` has the policy's."""
 
     def has_gradient(self, sample: TrainSample) -> bool:
-        """Whether the sample can have one; those that cannot cost no forward pass."""
+        """Say whether the sample can have a gradient; those that cannot cost no forward pass."""
         ...
 
     def token_weights(self, samples: Sequence[TrainSample]) -> list[float]:

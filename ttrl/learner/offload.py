@@ -13,13 +13,13 @@ from ttrl.system.memory import pin
 
 class _Away(NamedTuple):
     tensor: torch.Tensor
-    """Who looks at it meanwhile sees the copy on the host, if there is one."""
+    """The tensor, which meanwhile is its copy on the host, if there is one."""
     place: torch.Tensor
-    """The same on the GPU, whose storage is empty meanwhile."""
+    """The tensor's place on the GPU, whose storage is empty meanwhile."""
     size: int
-    """Bytes of that storage."""
+    """Bytes of the storage on the GPU."""
     host: torch.Tensor | None
-    """What it held; None if that was forgotten."""
+    """What the tensor held; None if that was forgotten."""
 
 
 class Offload:
@@ -30,17 +30,17 @@ class Offload:
     """
 
     def __init__(self) -> None:
-        """Nothing is away."""
+        """Begin with nothing away."""
         self._away: list[_Away] = []
         self._hosts: dict[torch.Tensor, torch.Tensor] = {}
 
     @property
     def is_away(self) -> bool:
-        """Whether anything is."""
+        """Whether any tensor is away."""
         return bool(self._away)
 
     def leave(self, kept: Iterable[torch.Tensor], forgotten: Iterable[torch.Tensor]) -> None:
-        """Free the storage of all of them; what the ``kept`` hold waits in the host's memory."""
+        """Free the storage of these tensors; what the ``kept`` hold waits in the host's memory."""
         for tensor in kept:
             if tensor not in self._hosts:
                 self._hosts[tensor] = host_like(tensor)
@@ -50,7 +50,7 @@ class Offload:
             self._free(tensor, None)
 
     def come_back(self) -> None:
-        """Take it back: the ``kept`` are what they were, to the bit, and the others zero."""
+        """Take storage back: the ``kept`` are what they were, to the bit, and the others zero."""
         while self._away:
             tensor, place, size, host = self._away.pop()
             place.untyped_storage().resize_(size)
@@ -70,7 +70,7 @@ class Offload:
 
 
 def host_like(tensor: torch.Tensor) -> torch.Tensor:
-    """Memory of the host of exactly that size, pinned where the tensor is on a GPU.
+    """Allocate memory of the host of exactly that size, pinned where the tensor is on a GPU.
 
     What torch pins itself is rounded up to a power of two.
     """

@@ -54,7 +54,7 @@ def partitioned(
 def load_partitioned(
     settings: ModelSettings, dtype: torch.dtype, config: Mapping[str, Any], ranks: Ranks
 ) -> PreTrainedModel:
-    """What `load_model` gives, divided over the ranks; rank 0 alone reads the weights.
+    """Load what `load_model` gives, divided over the ranks; rank 0 alone reads the weights.
 
     Raises:
         UserError: on all ranks, if the files do not hold exactly the model's weights.
@@ -68,7 +68,7 @@ def load_partitioned(
 
 
 def _fill_buffers(model: PreTrainedModel, files: WeightFiles | None, ranks: Ranks) -> None:
-    """Those that are saved from the files, and the others as the model makes them."""
+    """Fill the saved buffers from the files, and the others as the model makes them."""
     saved = model.state_dict().keys()
     for name, outline in list(model.named_buffers()):
         place, _, own = name.rpartition(".")
@@ -90,13 +90,13 @@ def _read(files: WeightFiles | None, name: str) -> torch.Tensor:
 
 
 def sizes(model: torch.nn.Module) -> dict[str, int]:
-    """How many numbers each parameter has, whole, by name; tied ones once."""
+    """Count the numbers of each parameter, whole, by name; tied ones once."""
     return {name: getattr(p, "ds_numel", p.numel()) for name, p in model.named_parameters()}
 
 
 @contextmanager
 def gathered_layers(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, each layer of a divided model has its whole weights while it runs, and no longer."""
+    """Let each layer of a divided model have its whole weights while it runs, and no longer."""
     import deepspeed
 
     layers: dict[str, list[torch.nn.Parameter]] = {}
@@ -123,7 +123,7 @@ def gathered_layers(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _removed(hook: Any) -> Iterator[None]:
-    """Takes the hook away at the end."""
+    """Remove the hook at the end of the context."""
     try:
         yield
     finally:

@@ -30,7 +30,7 @@ class PolicyObjective:
 
     settings: LossSettings
     temperature: float
-    """Of the rollouts: the policy that is trained is the one that was sampled from."""
+    """Temperature of the rollouts: the policy that is trained is the one that was sampled from."""
     max_new_tokens: int
     """What ``aggregation = "constant"`` divides by, per sequence."""
     reference_logp: Callable[[PackedBatch], Tensor]

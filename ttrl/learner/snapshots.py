@@ -29,7 +29,7 @@ class WeightSnapshots:
             self.kept = [self.kept[-1], (step, self.model.shards(WEIGHTS))]
 
     def restore(self) -> int:
-        """Give the model the older weights back; returns the step that they are from."""
+        """Give the model the older weights back; return the step that they are from."""
         step, weights = self.kept[0]
         self.model.load_shards(weights)
         return step
@@ -39,7 +39,7 @@ class WeightSnapshots:
         return [step for step, _ in self.kept]
 
     def load_state(self, state: Sequence[int]) -> None:
-        """Go on from a `state`, whose `shards` are then to be loaded."""
+        """Restore what `state` returned, whose `shards` are then to be loaded."""
         self.kept = [(int(step), {}) for step in state]
 
     def shard_sizes(self) -> dict[str, int]:
@@ -56,7 +56,7 @@ class WeightSnapshots:
         }
 
     def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
-        """Put `shards` back."""
+        """Put back what `shards` gave."""
         for key, shard in shards.items():
             i, _, name = key.partition("/")
             self.kept[int(i)][1][name] = shard

@@ -39,7 +39,7 @@ def needs_reference(settings: Settings) -> bool:
 
 
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
-"""What there is of every trained parameter: itself, and AdamW's moments of its gradient."""
+"""Tensors of every trained parameter: itself, and AdamW's moments of its gradient."""
 
 
 class TrainedModel(ABC):
@@ -58,17 +58,17 @@ class TrainedModel(ABC):
         self.settings = settings
         self.ranks = ranks
         self.kernels = chosen_backend(model.device.type)
-        """Which row backend computes the loss; they agree up to rounding."""
+        """The row backend that computes the loss; all of them agree up to rounding."""
         recompute(model, settings.memory)
 
     @staticmethod
     def _packed(model: PreTrainedModel, settings: Settings) -> PackedModel:
-        """``model`` as a function of batches."""
+        """Make ``model`` a function of batches."""
         return PackedModel(model, getattr(torch, settings.model.dtype))
 
     @abstractmethod
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All parameters, whole, by their transformers names; tied ones once.
+        """Yield all parameters, whole, by their transformers names; tied ones once.
 
         Adapters are merged into what they stand beside. All ranks must walk through them together
         and to the end.
@@ -97,7 +97,7 @@ class TrainedModel(ABC):
         self.ranks.on_rank_zero(say)
 
     def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """What the optimizer changes: all parameters, or the adapters."""
+        """Yield what the optimizer changes: all parameters, or the adapters."""
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
     @abstractmethod
@@ -130,14 +130,14 @@ class TrainedModel(ABC):
 
     @abstractmethod
     def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
-        """Put `shards` back; kinds that are left out stay as they are."""
+        """Put back what `shards` gave; kinds that are left out stay as they are."""
 
     def state(self) -> dict[str, int]:
         """Return what decides the next updates besides the `shards`, as JSON."""
         return {"steps_taken": self.steps_taken}
 
     def load_state(self, state: Mapping[str, int]) -> None:
-        """Go on from a `state`, whose `shards` are then to be loaded."""
+        """Restore what `state` returned, whose `shards` are then to be loaded."""
         if steps := state["steps_taken"]:
             self._make_moments()
             self._set_steps_taken(steps)
@@ -145,7 +145,7 @@ class TrainedModel(ABC):
     @property
     @abstractmethod
     def steps_taken(self) -> int:
-        """Optimizer steps so far: AdamW's moments are corrected by it."""
+        """The number of optimizer steps so far, by which AdamW's moments are corrected."""
 
     @abstractmethod
     def _set_steps_taken(self, steps: int) -> None: ...
@@ -164,17 +164,17 @@ class TrainedModel(ABC):
 
     @abstractmethod
     def _gradients(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """This rank's share of the step's gradients, parameter by parameter: not copies of all."""
+        """Yield this rank's share of the step's gradients by parameter: not copies of all."""
 
     def _gradient_norm(self) -> torch.Tensor:
-        """Of this rank's share, in float32."""
+        """Compute the norm of this rank's share of the gradients, in float32."""
         norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for _, g in self._gradients()]
         norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return norm
 
     @abstractmethod
     def _apply(self, rate: float, grad_norm: torch.Tensor) -> None:
-        """Clip the gradients, whose norm this is, and take the optimizer step."""
+        """Clip the gradients, which have this norm, and take the optimizer step."""
 
     @torch.no_grad()
     def reference_logp(self, batch: PackedBatch) -> torch.Tensor:
@@ -322,7 +322,7 @@ class _Sums:
         self.largest: dict[str, float] = {}
 
     def add(self, batch: PackedBatch, loss: Loss) -> None:
-        """Add one micro-batch; ``batch`` is where it came from, on the CPU."""
+        """Add one micro-batch's figures; ``batch`` is what they are of, on the CPU."""
         live_T = batch.token_weights_T != 0
         self.loss += loss.loss.item()
         self.tokens += int(live_T.sum())

@@ -44,7 +44,7 @@ CONTRACT = (
 lists of tensors, which are attributes of instances, are not among them."""
 
 REDUCE_BUCKET = 50_000_000
-"""A buffer of so many gradients; by default of 5e8, 2 GB, even for a tiny model."""
+"""Gradients in a buffer; by default 5e8, which are 2 GB, even for a tiny model."""
 SUB_GROUP = 100_000_000
 """Parameters of a share that one call of the optimizer updates: of 1e9, DeepSpeed's default, the
 temporary gradient in float32 is 4 GB."""
@@ -119,7 +119,7 @@ class Zero3Model(TrainedModel):
 
     @classmethod
     def load(cls, settings: Settings, ranks: Ranks) -> Self:
-        """The policy of the settings' model, and its reference, from the files into the shares.
+        """Read the settings' model, and its reference, from the files into the ranks' shares.
 
         Raises:
             UserError: on all ranks, see `load_partitioned` and `load_policy_model`.
@@ -143,7 +143,7 @@ class Zero3Model(TrainedModel):
         return cls(load(), settings, ranks, reference)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All parameters, by their transformers names, gathered one layer at a time."""
+        """Yield all parameters, by their transformers names, gathered one layer at a time."""
         import deepspeed
 
         for _, layer in groupby(self.model.named_parameters(), lambda item: layer_of(item[0])):
@@ -155,10 +155,10 @@ class Zero3Model(TrainedModel):
                 )
 
     def offload(self) -> None:
-        """With ``memory.offload_during_rollout``: all but the model's own weights leaves the GPU.
+        """Move all but the model's own weights off the GPU; see ``memory.offload_during_rollout``.
 
-        Those stay, since they are gathered and pushed into the engine meanwhile. Gradients of a
-        step that has been taken are worth nothing.
+        The weights stay, since they are gathered and pushed into the engine meanwhile. Gradients
+        of a step that has been taken are worth nothing.
         """
         if not self.settings.memory.offload_during_rollout or self._offload.is_away:
             return
@@ -174,7 +174,7 @@ class Zero3Model(TrainedModel):
             torch.cuda.empty_cache()
 
     def reload(self) -> None:
-        """Everything to the GPU again."""
+        """Move everything to the GPU again."""
         self._offload.come_back()
 
     def _sizes(self) -> dict[str, int]:
@@ -182,7 +182,7 @@ class Zero3Model(TrainedModel):
         return {name: whole[name] for name, _ in self._trained()}
 
     def shards(self, kinds: Sequence[str] = KINDS) -> dict[str, torch.Tensor]:
-        """Copy this rank's part of every trained parameter; the last rank's has zeros behind it."""
+        """Copy this rank's part of every trained parameter; the last rank's ends with zeros."""
         return {
             f"{kind}/{name}": self._shard(parameter, kind).detach().to("cpu", copy=True)
             for kind in kinds
@@ -192,7 +192,7 @@ class Zero3Model(TrainedModel):
 
     @torch.no_grad()
     def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
-        """Put `shards` back, in the optimizer's copy of the weights and in those of the model."""
+        """Put back what `shards` gave, in the optimizer's copy of the weights and in the model."""
         for _ in self.named_weights():
             pass  # small parameters stay whole after a forward pass: now they are shards again
         for kind in KINDS:
@@ -206,7 +206,7 @@ class Zero3Model(TrainedModel):
 
     @property
     def _adam(self) -> torch.optim.Optimizer:
-        """The optimizer inside DeepSpeed's: it sees a few flat vectors, not parameters."""
+        """The optimizer inside DeepSpeed's, which sees a few flat vectors, not parameters."""
         adam: torch.optim.Optimizer = self.engine.optimizer.optimizer
         return adam
 
@@ -222,7 +222,7 @@ class Zero3Model(TrainedModel):
 
     @property
     def steps_taken(self) -> int:
-        """Optimizer steps so far."""
+        """The number of optimizer steps so far."""
         return max((int(state["step"]) for state in self._adam.state.values()), default=0)
 
     def _set_steps_taken(self, steps: int) -> None:
@@ -230,7 +230,7 @@ class Zero3Model(TrainedModel):
             state["step"].fill_(steps)
 
     def _shard(self, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
-        """The float32 tensor itself, as the optimizer holds it, wherever that is."""
+        """Return the float32 tensor itself, as the optimizer holds it, wherever that is."""
         optimizer = self.engine.optimizer
         group, begin, length = optimizer.grad_position[optimizer.get_param_id(parameter)]
         flat: torch.Tensor = optimizer.fp32_partitioned_groups_flat[group]
@@ -264,8 +264,8 @@ class Zero3Model(TrainedModel):
 def _without_compiler() -> None:
     """Keep DeepSpeed from compiling its shared-memory all-reduce for CPUs: gloo has one.
 
-    That takes a minute at the first start, and a start that is killed meanwhile leaves a lock file
-    behind for which every later one waits without an end.
+    Compiling takes a minute at the first start, and a start that is killed meanwhile leaves a lock
+    file behind for which every later one waits without an end.
     """
     import deepspeed.ops
 
@@ -273,7 +273,7 @@ def _without_compiler() -> None:
 
 
 def _config(settings: Settings, model: PreTrainedModel) -> dict[str, Any]:
-    """DeepSpeed's configuration; we decide ourselves where an optimizer step ends."""
+    """Write DeepSpeed's configuration; we decide ourselves where an optimizer step ends."""
     largest, layer = live_parameters(model)
     zero: dict[str, Any] = {
         "stage": 3,
@@ -302,7 +302,7 @@ def _config(settings: Settings, model: PreTrainedModel) -> dict[str, Any]:
 
 
 def live_parameters(model: PreTrainedModel) -> tuple[int, int]:
-    """How many the largest of embedding, head and layers has, and how many a layer."""
+    """Count the parameters of the largest of embedding, head and layers, and of a layer."""
     layers: dict[str, int] = {}
     for name, size in sizes(model).items():
         layers[layer_of(name)] = layers.get(layer_of(name), 0) + size

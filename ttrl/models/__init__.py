@@ -1,0 +1,1 @@
+"""Loading, packing and running the models that are trained."""

@@ -28,7 +28,7 @@ PACKED = "ttrl_packed"
 
 
 HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "output_attentions"}
-"""What models tell their attention that changes nothing here; `is_causal` is looked at."""
+"""Arguments of attention that change nothing here; `is_causal` is looked at."""
 
 
 def packed_attention(
@@ -44,7 +44,7 @@ def packed_attention(
     sliding_window: int | None = None,
     **other: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of T packed rows, H query and K key heads; returns [1, T, H, D] and no weights.
+    """Attend over T packed rows with H query and K key heads; return [1, T, H, D], no weights.
 
     ``longest`` is the length of the longest sequence: reading it off ``cu_seqlens`` would make the
     host wait for the GPU, in every layer. Dropout is never applied: it would make the trained
@@ -91,7 +91,7 @@ def packed_hidden_states(
     cu_seqlens: torch.Tensor,
     longest: int,
 ) -> torch.Tensor:
-    """The last hidden states [T, H] of packed sequences, the longest of which has so many rows."""
+    """Compute the last hidden states [T, H] of packed sequences of at most ``longest`` rows."""
     out = model.base_model(
         input_ids=token_ids_T.unsqueeze(0),
         position_ids=positions_T.unsqueeze(0),
@@ -118,7 +118,7 @@ def _refuse_variants(
 
 
 def _places(cu_seqlens: torch.Tensor, longest: int) -> tuple[torch.Tensor, int]:
-    """Where each of the T packed rows goes in the padded [S * L] layout; and S."""
+    """Return where each of the T packed rows goes in the padded [S * L] layout, and S."""
     lengths_S = cu_seqlens.diff()
     count = len(lengths_S)
     starts_T = cu_seqlens[:-1].repeat_interleave(lengths_S)
@@ -128,22 +128,23 @@ def _places(cu_seqlens: torch.Tensor, longest: int) -> tuple[torch.Tensor, int]:
 
 
 def _band(longest: int, window: int, device: torch.device) -> torch.Tensor:
-    """[L, L]: whether a row (first) sees another: its own, and so many before it less one."""
+    """Make the [L, L] mask of which rows a row sees: its own, and the ``window - 1`` before it."""
     row_L = torch.arange(longest, device=device)
     behind_LL = row_L.unsqueeze(1) - row_L
     return (behind_LL >= 0) & (behind_LL < window)
 
 
 def _has_varlen(query: torch.Tensor) -> bool:
-    """Whether there is a kernel for sequences of different lengths: they know half precision."""
+    """Say whether a kernel for sequences of different lengths exists: they take half precision."""
     return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
 
 
 @cache
 def _varlen_attention() -> Callable[..., torch.Tensor]:
-    """Causal attention (query, key, value [T, heads, D], cu_seqlens, longest, scale, window).
+    """Return a function for causal attention over sequences of different lengths.
 
-    ``window`` is how many rows before and after its own a row sees, where -1 is all.
+    Its arguments are (query, key, value [T, heads, D], cu_seqlens, longest, scale, window), where
+    ``window`` is how many rows before and after its own a row sees, and -1 is all.
     """
     try:
         version = importlib.metadata.version("flash-attn")
@@ -166,7 +167,7 @@ def _varlen_attention() -> Callable[..., torch.Tensor]:
 
 
 def _pytorch_varlen() -> Callable[..., torch.Tensor]:
-    """The same by PyTorch's own kernel."""
+    """Return what `_varlen_attention` returns, by PyTorch's own kernel."""
     from torch.nn.attention.varlen import varlen_attn
 
     knows_groups = "enable_gqa" in inspect.signature(varlen_attn).parameters  # not in torch 2.11
@@ -185,14 +186,14 @@ def _pytorch_varlen() -> Callable[..., torch.Tensor]:
 
 
 def _for_each_query(x_TKD: torch.Tensor, group: int) -> torch.Tensor:
-    """[T, K, D] -> [T, K * group, D]: the head that each query head shares with its neighbours."""
+    """Repeat the head that query heads share for each of them: [T, K, D] -> [T, K * group, D]."""
     return x_TKD.unsqueeze(2).expand(-1, -1, group, -1).flatten(1, 2)
 
 
 def _side_by_side(
     x_THD: torch.Tensor, place_T: torch.Tensor, count: int, longest: int
 ) -> torch.Tensor:
-    """[T, H, D] -> [S, H, L, D], zeros in the padding."""
+    """Lay sequences side by side, padded with zeros: [T, H, D] -> [S, H, L, D]."""
     padded = x_THD.new_zeros(count * longest, *x_THD.shape[1:])
     # index_copy has a plain gather as its gradient: deterministic, unlike that of indexing.
     x_SLHD = padded.index_copy(0, place_T, x_THD).view(count, longest, *x_THD.shape[1:])

@@ -74,7 +74,7 @@ def add_adapters(model: PreTrainedModel, settings: Settings) -> None:
 def _refuse_target(model: PreTrainedModel, target: str) -> None:
     """Raise a UserError unless all layers of that name are linear, and there is one.
 
-    peft has a name mean what it means here. It ignores one of several that is misspelt, and gives
+    Names mean what they mean to peft. It ignores one of several that is misspelt, and gives
     embeddings adapters of another form, which `merged` does not know.
     """
     layers = dict(model.named_modules())
@@ -98,7 +98,7 @@ def _refuse_target(model: PreTrainedModel, target: str) -> None:
 
 
 def scale(settings: Settings) -> float:
-    """By what B·A is multiplied."""
+    """Return the factor of B·A."""
     rank = settings.lora.rank
     return 0.0 if rank is None else settings.lora.alpha / rank
 
@@ -106,7 +106,7 @@ def scale(settings: Settings) -> float:
 def merged(
     named: Sequence[tuple[str, torch.Tensor]], scale: float
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters by their transformers names, adapters added to what they stand beside.
+    """Yield parameters by their transformers names, adapters added to what they stand beside.
 
     Args:
         named: names, peft's or those of transformers, and whole tensors; an adapter's parts must
@@ -130,14 +130,14 @@ def merged(
 
 
 def adapter_names(weight: str) -> tuple[str, str]:
-    """What A and B beside the weight of that transformers name are called, if they are there."""
+    """Return what A and B beside the weight of that transformers name are called, if there."""
     module = weight.removesuffix(".weight")
     return f"{module}.lora_A.{ADAPTER}.weight", f"{module}.lora_B.{ADAPTER}.weight"
 
 
 @contextmanager
 def without_adapters(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model is its base, to the bit: the adapters' outputs are multiplied by 0.
+    """Let the model be its base, to the bit: the adapters' outputs are multiplied by 0.
 
     Switching them off, as peft can, would make them untrainable meanwhile, and another set of
     layers would run, which ZeRO-3 takes for another model: it would fetch them one by one.

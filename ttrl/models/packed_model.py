@@ -27,11 +27,11 @@ from ttrl.settings import ModelSettings
 from ttrl.types import PackedBatch, UserError
 
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-"""By type of the weights: by how much log-probs may differ for rounding alone. In float32 each of
+"""How far log-probs may differ for rounding alone, by the type of the weights. In float32 each of
 them; in bfloat16 their mean: of real models, single ones are further off."""
 
 ANY_LENGTH = 2**20
-"""Of a run whose length is not known, where the model has no limit either."""
+"""Length of the sequences of a run that names none, where the model has no limit either."""
 
 
 def load_policy_model(
@@ -41,7 +41,7 @@ def load_policy_model(
     longest: int | None = None,
     liger: bool = False,
 ) -> PreTrainedModel:
-    """The model, for packed training only, without dropout, with a `FusedLMHead`.
+    """Load the model, for packed training only, without dropout, with a `FusedLMHead`.
 
     Args:
         settings: which model.
@@ -96,7 +96,11 @@ def _refused(model: PreTrainedModel, settings: ModelSettings, cause: str) -> Use
 
 
 def _tried(model: PreTrainedModel, longest: int, liger: bool) -> str | None:
-    """Make the model's forward a packed one; why it would not be the model's own, or None."""
+    """Make the model's forward a packed one, and try it.
+
+    Returns:
+        Why it would not be the model's own, or None.
+    """
     make_still(model)
     own = model.config._attn_implementation
     if model.base_model is model:
@@ -170,7 +174,7 @@ class PackedModel(torch.nn.Module):
         self.products = products
 
     def forward(self, batch: PackedBatch, **options: Any) -> Any:
-        """What the head gives for the batch's rows and targets, see `FusedLMHead.forward`."""
+        """Compute what `FusedLMHead.forward` gives for the batch's rows and targets."""
         # Adapters may be float32 beside a frozen base of another type.
         autocast = any(p.dtype != self.products for p in self.model.parameters())
         with torch.autocast(self.model.device.type, self.products, enabled=autocast):

@@ -22,7 +22,7 @@ Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 def sequence_weights(
     samples: Sequence[TrainSample], aggregation: Aggregation, max_new_tokens: int
 ) -> list[float]:
-    """The weight of each token of each sample, for the samples of one optimizer step.
+    """Compute the weight of each token of each sample, for the samples of one optimizer step.
 
     With S sequences of n_s trained tokens:
 
@@ -62,7 +62,7 @@ def pack(
 
 
 def deal(samples: Sequence[TrainSample], tokens_per_batch: int, parts: int = 1) -> list[list[int]]:
-    """Which samples, by index, `pack` puts together; a batch may have none."""
+    """Group samples, by index, into the batches that `pack` makes; a batch may have none."""
     rows = [_rows(sample) for sample in samples]
     longest = max(range(len(rows)), key=rows.__getitem__, default=0)
     if rows and rows[longest] > tokens_per_batch:
@@ -83,7 +83,7 @@ def _rows(sample: TrainSample) -> int:
 
 
 def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
-    """One micro-batch: the samples one after the other; ``weights`` are those of their tokens."""
+    """Pack the samples one after the other; ``weights`` are those of their tokens."""
     if not samples:  # a rank's share of nothing: it goes through the model as any other does
         nothing = TrainSample("", (0, 0), (False, True), (0.0,), (0.0,), old_logprobs=(0.0,))
         samples, weights = [nothing], [0.0]
@@ -136,7 +136,7 @@ def temperature_of(batch: PackedBatch, usual: float) -> float | torch.Tensor:
 
 
 def sequence_ids(batch: PackedBatch) -> torch.Tensor:
-    """Number the rows [T] of a batch by the sequence that they belong to, int64 from 0."""
+    """Return the number of each row's sequence in a batch [T], int64 from 0."""
     lengths_S = batch.cu_seqlens.diff()
     ids_S = torch.arange(len(lengths_S), device=lengths_S.device)
     return ids_S.repeat_interleave(lengths_S, output_size=len(batch.token_ids_T))

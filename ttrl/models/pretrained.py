@@ -40,7 +40,7 @@ SIZES = (
     "num_attention_heads",
     "vocab_size",
 )
-"""What a config file that comes without weights must say: transformers has defaults for all."""
+"""Fields that a config file without weights must have: transformers has defaults for all."""
 
 EXPECTED = "expected a folder in the Hugging Face format, a hub name, or tiny-base"
 
@@ -56,7 +56,7 @@ if not sys.stderr.isatty():  # its bars fill a log file with control characters
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; code that a repository may carry is never run."""
+    """Load the model's tokenizer; code that a repository may carry is never run."""
     tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, settings)
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {settings.path} has no end-of-sequence token")
@@ -64,7 +64,7 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
 
 
 def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
-    """The model, on the GPU if there is one.
+    """Load the model, on the GPU if there is one.
 
     Only safetensors files are read: code or pickles in a repository are never run.
     """
@@ -87,7 +87,7 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def weight_places(settings: ModelSettings) -> dict[str, Path]:
-    """Each weight's file, on the hub if need be, by the weight's name in it.
+    """Find each weight's file, on the hub if need be, by the weight's name in it.
 
     Raises:
         OSError: if there are none.
@@ -123,8 +123,11 @@ def weight_places(settings: ModelSettings) -> dict[str, Path]:
 def refuse_incomplete(
     settings: ModelSettings, model: PreTrainedModel, absent: Set[str], extra: Set[str]
 ) -> None:
-    """Raise a UserError if weights are absent, with which transformers would go on at random, or
-    there are others, without those that a model says it can ignore."""
+    """Raise a UserError unless the weights are exactly the model's.
+
+    With absent ones transformers would go on at random. Of others, those that a model says it can
+    ignore are left out.
+    """
     if absent:
         raise UserError(
             f"model.path = {settings.path!r} lacks {len(absent)} weights of a "
@@ -139,7 +142,7 @@ def refuse_incomplete(
 
 
 def load_outline(settings: ModelSettings, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model without its weights: names, shapes, configuration and stop tokens."""
+    """Load the model without its weights: names, shapes, configuration and stop tokens."""
     model = load_bare_outline(settings, dtype)
     # If there is none, what the model's own config says; a broken file was refused above.
     with explained(settings), contextlib.suppress(OSError):
@@ -152,7 +155,10 @@ def load_outline(settings: ModelSettings, dtype: torch.dtype = torch.float32) ->
 def load_bare_outline(
     settings: ModelSettings, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """The same without the stop tokens: ``settings.path`` may also be a model's config file."""
+    """Load the model without its weights and its stop tokens.
+
+    ``settings.path`` may also be a model's config file.
+    """
     _refuse_files(settings)
     config: PreTrainedConfig = _load(AutoConfig, settings)
     with explained(settings), torch.device("meta"):
@@ -184,7 +190,7 @@ def _refuse_files(settings: ModelSettings) -> None:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is no file."""
+    """Read the JSON object in a file; empty if there is no file."""
     if not path.is_file():
         return {}
     try:
@@ -198,15 +204,15 @@ def _object(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Room:
-    """How many tokens prompt and answer may have together."""
+    """Room for tokens: how many prompt and answer may have together."""
 
     tokens: int
     why: str = ""
-    """What says so, where it is not simply how many positions there are."""
+    """The field that sets the limit, where it is not simply the number of positions."""
 
 
 def context_room(model: PreTrainedModel) -> Room | None:
-    """Up to where a model can be sampled from and trained; None where there is no limit.
+    """Find up to what length a model can be sampled from and trained; None without a limit.
 
     Beyond some lengths a result depends on the longest sequence of a batch: a packed batch would
     mix them, keys in a cache would be of the earlier kind, and vLLM decides by its own longest.
@@ -230,13 +236,13 @@ def context_room(model: PreTrainedModel) -> Room | None:
 
 
 def layer_of(name: str) -> str:
-    """The part of a parameter's name up to the number of its layer; all of it outside of them."""
+    """Return a parameter's name up to the number of its layer; all of it outside of layers."""
     numbered = re.match(r".*?\.\d+(?=\.)", name)
     return numbered[0] if numbered else name
 
 
 def model_path(settings: ModelSettings) -> str:
-    """The folder or hub name that ``settings`` mean."""
+    """Return the folder or hub name that ``settings`` mean."""
     return str(TINY_BASE) if settings.path == "tiny-base" else settings.path
 
 
@@ -249,7 +255,7 @@ def _load(auto_class: Any, settings: ModelSettings, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def explained(settings: ModelSettings) -> Iterator[None]:
-    """Inside, whatever goes wrong is the model's fault: a broken one fails in many ways."""
+    """Turn whatever goes wrong into a UserError: a broken model fails in many ways."""
     try:
         yield
     except UserError:  # it says already what there is to say

@@ -1,4 +1,4 @@
-"""Tries a model before it is trained: does packing give its own log-probs, and if not, why not.
+"""Trial of a model before it is trained: does packing give its own log-probs, and if not, why not.
 
 What attention may ask for differs by model and by release of transformers, so no list of models is
 looked up. The attention function and the functions that make masks are listened to in one small
@@ -30,7 +30,7 @@ BEYOND = 8
 """Tokens of a sequence that is tried beyond a sliding window."""
 
 KEPT = 16
-"""So many of a sequence's last log-probs are compared: all logits of a long one are too many."""
+"""Last log-probs of a sequence that are compared: all logits of a long one are too many."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Probe:
 
     ids: tuple[int, ...]
     start: int = 0
-    """The position of the first of them."""
+    """The position of the first token."""
 
     @property
     def kept(self) -> int:
-        """How many of its log-probs are compared."""
+        """The number of log-probs that are compared."""
         return min(KEPT, len(self.ids) - 1)
 
     def positions(self, device: torch.device) -> torch.Tensor:
-        """Of its tokens."""
+        """Return the positions of the sequence's tokens."""
         return torch.arange(self.start, self.start + len(self.ids), device=device)
 
 
@@ -60,30 +60,30 @@ LAST = 6
 
 @dataclass
 class Heard:
-    """What a model asked of its attention in one forward."""
+    """Record of what a model asked of its attention in one forward."""
 
     longest: int
     """Tokens that a sequence may have."""
     layers: list[torch.nn.Module] = field(default_factory=list)
-    """Those that began, in order."""
+    """Layers that began, in order."""
     modules: set[torch.nn.Module] = field(default_factory=set)
-    """Those that called the attention function."""
+    """Modules that called the attention function."""
     masks: list[tuple[torch.Tensor, int | None]] = field(default_factory=list)
-    """Those that were made, and which token is the first that does not see its sequence's first."""
+    """Masks that were made, each with the first token that does not see its sequence's first."""
     windows: set[int] = field(default_factory=set)
     """Sliding windows that the attention function was told."""
     untold: set[int] = field(default_factory=set)
-    """Those of the masks that it was given, where it was told none, or another one."""
+    """Windows of the masks that attention was given, where it was told none, or another one."""
     looks_ahead: bool = False
-    """A mask showed a token what comes after it."""
+    """Whether a mask showed a token what comes after it."""
 
     def no_attention(self) -> list[torch.nn.Module]:
-        """Layers that computed none, or not through transformers' interface."""
+        """Return the layers that computed no attention, or not through transformers' interface."""
         return [layer for layer in self.layers if self.modules.isdisjoint(layer.modules())]
 
 
 _hearing: list[Heard] = []
-"""Who listens, last."""
+"""Records that are being made; the last one is that of the present forward."""
 
 
 def _mask(*_: Any, mask_function: Any, device: torch.device, **__: Any) -> torch.Tensor:
@@ -122,7 +122,7 @@ AttentionMaskInterface.register(LISTENED, _mask)
 
 
 def listen(model: PreTrainedModel, longest: int) -> tuple[Heard, Exception | None]:
-    """What a model asks of its attention where sequences have up to ``longest`` tokens.
+    """Record what a model asks of its attention where sequences have up to ``longest`` tokens.
 
     Returns:
         All that was heard; and what went wrong, if the forward did not reach its end.
@@ -144,7 +144,7 @@ def listen(model: PreTrainedModel, longest: int) -> tuple[Heard, Exception | Non
 
 @contextmanager
 def _noted(model: PreTrainedModel, layers: list[torch.nn.Module]) -> Iterator[None]:
-    """Inside, each layer that begins is appended to ``layers``."""
+    """Append each layer that begins inside the context to ``layers``."""
     hooks = [
         layer.register_forward_pre_hook(lambda layer, _: layers.append(layer))
         for layer in model.modules()
@@ -158,8 +158,11 @@ def _noted(model: PreTrainedModel, layers: list[torch.nn.Module]) -> Iterator[No
 
 
 def probes(heard: Heard, vocabulary: int) -> list[Probe]:
-    """What to try: a short sequence; one at the last positions that the run will have, for a rotary
-    embedding may look at the highest of a batch; and one beyond the widest window."""
+    """Make the sequences to try: a short one, one at the last positions, one beyond a window.
+
+    The last positions are those that the run will have, for a rotary embedding may look at the
+    highest of a batch. The window is the widest one.
+    """
     start = max(0, heard.longest - LAST)
     tried = [Probe(_ids(4, 1, vocabulary)), Probe(_ids(LAST, 2, vocabulary), start)]
     limit = min(heard.longest, LONGEST)
@@ -170,15 +173,18 @@ def probes(heard: Heard, vocabulary: int) -> list[Probe]:
 
 
 def _ids(count: int, seed: int, vocabulary: int) -> tuple[int, ...]:
-    """Make token ids without a pattern. The first of a vocabulary are left out: real models answer
-    special tokens with such large numbers that rounding alone moves a log-prob by a nat."""
+    """Make token ids without a pattern.
+
+    The first of a vocabulary are left out: real models answer special tokens with such large
+    numbers that rounding alone moves a log-prob by a nat.
+    """
     ids = (100 + (31 * i * i + 7 * i * seed + seed) % 1000 for i in range(count))
     return tuple(token % vocabulary for token in ids)
 
 
 @torch.no_grad()
 def own_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor:
-    """Log-probs of the last tokens of each sequence by the model's own logits, one by one."""
+    """Compute log-probs of each sequence's last tokens by the model's own logits, one by one."""
     logp = []
     for probe in tried:
         ids_T = torch.tensor(probe.ids, device=model.device)
@@ -195,7 +201,7 @@ def own_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor
 
 @torch.no_grad()
 def packed_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor:
-    """Log-probs of the last tokens of each sequence, of all sequences packed together."""
+    """Compute log-probs of each sequence's last tokens, of all sequences packed together."""
     ids: list[int] = []
     rows: list[int] = []  # those that predict the tokens that are compared
     ends = [0]
@@ -217,7 +223,7 @@ def packed_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Ten
 
 
 def saved_buffers(model: PreTrainedModel) -> str | None:
-    """What is wrong with a model that has weights beside its parameters, or None."""
+    """Say what is wrong with a model that has weights beside its parameters, or None."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     lost = sorted(model.state_dict().keys() - parameters)
     if not lost:
@@ -229,7 +235,7 @@ def saved_buffers(model: PreTrainedModel) -> str | None:
 
 
 def explain(heard: Heard, error: Exception | None) -> str | None:
-    """Why what was heard cannot be packed, or None."""
+    """Say why what was heard cannot be packed, or None."""
     if isinstance(error, NotImplementedError):
         return str(error)
     if error is None and not heard.modules:
@@ -266,7 +272,7 @@ PLAIN = {"full_attention", "sliding_attention"}
 
 
 def suspects(model: PreTrainedModel) -> str:
-    """What may be the cause where packed log-probs are not the model's own."""
+    """Name what may be the cause where packed log-probs are not the model's own."""
     config = model.config.get_text_config()
     found = [
         f"{name} = {value!r}"
@@ -282,7 +288,7 @@ def suspects(model: PreTrainedModel) -> str:
 
 @torch.no_grad()
 def _is_fed_otherwise(model: PreTrainedModel) -> bool:
-    """Whether something stands between the base model and the output layer."""
+    """Say whether something stands between the base model and the output layer."""
     seen: list[torch.Tensor] = []
     hooks = [
         model.base_model.register_forward_hook(lambda *call: seen.append(call[-1][0])),
@@ -299,6 +305,6 @@ def _is_fed_otherwise(model: PreTrainedModel) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """The kind of an error and what it says."""
+    """Return the kind of an error and what it says."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said[:300]}"

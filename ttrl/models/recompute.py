@@ -20,7 +20,7 @@ def recomputed_layers(memory: MemorySettings, layers: int) -> int:
 
 
 def recompute(model: PreTrainedModel, memory: MemorySettings) -> None:
-    """Have the `recomputed_layers` of a model do so."""
+    """Have the first `recomputed_layers` of a model recompute their activations."""
     if not memory.gradient_checkpointing:
         return
     model.gradient_checkpointing_enable()

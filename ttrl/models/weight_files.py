@@ -38,18 +38,18 @@ FILE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class _Source:
-    """What a parameter is made from."""
+    """The source of a parameter: what it is made from."""
 
     key: str
     """The model's name of the first of all parameters that are made from the same."""
     converter: WeightConverter | None
-    """How, if it is not simply what is in the file."""
+    """How the parameter is made, if it is not simply what is in the file."""
     parts: list[tuple[str, str | None]] = field(default_factory=list)
     """The names in the files, and which of the converter's patterns each of them matches."""
 
 
 class WeightFiles:
-    """Where the parameters of a model are."""
+    """The files of a model, and where each parameter is in them."""
 
     def __init__(self, settings: ModelSettings, outline: PreTrainedModel) -> None:
         """Find the files, on the hub if need be, and compare what they hold with ``outline``.
@@ -76,16 +76,16 @@ class WeightFiles:
                 )
 
     def read(self, name: str) -> torch.Tensor:
-        """A parameter or buffer, in the type that it has in the file."""
+        """Read a parameter or buffer, in the type that it has in the file."""
         source = self._sources[name]
         return self._convert(source, {part: self._load(part) for part, _ in source.parts})[name]
 
     def parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All parameters, in the order in which the model has them; tied ones once."""
+        """Yield all parameters, in the order in which the model has them; tied ones once."""
         return ((name, self.read(name)) for name, _ in self.outline.named_parameters())
 
     def _find_sources(self) -> dict[str, torch.Size]:
-        """Set ``_sources`` as transformers would; the shapes of all that can be read, by name."""
+        """Set ``_sources`` as transformers would; return the shapes of all that can be read."""
         mapping = get_model_conversion_mapping(self.outline)
         renamings = [m for m in mapping if isinstance(m, WeightRenaming)]
         converters = [m for m in mapping if isinstance(m, WeightConverter)]
@@ -117,7 +117,7 @@ class WeightFiles:
         return shapes
 
     def _convert(self, source: _Source, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What is made from these tensors of the files, by the model's names."""
+        """Make the model's tensors of these of the files, by the model's names."""
         if source.converter is None:
             return {source.key: parts[source.parts[0][0]]}
         converter: Any = copy.deepcopy(source.converter)
@@ -127,7 +127,7 @@ class WeightFiles:
         return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
 
     def _differences(self, shapes: dict[str, torch.Size]) -> tuple[set[str], set[str]]:
-        """What is missing or has another shape; what has no place, and transformers minds."""
+        """Name what is missing or of another shape; and what has no place, unless to be ignored."""
         expected = {name: tensor.shape for name, tensor in self.outline.state_dict().items()}
         wrong = {name for name in shapes.keys() & expected if shapes[name] != expected[name]}
         info = LoadStateDictInfo(
@@ -142,7 +142,7 @@ class WeightFiles:
         return info.missing_keys | wrong, info.unexpected_keys
 
     def _load(self, part: str) -> torch.Tensor:
-        """A tensor by its name in the files: a copy, so that the file is unmapped again."""
+        """Load a tensor by its name in the files: a copy, so that the file is unmapped again."""
         with safe_open(self._files[part], "pt") as file:
             tensor: torch.Tensor = file.get_tensor(part).clone()
         return tensor

@@ -1,4 +1,4 @@
-"""Whether a run fits its GPUs, and which settings would make the most of them."""
+"""The plan of a run: whether it fits its GPUs, and which settings make the most of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CHOSEN = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs, and what could be better."""
+    """A run's needs, and what could be better."""
 
     job: Job
     phases: tuple[Phase, ...]
@@ -55,11 +55,11 @@ class Plan:
     choices: Mapping[str, Any]
     """The `CHOSEN` settings of the fastest plan that fits; empty where none does."""
     chosen_seconds: float | None
-    """Seconds of a step with them."""
+    """Seconds of a step with the choices."""
     repair: Mapping[str, Any]
-    """The fewest changes of them that make it fit; empty where nothing has to be, or can be."""
+    """The fewest changes of `CHOSEN` that make it fit; empty where it fits, or cannot."""
     remedy: str
-    """What else would make it fit, where no choice does; else empty."""
+    """Advice on what would make it fit, where no choice does; else empty."""
 
     @property
     def fits(self) -> bool:
@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """Those choices that are not what the settings already say."""
+        """The choices that are not what the settings already say."""
         return _changes(self.job.settings, self.choices)
 
     @property
@@ -80,7 +80,7 @@ class Plan:
         return f"{'; '.join(self.problems)}; {sets or self.remedy}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON: bytes, seconds, settings."""
+        """Return all of the plan as JSON: bytes, seconds, settings."""
         return {
             "fits": self.fits,
             "usable_bytes": self.job.machine.usable,
@@ -129,7 +129,7 @@ def plan(settings: Settings, outline: PreTrainedModel, machine: Machine) -> Plan
 
 
 def problems(job: Job) -> Iterator[str]:
-    """Each phase that is too large, a KV cache that is too small, and a host that is."""
+    """Yield each phase that is too large, a KV cache that is too small, and a host that is."""
     yield from lacking(job)
     if job.vllm and kv_tokens(job) < job.longest:
         yield (
@@ -144,7 +144,7 @@ def _fitting(job: Job) -> list[Job]:
 
 
 def _fastest(job: Job, fitting: Sequence[Job]) -> Job | None:
-    """One whose step is as short as any, with the fewest changes."""
+    """Choose a job whose step is as short as any, with the fewest changes."""
     if not fitting:
         return None
     times = [sum(seconds(candidate).values()) for candidate in fitting]
@@ -153,7 +153,7 @@ def _fastest(job: Job, fitting: Sequence[Job]) -> Job | None:
 
 
 def _distance(job: Job, candidate: Job) -> tuple[int, float]:
-    """How many settings differ; then how long a step takes."""
+    """Count the settings that differ; then how long a step takes."""
     changes = _changes(job.settings, _choices(candidate))
     return len(changes), sum(seconds(candidate).values())
 
@@ -167,7 +167,7 @@ def _changes(settings: Settings, choices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _candidates(job: Job) -> Iterator[Job]:
-    """Every combination of the `CHOSEN` settings that the rules allow."""
+    """Yield every combination of the `CHOSEN` settings that the rules allow."""
     shape, rollout = job.shape, job.settings.rollout
     needed = job.settings.data.max_prompt_tokens + rollout.max_new_tokens
     budgets = {job.settings.memory.tokens_per_batch, *TOKEN_BUDGETS, -(-needed // 1024) * 1024}
@@ -198,7 +198,7 @@ def _candidates(job: Job) -> Iterator[Job]:
 
 
 def widest_share(job: Job) -> float:
-    """The largest gpu_memory_share beside which the trainer fits; 0 if there is none."""
+    """Find the largest gpu_memory_share beside which the trainer fits; 0 if there is none."""
     wide = _with(job, rollout={"gpu_memory_share": WIDEST})
     if not kv_cache(wide):
         return 0.0
@@ -216,7 +216,7 @@ def _with(job: Job, **sections: Mapping[str, Any]) -> Job:
 
 
 def _remedy(job: Job) -> str:
-    """What would make it fit that a plan does not choose: engine, adapters, more GPUs."""
+    """Say what a plan does not choose and would make it fit: engine, adapters, more GPUs."""
     found = []
     if not job.vllm and _fitting(_with(job, rollout={"engine": "vllm"})):
         found.append("--set rollout.engine=vllm")

@@ -11,7 +11,7 @@ from ttrl.plan.memory import Job
 
 
 def host_memory(job: Job) -> dict[str, int]:
-    """Bytes in each node, by what they are for; the program itself and its libraries aside.
+    """Count the bytes in each node, by what they are for; program and libraries aside.
 
     With ``memory.offload_optimizer`` DeepSpeed keeps gradients twice, as they come and, for each
     of its sub-groups, in float32: both in memory that torch pins, and rounds up to a power of two.
@@ -39,7 +39,7 @@ def host_memory(job: Job) -> dict[str, int]:
 
 
 def host_lacking(job: Job) -> Iterator[str]:
-    """What a host cannot hold, where its size is known."""
+    """Say what a host cannot hold, where its size is known."""
     need, has = sum(host_memory(job).values()) / GIB, job.machine.host_gib
     if has is not None and need > has:
         yield f"the host needs {need:.0f} of {has:g} GiB"

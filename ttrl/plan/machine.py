@@ -57,7 +57,7 @@ class Machine:
     """What a node receives from the others, for each of its GPUs, 10^9 bytes per second: one
     adapter of 200 Gbit/s each."""
     pcie_gb_s: float = 20.0
-    """Between GPU and pinned host memory, 10^9 bytes per second."""
+    """Bandwidth between GPU and pinned host memory, 10^9 bytes per second."""
     host_gb_s: float = 200.0
     """Memory bandwidth of a host, for all its GPUs together, 10^9 bytes per second."""
     train_utilization: float = 0.4
@@ -67,7 +67,8 @@ class Machine:
     layer_us: float = 20.0
     """What decoding one token costs in each layer whatever the sizes, in microseconds."""
     reduction_us: float = 20.0
-    """Tensor parallelism: the same for a sum over an engine's GPUs, of which a layer has two."""
+    """What a sum over an engine's GPUs costs whatever the size, in microseconds; with tensor
+    parallelism each layer has two."""
     answer_share: float = 0.5
     """Mean length of an answer, as a share of rollout.max_new_tokens."""
     prompt_tokens: float = 200.0
@@ -88,12 +89,12 @@ class Machine:
 
     @property
     def nodes(self) -> int:
-        """Hosts that the GPUs are in."""
+        """The number of hosts that the GPUs are in."""
         return math.ceil(self.gpus / self.gpus_per_node)
 
     @property
     def in_node(self) -> int:
-        """GPUs of a node."""
+        """The number of GPUs of a node."""
         return math.ceil(self.gpus / self.nodes)
 
     @property
@@ -107,7 +108,7 @@ class Machine:
         return int((self.context_gib + (self.nccl_gib if self.gpus > 1 else 0)) * GIB)
 
     def changed(self, changes: Iterable[str]) -> Machine:
-        """This machine with other assumptions, each "name=number".
+        """Return this machine with other assumptions, each "name=number".
 
         Raises:
             UserError: for an unknown name, or a number that no machine has.

@@ -24,12 +24,12 @@ from ttrl.types import UserError
 PACKED_PADDING = 1.2
 """Places over tokens where packed attention lays sequences side by side: in float32."""
 VERIFIED_TOKENS = 32
-"""Of the answers that engine and policy are compared by: `ttrl.rollout.sampling.verifying`."""
+"""Tokens of the answers that compare engine and policy: `ttrl.rollout.sampling.verifying`."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is planned: a model's shape, a run's settings, a machine."""
+    """The job that is planned: a model's shape, a run's settings, a machine."""
 
     shape: ModelShape
     settings: Settings
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def autocast(self) -> bool:
-        """float32 weights whose matrix products run in bfloat16: the local backend's way."""
+        """Whether weights are float32 and matrix products bfloat16: the local backend's way."""
         return not self.zero3 and self.settings.model.dtype == "bfloat16"
 
     @property
@@ -93,7 +93,7 @@ class Job:
 
 
 def states(job: Job) -> dict[str, int]:
-    """Weights, gradients and optimizer state of the trainer.
+    """Count the bytes of the trainer's weights, gradients and optimizer state.
 
     ZeRO-3 in bfloat16 holds 2 bytes per parameter, 2 of gradient, 4 of float32 master weights and 8
     of AdamW's two moments, divided by the ranks; the local backend 4, 4 and 8, all in float32. With
@@ -120,7 +120,7 @@ def states(job: Job) -> dict[str, int]:
 
 
 def layer_saved(job: Job, padding: float = 0.0) -> float:
-    """Bytes per token that a decoder layer keeps for its backward pass.
+    """Count the bytes per token that a decoder layer keeps for its backward pass.
 
     Two norms keep their input in float32 and their result; each matrix product its input; attention
     queries, keys, values and its output, and one float32 number per head; the MLP four vectors of
@@ -150,18 +150,18 @@ def layer_saved(job: Job, padding: float = 0.0) -> float:
 
 
 def activations(job: Job) -> dict[str, int]:
-    """What the layers leave for the backward pass: of those that recompute, their inputs."""
+    """Count the bytes that layers leave for the backward pass: inputs, of those that recompute."""
     given, kept = job.wide * job.shape.hidden, layer_saved(job, _padding(job))
     all_layers = job.recomputed * given + (job.shape.layers - job.recomputed) * kept
     return {"activations": math.ceil(job.tokens * all_layers)}
 
 
 def recomputed(job: Job) -> dict[str, int]:
-    """The layer whose backward pass is running: what it keeps, and the gradients that pass.
+    """Count the bytes of the layer whose backward pass is running: what it keeps, and gradients.
 
-    They are largest in the MLP, where two of its width are on their way while its four inputs are
-    still there; the stream's own gradient comes in, and is added to. Where some layers do not
-    recompute, memory is fullest before the others do.
+    The gradients that pass are largest in the MLP, where two of its width are on their way while
+    its four inputs are still there; the stream's own gradient comes in, and is added to. Where some
+    layers do not recompute, memory is fullest before the others do.
     """
     shape = job.shape
     passing = 2 * job.narrow * shape.intermediate + 2 * job.wide * shape.hidden
@@ -170,10 +170,11 @@ def recomputed(job: Job) -> dict[str, int]:
 
 
 def loss(job: Job) -> dict[str, int]:
-    """The last norm, and the head: one chunk of float32 logits, and the gradients of its inputs.
+    """Count the bytes of the last norm and the head: one chunk of float32 logits, and gradients.
 
-    Both gradients wait in float32 and are then rounded to the type of the products. The chunk is
-    gone by then, so the larger of the two counts. Frozen weights have no gradient.
+    The gradients of the head's weight and input wait in float32 and are then rounded to the type of
+    the products. The chunk is gone by then, so the larger of the two counts. Frozen weights have no
+    gradient.
     """
     shape = job.shape
     head = 0 if job.adapters else shape.head
@@ -187,10 +188,10 @@ def loss(job: Job) -> dict[str, int]:
 
 
 def weight_copies(job: Job, *, in_backward: bool) -> dict[str, int]:
-    """Autocast's bfloat16 copies of float32 weights.
+    """Count the bytes of autocast's bfloat16 copies of float32 weights.
 
-    It keeps all of them until the forward pass has ended, and the saved tensors of the graph keep
-    them until theirs; a recomputed layer makes its own again.
+    Autocast keeps all of them until the forward pass has ended, and the saved tensors of the graph
+    keep them until the backward pass has used them; a recomputed layer makes its own again.
     """
     if not job.autocast or job.adapters:
         return {}
@@ -202,7 +203,7 @@ def weight_copies(job: Job, *, in_backward: bool) -> dict[str, int]:
 
 
 def gathered(job: Job) -> dict[str, int]:
-    """ZeRO-3: layers that are whole, and gradients that are not yet divided.
+    """Count the bytes of ZeRO-3's whole layers, and of gradients that are not yet divided.
 
     Whole are a layer and the one that is fetched meanwhile; or the largest matrix and a layer.
     """
@@ -219,9 +220,11 @@ def gathered(job: Job) -> dict[str, int]:
 
 
 def optimizer_temporaries(job: Job) -> dict[str, int]:
-    """What an optimizer step needs besides the states: one gradient of ZeRO-3's sub-groups in
-    float32, or a sub-group's new weights on their way from the host. AdamW is fused, and needs
-    nothing."""
+    """Count the bytes that an optimizer step needs besides the states.
+
+    They are one gradient of ZeRO-3's sub-groups in float32, or a sub-group's new weights on their
+    way from the host. AdamW is fused, and needs nothing.
+    """
     if not job.zero3:
         return {}
     trained = math.ceil((job.adapters or job.shape.parameters) / job.ranks)
@@ -230,29 +233,30 @@ def optimizer_temporaries(job: Job) -> dict[str, int]:
 
 
 def loading(job: Job) -> dict[str, int]:
-    """A matrix out of the files, and as it is kept."""
+    """Count the bytes of a matrix out of the files, and as it is kept."""
     size = 2 if job.zero3 else job.narrow + 4
     return {"in transit": size * (2 if job.zero3 else 1) * largest_matrix(job)}
 
 
 def largest_matrix(job: Job) -> int:
-    """Numbers of the largest matrix."""
+    """Count the numbers in the largest matrix."""
     shape = job.shape
     return max(shape.embedding, shape.head, shape.hidden * shape.intermediate)
 
 
 def engine_weights(job: Job) -> dict[str, int]:
-    """The sampling engine's own copy of the weights, in the settings' type."""
+    """Count the bytes of the sampling engine's own copy of the weights, in the settings' type."""
     size = 2 if job.settings.model.dtype == "bfloat16" else 4
     share = job.settings.rollout.tensor_parallel if job.vllm else 1
     return {"engine weights": math.ceil(size * job.shape.parameters / share)}
 
 
 def push(job: Job) -> dict[str, int]:
-    """Weights on their way into the engine: whole out of their shares, in fresh storage, and as
-    vLLM makes them of that: its share of a matrix, or of two that it keeps as one.
+    """Count the bytes of weights on their way into the engine.
 
-    A layer is gathered whole, and its gate and up projections are the largest pair.
+    They are whole out of their shares, in fresh storage, and as vLLM makes them of that: its share
+    of a matrix, or of two that it keeps as one. A layer is gathered whole, and its gate and up
+    projections are the largest pair.
     """
     shape = job.shape
     made = 1 / job.settings.rollout.tensor_parallel if job.vllm else 0
@@ -267,7 +271,7 @@ def push(job: Job) -> dict[str, int]:
 
 
 def verified(job: Job) -> dict[str, int]:
-    """The policy's log-probs of a short answer, beside an engine that is awake.
+    """Count the bytes of the policy's log-probs of a short answer, beside an engine that is awake.
 
     No trace of the modules' order is complete yet: ZeRO-3 holds one of them whole, not a layer.
     """
@@ -283,7 +287,7 @@ def verified(job: Job) -> dict[str, int]:
 
 
 def prefill(job: Job) -> int:
-    """What vLLM needs for a prefill of as many tokens as it ever takes, and for sampling.
+    """Count the bytes that vLLM needs for its largest prefill, and for sampling.
 
     The gated MLP's input and output, and four vectors of the stream; then the logits of every
     sequence in float32, the log-probs and the sampler's copy.
@@ -297,17 +301,17 @@ def prefill(job: Job) -> int:
 
 
 def engine_share(job: Job) -> int:
-    """What vLLM may have in all, and wants to find free when it starts."""
+    """Count the bytes that vLLM may have in all, and wants to find free when it starts."""
     return math.ceil(job.settings.rollout.gpu_memory_share * job.machine.usable)
 
 
 def engine_overhead(job: Job) -> int:
-    """What vLLM holds besides weights and cache, awake or asleep."""
+    """Count the bytes that vLLM holds besides weights and cache, awake or asleep."""
     return int(job.machine.asleep_gib * GIB) if job.vllm else 0
 
 
 def kv_cache(job: Job) -> int:
-    """Bytes of the KV cache: vLLM takes what its share of the GPU leaves, 0 if that is nothing."""
+    """Count the bytes of the KV cache: what vLLM's share of the GPU leaves, or 0."""
     if not job.vllm:
         size = 1 if job.settings.model.dtype == "bfloat16" else 2
         return size * _live_sequences(job) * job.longest * job.shape.kv_bytes_per_token()
@@ -316,7 +320,7 @@ def kv_cache(job: Job) -> int:
 
 
 def kv_tokens(job: Job) -> int:
-    """Tokens that one engine's KV cache holds."""
+    """Count the tokens that one engine's KV cache holds."""
     parallel = job.settings.rollout.tensor_parallel if job.vllm else 1
     return kv_cache(job) // job.shape.kv_bytes_per_token(parallel)
 
@@ -340,7 +344,7 @@ def refuse_impossible(job: Job) -> None:
 
 
 def _live_sequences(job: Job) -> int:
-    """Sequences that one engine decodes together, at most."""
+    """Count the sequences that one engine decodes together, at most."""
     rollout = job.settings.rollout
     engines = max(1, job.ranks // rollout.tensor_parallel)
     total = rollout.questions_per_step * rollout.votes
@@ -348,13 +352,18 @@ def _live_sequences(job: Job) -> int:
 
 
 def _batched_tokens(job: Job) -> int:
-    """Tokens in one prefill of vLLM: its own choice for a GPU of that size. (An A100 of 80 GB gets
-    the smaller one, and is planned with the larger.)"""
+    """Return the tokens in one prefill of vLLM: its own choice for a GPU of that size.
+
+    An A100 of 80 GB gets the smaller one, and is planned with the larger.
+    """
     return 16384 if job.machine.memory_gib >= 70 else 8192
 
 
 def _padding(job: Job) -> float:
-    """See `layer_saved`. A batch with room for one sequence alone has no padding."""
+    """Return the padding of packed attention, as `layer_saved` takes it.
+
+    A batch with room for one sequence alone has no padding.
+    """
     if job.narrow == 2:
         return 0.0
     return PACKED_PADDING if job.tokens >= 2 * job.longest else 1.0

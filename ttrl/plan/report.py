@@ -41,7 +41,7 @@ FIRST = (
 
 
 def memory_table(plan: Plan) -> Table:
-    """GiB per GPU: a row for each kind of bytes, a column for each moment."""
+    """Make a table of GiB per GPU: a row for each kind of bytes, a column for each moment."""
     usable = plan.job.machine.usable
     table = Table(title="GiB on each GPU", box=SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("", no_wrap=True)
@@ -64,7 +64,7 @@ def memory_table(plan: Plan) -> Table:
 
 
 def choices_table(plan: Plan) -> Table:
-    """What the settings say, and what the plan would choose."""
+    """Make a table of what the settings say, and what the plan would choose."""
     title = f"fastest that fits: {plan.chosen_seconds:.0f} s per step"
     table = Table("setting", "this run", "chosen", title=title)
     settings = plan.job.settings.model_dump()
@@ -76,7 +76,7 @@ def choices_table(plan: Plan) -> Table:
 
 
 def _nodes(machine: Machine) -> str:
-    """Where there are several."""
+    """Say how many nodes there are, where there are several."""
     if machine.nodes == 1:
         return ""
     return f"{machine.nodes} nodes with {machine.node_link_gb_s:g} GB/s per GPU between them, "

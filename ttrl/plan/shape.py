@@ -16,7 +16,7 @@ class ModelShape:
     """Counts of a dense decoder-only transformer with gated MLPs; parameters, not bytes."""
 
     parameters: int
-    """All of them; a tied matrix counts once."""
+    """Parameters in all; a tied matrix counts once."""
     embedding: int
     """The input embedding."""
     head: int
@@ -38,7 +38,7 @@ class ModelShape:
     adapted: int
     """Rows plus columns of all matrices in the layers: what one rank of LoRA adds."""
     adapted_matrices: int
-    """How many matrices those are, in one layer."""
+    """The number of those matrices in one layer."""
 
     @property
     def query(self) -> int:
@@ -56,12 +56,12 @@ class ModelShape:
         return self.parameters - self.embedding - (0 if self.tied else self.head)
 
     def kv_bytes_per_token(self, tensor_parallel: int = 1) -> int:
-        """Bytes of one token's keys and values in bfloat16, on one of the engine's GPUs."""
+        """Count a token's bytes of keys and values in bfloat16, on one of the engine's GPUs."""
         return 2 * 2 * self.layers * self.key // tensor_parallel
 
     @classmethod
     def of(cls, outline: PreTrainedModel) -> ModelShape:
-        """The shape of a model, whose weights may be on the meta device.
+        """Read the shape of a model, whose weights may be on the meta device.
 
         Raises:
             UserError: for an architecture whose activations the formulas do not describe, and for

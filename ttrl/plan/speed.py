@@ -10,7 +10,7 @@ GIGA = 1e9
 
 
 def seconds(job: Job) -> dict[str, float]:
-    """Seconds of each part of a step. Grading, loading and evaluation are left out."""
+    """Estimate the seconds of each part of a step. Grading, loading and evaluation are left out."""
     return {
         "rollout": rollout_seconds(job),
         "push": push_seconds(job),
@@ -20,7 +20,7 @@ def seconds(job: Job) -> dict[str, float]:
 
 
 def rollout_seconds(job: Job) -> float:
-    """Decoding all votes.
+    """Estimate the time for decoding all votes.
 
     One token of every live sequence takes as long as reading the weights and all their keys and
     values, or as its matrix products, whichever is longer. As many tokens are needed as the
@@ -43,7 +43,10 @@ def rollout_seconds(job: Job) -> float:
 
 
 def _latency(job: Job, live: float, parallel: int) -> float:
-    """Seconds of one token that no bandwidth shortens; tensor parallelism sums twice per layer."""
+    """Estimate the seconds of one token that no bandwidth shortens.
+
+    Tensor parallelism sums twice per layer.
+    """
     machine, shape = job.machine, job.shape
     reduction = machine.reduction_us * 1e-6 + 4 * live * shape.hidden / (machine.link_gb_s * GIGA)
     sums = 2 * reduction if parallel > 1 else 0.0
@@ -51,14 +54,17 @@ def _latency(job: Job, live: float, parallel: int) -> float:
 
 
 def push_seconds(job: Job) -> float:
-    """Gathering all weights, and writing them into the engine."""
+    """Estimate the time for gathering all weights, and writing them into the engine."""
     size = 2 * job.shape.parameters
     return collective_seconds(job, size) + 3 * size / (job.machine.hbm_gb_s * GIGA)
 
 
 def collective_seconds(job: Job, size: float) -> float:
-    """So many bytes, of which every rank has a share, to all ranks: each receives what it lacks
-    from its node's GPUs while the node receives what it lacks from the others."""
+    """Estimate the time for so many bytes, of which every rank has a share, to reach all ranks.
+
+    Each receives what it lacks from its node's GPUs while the node receives what it lacks from the
+    others.
+    """
     machine = job.machine
     within = size * (job.ranks - 1) / job.ranks / machine.link_gb_s
     among = size * (machine.nodes - 1) / machine.nodes / (machine.in_node * machine.node_link_gb_s)
@@ -66,11 +72,11 @@ def collective_seconds(job: Job, size: float) -> float:
 
 
 def update_seconds(job: Job) -> float:
-    """Training on the chosen answers, all of them: zero advantages, which cost nothing, are not
-    known beforehand.
+    """Estimate the time for training on the chosen answers, all of them.
 
-    Under ZeRO-3 each micro-batch gathers all weights forward and backward, and divides the
-    gradients, beside none of its arithmetic.
+    Zero advantages cost nothing, but are not known beforehand. Under ZeRO-3 each micro-batch
+    gathers all weights forward and backward, and divides the gradients, beside none of its
+    arithmetic.
     """
     machine, shape, policy = job.machine, job.shape, job.settings.policy
     rollout = job.settings.rollout
@@ -88,9 +94,10 @@ def update_seconds(job: Job) -> float:
 
 
 def optimizer_seconds(job: Job, updates: float, batches: float) -> float:
-    """The optimizer steps: each reads and writes weights and both moments, and reads the gradients.
+    """Estimate the time for the optimizer steps.
 
-    With ``memory.offload_optimizer`` that is the host's memory, which a node's GPUs share; each
+    Each reads and writes weights and both moments, and reads the gradients. With
+    ``memory.offload_optimizer`` that is the host's memory, which a node's GPUs share; each
     micro-batch's gradients go there, and each step's weights come back.
     """
     machine = job.machine
@@ -102,7 +109,7 @@ def optimizer_seconds(job: Job, updates: float, batches: float) -> float:
 
 
 def token_flops(job: Job, length: float) -> float:
-    """Operations per trained token of sequences of ``length`` tokens, recomputation included.
+    """Count operations per trained token of sequences of ``length`` tokens, with recomputation.
 
     A forward pass multiplies with every parameter, and attention with half of the sequence on
     average; the backward pass costs twice that, or once with frozen weights. The head is three
@@ -116,7 +123,7 @@ def token_flops(job: Job, length: float) -> float:
 
 
 def offload_seconds(job: Job) -> float:
-    """Optimizer state to the host and back; gradients that have been used are forgotten."""
+    """Estimate the time for optimizer state to the host and back; used gradients are forgotten."""
     if not job.settings.memory.offload_during_rollout:
         return 0.0
     own = states(job)

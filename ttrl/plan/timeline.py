@@ -37,7 +37,7 @@ PEAKS = ("load", "start", "push", "verify", "rollout", "loss", "backward", "opti
 
 
 def order(settings: Settings, *, resumed: bool = False) -> tuple[str, ...]:
-    """What a run does up to the end of its second step, as far as a GPU's memory sees it."""
+    """List what a run does up to the end of its second step, as far as GPU memory sees it."""
     step = (*TEACHER, *STEP) if settings.reward.labels == "teacher" else STEP
     begun = (*RESUME, *VERIFY) if resumed else (*VERIFY, *MEASURE)
     return (*START, *begun, *step, *step)
@@ -60,7 +60,7 @@ class Phase:
 
 
 def play(job: Job, events: Iterable[str]) -> list[Phase]:
-    """Let these events happen on a GPU, in this order; what it held at each of them."""
+    """Let these events happen on a GPU, in this order; return what it held at each of them."""
     card = _Card(job)
     for event in events:
         _EVENTS[event](card)
@@ -68,7 +68,7 @@ def play(job: Job, events: Iterable[str]) -> list[Phase]:
 
 
 def phases(job: Job) -> tuple[Phase, ...]:
-    """The moments at which memory can peak, each where it is largest."""
+    """Return the moments at which memory can peak, each where it is largest."""
     largest: dict[str, Phase] = {}
     for phase in _whole(job):
         if phase.name in PEAKS and phase.total > largest.get(phase.name, Phase("", {})).total:
@@ -77,8 +77,10 @@ def phases(job: Job) -> tuple[Phase, ...]:
 
 
 def lacking(job: Job, played: Iterable[Phase] | None = None) -> Iterator[str]:
-    """Each phase that asks for more than there is, once; of the whole run, or of what was
-    played."""
+    """Say of each phase, once, that it asks for more than there is.
+
+    The phases are those of the whole run, or of what was played.
+    """
     usable, said = job.machine.usable, set()
     for phase in _whole(job) if played is None else played:
         free = usable - phase.total
@@ -96,14 +98,14 @@ def lacking(job: Job, played: Iterable[Phase] | None = None) -> Iterator[str]:
 
 
 def spare(job: Job) -> int:
-    """Bytes by which vLLM's share could grow: what is always free beside it."""
+    """Count the bytes by which vLLM's share could grow: what is always free beside it."""
     usable = job.machine.usable
     beside = (p for p in _whole(job) if p.wanted or "KV cache" in p.items)
     return min(usable - p.total - p.wanted for p in beside)
 
 
 def _whole(job: Job) -> list[Phase]:
-    """All of a run that is resumed, which does what any run does."""
+    """Play all of a run that is resumed, which does what any run does."""
     return play(job, order(job.settings, resumed=True))
 
 
@@ -111,11 +113,11 @@ class _Card:
     """The account of one GPU's memory."""
 
     def __init__(self, job: Job) -> None:
-        """Nothing has been loaded."""
+        """Begin with nothing loaded."""
         self.job = job
         self.held = {"CUDA, NCCL": job.machine.context}
         self.away: dict[str, int] = {}
-        """On the host."""
+        """Bytes on the host, by what they are for."""
         self.phases: list[Phase] = []
 
     def take(self, items: Mapping[str, int], *names: str) -> None:
@@ -123,7 +125,7 @@ class _Card:
         self.held |= {name: items[name] for name in names or items if items.get(name)}
 
     def give(self, *names: str) -> dict[str, int]:
-        """Hold no longer."""
+        """Hold what is named no longer; return it."""
         return {name: self.held.pop(name) for name in names if name in self.held}
 
     def note(self, name: str, passing: Mapping[str, int] | None = None, wanted: int = 0) -> None:
@@ -136,7 +138,7 @@ class _Card:
 
 
 def _load(card: _Card) -> None:
-    """The reference comes first: while it is loaded, nothing else is there."""
+    """Load the reference first: while it is loaded, nothing else is there."""
     states, transit = memory.states(card.job), memory.loading(card.job)
     card.take(states, "reference model")
     card.note("load", transit)
@@ -158,7 +160,7 @@ def _reload(card: _Card) -> None:
 
 
 def _start(card: _Card) -> None:
-    """vLLM refuses to start unless its whole share is free."""
+    """Start vLLM, which refuses unless its whole share is free."""
     job = card.job
     if job.vllm:
         card.note("start", wanted=memory.engine_share(job))
@@ -196,13 +198,13 @@ def _rollout(card: _Card) -> None:
 
 
 def _sampling(job: Job) -> dict[str, int]:
-    """What an engine needs for as long as it samples."""
+    """Count the bytes that an engine needs for as long as it samples."""
     items = {"prefill, sampler": memory.prefill(job)}
     return items if job.vllm else items | {"KV cache": memory.kv_cache(job)}
 
 
 def _update(card: _Card) -> None:
-    """Gradients stay until the next update, moments for ever."""
+    """Train: gradients stay until the next update, moments for ever."""
     job, states = card.job, memory.states(card.job)
     forward = memory.activations(job) | memory.gathered(job)
     card.take(states, "gradients")

@@ -30,14 +30,14 @@ STEP_LINE = (
     ("time/rollout_s", "rollout (s)", ".1f"),
     ("time/update_s", "update (s)", ".1f"),
 )
-"""Which metrics a step's line on the screen shows, under what name, in what format."""
+"""Metrics that a step's line on the screen shows, each with its name and format there."""
 
 
 class RateColumn(ProgressColumn):
-    """How many per second."""
+    """Rate of a bar, in units per second."""
 
     def render(self, task: Task) -> Text:
-        """Blank until there is a rate."""
+        """Show the rate; blank until there is one."""
         return Text(f"{task.speed:.2g}/s" if task.speed else "")
 
 
@@ -48,7 +48,7 @@ class Display:
     """
 
     def __init__(self, console: Console) -> None:
-        """Show on ``console``."""
+        """Show progress on ``console``."""
         self.console = console
         self._steps: TaskID | None = None
         self._progress = Progress(
@@ -74,7 +74,7 @@ class Display:
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
-        """One bar, gone at the end of this context."""
+        """Show one bar, gone at the end of this context."""
         task = self._progress.add_task(title, total=total, note="")
         try:
             yield Bar(self._progress, task)
@@ -82,7 +82,7 @@ class Display:
             self._progress.remove_task(task)
 
     def step(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        """One line about a finished step, and the bar of steps one further."""
+        """Print one line about a finished step, and advance the bar of steps."""
         parts = [f"step {step:>{len(str(total))}}/{total}"]
         parts += [f"{label} {metrics[k]:{form}}" for k, label, form in STEP_LINE if k in metrics]
         self.note("  ".join(parts))
@@ -90,12 +90,12 @@ class Display:
             self._progress.advance(self._steps)
 
     def rejected(self, rows: Sequence[object]) -> None:
-        """One line for each row that was left out of a data set."""
+        """Print one line for each row that was left out of a data set."""
         for row in rows:
             self.note(f"rejected {row}")
 
     def note(self, text: str) -> None:
-        """One line above the bars."""
+        """Print one line above the bars."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -103,17 +103,17 @@ class Bar:
     """One progress bar."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
-        """Made by `Display.bar`."""
+        """Take the task that `Display.bar` has made."""
         self._progress = progress
         self._task = task
 
     def advance(self, note: str = "") -> None:
-        """One unit further; ``note`` stands behind the bar."""
+        """Advance the bar by one unit; ``note`` stands behind it."""
         self._progress.update(self._task, advance=1, note=note)
 
 
 def result_table(summary: Mapping[str, Any]) -> Table:
-    """Before and after, as in the paper's Table 1, in percent; levels where the data has them."""
+    """Make a table of before and after, as in the paper's Table 1, in percent, also by level."""
     rows = {"training (unlabeled)": summary, "held out": summary["held_out"]}
     measured = {name: row for name, row in rows.items() if row["before"]}
     scores = list(dict.fromkeys(n for row in measured.values() for n in row["before"]))
@@ -131,7 +131,7 @@ def result_table(summary: Mapping[str, Any]) -> Table:
 
 
 def scores_table(title: str, scores: Mapping[str, float]) -> Table:
-    """The scores of one evaluation: rates in percent, one column per level."""
+    """Make a table of one evaluation's scores: rates in percent, one column per level."""
     table = Table("", title=Text(title, style="table.title"))
     levels = _levels(scores)
     for level in levels:
@@ -144,7 +144,7 @@ def scores_table(title: str, scores: Mapping[str, float]) -> Table:
 
 
 def _levels(scores: Mapping[str, float]) -> list[str]:
-    """The levels of an evaluation's scores, as data set text; first "", which is all questions."""
+    """Return the levels of an evaluation's scores, as data set text; first "", all questions."""
     return list(dict.fromkeys(name.partition("/")[2] for name in scores))
 
 

@@ -16,7 +16,7 @@ Labels = Mapping[str, str | None] | None
 
 
 Elect = Callable[[WeightSource, Sequence[Question], int], Mapping[str, str | None]]
-"""Samples answers to questions with the given weights, in a step, and returns their majorities."""
+"""Function that samples answers with the given weights, in a step, and returns the majorities."""
 
 
 class LabelSource(Protocol):
@@ -36,11 +36,11 @@ class OwnVotes:
     """The majority of the very answers that are trained on: TTRL (arXiv 2504.16084)."""
 
     def labels_for(self, questions: Sequence[Question], step: int, elect: Elect) -> Labels:
-        """Return None: nothing is known before they have voted."""
+        """Return None: nothing is known before the answers have voted."""
         return None
 
     def after_update(self, policy: WeightSource) -> None:
-        """Do nothing."""
+        """Ignore an update of the policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ class ReferenceAnswers:
     key: AnswerKey
 
     def labels_for(self, questions: Sequence[Question], step: int, elect: Elect) -> Labels:
-        """The reference answers; None for questions without one, whose answers earn nothing."""
+        """Return the reference answers; None where there is none, and answers earn nothing."""
         return {q.id: self.key.answers.get(q.id) for q in questions}
 
     def after_update(self, policy: WeightSource) -> None:
-        """Do nothing."""
+        """Ignore an update of the policy."""
 
 
 class Teacher:
@@ -88,12 +88,12 @@ class Teacher:
         self._known: dict[str, str | None] = {}
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The teacher's parameters, whole; all ranks must walk through them together."""
+        """Yield the teacher's parameters, whole; all ranks must walk through them together."""
         for name, shape in self._shapes.items():
             yield name, self.ranks.whole(self._shards[name], shape)
 
     def labels_for(self, questions: Sequence[Question], step: int, elect: Elect) -> Labels:
-        """The labels; a teacher that never moves is asked about each question once."""
+        """Return the labels; a teacher that never moves is asked about each question once."""
         asked = [q for q in questions if self.decay < 1 or q.id not in self._known]
         if asked:
             self._known |= elect(self, asked, step)
@@ -101,7 +101,7 @@ class Teacher:
 
     @torch.no_grad()
     def after_update(self, policy: WeightSource) -> None:
-        """Move a little towards the policy."""
+        """Move the weights a little towards the policy's."""
         if self.decay < 1:
             for name, tensor in policy.named_weights():
                 self._shards[name].lerp_(own_shard(tensor, self.ranks), 1 - self.decay)
@@ -111,7 +111,7 @@ class Teacher:
         return self._known if self.decay == 1 else {}
 
     def load_state(self, state: Mapping[str, str | None]) -> None:
-        """Go on from a `state`, whose `shards` are then to be loaded."""
+        """Restore what `state` returned, whose `shards` are then to be loaded."""
         self._known = dict(state)
 
     def shard_sizes(self) -> dict[str, int]:
@@ -124,6 +124,6 @@ class Teacher:
 
     @torch.no_grad()
     def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
-        """Put `shards` back."""
+        """Put back what `shards` gave."""
         for name, shard in shards.items():
             self._shards[name].copy_(shard)

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from ttrl.rewards.labels import Labels  # imports torch, which checking settings can do without
 
 GRADING_THREADS = 4
-"""They wait for worker processes most of the time."""
+"""Threads that grade; they wait for worker processes most of the time."""
 
 LARGEST = 1e15
-"""Of an estimator's numbers. Further ones would be finite here, and not when averaged, turned into
-advantages, or multiplied with each other in float32: after the update, when it is too late."""
+"""The largest of an estimator's numbers. Further ones would be finite here, and not when averaged,
+turned into advantages, or multiplied with each other in float32: after the update, when it is too
+late."""
 
 
 class GroupScorer:
@@ -52,7 +53,7 @@ class GroupScorer:
         self.extract = make_extractor(settings.answers.extract)
         self.name = reward.estimator if estimator is None else type(estimator).__name__
         self.foreign = estimator is not None or is_plugin(reward.estimator)
-        """Whether it is code that we did not write."""
+        """Whether the estimator is code that we did not write."""
         self.estimator = estimator or make_estimator(reward.estimator, reward.options)
         if reward.labels != "votes" and not getattr(self.estimator, "uses_label", True):
             raise UserError(
@@ -62,14 +63,14 @@ class GroupScorer:
             )
         self._failed: UserError | None = None
         self.history: dict[str, tuple[PastVote, ...]] = {}
-        """Question id -> its earlier visits, oldest first."""
+        """Question id -> the question's earlier visits, oldest first."""
 
     def vote(self, group: CompletionGroup) -> Vote:
-        """The group's majority vote."""
+        """Return the group's majority vote."""
         return self._vote(group.completions)
 
     def estimate(self, group: CompletionGroup, labels: Labels, step: int) -> Estimate:
-        """What the estimator makes of a group.
+        """Estimate what a group's answers are worth.
 
         Args:
             group: one question's completions.
@@ -98,7 +99,7 @@ class GroupScorer:
         return _checked(estimate, len(group.completions), self.name)
 
     def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
-        """Whether so many further votes cannot change who wins, not even by a tie.
+        """Say whether ``remaining`` further votes cannot change who wins, not even by a tie.
 
         What a user's extractor raises here is raised by `estimate`: sampling goes on, so that
         what has been sampled can be kept.
@@ -119,14 +120,14 @@ class GroupScorer:
             self.history[group.question.id] = (*earlier, past)
 
     def state(self) -> dict[str, list[list[Any]]]:
-        """The history as JSON: question id -> [step, label, share] of each visit."""
+        """Return the history as JSON: question id -> [step, label, share] of each visit."""
         return {
             question: [[past.step, past.label, past.majority_ratio] for past in earlier]
             for question, earlier in self.history.items()
         }
 
     def load_state(self, state: Mapping[str, list[list[Any]]]) -> None:
-        """Go on with the history of a `state`."""
+        """Restore the history that `state` returned."""
         self.history = {
             question: tuple(PastVote(*visit) for visit in visits)
             for question, visits in state.items()
@@ -137,10 +138,10 @@ class GroupScorer:
 
 
 def _checked(returned: object, completions: int, name: str) -> Estimate:
-    """A user's estimator is code that we did not write: what it returns trains the policy.
+    """Refuse an estimate that cannot train the policy: a user's code may have made it.
 
     Returns:
-        The same, with plain tuples and numbers, where arrays are welcome too.
+        The estimate, with plain tuples and numbers, where arrays are welcome too.
     """
     if not isinstance(returned, Estimate):
         raise UserError(
@@ -215,7 +216,7 @@ def _numbers(values: Iterable[Any] | None, kind: Callable[[Any], float]) -> Any:
 def in_background(
     judge: Callable[[CompletionGroup], Estimate],
 ) -> Iterator[tuple[Callable[[CompletionGroup], None], dict[str, Future[Estimate]]]]:
-    """GroupScorer groups while others are still being sampled.
+    """Judge groups while others are still being sampled.
 
     Yields a function that hands a group over and returns at once, and the futures by question id.
     An error or Ctrl-C does not wait for them: what has not begun is dropped.

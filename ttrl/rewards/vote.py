@@ -51,11 +51,11 @@ def majority_vote(answers: Sequence[str | None], grader: Grader | None = None) -
 
 
 def answer_entropy(vote: Vote) -> float:
-    """Entropy of the voters' answers in nats; 0 without voters."""
+    """Compute the entropy of the voters' answers in nats; 0 without voters."""
     voters = sum(vote.counts)
     return math.fsum(n / voters * math.log(voters / n) for n in vote.counts)
 
 
 def most_common(spellings: Counter[str]) -> str:
-    """The most common spelling; among equally common ones, the smallest by `tie_order`."""
+    """Return the most common spelling; of equally common ones, the smallest by `tie_order`."""
     return min(spellings, key=lambda spelling: (-spellings[spelling], tie_order(spelling)))

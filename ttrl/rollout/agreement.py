@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 LIMIT = {"float32": 1e-3, "bfloat16": 0.25}
-"""By type of the engine's weights: the largest s that is still rounding, in nats."""
+"""The largest s that is still rounding, in nats, by the type of the engine's weights."""
 
 SURE = 0.01
 """The least 1 - p: the log-prob of a token that is all but certain has rounding of its own."""
@@ -41,7 +41,7 @@ class Agreement:
     """s: the spread of the differences between their logits."""
 
     def holds(self, dtype: str) -> bool:
-        """Say whether rounding in ``dtype`` can explain it."""
+        """Say whether rounding in ``dtype`` can explain the differences."""
         return self.logits <= LIMIT[dtype]  # NaN is no agreement
 
 

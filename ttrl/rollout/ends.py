@@ -1,4 +1,4 @@
-"""Where a completion ends: at a stop token, or for want of room. The same for every engine."""
+"""The end of a completion, at a stop token or for want of room, alike for every engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ttrl.types import FinishReason, Question, UserError
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The model's end-of-sequence ids and the tokenizer's.
+    """Return the model's end-of-sequence ids and the tokenizer's.
 
     Raises:
         UserError: if the model's are no ids.
@@ -32,10 +32,10 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
 def refuse_absent_ids(
     questions: Sequence[Question], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raise a UserError if a prompt holds, or a completion must end with, a token that the model
-    has no embedding of: an added one, or one of another model's tokenizer.
+    """Raise a UserError if a prompt or a stop token is beyond the model's embedding.
 
-    Padding is never a token of the tokenizer here: rows are padded with id 0, and masked.
+    Such a token is an added one, or one of another model's tokenizer. Padding is never a token of
+    the tokenizer here: rows are padded with id 0, and masked.
     """
     embedding: Any = model.get_input_embeddings()
     rows: int = embedding.weight.shape[0]
@@ -58,7 +58,7 @@ def refuse_absent_ids(
 
 
 def finish_reason(tokens: Sequence[int], stops: frozenset[int]) -> FinishReason:
-    """Why a completion ended that was sampled to its stop token or its limit."""
+    """Say why a completion ended that was sampled to its stop token or its limit."""
     return FinishReason.STOP if tokens[-1] in stops else FinishReason.LENGTH
 
 

@@ -29,7 +29,7 @@ from ttrl.types import (
 )
 
 ROUNDS = 4
-"""How often sampling may stop early: each round waits for its longest answer."""
+"""Rounds of sampling, after which it may stop early: each waits for its longest answer."""
 
 
 class LogProbSource(Protocol):
@@ -46,7 +46,7 @@ class RolloutPool:
     def __init__(
         self, engine: Engine, ranks: Ranks | None = None, sharing: Ranks | None = None
     ) -> None:
-        """An engine, at the weights that it was loaded with.
+        """Take an engine, at the weights that it was loaded with.
 
         Args:
             engine: this rank's.
@@ -59,11 +59,11 @@ class RolloutPool:
         self._sharing = sharing or Ranks()
         self._lengths: dict[str, float] = {}
         self.policy_version = 0
-        """How many weight pushes the engine has received."""
+        """The number of weight pushes that the engine has received."""
 
     @property
     def engines(self) -> int:
-        """How many engines share the work."""
+        """The number of engines that share the work."""
         return self._ranks.count // self._sharing.count
 
     def push_weights(self, policy: WeightSource) -> None:
@@ -122,15 +122,15 @@ class RolloutPool:
         return compare(engine, own, params.temperature)
 
     def sleep(self) -> None:
-        """Let the engine give back its memory; `refresh` wakes it."""
+        """Let the engine give back its memory; `push_weights` wakes it."""
         self._engine.sleep()
 
     def state(self) -> dict[str, Any]:
-        """What decides who samples which question, and what its groups say, as JSON."""
+        """Return what decides who samples which question, and what its groups say, as JSON."""
         return {"policy_version": self.policy_version, "lengths": self._lengths}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Restore what `state` returned."""
         self.policy_version, self._lengths = state["policy_version"], dict(state["lengths"])
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class RolloutPool:
         on_group: Callable[[CompletionGroup], None],
         decided: Callable[[Sequence[Completion], int], bool] | None,
     ) -> list[CompletionGroup]:
-        """This rank's questions, in any order."""
+        """Sample this rank's questions; return their groups in any order."""
         groups: dict[int, CompletionGroup] = {}
         sampled: dict[int, tuple[Completion, ...]] = dict.fromkeys(range(len(questions)), ())
 

@@ -12,14 +12,14 @@ from ttrl.types import UserError
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to sample one batch of questions."""
+    """Parameters of sampling for one batch of questions."""
 
     n: int
     """Completions per question."""
     temperature: float
-    """The logits are divided by it."""
+    """Divisor of the logits."""
     max_new_tokens: int
-    """A completion ends here at the latest."""
+    """Tokens after which a completion ends at the latest."""
     top_p: float = 1.0
     """Only the most probable tokens that together reach this mass; 1 keeps all."""
     stream: tuple[int | str, ...] = ()
@@ -46,7 +46,7 @@ def verifying(settings: Settings) -> SamplingParams:
 
 
 def sampling_logprobs(logits_BV: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """Log-probabilities [B, V], float32, of the distribution that is sampled from."""
+    """Compute log-probabilities [B, V], float32, of the distribution that is sampled from."""
     logp_BV = torch.log_softmax(logits_BV.float() / temperature, dim=-1)
     if top_p >= 1.0:
         return logp_BV
@@ -59,7 +59,7 @@ def sampling_logprobs(logits_BV: torch.Tensor, temperature: float, top_p: float)
 
 
 def draw(logp_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
-    """One token id per row by inversion: the first whose cumulative probability exceeds u.
+    """Draw one token id per row by inversion: the first whose cumulative probability exceeds u.
 
     Raises:
         UserError: if a row holds no distribution, because the model's logits are not finite.

@@ -33,12 +33,12 @@ STATE = "state.json"
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp"
 FORMAT = 2
-"""What a manifest says of the version of all this; a reader of another one refuses it."""
+"""The version of this format, which a manifest states; a reader of another one refuses it."""
 FOLDER_NAME = re.compile(f"{STEP_NAME}({re.escape(TEMPORARY)})?")
 
 
 class IncompleteError(Exception):
-    """Why a folder holds no complete checkpoint."""
+    """A folder holds no complete checkpoint; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ class Checkpoint:
     """A complete checkpoint."""
 
     path: Path
-    """Its folder."""
+    """The checkpoint's folder."""
     step: int
-    """After which training step it was taken."""
+    """The training step after which it was taken."""
     ranks: int
-    """How many ranks wrote it."""
+    """The number of ranks that wrote it."""
     score: float | None
-    """How good it was by ``checkpoint.best``; None if nobody asked, or it was no candidate."""
+    """Score by ``checkpoint.best``; None if nobody asked, or it was no candidate."""
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -76,16 +76,17 @@ class Checkpoint:
         return cls(path, manifest["step"], manifest["ranks"], manifest["score"])
 
     def state(self) -> dict[str, Any]:
-        """What was saved beside the tensors."""
+        """Return what was saved beside the tensors."""
         with self.errors_as_user_error(), _named(self.path / STATE) as path:
             state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return state
 
     @contextmanager
     def errors_as_user_error(self) -> Iterator[None]:
-        """What cannot be used inside this context was wrong in the checkpoint: a UserError.
+        """Turn an error of using the checkpoint inside this context into a UserError.
 
-        Its digests are right, so it was not damaged but changed, by hand or by another program.
+        The checkpoint's digests are right, so it was not damaged but changed, by hand or by another
+        program.
         """
         try:
             yield
@@ -144,7 +145,7 @@ def _check(key: str, parts: Sequence[Any], size: int) -> None:
 
 
 def _cut(parts: Sequence[Any], size: int, rank: int, count: int) -> torch.Tensor:
-    """One of ``count`` shares of the ``size`` numbers that are in ``parts``, one after another.
+    """Read one of ``count`` shares of the ``size`` numbers in ``parts``, one after another.
 
     The parts are slices of files: only what the share needs is read.
     """
@@ -162,7 +163,7 @@ def _cut(parts: Sequence[Any], size: int, rank: int, count: int) -> torch.Tensor
 
 
 def find_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest complete checkpoint in ``folder``, and what is wrong with each newer one.
+    """Find the newest complete checkpoint in ``folder``, and what is wrong with each newer one.
 
     Raises:
         OSError: if one that may be complete cannot be read: it must not be taken for lost.
@@ -178,7 +179,7 @@ def find_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def named_as_ours(folder: Path) -> list[Path]:
-    """What is named as a checkpoint, finished or not, by step; all else is left alone.
+    """List what is named as a checkpoint, finished or not, by step; all else is left alone.
 
     Raises:
         OSError: if the folder is there and cannot be read, which `Path.glob` takes for empty.
@@ -192,14 +193,14 @@ def named_as_ours(folder: Path) -> list[Path]:
 
 
 def best_of(folder: Path) -> Path | None:
-    """The checkpoint with the highest score, the earliest of several; None if none has one."""
+    """Return the checkpoint with the highest score, the earliest of several; None without one."""
     scores = {path: manifest["score"] for path, manifest in completed(folder).items()}
     scored = [path for path, score in scores.items() if score is not None]
     return max(scored, key=scores.__getitem__, default=None)
 
 
 def completed(folder: Path) -> dict[Path, dict[str, Any]]:
-    """The manifests of all checkpoints that were completed, oldest first."""
+    """Read the manifests of all checkpoints that were completed, oldest first."""
     manifests = {}
     for path in named_as_ours(folder):
         with suppress(IncompleteError, UserError):  # one of another version is not ours to judge
@@ -208,7 +209,7 @@ def completed(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """What a checkpoint should consist of.
+    """Read what a checkpoint should consist of.
 
     Raises:
         IncompleteError: if it does not say so.
@@ -237,7 +238,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _is_manifest(manifest: Mapping[str, Any], step: int) -> bool:
-    """Whether a checkpoint of that step would have it; True is no number of ranks, nor is 2.0."""
+    """Say whether a step's checkpoint would have this manifest; True and 2.0 count no ranks."""
     saved, ranks, score, files = (manifest[k] for k in ("step", "ranks", "score", "files"))
     if not (type(saved) is type(ranks) is int and saved == step and 1 <= ranks == len(files) - 1):
         return False
@@ -250,17 +251,19 @@ def _is_manifest(manifest: Mapping[str, Any], step: int) -> bool:
 
 
 def sha256_of(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     with _named(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def rank_file(rank: int) -> str:
+    """Return the name of a rank's file."""
     return f"rank_{rank:05d}.safetensors"
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[Path]:
-    """An OSError inside names this file; one from reading, as of a broken disk, names none."""
+    """Let an OSError inside name this file; one from reading, as of a broken disk, names none."""
     try:
         yield path
     except OSError as error:
@@ -269,11 +272,11 @@ def _named(path: Path) -> Iterator[Path]:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a checkpoint was written to the end, by its name."""
+    """Say whether a checkpoint was written to the end, by its name."""
     return not path.name.endswith(TEMPORARY) and FOLDER_NAME.fullmatch(path.name) is not None
 
 
 def step_of(path: Path) -> int:
-    """From the folder's name, also of one that is not finished; 0 if it is none of ours."""
+    """Return the step in a folder's name, also of an unfinished one; 0 if it is none of ours."""
     named = FOLDER_NAME.fullmatch(path.name)
     return int(named[1]) if named else 0

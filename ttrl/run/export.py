@@ -69,7 +69,7 @@ def export(
 def _weights(
     checkpoint: Checkpoint, settings: Settings, outline: PreTrainedModel
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """All parameters, layer by layer, in float32; with adapters merged, in ``model.dtype``.
+    """Yield all parameters, layer by layer, in float32; with adapters merged, in ``model.dtype``.
 
     Raises:
         UserError: if they are not those of the model, whose ``outline`` this is.
@@ -108,7 +108,7 @@ def _read(
     trained: Mapping[str, torch.Size],
     files: WeightFiles | None,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """What `_weights` gives; ``files`` hold what adapters are merged into."""
+    """Yield what `_weights` gives; ``files`` hold what adapters are merged into."""
     for _, layer in groupby(shapes, layer_of):
         names = list(layer)
         if files is None:
@@ -129,7 +129,7 @@ def _read(
 def _adapters(
     shapes: Mapping[str, torch.Size], sizes: Mapping[str, int], rank: int
 ) -> dict[str, torch.Size]:
-    """The shapes of A and B beside all weights that have them among ``sizes``."""
+    """Return the shapes of A and B beside all weights that have them among ``sizes``."""
     adapters: dict[str, torch.Size] = {}
     for name, shape in shapes.items():
         a, b = lora.adapter_names(name)
@@ -139,7 +139,7 @@ def _adapters(
 
 
 def _run_of(source: Path) -> Path:
-    """The run's folder, of itself or of one of its checkpoints."""
+    """Return the run's folder, of itself or of one of its checkpoints."""
     source = source.absolute()
     for run in (source, source.parent.parent):
         if (run / "config.toml").is_file():

@@ -1,4 +1,4 @@
-"""What tells one run from another: a checkpoint is gone on with by the run that saved it."""
+"""Identity of a run: a checkpoint is gone on with by the run that saved it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ttrl.types import UserError
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a run began with."""
+    """The settings, data and model that a run began with."""
 
     settings: Settings
     replayed: bool
-    """Whether it is recorded answers that the run goes on with."""
+    """Whether the run trains on recorded answers."""
     questions: str
-    """See `ttrl.data.sources.QuestionSource.digest`."""
+    """Digest of the questions, see `ttrl.data.sources.QuestionSource.digest`."""
     model: dict[str, str]
-    """See `ttrl.run.resume.model_digests`."""
+    """Digests of the model, see `ttrl.run.resume.model_digests`."""
     sizes: dict[str, int]
     """Numbers of elements of what is trained, by name."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for a checkpoint."""
+        """Return the identity as JSON, for a checkpoint."""
         return {
             "settings": self.settings.model_dump(mode="json"),
             "replayed": self.replayed,

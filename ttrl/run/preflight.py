@@ -1,4 +1,4 @@
-"""What would fail only after a model has been loaded, found before."""
+"""Checks before a model is loaded, of what would fail only after that."""
 
 from __future__ import annotations
 

@@ -47,14 +47,14 @@ MAY_DIFFER = (
 rounding depends."""
 
 SAMPLED = 4096
-"""How many numbers of each weight, at least, say which model it is."""
+"""Numbers of each weight, at least, that say which model it is."""
 
 NOT_COMPUTED = {"architectures", "dtype", "transformers_version", "use_cache", "_name_or_path"}
-"""What a model's configuration holds beside what it computes, or what the backend decides."""
+"""Fields of a model's configuration that are not what it computes, or that the backend decides."""
 
 
 def find_start(settings: Settings, folder: RunFolder, display: Display) -> Checkpoint:
-    """Where the run in ``folder`` can go on, after claiming it and saying so; nothing is changed.
+    """Find where the run in ``folder`` can go on, after claiming it; nothing is changed.
 
     Raises:
         UserError: if there is no such run, it is finished or still going, was made with other
@@ -109,7 +109,7 @@ def nothing_lost(folder: RunFolder, settings: Settings) -> Iterator[None]:
 
 
 def how_to_go_on(folder: RunFolder, settings: Settings) -> str:
-    """What there is of a run that ended before its time, and what goes on with it.
+    """Say what there is of a run that ended before its time, and what goes on with it.
 
     Empty if nothing has been sampled.
     """
@@ -130,7 +130,7 @@ def how_to_go_on(folder: RunFolder, settings: Settings) -> str:
 
 
 def replay_command(folder: RunFolder, settings: Settings) -> str:
-    """What trains on a run's answers in a new folder; empty if there are none, or not all."""
+    """Say what trains on a run's answers in a new folder; empty if there are none, or not all."""
     if not folder.last_sampled() or settings.reward.labels == "teacher":  # whose are not recorded
         return ""
     ranks = f" --ranks {os.environ['WORLD_SIZE']}" if launched() else ""
@@ -157,7 +157,7 @@ def after_an_interrupt(folder: RunFolder, settings: Settings) -> str:
 
 
 def after_a_hang(folder: RunFolder) -> str:
-    """What to do after a phase that took too long, said without looking at the disk again."""
+    """Say what to do after a phase that took too long, without looking at the disk again."""
     return (
         "Raise that limit. The same command with --resume continues from the last checkpoint; "
         f"where there is none, ttrl train {folder.path / 'config.toml'} --replay "
@@ -166,7 +166,7 @@ def after_a_hang(folder: RunFolder) -> str:
 
 
 def settings_of(config: Path) -> Settings:
-    """The settings in a run's ``config.toml``; a UserError names that file."""
+    """Read the settings in a run's ``config.toml``; a UserError names that file."""
     try:
         return load_settings(str(config))
     except UserError as error:
@@ -174,7 +174,7 @@ def settings_of(config: Path) -> Settings:
 
 
 def refuse_differences(before: Settings, now: Settings, what: str, advice: str) -> list[str]:
-    """What differs and may, as "KEY = NEW (was OLD)".
+    """Return what differs and may, as "KEY = NEW (was OLD)".
 
     Args:
         before: settings that the run once had.
@@ -202,7 +202,7 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
 
 
 def model_digests(policy: TrainedModel, dtype: torch.dtype) -> dict[str, str]:
-    """Digests of the configuration and the weights of a policy that has not been trained yet.
+    """Compute digests of configuration and weights of a policy that has not been trained yet.
 
     All ranks call this together.
     """
@@ -215,7 +215,7 @@ def model_digests(policy: TrainedModel, dtype: torch.dtype) -> dict[str, str]:
 
 
 def weights_digest(named: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> str:
-    """A digest that tells models apart.
+    """Compute a digest that tells models apart.
 
     Of each weight, its name, its shape and so many numbers, evenly spread, that neither a large
     model costs much nor one that was trained, merged or quantized meanwhile looks the same. They

@@ -1,4 +1,4 @@
-"""What a run leaves on disk."""
+"""The folder of a run: what it leaves on disk."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ MODEL_NAME = re.compile(r"model(\.[a-z0-9_]{8}\.tmp)?")
 
 
 class RunFolder:
-    """``config.toml``, ``metrics.jsonl``, ``rollouts/``, ``checkpoints/``, ``model/`` and
-    ``summary.json``.
+    """The files of a run, from ``config.toml`` to ``summary.json``.
 
-    A folder that exists is written to only by a run that goes on where it ended
-    (`ttrl.run.resume`). A context: what `claim` took is given back at its end.
+    Between them it has ``metrics.jsonl``, ``rollouts/``, ``checkpoints/`` and ``model/``. A folder
+    that exists is written to only by a run that goes on where it ended (`ttrl.run.resume`). A
+    context: what `claim` took is given back at its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,9 +46,11 @@ class RunFolder:
         self._claims = ExitStack()
 
     def __enter__(self) -> Self:
+        """Return the folder, whose claims end with the context."""
         return self
 
     def __exit__(self, *error: object) -> None:
+        """Give back what `claim` took."""
         self._claims.close()
 
     def claim(self) -> None:
@@ -102,13 +104,13 @@ class RunFolder:
             )
 
     def free_name(self) -> Path:
-        """A folder beside this one that is not there yet."""
+        """Name a folder beside this one that is not there yet."""
         name = self.path.name or "run"  # "." has none
         beside = (self.path.parent / f"{name}-{i}" for i in range(2, 10**6))
         return next(path for path in beside if not path.exists())
 
     def can_go_on(self) -> bool:
-        """Whether there is something to resume from."""
+        """Say whether there is something to resume from."""
         return (self.path / "config.toml").is_file() and self.last_saved() > 0
 
     def create(self, settings: Settings) -> None:
@@ -144,7 +146,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def last_sampled(self) -> int:
-        """The last step whose answers are here; 0 if there are none."""
+        """Return the last step whose answers are here; 0 if there are none."""
         steps = [0]
         if (rollouts := self.path / "rollouts").is_dir():
             named = (ROLLOUT_NAME.fullmatch(path.name) for path in rollouts.iterdir())
@@ -152,7 +154,7 @@ class RunFolder:
         return max(steps)
 
     def last_saved(self) -> int:
-        """The step of the newest checkpoint, by its name; 0 if there is none."""
+        """Return the step of the newest checkpoint, by its name; 0 if there is none."""
         return max(
             (step_of(p) for p in named_as_ours(self.checkpoints) if is_finished(p)), default=0
         )
@@ -163,11 +165,11 @@ class RunFolder:
         tokenizer: PreTrainedTokenizerBase,
         weights: Iterable[tuple[str, torch.Tensor]],
     ) -> None:
-        """The trained model in ``model/``, see `save_model`."""
+        """Save the trained model in ``model/``, see `save_model`."""
         save_model(self.path / "model", model, tokenizer, weights)
 
     def lines_until(self, step: int) -> list[bytes]:
-        """The lines of metrics up to ``step``, of a folder that can go back to it and on.
+        """Read the metrics' lines up to ``step``, of a folder that can go back to it and on.
 
         Raises:
             UserError: if some are missing, or a folder is, or cannot be written to.
@@ -188,7 +190,7 @@ class RunFolder:
         return lines[:step]
 
     def remove_after(self, step: int) -> None:
-        """Go back to what the folder held after ``step``; the checkpoints are left alone.
+        """Restore what the folder held after ``step``; the checkpoints are left alone.
 
         A killed run may have written further, or half a line. What is not named as ours stays.
 
@@ -246,7 +248,7 @@ def save_model(
 
 
 def _valid(generation: GenerationConfig) -> GenerationConfig:
-    """The same, or what transformers is willing to save of it.
+    """Return the configuration, or what transformers is willing to save of it.
 
     It loads values that are without effect, such as a temperature beside ``do_sample: false``, and
     refuses to save them, when the model has been trained. With ``do_sample`` they stay what other
@@ -264,7 +266,7 @@ def _valid(generation: GenerationConfig) -> GenerationConfig:
 
 
 def _sampled(group: CompletionGroup) -> dict[str, Any]:
-    """A question's answers as JSON, as far as they are known when they have been sampled."""
+    """Write a question's answers as JSON, as far as they are known once they are sampled."""
     return {
         "question": group.question.id,
         "prompt": group.question.prompt,
@@ -284,7 +286,7 @@ def _said(completion: Completion) -> dict[str, Any]:
 
 
 def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
-    """A group's line with label, answers and rewards; the longest part stays the last."""
+    """Write a group's line with label, answers and rewards; the longest part stays the last."""
     record = _sampled(group)
     votes = zip(estimate.vote.answers_G, estimate.rewards_G, strict=True)
     completions = [

@@ -38,11 +38,11 @@ class Disk:
     """Every change that saving makes on disk: tests end the process, or fill the disk, in each."""
 
     def make_folder(self, path: Path) -> None:
-        """Make it, and those that it is in."""
+        """Make a folder, and those that it is in."""
         path.mkdir(parents=True)
 
     def write(self, path: Path, content: bytes | dict[str, torch.Tensor]) -> None:
-        """A new file: these bytes, or these tensors as safetensors."""
+        """Write a new file: these bytes, or these tensors as safetensors."""
         if isinstance(content, bytes):
             path.write_bytes(content)
             return
@@ -52,7 +52,7 @@ class Disk:
             raise OSError(f"cannot write {path}: {error}") from error
 
     def sync(self, path: Path) -> None:
-        """What was written into a file, or a folder's list of files, survives a power cut."""
+        """Have a file's content, or a folder's list of files, survive a power cut."""
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -60,11 +60,11 @@ class Disk:
             os.close(descriptor)
 
     def rename(self, old: Path, new: Path) -> None:
-        """At once: there is never both or neither."""
+        """Rename a file or folder at once: there is never both or neither."""
         old.rename(new)
 
     def remove(self, path: Path) -> None:
-        """A folder and all in it; of a link, not what it points to."""
+        """Remove a folder and all in it; of a link, not what it points to."""
         if path.is_symlink() or not path.is_dir():
             path.unlink()
         else:
@@ -97,14 +97,16 @@ class Checkpoints:
         self._error: Exception | None = None
 
     def __enter__(self) -> Self:
+        """Return the checkpoints, whose last save the context waits for."""
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """Wait for a save that has begun."""
         if self._thread is not None:
             self._thread.join()
 
     def due(self, step: int, total: int) -> bool:
-        """Whether to save after this step."""
+        """Say whether to save after this step."""
         every = self.settings.every
         return every > 0 and (step % every == 0 or step == total)
 
@@ -162,7 +164,7 @@ class Checkpoints:
         shares: dict[str, torch.Tensor],
         score: float | None,
     ) -> None:
-        """All the writing; an error waits in ``_error``."""
+        """Do all the writing; an error waits in ``_error``."""
         path = self.folder / f"step_{step:05d}"
         temporary = path.with_suffix(TEMPORARY)
         try:
@@ -180,7 +182,7 @@ class Checkpoints:
             self._error = error
 
     def _on_all(self, work: Callable[[], T]) -> list[T]:
-        """What ``work`` gives on every rank; an error on one of them is an error on all."""
+        """Return what ``work`` gives on every rank; an error on one is an error on all."""
         done: list[T] = []
         failed = ""
         try:
@@ -195,7 +197,7 @@ class Checkpoints:
         return [result for part, _ in parts for result in part]
 
     def _make_room(self, temporary: Path) -> None:
-        """An empty folder, and no remains of saves that were not finished."""
+        """Make an empty folder, and remove what is left of saves that were not finished."""
         if self.ranks.is_main:
             for remains in named_as_ours(self.folder):
                 if not is_finished(remains):
@@ -205,14 +207,14 @@ class Checkpoints:
     def _write_own(
         self, folder: Path, state: dict[str, Any], shares: dict[str, torch.Tensor]
     ) -> dict[str, Any]:
-        """This rank's files; what the manifest says of them."""
+        """Write this rank's files; return what the manifest says of them."""
         contents: dict[str, bytes | dict[str, torch.Tensor]] = {rank_file(self.ranks.rank): shares}
         if self.ranks.is_main:
             contents[STATE] = json.dumps(state, allow_nan=False).encode()
         return {name: _write(folder / name, content) for name, content in contents.items()}
 
     def _complete(self, temporary: Path, path: Path, manifest: dict[str, Any]) -> None:
-        """What makes a checkpoint of the files, and then room."""
+        """Make a checkpoint of the files, and remove those that are no longer kept."""
         if not self.ranks.is_main:
             return
         _write(temporary / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode())
@@ -237,7 +239,7 @@ def refuse_separate_disks(folder: Path, ranks: Ranks) -> None:
 
 
 def superseded(folder: Path, keep: int) -> list[Path]:
-    """The checkpoints that are neither among the last ``keep`` nor the best."""
+    """List the checkpoints that are neither among the last ``keep`` nor the best."""
     best = best_of(folder)
     return [path for path in list(completed(folder))[:-keep] if path != best]
 
@@ -250,7 +252,7 @@ def remove_after(folder: Path, step: int) -> None:
 
 
 def _write(path: Path, content: bytes | dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Write a file that survives a power cut; what the manifest says of it."""
+    """Write a file that survives a power cut; return what the manifest says of it."""
     disk.write(path, content)
     disk.sync(path)
     return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}

@@ -1,4 +1,4 @@
-"""What decides the rest of a run: taken for a checkpoint, and put back."""
+"""State that decides the rest of a run: taken for a checkpoint, and put back."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Stateful(Protocol):
     """A part of a run whose state decides what comes; random numbers have none."""
 
     def state(self) -> Any:
-        """Return it as JSON."""
+        """Return the state as JSON."""
         ...
 
     def load_state(self, state: Any) -> None:
-        """Go on from a `state`."""
+        """Restore what `state` returned."""
         ...
 
 
@@ -39,7 +39,7 @@ class Sharded(Protocol):
         ...
 
     def load_shards(self, shards: Mapping[str, torch.Tensor]) -> None:
-        """Put `shards` back, once the state has been loaded."""
+        """Put back what `shards` gave, once the state has been loaded."""
         ...
 
 
@@ -47,7 +47,7 @@ class Generators:
     """The global generators of random numbers, which only users' code draws from."""
 
     def __init__(self, ranks: Ranks) -> None:
-        """Keep those of each of ``ranks``."""
+        """Keep the generators of each of ``ranks``."""
         self.ranks = ranks
 
     def state(self) -> list[dict[str, Any]]:
@@ -55,27 +55,27 @@ class Generators:
         return self.ranks.gather(globals_state())
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
-        """Put this rank's back; that of another one where there were fewer."""
+        """Put this rank's generators back; another one's where there were fewer ranks."""
         restore_globals(state[self.ranks.rank % len(state)])
 
 
 class Clock:
-    """How long the run has taken, interruptions aside."""
+    """The time that the run has taken, interruptions aside."""
 
     def __init__(self) -> None:
-        """Begin now."""
+        """Start the clock."""
         self._begun = time.perf_counter()
 
     def seconds(self) -> float:
-        """Return the run's age."""
+        """Return the run's age in seconds."""
         return time.perf_counter() - self._begun
 
     def state(self) -> float:
-        """Return the run's age, as JSON."""
+        """Return the run's age in seconds, as JSON."""
         return self.seconds()
 
     def load_state(self, state: float) -> None:
-        """Go on from a `state`."""
+        """Add the age that `state` returned."""
         self._begun -= state
 
 

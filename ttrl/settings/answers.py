@@ -10,7 +10,7 @@ from ttrl.settings.section import Count, Section
 
 
 class AnswerSettings(Section):
-    """From completions to answers, and when two answers are the same."""
+    """Settings for reading answers from completions, and for when two are the same."""
 
     extract: str = "boxed"
     """boxed: the last complete \\boxed{...}. choice: that, else the last letter A-Z that stands

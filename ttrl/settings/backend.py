@@ -1,4 +1,4 @@
-"""Which backend holds the trained model, and what "local" cannot do."""
+"""The backend that holds the trained model, and what "local" cannot do."""
 
 from __future__ import annotations
 

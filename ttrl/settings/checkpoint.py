@@ -10,7 +10,7 @@ from ttrl.settings.section import Positive, Section
 
 
 class CheckpointSettings(Section):
-    """What a run saves so that it can be continued, bit for bit: ``ttrl train ... --resume``."""
+    """Settings of checkpoints, from which a run continues, bit for bit, with ``--resume``."""
 
     every: Annotated[int, Field(ge=0)] = 10
     """Save after every so many steps, and after the last one; 0: never. One checkpoint takes 12

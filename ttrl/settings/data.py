@@ -55,5 +55,5 @@ class DataSettings(Section):
     """The run stops if more rows than this share are rejected."""
 
     def as_held_out(self) -> Self:
-        """The settings for reading ``held_out``."""
+        """Return the settings for reading ``held_out``."""
         return self.model_copy(update={str(k): v for k, v in self.for_held_out.items()})

@@ -13,7 +13,7 @@ SHOWN = 200
 
 
 def readable_errors(error: pydantic.ValidationError) -> str:
-    """What is wrong with settings, by their names, in one line."""
+    """Say what is wrong with settings, by their names, in one line."""
     return "; ".join(_readable(e) for e in error.errors())
 
 
@@ -33,7 +33,7 @@ def _readable(error: Any) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word; for a dotted key also by its last part, in whatever section."""
+    """Suggest the nearest known word; for a dotted key also by its last part, in any section."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1)
     if not near:

@@ -10,7 +10,7 @@ from ttrl.settings.section import Positive, Section
 
 
 class MemorySettings(Section):
-    """What an update holds on a GPU; each setting trades time for memory."""
+    """Settings of what an update holds on a GPU; each trades time for memory."""
 
     tokens_per_batch: Positive = 16384
     """Packed tokens in one forward pass."""

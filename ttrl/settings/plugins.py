@@ -16,12 +16,12 @@ from ttrl.types import UserError
 
 
 def is_plugin(name: str) -> bool:
-    """Whether a setting names an object in a file."""
+    """Say whether a setting names an object in a file."""
     return ".py:" in name
 
 
 def load_plugin(name: str, setting: str) -> Any:
-    """The object that FILE.py:NAME names.
+    """Load the object that FILE.py:NAME names.
 
     Args:
         name: FILE.py:NAME; a relative path starts at the working directory.
@@ -45,10 +45,10 @@ def load_plugin(name: str, setting: str) -> Any:
 
 @contextmanager
 def errors_as_user_error(name: str, setting: str) -> Iterator[None]:
-    """What a user's object raises, as one line that says where; not what stops the program.
+    """Turn what a user's object raises into one line that says where; not what stops the program.
 
     Raises:
-        UserError: for any `Exception`.
+        UserError: for any `Exception`, and for SystemExit.
     """
     try:
         yield

@@ -8,7 +8,7 @@ from ttrl.settings.section import Positive, Section
 
 
 class PolicySettings(Section):
-    """What an update trains on, and who holds the weights."""
+    """Settings of what an update trains on, and of who holds the weights."""
 
     backend: Literal["local", "zero3"] | None = None
     """local: one process, float32 weights. zero3: DeepSpeed, a share of everything on each rank.

@@ -77,13 +77,16 @@ def load_settings(
 
 
 def recipe_names() -> list[str]:
-    """Shipped recipes: complete ones, by machine where they are made for one, and benchmarks,
-    which need a model."""
+    """List the shipped recipes.
+
+    They are complete ones, by machine where they are made for one, and benchmarks, which need a
+    model.
+    """
     return sorted(_recipes())
 
 
 def _recipes() -> dict[str, Path]:
-    """Name -> file; "MACHINE/NAME" for those in the folder of a machine."""
+    """Find the file of each recipe's name; "MACHINE/NAME" for those in the folder of a machine."""
     found = {}
     for path in RECIPES.rglob("*.toml"):
         folder = path.parent.relative_to(RECIPES).as_posix()
@@ -93,7 +96,7 @@ def _recipes() -> dict[str, Path]:
 
 
 def model_names() -> list[str]:
-    """Shipped model parts."""
+    """List the shipped model parts."""
     return sorted(p.stem for p in (RECIPES / "models").glob("*.toml"))
 
 
@@ -112,7 +115,7 @@ def _recipe_path(recipe: str) -> Path:
 
 
 def _read_recipe(path: Path, included_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The recipe's tables, over those of the recipes that it includes."""
+    """Read the recipe's tables, over those of the recipes that it includes."""
     chain = (*included_by, path.resolve())
     if path.resolve() in included_by:
         raise UserError(f"a recipe includes itself: {' -> '.join(map(str, chain))}")
@@ -132,8 +135,10 @@ def _read_recipe(path: Path, included_by: tuple[Path, ...] = ()) -> dict[str, An
 
 
 def _from_its_folder(tables: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The tables with the files that they name beside the recipe; others are left as they are,
-    relative to the working directory."""
+    """Return the tables with the paths of files that are beside the recipe.
+
+    Other paths are left as they are, relative to the working directory.
+    """
     for section, key in _FILES:
         table = tables.get(section)
         name = table.get(key) if isinstance(table, dict) else None
@@ -155,7 +160,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _model_part(model: str) -> tuple[str, dict[str, Any]]:
-    """(short name, settings) of a model given by part name, by path, or unknown to us."""
+    """Return (short name, settings) of a model given by part name, by path, or unknown to us."""
     for name in model_names():
         part = _read_recipe(RECIPES / "models" / f"{name}.toml")
         if model.lower() in (name, part["model"]["path"].lower()):
@@ -165,7 +170,7 @@ def _model_part(model: str) -> tuple[str, dict[str, Any]]:
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` on top of ``under``, table by table."""
+    """Lay ``over`` on top of ``under``, table by table."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)

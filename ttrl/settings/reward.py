@@ -10,7 +10,7 @@ from ttrl.settings.section import Section
 
 
 class RewardSettings(Section):
-    """From answers to advantages."""
+    """Settings of the way from answers to advantages."""
 
     estimator: str = "majority"
     """How votes become rewards: a name that `ttrl.rewards.estimators` registers, or

@@ -1,4 +1,4 @@
-"""What all sections of the settings have in common: strictness, and ranges of numbers."""
+"""The base of all sections of the settings: strictness, and ranges of numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(pydantic.BaseModel):
-    """Settings are frozen, refuse unknown keys, and never turn one type into another."""
+    """Base of all settings, which are frozen, strict in their types, and have no unknown keys."""
 
     model_config = pydantic.ConfigDict(
         extra="forbid",
@@ -27,7 +27,7 @@ class Section(pydantic.BaseModel):
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _none_is_a_kind(cls, value: object, info: pydantic.ValidationInfo) -> object:
-        """Where "none" is one of the choices, ``--set KEY=none`` chooses it; else it unsets."""
+        """Choose "none" by ``--set KEY=none`` where that is a choice; else unset the key."""
         chosen = info.field_name and "none" in get_args(
             cls.model_fields[info.field_name].annotation
         )

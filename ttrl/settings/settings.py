@@ -59,7 +59,7 @@ class Settings(Section):
 
     @property
     def longest(self) -> int:
-        """How many tokens prompt and answer may have together, unless the model takes fewer."""
+        """The number of tokens of prompt and answer together, unless the model takes fewer."""
         return self.data.max_prompt_tokens + self.rollout.max_new_tokens
 
     @pydantic.model_validator(mode="after")

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import torch
 
 NODES = ("/dev/nvidia[0-9]*", "/proc/driver/nvidia/gpus/*")
-"""What the driver makes for each GPU."""
+"""Files that the driver makes for each GPU."""
 
 OLDEST_DRIVER = {12: 525, 13: 580}
-"""By release of CUDA (NVIDIA, CUDA Compatibility, minor version compatibility)."""
+"""Driver by release of CUDA (NVIDIA, CUDA Compatibility, minor version compatibility)."""
 
 
 def device() -> torch.device:
-    """Where this process computes: on its GPU, if torch sees one."""
+    """Return where this process computes: on its GPU, if torch sees one."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,7 +40,7 @@ def refuse_unseen_gpus() -> None:
 
 
 def unseen_gpus() -> str | None:
-    """Why torch, built for GPUs, sees none on a machine that has one; None where all is well.
+    """Say why torch, built for GPUs, sees none on a machine that has one; None where all is well.
 
     It is well, too, if the user has hidden them from this process, or has a torch for CPUs.
     """
@@ -68,9 +68,9 @@ def unseen_gpus() -> str | None:
 
 
 def driver() -> str:
-    """The driver's version by nvidia-smi, or what that says instead of one.
+    """Return the driver's version by nvidia-smi, or what that says instead of one.
 
-    Nothing where there is no nvidia-smi, or it finds no GPU.
+    An empty text where there is no nvidia-smi, or it finds no GPU.
     """
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
@@ -86,13 +86,13 @@ def driver() -> str:
 
 
 def _hidden() -> bool:
-    """Whether the user has said that there are to be no GPUs."""
+    """Say whether the user wants no GPU to be seen."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible is not None and visible.split(",")[0].strip() in ("", "-1", "NoDevFiles")
 
 
 def _reason() -> str:
-    """What torch says of it, without where to download a driver."""
+    """Return what torch says of the missing GPU, without where to download a driver."""
     import torch
 
     try:

@@ -13,11 +13,11 @@ from typing import NoReturn
 from ttrl.system.gpus import refuse_unseen_gpus
 
 LAUNCHER = "TTRL_LAUNCHER"
-"""Names the process that `launch` is in, for the ranks."""
+"""Variable that names the process that `launch` is in, for the ranks."""
 
 
 def keep_segments_whole() -> None:
-    """Have torch grow its segments of a GPU's memory, unless the user has asked for something else.
+    """Have torch grow its segments of a GPU's memory, unless the user asked for anything else.
 
     Of segments of fixed sizes, what stays pins many that it does not fill: a reference model that
     was cut into shares tensor by tensor, for one. Torch reads it when CUDA starts.
@@ -27,17 +27,17 @@ def keep_segments_whole() -> None:
 
 
 def launched() -> bool:
-    """Whether torchrun, or the deepspeed launcher, started this process as one of a group."""
+    """Say whether torchrun, or the deepspeed launcher, started this process as one of a group."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
 def is_main() -> bool:
-    """Whether this process talks to the user."""
+    """Say whether this process talks to the user."""
     return not launched() or os.environ["RANK"] == "0"
 
 
 def gpu_count() -> int:
-    """GPUs that this process sees; a UserError if there are some, and torch sees none."""
+    """Count the GPUs that this process sees; a UserError if there are some, and torch sees none."""
     import torch
 
     refuse_unseen_gpus()
@@ -45,9 +45,9 @@ def gpu_count() -> int:
 
 
 def launch(ranks: int, arguments: Sequence[str]) -> NoReturn:
-    """Start ``ttrl`` with these arguments so many times on this machine, and end as it does.
+    """Start ``ttrl`` with these arguments ``ranks`` times on this machine, and end as it does.
 
-    Its rendezvous listens on this machine only.
+    The rendezvous listens on this machine only.
     """
     cores = os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
@@ -71,7 +71,7 @@ def launch(ranks: int, arguments: Sequence[str]) -> NoReturn:
 
 
 def end_with_launcher() -> None:
-    """In a rank that `launch` started: not to go on when that is killed."""
+    """End a rank that `launch` started when that process is killed."""
     if LAUNCHER in os.environ:
         end_with_parent()
         if os.getppid() != int(os.environ[LAUNCHER]):  # it was killed before
@@ -79,8 +79,10 @@ def end_with_launcher() -> None:
 
 
 def end_with_parent() -> None:
-    """Ask the kernel for SIGKILL when the thread that started this process ends: whoever is
-    stopped, or hangs, would not notice."""
+    """Ask the kernel for SIGKILL when the thread that started this process ends.
+
+    Whoever is stopped, or hangs, would not notice.
+    """
     set_death_signal = 1  # PR_SET_PDEATHSIG in <sys/prctl.h>
     if ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl")

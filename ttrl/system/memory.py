@@ -1,4 +1,4 @@
-"""What a process holds, as metrics: names that begin with ``memory/`` differ from run to run."""
+"""Memory of a process, as metrics: names that begin with ``memory/`` differ from run to run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 def memory_metrics(phase: str) -> dict[str, float]:
-    """What is held at the end of a phase, and was at its peak, in GiB; begins a new peak.
+    """Measure what is held at a phase's end, and was at its peak, in GiB; begin a new peak.
 
     - ``memory/PHASE_host``: resident memory of this process;
     - ``memory/PHASE_gpu``: the GPU's memory in use, by whatever process and allocator;
@@ -58,7 +58,7 @@ def memory_suffices(when: str, remedy: str) -> Iterator[None]:
 
 
 def pin(memory: torch.Tensor) -> Callable[[], None]:
-    """Let a GPU copy into this memory of the host and out of it directly; returns what ends that.
+    """Let a GPU copy into this memory of the host and out of it directly; return what ends that.
 
     Where pages may be swapped out, the driver copies through a small buffer of its own, which takes
     several times as long. Without a GPU nothing happens. torch, when it pins memory, rounds its
@@ -81,7 +81,7 @@ def pin(memory: torch.Tensor) -> Callable[[], None]:
 
 
 def _asleep_bytes() -> int:
-    """What a sleeping vLLM has given back, and torch counts as allocated all the same.
+    """Count what a sleeping vLLM has given back, and torch counts as allocated all the same.
 
     Its allocator unmaps the memory of blocks that stay where they are.
     """
@@ -93,7 +93,7 @@ def _asleep_bytes() -> int:
 
 
 def _resident_bytes() -> int | None:
-    """Of this process; None where the system does not say (it is no Linux)."""
+    """Return this process's resident bytes; None where the system does not say (it is no Linux)."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -23,19 +23,19 @@ T = TypeVar("T")
 K = TypeVar("K")
 
 TIMEOUT = timedelta(days=30)
-"""How long a rank waits for the others: a watchdog knows better what is too long."""
+"""The time that a rank waits for the others: a watchdog knows better what is too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """This process's place among those of the run."""
 
     rank: int = 0
-    """From 0; rank 0 writes files and talks to the user."""
+    """Number of this process, from 0; rank 0 writes files and talks to the user."""
     count: int = 1
-    """All processes, on all nodes."""
+    """Number of processes, on all nodes."""
     group: Any = None
-    """Torch's process group that they talk in; None: the one of all of them."""
+    """Torch's process group that the ranks talk in; None: the one of all of them."""
 
     @property
     def is_main(self) -> bool:
@@ -43,7 +43,7 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, mine: T) -> list[T]:
-        """Every rank's object, in the order of ranks, on all of them."""
+        """Return every rank's object, in the order of ranks, on all of them."""
         if self.count == 1:
             return [mine]
         found: list[T | None] = [None] * self.count
@@ -51,7 +51,7 @@ class Ranks:
         return found  # type: ignore[return-value]
 
     def on_rank_zero(self, decide: Callable[[], T]) -> T:
-        """What rank 0 decides, on all of them.
+        """Return what rank 0 decides, on all ranks.
 
         Raises:
             UserError: what it raised, on all of them; also what the system would not do.
@@ -69,13 +69,13 @@ class Ranks:
         return decided  # type: ignore[return-value]
 
     def own_group(self) -> Ranks:
-        """The same ranks in a group of its own, for a thread; all must ask for it together."""
+        """Put these ranks in a group of their own, for a thread; all must ask for it together."""
         if self.count == 1:
             return self
         return Ranks(self.rank, self.count, dist.new_group(backend="gloo", timeout=TIMEOUT))
 
     def whole(self, share: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """The tensor of that shape of which each rank has its `own_shard`.
+        """Gather the tensor of that shape of which each rank has its `own_shard`.
 
         All ranks call this together.
         """
@@ -86,8 +86,10 @@ class Ranks:
         return flat[: shape.numel()].view(shape)
 
     def neighbours(self, size: int) -> Ranks:
-        """Those of these ranks, ``size`` consecutive ones, that this one is among, in a group of
-        their own; all must ask for it together."""
+        """Put the ``size`` consecutive ranks that this one is among in a group of their own.
+
+        All must ask for it together.
+        """
         if size == 1:
             return Ranks()
         groups = [
@@ -97,7 +99,7 @@ class Ranks:
         return Ranks(self.rank % size, size, groups[self.rank // size])
 
     def gather_dict(self, mine: Mapping[K, T]) -> dict[K, T]:
-        """The entries of every rank's mapping, in one."""
+        """Return the entries of every rank's mapping, in one."""
         return {key: value for part in self.gather(mine) for key, value in part.items()}
 
 
@@ -140,6 +142,6 @@ def join_ranks() -> Ranks:
 
 
 def leave_ranks() -> None:
-    """The end of a run that went well: nobody waits for anybody any more."""
+    """End a run that went well: nobody waits for anybody any more."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def generator(*stream: int | str) -> np.random.Generator:
-    """A Philox generator (counter-based) that depends on ``stream`` alone."""
+    """Make a Philox generator (counter-based) that depends on ``stream`` alone."""
     import numpy as np
 
     digest = hashlib.blake2b(repr(stream).encode(), digest_size=16).digest()
@@ -79,7 +79,7 @@ def strictly_deterministic() -> Iterator[None]:
 
 
 def globals_state() -> dict[str, Any]:
-    """The states of the global generators, as JSON; of the GPUs, the current one's."""
+    """Return the global generators' states, as JSON; of the GPUs, the current one's."""
     import numpy as np
     import torch
 

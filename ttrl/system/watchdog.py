@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 EXIT_CODE = 3
-"""Of a run that a watchdog ended."""
+"""The exit code of a run that a watchdog ended."""
 
 GRACE_S = 30.0
-"""If this process cannot even run the watchdog's thread, the interpreter ends it so much later."""
+"""Seconds later the interpreter ends a process that cannot even run the watchdog's thread."""
 
 STDERR = 2
-"""The file descriptor: sys.stderr may have been replaced."""
+"""The file descriptor of standard error: sys.stderr may have been replaced."""
 
 
 class Watchdog:

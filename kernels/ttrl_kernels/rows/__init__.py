@@ -45,16 +45,16 @@ _STATES: dict[str, Callable[[], str]] = {
 }
 
 _PREFERENCES = {"cuda": ("triton", "torch"), "cpu": ("native", "torch")}
-"""What "auto" takes, best first, by the type of device; on others the PyTorch rows."""
+"""Backends that "auto" tries, best first, by type of device; on others only the PyTorch rows."""
 
 
 def backends() -> dict[str, str]:
-    """For each backend by name: "available", maybe with a remark, or why it cannot run here."""
+    """Say of each backend, by name: "available", maybe with a remark, or why it cannot run here."""
     return {name: state() for name, state in _STATES.items()}
 
 
 def resolve_backend(name: str, hidden_TH: Tensor) -> RowBackend:
-    """The backend of this name; "auto" is the fastest that can run on these hidden states.
+    """Return the backend of this name; "auto" is the fastest that can run on these hidden states.
 
     Raises ValueError for a name that does not exist and for a backend that cannot run here.
     """
@@ -70,7 +70,7 @@ def resolve_backend(name: str, hidden_TH: Tensor) -> RowBackend:
 
 @cache
 def chosen_backend(device: str, dtype: torch.dtype = torch.float32) -> str:
-    """What "auto" takes for hidden states on this type of device ("cpu", "cuda") in this dtype."""
+    """Name what "auto" takes for hidden states on a type of device ("cpu", "cuda") in a dtype."""
     # Only PyTorch's rows work in float64.
     names = ("torch",) if dtype == torch.float64 else _PREFERENCES.get(device, ("torch",))
     states = {name: _STATES[name]() for name in names}

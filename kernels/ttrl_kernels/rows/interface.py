@@ -1,4 +1,4 @@
-"""What a row backend is: two operations on a chunk of logits, each row by itself.
+"""Protocol of the row backends: two operations on a chunk of logits, each row by itself.
 
 A row is the raw logits u = W x + b of one token. The operations own the rest of the way,
 z = softcap(u) / τ with softcap(u) = s·tanh(u/s), and know nothing of any loss: what a loss wants
@@ -35,12 +35,12 @@ class RowStats(NamedTuple):
     """-Σ_v p_v log p_v, in nats."""
 
     def at(self, index: Tensor) -> RowStats:
-        """The rows at these positions."""
+        """Select the rows at these positions."""
         return RowStats(*(x[index] for x in self))
 
 
 class RowGrads(NamedTuple):
-    """What the loss wants of each row."""
+    """The loss's gradients by the log-prob and the entropy of each row."""
 
     logp: Tensor
     """dL/dlogp."""
@@ -48,17 +48,17 @@ class RowGrads(NamedTuple):
     """dL/dentropy; None where no loss term reads the entropy."""
 
     def at(self, index: Tensor) -> RowGrads:
-        """The rows at these positions."""
+        """Select the rows at these positions."""
         return RowGrads(self.logp[index], None if self.entropy is None else self.entropy[index])
 
 
 class RowBackend(Protocol):
-    """A module with these two functions is a backend."""
+    """A module with the two row operations."""
 
     def row_stats(
         self, logits_CV: Tensor, targets_C: Tensor, temperature_C: Tensor, softcap: float | None
     ) -> RowStats:
-        """Statistics of each row; leaves the logits as they are."""
+        """Compute the statistics of each row; leaves the logits as they are."""
         ...
 
     def row_grad_(
@@ -72,7 +72,7 @@ class RowBackend(Protocol):
         grads_K: RowGrads,
         dtype: torch.dtype,
     ) -> Tensor:
-        """dL/du of some rows, [K, V] in a dtype no wider than the logits, which it overwrites.
+        """Write dL/du of some rows over the logits, [K, V] in a dtype no wider than theirs.
 
         Row k of the result is the gradient of logits row rows_K[k], which is either k or at least
         K, and never twice the same. So a backend that works on all rows at once may write the

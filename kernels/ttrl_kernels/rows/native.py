@@ -15,11 +15,11 @@ from ttrl_kernels.rows.interface import RowGrads, RowStats
 
 LIBRARY = Path(__file__).parent.parent / "_rows.so"
 WHY_NOT_BUILT = LIBRARY.with_suffix(".txt")
-"""What setup.py writes in the library's place when it cannot build it."""
+"""File that setup.py writes in the library's place when it cannot build it: the reason."""
 
 
 def _load() -> str | None:
-    """Load the library; the reason if that is not possible."""
+    """Load the library, or return the reason if that is not possible."""
     if not LIBRARY.exists():
         reason = WHY_NOT_BUILT.read_text().strip() if WHY_NOT_BUILT.exists() else "not built"
         return f"{reason}; to build it: TTRL_BUILD_EXT=1 pip install --no-build-isolation -e ."
@@ -37,9 +37,9 @@ missing: str | None = _load()
 def row_stats(
     logits_CV: Tensor, targets_C: Tensor, temperature_C: Tensor, softcap: float | None
 ) -> RowStats:
-    """Statistics of each row, by one read of the logits.
+    """Compute the statistics of each row, by one read of the logits.
 
-    Raises ValueError, as the other, for logits that are not float32 or bfloat16 on the CPU.
+    Raises ValueError for logits that are not float32 or bfloat16 on the CPU.
     """
     _check(logits_CV)
     out = temperature_C.new_empty(4, len(logits_CV))
@@ -57,7 +57,10 @@ def row_grad_(
     grads_K: RowGrads,
     dtype: torch.dtype,
 ) -> Tensor:
-    """dL/du of some rows, by one read and one write, where the first K logits were."""
+    """Compute dL/du of some rows, by one read and one write, where the first K logits were.
+
+    Raises ValueError for logits that are not float32 or bfloat16 on the CPU.
+    """
     _check(logits_CV)
     entropy_K = torch.zeros_like(grads_K.logp) if grads_K.entropy is None else grads_K.entropy
     torch.ops.ttrl_rows.row_grad_(

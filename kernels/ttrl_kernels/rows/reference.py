@@ -1,8 +1,7 @@
 """The row operations in PyTorch: runs anywhere, and says what the faster backends must compute.
 
 Works in the dtype of the temperatures (float32, or float64 for the truth), whatever the logits are
-stored in. A logit of −inf has p = 0
-and contributes nothing; a NaN makes its whole row NaN.
+stored in. A logit of −inf has p = 0 and contributes nothing; a NaN makes its whole row NaN.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from ttrl_kernels.rows.interface import RowGrads, RowStats
 def row_stats(
     logits_CV: Tensor, targets_C: Tensor, temperature_C: Tensor, softcap: float | None
 ) -> RowStats:
-    """Statistics of each row, by the shifted logits s = z − max z.
+    """Compute the statistics of each row from the shifted logits s = z − max z.
 
     log_sum = log Σ exp s,  logp = s_y − log_sum,  H = log_sum − Σ p s
 
@@ -44,7 +43,7 @@ def row_grad_(
     grads_K: RowGrads,
     dtype: torch.dtype,
 ) -> Tensor:
-    """dL/du of some rows of the logits u, which are overwritten.
+    """Compute dL/du of some rows of the logits u, which are overwritten.
 
     dL/dz_v = g_logp·(1[v = y] − p_v) − g_entropy·p_v·(log p_v + H)
     dL/du_v = dL/dz_v · (1 − tanh²(u_v/s)) / τ
@@ -72,7 +71,7 @@ def row_grad_(
 
 
 def _scaled(logits_CV: Tensor, temperature_C: Tensor, softcap: float | None) -> Tensor:
-    """z = softcap(u) / τ as a new tensor."""
+    """Compute z = softcap(u) / τ as a new tensor."""
     if softcap is None:
         return logits_CV / temperature_C[:, None]
     capped_CV = logits_CV.to(temperature_C.dtype).div(softcap).tanh_().mul_(softcap)

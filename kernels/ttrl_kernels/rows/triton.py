@@ -41,7 +41,7 @@ OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": True}
 
 
 def stats_config(dtype: torch.dtype) -> dict[str, int]:
-    """The block of `row_stats_kernel` for logits of this dtype, DEPTH lines of LANES columns.
+    """Return the block of `row_stats_kernel` for a dtype of logits: DEPTH lines of LANES columns.
 
     With 16 bytes per thread and line, a column never leaves its thread: until the end of the row,
     maxima and sums need no exchange between threads.
@@ -53,7 +53,7 @@ def stats_config(dtype: torch.dtype) -> dict[str, int]:
 def row_stats(
     logits_CV: Tensor, targets_C: Tensor, temperature_C: Tensor, softcap: float | None
 ) -> RowStats:
-    """Statistics of each row, float32. Raises ValueError for logits the kernels cannot read."""
+    """Compute each row's statistics, float32. Raises ValueError for logits it cannot read."""
     _check(logits_CV)
     rows, vocabulary = logits_CV.shape
     targets_C, temperature_C = targets_C.contiguous(), temperature_C.contiguous()
@@ -85,7 +85,7 @@ def row_grad_(
     grads_K: RowGrads,
     dtype: torch.dtype,
 ) -> Tensor:
-    """dL/du of some rows, written over the first K rows of the logits.
+    """Write dL/du of some rows over the first K rows of the logits.
 
     In a narrower dtype each row fills the front part of its place, so the result's row stride is
     then more than the vocabulary. Raises ValueError for logits the kernels cannot read.
@@ -163,10 +163,11 @@ def row_stats_kernel(
     LANES: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Every lane keeps its own m = max z, s = Σ e^(z−m) and w = Σ e^(z−m)·(z−m).
+    """Compute the statistics of one row, by one read of its logits.
 
-    When m grows by δ, all exponents shrink by δ: s becomes s·e^−δ and w becomes (w − s·δ)·e^−δ.
-    Then lse = m + log s, H = log s − w/s: both parts non-negative, so nothing cancels.
+    Every lane keeps its own m = max z, s = Σ e^(z−m) and w = Σ e^(z−m)·(z−m). When m grows by δ,
+    all exponents shrink by δ: s becomes s·e^−δ and w becomes (w − s·δ)·e^−δ. Then lse = m + log s,
+    H = log s − w/s: both parts non-negative, so nothing cancels.
     """
     row = tl.program_id(0).to(tl.int64)  # chunks have more than 2^31 logits
     logits_ptr += row * row_stride
@@ -219,7 +220,7 @@ def row_grad_kernel(
     out_stride,
     BLOCK: tl.constexpr,
 ):
-    """See `reference.row_grad_` for the equations.
+    """Write one row's dL/du over the logits, by the equations in `reference.row_grad_`.
 
     In place, block after block. A narrower result lags behind what is read: block b overwrites
     what blocks b/2 and before were read from, in this program's own row. Only other warps of the
@@ -257,14 +258,17 @@ def row_grad_kernel(
 
 @triton.jit
 def _exp(x):
-    """e^x, and x itself, but 0 where e^x is 0: there a product of the two would be 0·(−inf)."""
+    """Compute e^x, and x itself, but 0 where e^x is 0.
+
+    A product of e^x and x would be 0·(−inf) there.
+    """
     exp = tl.exp(x)
     return exp, tl.where(exp == 0, 0.0, x)
 
 
 @triton.jit
 def _scaled(logits, softcap):
-    """softcap(u) = s·tanh(u/s), or u itself without a softcap."""
+    """Compute softcap(u) = s·tanh(u/s), or u itself without a softcap."""
     u = logits.to(tl.float32)
     if softcap is not None:
         u = softcap * _tanh(u / softcap)
@@ -273,10 +277,11 @@ def _scaled(logits, softcap):
 
 @triton.jit
 def _tanh(x):
-    """(1 − e^−2|x|) / (1 + e^−2|x|) with the sign of x, which cancels near 0.
+    """Compute tanh x as (1 − e^−2|x|) / (1 + e^−2|x|) with the sign of x.
 
-    There, four terms of Lambert's continued fraction x/(1 + x²/(3 + x²/(5 + x²/7))), off by less
-    than 4e-8 of the value up to ½. CUDA's own tanh is out of the interpreter's reach.
+    Near 0, where that cancels, four terms of Lambert's continued fraction
+    x/(1 + x²/(3 + x²/(5 + x²/7))), off by less than 4e-8 of the value up to ½. CUDA's own tanh is
+    out of the interpreter's reach.
     """
     square = x * x
     exp = tl.exp(-2 * tl.abs(x))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["SOURCES", "QuestionList", "QuestionSource", "Source", "make_source"]
 
 SOURCES: dict[str, Callable[[Settings, PreTrainedTokenizerBase], Source]] = {}
-"""Makes the source that ``data.train`` names, where that is no list."""
+"""Functions that make the source that ``data.train`` names, where that is no list."""
 
 
 def make_source(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Source:

@@ -13,12 +13,12 @@ class QuestionSource(Protocol):
 
     @property
     def total(self) -> int | None:
-        """How many steps it has; None: it has no end."""
+        """The number of steps that the source has; None: it has no end."""
         ...
 
     @property
     def window(self) -> int:
-        """How many steps belong together, as a pass over a list does: what guards compare."""
+        """The number of steps that belong together, as a pass over a list: what guards compare."""
         ...
 
     def questions(self, step: int) -> list[Question]:
@@ -26,7 +26,7 @@ class QuestionSource(Protocol):
         ...
 
     def digest(self) -> str:
-        """Return what tells it from another source of the same settings."""
+        """Return what tells the source from another one of the same settings."""
         ...
 
 

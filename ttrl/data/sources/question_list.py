@@ -17,7 +17,7 @@ class QuestionList:
     def __init__(
         self, questions: Sequence[Question], per_step: int, seed: int, epochs: int = 1
     ) -> None:
-        """Order ``questions`` in steps of ``per_step``, so many ``epochs`` long.
+        """Order ``questions`` in steps of ``per_step``, for ``epochs`` passes.
 
         Raises:
             UserError: if there are too few questions for one step.
@@ -35,7 +35,7 @@ class QuestionList:
 
     @property
     def left_out(self) -> int:
-        """Questions that a pass does not ask; other ones in each."""
+        """The number of questions that a pass does not ask; other ones in each pass."""
         return len(self.all) % self.per_step
 
     def questions(self, step: int) -> list[Question]:

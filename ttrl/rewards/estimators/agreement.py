@@ -15,7 +15,7 @@ class Majority(Estimator):
     """
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """r_i = 1[answer_i ≡ label]."""
+        """Compute r_i = 1[answer_i ≡ label]."""
         return Estimate(
             vote=voted.vote,
             rewards_G=tuple(float(agrees) for agrees in voted.agrees_G),

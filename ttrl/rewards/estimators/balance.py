@@ -27,7 +27,7 @@ class Ddrl(Estimator):
     """Completions of a group that are kept, at most."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """r_i = 1[answer_i ≡ label]; A_i = ±1; keeps K⁺ and K⁻."""
+        """Compute r_i = 1[answer_i ≡ label] and A_i = ±1; keep K⁺ and K⁻."""
         vote, agrees_G = voted.vote, voted.agrees_G
         if self.k > len(agrees_G):
             raise UserError(

@@ -21,10 +21,10 @@ class RewardEstimator(Protocol):
     """Turns a group that has voted into rewards; called by several threads at once."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """One entry per completion, in the group's order, in every ``_G`` field.
+        """Estimate what each completion is worth: one entry per completion in every ``_G`` field.
 
-        A function of the group alone: the same one gives the same estimate, in whatever order
-        voted_groups come.
+        Entries are in the group's order. A function of the group alone: the same one gives the same
+        estimate, in whatever order groups come.
         """
         ...
 
@@ -36,7 +36,7 @@ class Estimator(Section):
     """Whether it pays agreement with `VotedGroup.label`, so that labels may come from elsewhere."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """See `RewardEstimator`."""
+        """Compute an estimate as `RewardEstimator` demands."""
         raise NotImplementedError
 
 
@@ -45,7 +45,7 @@ _Class = TypeVar("_Class", bound=type[RewardEstimator])
 
 
 def register(name: str) -> Callable[[_Class], _Class]:
-    """Class decorator: makes an estimator known under ``name``, which must be free."""
+    """Make the decorated estimator known under ``name``, which must be free."""
 
     def add(estimator: _Class) -> _Class:
         if name in _REGISTERED:
@@ -57,12 +57,12 @@ def register(name: str) -> Callable[[_Class], _Class]:
 
 
 def estimator_names() -> list[str]:
-    """All registered names."""
+    """List all registered names."""
     return sorted(_REGISTERED)
 
 
 def make_estimator(name: str, options: Mapping[str, Any] | None = None) -> RewardEstimator:
-    """The estimator that is registered under a name, or FILE.py:CLASS, with its options.
+    """Make the estimator that is registered under a name, or FILE.py:CLASS, with its options.
 
     Raises:
         UserError: for an unknown name, or options that it does not take.

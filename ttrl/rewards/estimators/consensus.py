@@ -33,12 +33,12 @@ class Scrl(Estimator):
     tau_pos: Share = 0.5
     """Smallest share of a label that is believed."""
     tau_margin: Share = 0.15
-    """Its lead over the next answer must be larger."""
+    """Lead over the next answer that the label's must exceed."""
     tau_low: Share = 0.15
     """Answers with a smaller share may be punished."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """r_i is 1, 0 or -1: see the class."""
+        """Compute r_i, which is 1, 0 or -1: see the class."""
         vote = voted.vote
         votes = len(vote.answers_G)
         backers = sum(voted.agrees_G)
@@ -96,10 +96,10 @@ class Restrain(Estimator):
     kappa: Annotated[int, Field(ge=0)] = 3
     """Votes that the largest class must have."""
     delta: Annotated[float, Field(ge=0)] = 1.0
-    """Penalty where it has fewer."""
+    """Penalty where the largest class has fewer votes than ``kappa``."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """r_i = w of its own answer; advantages and weight as in the class."""
+        """Compute r_i = w of its own answer; advantages and weight as in the class."""
         vote = voted.vote
         votes = len(vote.answers_G)
         trusted = bool(vote.counts) and vote.counts[0] >= self.kappa

@@ -25,7 +25,7 @@ class Random(Estimator):
     """Probability of the reward 1."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """r_i ~ Bernoulli(p), from the group's stream."""
+        """Draw r_i ~ Bernoulli(p) from the group's stream."""
         draws = generator(*voted.stream).random(len(voted.vote.answers_G))
         return Estimate(
             vote=voted.vote,

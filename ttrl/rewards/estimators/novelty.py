@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GRAM = 8
 """Bytes in an n-gram: a word or two."""
 TEXT_BYTES = 16384
-"""Of longer texts, only so many bytes are compared: this bounds time and memory."""
+"""Bytes of a text that are compared, at most: this bounds time and memory."""
 
 
 @register("evol")
@@ -49,7 +49,7 @@ class Evol(Estimator):
             self._compare = load_plugin(self.similarity, "reward.options.similarity")
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """r_i in [0.5, 1] or [-1, -0.5]: see the class."""
+        """Compute r_i in [0.5, 1] or [-1, -0.5]: see the class."""
         answers_G = voted.vote.answers_G
         voters = [i for i, answer in enumerate(answers_G) if answer is not None]
         agrees = [voted.agrees_G[i] for i in voters]
@@ -89,7 +89,7 @@ class Evol(Estimator):
 
 
 def ngram_similarity(texts: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Jaccard similarity of the sets of substrings: shared / all.
+    """Compute the Jaccard similarity of the sets of substrings: shared / all.
 
     Args:
         texts: at least one; substrings are of 8 bytes, of the first 16384 bytes.
@@ -114,7 +114,7 @@ def ngram_similarity(texts: Sequence[str]) -> npt.NDArray[np.float64]:
 
 
 def _grams(text: str) -> npt.NDArray[np.uint64]:
-    """The substrings as numbers; a shorter text is one substring."""
+    """Return the substrings as numbers; a shorter text is one substring."""
     import numpy as np
 
     data = text.encode("utf-8", "backslashreplace")[:TEXT_BYTES].ljust(GRAM, b"\0")
@@ -123,7 +123,7 @@ def _grams(text: str) -> npt.NDArray[np.uint64]:
 
 
 def _novelty(similar: Sequence[Sequence[float]], band: Sequence[bool]) -> list[float]:
-    """u of each text; `math.fsum`, so that the order of the texts leaves no trace."""
+    """Compute u of each text, by `math.fsum`, so that the order of the texts leaves no trace."""
     found = []
     for i, row in enumerate(similar):
         others = [s for j, s in enumerate(row) if j != i]
@@ -134,7 +134,7 @@ def _novelty(similar: Sequence[Sequence[float]], band: Sequence[bool]) -> list[f
 
 
 def _within_bands(novelty: Sequence[float], band: Sequence[bool]) -> list[float]:
-    """Novelty from 0 to 1 within its band."""
+    """Scale each novelty from 0 to 1 within its band."""
     scaled = []
     for u, mine in zip(novelty, band, strict=True):
         members = [v for v, theirs in zip(novelty, band, strict=True) if mine == theirs]

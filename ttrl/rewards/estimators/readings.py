@@ -1,4 +1,4 @@
-"""What several estimators read off a group that has voted."""
+"""Readings of a group that has voted, which several estimators use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ttrl.types import Completion, Vote
 
 
 def surprisal(completion: Completion) -> float:
-    """Mean negative log-probability of a completion's tokens, in nats.
+    """Compute the mean negative log-probability of a completion's tokens, in nats.
 
     Its expectation is the mean entropy of the next-token distributions, which the papers use and
     which a rollout engine does not report.
@@ -21,7 +21,7 @@ def surprisal(completion: Completion) -> float:
 
 
 def class_means(vote: Vote, values_G: Sequence[float]) -> list[float]:
-    """Per equivalence class of a vote, the mean of its voters' values."""
+    """Compute for each equivalence class of a vote the mean of its voters' values."""
     members: list[list[float]] = [[] for _ in vote.counts]
     for cluster, value in zip(vote.clusters_G, values_G, strict=True):
         if cluster is not None:
@@ -30,7 +30,7 @@ def class_means(vote: Vote, values_G: Sequence[float]) -> list[float]:
 
 
 def spelling(vote: Vote, cluster: int) -> str:
-    """A class's most common answer, as `Vote.majority` is that of the largest class."""
+    """Return a class's most common answer, as `Vote.majority` is that of the largest class."""
     votes = zip(vote.answers_G, vote.clusters_G, strict=True)
     spellings = Counter(answer for answer, c in votes if answer is not None and c == cluster)
     return most_common(spellings)

@@ -1,6 +1,6 @@
 """Every answer is paid for its own support: no label is singled out.
 
-Neither estimator looks at the voted's label, so ``reward.labels`` changes nothing here.
+Neither estimator looks at the group's label, so ``reward.labels`` changes nothing here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Soft(Estimator):
         return self
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """r_i = n_{c_i} / G; weight 1[min_entropy <= H <= max_entropy]."""
+        """Compute r_i = n_{c_i} / G; weight 1[min_entropy <= H <= max_entropy]."""
         vote = voted.vote
         votes = len(vote.answers_G)
         highest = math.inf if self.max_entropy is None else self.max_entropy
@@ -82,7 +82,7 @@ class Confidence(Estimator):
     """Bounds how much certainty can count."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """See the class."""
+        """Compute r as in the class."""
         vote = voted.vote
         unsure = [1 - math.exp(-surprisal(c)) for c in voted.group.completions]
         u = class_means(vote, unsure)

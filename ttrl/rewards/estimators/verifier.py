@@ -39,7 +39,7 @@ class Verified(Estimator):
         self._passes = load_plugin(self.verifier, "reward.options.verifier")
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """r_i = 1[class_i = argmax of the classes' weights]."""
+        """Compute r_i = 1[class_i = argmax of the classes' weights]."""
         vote, group = voted.vote, voted.group
         passed_G = [
             cluster is not None and self._verify(group.question.prompt, completion.text)

@@ -8,4 +8,4 @@ ENGINES: dict[str, EngineMaker] = {
     "transformers": TransformersEngine.load,
     "vllm": VllmEngine,
 }
-"""By the name in ``rollout.engine``."""
+"""Engines by their name in ``rollout.engine``."""

@@ -15,14 +15,14 @@ from ttrl.types import Completion, Question
 
 
 class Engine(Protocol):
-    """What the pool needs of an inference engine."""
+    """An inference engine, as far as the rollout pool needs it."""
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replace all weights, waking the engine if it sleeps; an incomplete set is an error."""
         ...
 
     def sleep(self) -> None:
-        """Give back what memory it can until the next `load_weights`."""
+        """Give back what memory the engine can, until the next `load_weights`."""
         ...
 
     def sample(
@@ -32,7 +32,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """End what it has started; it is not asked anything afterwards."""
+        """End what the engine has started; it is not asked anything afterwards."""
         ...
 
 
@@ -55,5 +55,5 @@ class EngineMaker(Protocol):
         *,
         load_weights: bool,
     ) -> CountingEngine:
-        """Start it."""
+        """Start the engine."""
         ...

@@ -1,9 +1,8 @@
-"""A process that hosts one rollout engine; `ttrl.rollout.engines.remote_engine` starts it and asks
-it.
+"""A process that hosts one rollout engine.
 
-It is started as ``python -m ttrl.rollout.engines.engine_process SOCKET WEIGHTS``, two inherited
-file descriptors, and reads one request per line, each with a number of its own (see
-`ttrl.rollout.engines.wire`):
+`ttrl.rollout.engines.remote_engine` starts it, as ``python -m ttrl.rollout.engines.engine_process
+SOCKET WEIGHTS``, two inherited file descriptors, and asks it. It reads one request per line, each
+with a number of its own (see `ttrl.rollout.engines.wire`):
 
     {"call": 1, "do": "start", "settings": "…", "load_weights": false, "threads": 2,
      "deterministic": true}
@@ -49,14 +48,14 @@ from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
 
 BEAT_S = 0.5
-"""How often it says how far it has come, in seconds."""
+"""Seconds between two messages that say how far the engine has come."""
 
 
 class Host:
     """Does what the trainer asks, one request after the other."""
 
     def __init__(self, wire: Wire, weights: int) -> None:
-        """``weights``: descriptor of the memory that weights are pushed through."""
+        """Take ``weights``: the descriptor of the memory that weights are pushed through."""
         self._wire = wire
         self._weights = weights
         self._engine: CountingEngine | None = None

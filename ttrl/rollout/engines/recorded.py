@@ -36,19 +36,19 @@ Answers = tuple[str, tuple[Completion, ...]]
 """A prompt, and what was sampled for it."""
 
 ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
-"""Of the files of a step; others are a user's."""
+"""Names of the files of a step; others are a user's."""
 
 ABOVE_ZERO = 1e-4
 """How far rounding may lift a log-prob of an almost certain token."""
 
 
 def step_file(folder: Path, step: int, kind: str) -> Path:
-    """The file of a step; ``kind`` is "jsonl" or "safetensors"."""
+    """Return the file of a step; ``kind`` is "jsonl" or "safetensors"."""
     return folder / f"step_{step:05d}.{kind}"
 
 
 def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:
-    """The token ids and log-probs of these groups, as the content of a safetensors file."""
+    """Write the token ids and log-probs of these groups as the content of a safetensors file."""
     completions = [c for group in groups for c in group.completions]
     ids = chain.from_iterable(c.token_ids for c in completions)
     logprobs = chain.from_iterable(c.logprobs for c in completions)
@@ -64,7 +64,7 @@ def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:
 
 
 def _digest(answers: dict[str, Answers]) -> str:
-    """Of all that a step's jsonl says of its questions and answers, in its order."""
+    """Compute a digest of all that a step's jsonl says of its questions and answers, in order."""
     said = [
         [question, prompt, [_said(c) for c in completions]]
         for question, (prompt, completions) in answers.items()
@@ -101,18 +101,18 @@ class RecordedEngine:
         # What can be seen without reading the answers is seen before hours of training.
         named = (ROLLOUT_NAME.fullmatch(path.name) for path in folder.iterdir())
         self.steps = max(int(name[1]) for name in named if name)
-        """How many were sampled; the last one need not have been finished."""
+        """The number of steps that were sampled; the last one need not have been finished."""
         for step in range(1, self.steps + 1):
             self._check_whole(step)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Nothing to load."""
+        """Load nothing: the answers are recorded."""
 
     def sleep(self) -> None:
-        """Nothing to give back."""
+        """Give nothing back: the engine has no memory of its own."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """End nothing: the engine has started nothing."""
 
     def sample(
         self, questions: Sequence[Question], params: SamplingParams
@@ -142,7 +142,7 @@ class RecordedEngine:
             yield i, completions
 
     def _of(self, params: SamplingParams) -> dict[str, Answers]:
-        """The answers of the step that the stream names, by question."""
+        """Return the answers of the step that the stream names, by question."""
         match params.stream:
             case (_, "rollout", int(step)):
                 if step != self._step:
@@ -215,7 +215,7 @@ class RecordedEngine:
 
 
 def _checked(ids: Any, logprobs: Any, lengths: Any) -> tuple[list[int], list[float], list[int]]:
-    """The arrays as lists; a ValueError if they cannot be those of `tokens_of`."""
+    """Return the arrays as lists; a ValueError if they cannot be those of `tokens_of`."""
     for name, array, kind in (
         ("token_ids", ids, np.int32),
         ("logprobs", logprobs, np.float32),
@@ -237,7 +237,7 @@ def _checked(ids: Any, logprobs: Any, lengths: Any) -> tuple[list[int], list[flo
 
 
 def _field(row: Any, name: str, kind: type[T]) -> T:
-    """``row[name]``; a ValueError if ``row`` has none of that type."""
+    """Return ``row[name]``; a ValueError if ``row`` has none of that type."""
     value = row.get(name) if isinstance(row, dict) else None
     if type(value) is not kind:  # a bool is an int too
         raise ValueError(f"expected an object whose {name!r} is of type {kind.__name__}")

@@ -40,19 +40,19 @@ from ttrl.system.ranks import Ranks
 from ttrl.types import Completion, Question, UserError
 
 MODULE = "ttrl.rollout.engines.engine_process"
-"""What a process runs."""
+"""The module that a process runs."""
 START_S = 1800.0
-"""To load a model from a slow disk and to compile takes minutes, and nothing counts its steps."""
+"""Seconds that a start may take: it loads from a slow disk, and compiles, with no step to count."""
 LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher tells its processes."""
+"""Variables that a launcher sets for its processes."""
 LOG_LINES = 20
-"""How many lines of an engine's log an error shows."""
+"""Lines of an engine's log that an error shows."""
 END_S = 5.0
-"""A process whose socket has ended is given so long to end as well."""
+"""Seconds that a process whose socket has ended is given to end as well."""
 
 
 class _Lost(Exception):
-    """An engine died or is stuck; says how."""
+    """An engine died or is stuck; the message says how."""
 
 
 class RemoteEngine:
@@ -211,7 +211,7 @@ class _Process:
     def __init__(
         self, name: str, gpu: str | None, weights: SharedWeights, patience_s: float
     ) -> None:
-        """Start it; ``gpu``: what it sees as its only one."""
+        """Start the process; ``gpu`` is what it sees as its only one."""
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (it has no name: nothing is left of it)
         ours, theirs = socket.socketpair()
@@ -232,10 +232,10 @@ class _Process:
         self._doing = "started"
         self._steps = 0
         self.moved_at = time.monotonic()
-        """When it last showed that it makes progress."""
+        """When the process last showed that it makes progress."""
 
     def ask(self, request: Message) -> None:
-        """Raise _Lost if it does not take the request."""
+        """Send a request; raise _Lost if the process does not take it."""
         self._doing = _DOING[request["do"]]
         self.moved_at = time.monotonic()
         try:
@@ -246,7 +246,7 @@ class _Process:
             raise self.died() from None
 
     def read(self) -> list[Message]:
-        """What it said; raises _Lost if it is gone."""
+        """Return what the process said; raise _Lost if it is gone."""
         try:
             messages = self.wire.read()
         except EOFError:
@@ -259,7 +259,7 @@ class _Process:
         return messages
 
     def died(self) -> _Lost:
-        """The error that says so."""
+        """Make the error that says that the process is gone."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_S)
         code = self.process.returncode
@@ -273,7 +273,7 @@ class _Process:
         return self._lost(how)
 
     def stuck(self) -> _Lost:
-        """The error that says so."""
+        """Make the error that says that the process is stuck."""
         waited = time.monotonic() - self.moved_at
         return self._lost(
             f"made no progress for {waited:.0f} s (rollout.stuck_after_s: raise it if that can be)"
@@ -295,7 +295,7 @@ class _Process:
         return [line for line in shown if line][-LOG_LINES:]
 
     def end(self) -> None:
-        """End it and what it has started; also if it is stopped or hangs."""
+        """End the process and what it has started; also if it is stopped or hangs."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -333,12 +333,12 @@ def _answers(waiting: Iterable[_Process], patience_s: float) -> Iterator[tuple[_
 
 
 def _error(process: _Process, kind: str, message: str) -> Exception:
-    """What the engine raised, as if it had been raised here."""
+    """Make the error that the engine raised, as if it had been raised here."""
     return UserError(message) if kind == "UserError" else RuntimeError(f"{process.name}: {message}")
 
 
 def _visible_gpus(wanted: Sequence[int], count: int, environment: Mapping[str, str]) -> list[str]:
-    """The GPUs that torch counts as ``wanted``, as CUDA_VISIBLE_DEVICES has to name them.
+    """Name the GPUs that torch counts as ``wanted``, in the terms of CUDA_VISIBLE_DEVICES.
 
     Raises:
         UserError: if there are not as many, or some of a machine's GPUs must be named and are not.
@@ -358,7 +358,10 @@ def _visible_gpus(wanted: Sequence[int], count: int, environment: Mapping[str, s
 
 
 def _environment(gpu: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """Ours, with our import path, and only that GPU; an engine is no rank of the trainer's."""
+    """Make an engine's environment: ours, with our import path, and only that GPU.
+
+    Without the launcher's variables: an engine is no rank of the trainer's.
+    """
     environment = {k: v for k, v in environment.items() if k not in LAUNCH}
     path = {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     return {**environment, **path, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}

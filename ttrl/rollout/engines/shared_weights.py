@@ -21,16 +21,16 @@ from ttrl.system.memory import pin
 from ttrl.types import UserError
 
 ALIGNMENT = 64
-"""Bytes."""
+"""Bytes of which each tensor's place is a multiple."""
 
 Index = dict[str, dict[str, Any]]
 
 
 class SharedWeights:
-    """The writing end."""
+    """The writing end of a copy of the weights in shared memory."""
 
     def __init__(self, shapes: Mapping[str, torch.Size], dtype: str) -> None:
-        """Room for parameters of these shapes, in ``dtype``.
+        """Make room for parameters of these shapes, in ``dtype``.
 
         Raises:
             UserError: if there is not so much memory.
@@ -52,7 +52,7 @@ class SharedWeights:
 
     @torch.no_grad()
     def write(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Overwrite all of them, one at a time, rounded to this copy's type.
+        """Overwrite all weights, one at a time, rounded to this copy's type.
 
         Raises:
             RuntimeError: if the set is not complete; see `ttrl.rollout.engines.weights`.
@@ -72,20 +72,22 @@ class SharedWeights:
 
 
 def read_weights(descriptor: int, index: Index) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors as they are now, in a mapping of this process's own: valid until the next write,
-    and changing them changes nobody else's."""
+    """Yield the tensors as they are now, in a mapping of this process's own.
+
+    They are valid until the next write, and changing them changes nobody else's.
+    """
     yield from _tensors(_mapped(descriptor, mmap.ACCESS_COPY), index).items()
 
 
 def _available_memory() -> int:
-    """What this machine can give without swapping, in bytes."""
+    """Return what this machine can give without swapping, in bytes."""
     with open("/proc/meminfo", encoding="ascii") as file:
         (kib,) = (line.split()[1] for line in file if line.startswith("MemAvailable:"))
     return int(kib) * 1024
 
 
 def _lay_out(shapes: Mapping[str, torch.Size], dtype: str) -> tuple[Index, int]:
-    """Where each tensor goes, and the size of it all in bytes."""
+    """Return where each tensor goes, and the size of it all in bytes."""
     index: Index = {}
     end = 0
     for name, shape in shapes.items():
@@ -96,12 +98,12 @@ def _lay_out(shapes: Mapping[str, torch.Size], dtype: str) -> tuple[Index, int]:
 
 
 def _mapped(descriptor: int, access: int) -> torch.Tensor:
-    """The whole memory as bytes; they keep the mapping alive."""
+    """Map the whole memory as bytes, which keep the mapping alive."""
     return torch.frombuffer(mmap.mmap(descriptor, 0, access=access), dtype=torch.uint8)
 
 
 def _tensors(whole: torch.Tensor, index: Index) -> dict[str, torch.Tensor]:
-    """The tensors inside the memory, of which they are views."""
+    """Return the tensors inside the memory, of which they are views."""
     tensors = {}
     for name, place in index.items():
         dtype = getattr(torch, place["dtype"])

@@ -69,10 +69,10 @@ class TransformersEngine:
             own[name].copy_(tensor)
 
     def sleep(self) -> None:
-        """Nothing to give back: the model is small and has no cache between calls."""
+        """Give nothing back: the model is small and has no cache between calls."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """End nothing: the engine has started nothing."""
 
     def sample(
         self, questions: Sequence[Question], params: SamplingParams
@@ -98,7 +98,7 @@ class TransformersEngine:
     def _decode(
         self, questions: Sequence[Question], rows: Sequence[Row], params: SamplingParams
     ) -> list[Completion]:
-        """One completion per row, in order."""
+        """Sample one completion per row, in order."""
         length = params.max_new_tokens
         uniforms_BN = torch.from_numpy(
             np.stack(
@@ -163,7 +163,7 @@ class TransformersEngine:
         return state
 
     def _advance(self, state: _Decoding, token_B: torch.Tensor) -> None:
-        """Feed one token per row."""
+        """Feed one token per row to the model."""
         ones_B1 = state.mask_BT.new_ones(len(token_B), 1)
         state.mask_BT = torch.cat([state.mask_BT, ones_B1], dim=1)
         out = self.model(
@@ -178,7 +178,7 @@ class TransformersEngine:
 
 
 class _Decoding:
-    """What a batch carries from token to token."""
+    """State that a batch carries from token to token."""
 
     def __init__(
         self,

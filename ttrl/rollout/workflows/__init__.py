@@ -16,7 +16,7 @@ __all__ = ["WORKFLOWS", "Ask", "OnGroup", "SingleTurn", "Workflow", "make_workfl
 WORKFLOWS: dict[str, Callable[[Settings], Workflow]] = {
     "single_turn": SingleTurn,
 }
-"""By the name in ``rollout.workflow``."""
+"""Workflows by their name in ``rollout.workflow``."""
 
 
 def make_workflow(settings: Settings) -> Workflow:

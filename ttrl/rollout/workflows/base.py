@@ -9,7 +9,7 @@ from ttrl.rollout.sampling import SamplingParams
 from ttrl.types import CompletionGroup, Question
 
 OnGroup = Callable[[CompletionGroup], None]
-"""Is told of each group as soon as it is complete, in any order."""
+"""Function that is told of each group as soon as it is complete, in any order."""
 
 
 class Ask(Protocol):
