@@ -385,11 +385,7 @@ def main() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End this process; a rank of several at once.
-
-    What runs at a usual exit (vLLM leaving its groups of processes) waits for ranks that may be
-    waiting for this one.
-    """
+    """End this process; a rank of several at once, as vLLM's usual exit waits for the others."""
     if launched():
         sys.stdout.flush()
         sys.stderr.flush()

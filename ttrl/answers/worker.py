@@ -306,10 +306,7 @@ def key(sides: Sequence[tuple[str, Sequence[str]]], relation: str) -> str:
 
 
 def _relation_key(differences: list[Value], relation: str) -> str:
-    """Return a relation's key from the values of left - right.
-
-    It is the same for all multiples, of an inequality for all positive ones.
-    """
+    """Return a relation's key, one for all (positive) multiples of left - right."""
     if len(differences) == 1 or 0 in differences:
         raise NoKey("says nothing about a variable")
     unit = differences[0]
@@ -332,9 +329,8 @@ def _bound(differences: list[Value], at: list[Fraction], relation: str) -> str |
     Returns:
         A sign and the bound, ``<5`` or ``\geq5``.
     """
-    slope = multiply(
-        add(differences[0], multiply(Fraction(-1), differences[1])), 1 / (at[0] - at[1])
-    )
+    rise = add(differences[0], multiply(Fraction(-1), differences[1]))
+    slope = multiply(rise, 1 / (at[0] - at[1]))
     if slope == 0 or isinstance(slope, mp.mpc):
         return None
     over = multiply(Fraction(-1), power(slope, Fraction(-1)))

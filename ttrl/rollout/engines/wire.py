@@ -81,10 +81,10 @@ def to_question(values: Sequence[Any]) -> Question:
 def from_completion(completion: Completion) -> list[Any]:
     """Convert a completion to JSON; its log-probs come out the same to the last bit."""
     c = completion
-    return [c.token_ids, c.logprobs, c.text, c.finish_reason]
+    return [c.token_ids, c.logprobs, c.text, c.finish_reason, c.temperature]
 
 
 def to_completion(values: Sequence[Any]) -> Completion:
     """Make a completion from JSON."""
-    token_ids, logprobs, text, reason = values
-    return Completion(tuple(token_ids), tuple(logprobs), text, FinishReason(reason))
+    token_ids, logprobs, text, reason, temperature = values
+    return Completion(tuple(token_ids), tuple(logprobs), text, FinishReason(reason), temperature)
