@@ -100,8 +100,8 @@ def linear_policy_loss(
             2503.20783 differ only here). A token with weight 0 is dead and touches nothing.
         old_logp_T: log-probs under the sampling policy; None means on-policy, r = 1.
         ref_logp_T: log-probs under the KL's reference policy.
-        policy: "ppo_clip": −min(r·A, clip(r, 1−clip_low, 1+clip_high)·A), PPO 1707.06347;
-            "cispo": −stop_gradient(clip(r, …))·A·logp, 2506.13585; "none": −r·A.
+        policy: a name in `ttrl_kernels.policy_terms`, which has the equations: "ppo_clip" (PPO
+            1707.06347), "cispo" (2506.13585), "sapo" (2511.20347), or "none" for −r·A.
         clip_low: distance of the clip below ratio 1.
         clip_high: distance of the clip above ratio 1; DAPO raises it.
         dual_clip: c > 1, for A < 0: −max(min(…), c·A), 1912.09729.

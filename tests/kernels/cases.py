@@ -32,6 +32,7 @@ OPTIONS = {
     "clip_higher": {"clip_low": 0.3, "clip_high": 1.5},
     "dual_clip": {"dual_clip": 3.0},
     "cispo": {"policy": "cispo"},
+    "sapo": {"policy": "sapo"},
     "sequence_clip": {"ratio_level": "sequence"},
     "sequence_none": {"ratio_level": "sequence", "policy": "none"},
     "sequence_cispo": {"ratio_level": "sequence", "policy": "cispo"},

@@ -155,6 +155,15 @@ def test_cispo_caps_the_weight_and_keeps_the_gradient():
     assert flag.tolist() == [True, False, True]
 
 
+def test_sapo_fades_the_gradient_out():
+    """Gates sigma(0) = 1/2, sigma(ln 3) = 3/4; its slope is 4 sigma (1 - sigma), 1 at ratio 1."""
+    ratio = f64(1, 1 + math.log(3), 1, 1 + math.log(3) / 1.05).requires_grad_()
+    term, flag = POLICY_TERMS["sapo"](ratio, ratio.log(), f64(2, 2, -1, -1), PolicyOptions())
+    assert_close(term, f64(-4, -6, 2 / 1.05, 3 / 1.05))
+    assert_close(torch.autograd.grad(term.sum(), ratio)[0], f64(-2, -1.5, 1, 0.75))
+    assert not flag.any()
+
+
 def test_policy_none_is_reinforce_when_on_policy():
     logp = f64(-0.7, -2).requires_grad_()
     losses = loss_math.token_losses(
@@ -260,7 +269,7 @@ def test_dead_tokens_touch_nothing():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"policy": "trpo"}, "policy is 'trpo', expected one of ppo_clip, cispo, none"),
+        ({"policy": "trpo"}, "policy is 'trpo', expected one of ppo_clip, cispo, sapo, none"),
         ({"ratio_level": "turn"}, "ratio_level is 'turn', expected one of token, sequence"),
         ({"kl": "k4"}, "kl is 'k4', expected one of k1, k2, k3"),
         ({"clip_low": -0.1}, "clip_low is -0.1, expected .* 0.2 clips at 0.8"),

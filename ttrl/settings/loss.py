@@ -15,11 +15,12 @@ class LossSettings(Section):
     policy: Literal[
         "ppo_clip",
         "cispo",
+        "sapo",
         "none",
     ] = "ppo_clip"
     """Policy term of a token, from the ratio policy / sampler r and the advantage A. ppo_clip: the
     worse of r x A and clip(r) x A. cispo: log-prob x A, weighted by clip(r): a clipped token keeps
-    its gradient. none: r x A."""
+    its gradient. sapo: A, weighted by a gate that fades out around r = 1. none: r x A."""
     ratio_level: Literal["token", "sequence"] = "token"
     """Whether each token has its own ratio, or all of a sequence their geometric mean (GSPO, whose
     clips are of the order of 3e-4)."""

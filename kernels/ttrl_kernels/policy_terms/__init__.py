@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ttrl_kernels.policy_terms.cispo import cispo
 from ttrl_kernels.policy_terms.ppo_clip import ppo_clip
+from ttrl_kernels.policy_terms.sapo import sapo
 from ttrl_kernels.policy_terms.unclipped import unclipped
 
 if TYPE_CHECKING:
@@ -24,5 +25,6 @@ PolicyTerm = Callable[[Tensor, Tensor, Tensor, "PolicyOptions"], tuple[Tensor, T
 POLICY_TERMS: dict[str, PolicyTerm] = {
     "ppo_clip": ppo_clip,
     "cispo": cispo,
+    "sapo": sapo,
     "none": unclipped,
 }
