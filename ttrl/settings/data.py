@@ -18,7 +18,8 @@ class DataSettings(Section):
 
     train: str
     """Questions to train on, labels never read: a .jsonl, .json, .parquet, .csv, .tsv or .txt file,
-    "hub:OWNER/NAME", or "arithmetic:train". In a recipe, a file beside it comes first."""
+    "hub:OWNER/NAME", "arithmetic:train", or "arithmetic:stream", which has no end. In a recipe, a
+    file beside it comes first."""
     held_out: str | None = None
     """Questions to measure on but never train on; same forms as ``train``."""
     for_held_out: dict[HeldOutKey, str] = Field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ttrl.data.questions import load_questions
 from ttrl.data.sources.base import QuestionSource, Source
 from ttrl.data.sources.question_list import QuestionList
+from ttrl.data.sources.sums import sums
 from ttrl.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SOURCES", "QuestionList", "QuestionSource", "Source", "make_source"]
 
-SOURCES: dict[str, Callable[[Settings, PreTrainedTokenizerBase], Source]] = {}
+SOURCES: dict[str, Callable[[Settings, PreTrainedTokenizerBase], Source]] = {
+    "arithmetic:stream": sums,
+}
 """Functions that make the source that ``data.train`` names, where that is no list."""
 
 

@@ -1,0 +1,54 @@
+"""Additions that never end: the embedded task as a stream, other questions in every step."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from ttrl.data import arithmetic
+from ttrl.data.prompts import build_prompt, encode_prompt
+from ttrl.data.questions import QuestionSet
+from ttrl.data.sources.base import Source
+from ttrl.settings import Settings
+from ttrl.types import AnswerKey, Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Sums:
+    """A stream of additions of all levels, without the embedded task's own questions."""
+
+    total = None
+    window = 8
+
+    def __init__(self, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Ask ``rollout.questions_per_step`` in each step, drawn by ``seed``."""
+        self.settings, self.tokenizer = settings, tokenizer
+        self.reserved = arithmetic.reserved()
+
+    def questions(self, step: int) -> list[Question]:
+        """Return the questions of a step, counted from 1; they depend on nothing else."""
+        rng = random.Random(f"sums {self.settings.seed} {step}")
+        asked: dict[str, Question] = {}
+        while len(asked) < self.settings.rollout.questions_per_step:
+            level = rng.choice(arithmetic.LEVELS)
+            a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
+            if (a, b) not in self.reserved:
+                question = self._question(a, b)
+                asked[question.id] = question
+        return list(asked.values())
+
+    def digest(self) -> str:
+        """Return nothing: the settings say all."""
+        return ""
+
+    def _question(self, a: int, b: int) -> Question:
+        data = self.settings.data
+        prompt = build_prompt(arithmetic.question(a, b), data, self.tokenizer)
+        return Question(f"{a}+{b}", prompt, encode_prompt(prompt, data, self.tokenizer))
+
+
+def sums(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Source:
+    """Make the stream; as it cannot be listed, nothing is measured on it before and after."""
+    return Sums(settings, tokenizer), QuestionSet((), AnswerKey(), ())
