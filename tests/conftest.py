@@ -1,5 +1,7 @@
 """Settings of every test; this file also makes pytest put the helpers beside it on the path."""
 
+from __future__ import annotations
+
 from importlib.util import find_spec
 
 if find_spec("hypothesis") is not None:  # tests on a GPU need none of it: bench/gpu_check.sh

@@ -1,5 +1,7 @@
 """Random inputs with everything a packed batch has, and one way to run any implementation."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from ttrl_kernels import backends

@@ -1,5 +1,7 @@
 """Every test of the kernels runs with uninitialized memory turned into NaN."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from ttrl_kernels import rows

@@ -1,5 +1,7 @@
 """Building the C++ rows: what is in a wheel, and what happens where they cannot be built."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """The whole operation on a GPU against the float64 oracle, by the rule of tolerances.py."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from cases import HEADS, OPTIONS, as_float64, loss_case, loss_magnitude, run_loss

@@ -1,5 +1,7 @@
 """FusedLMHead in the place of a transformers model's output layer."""
 
+from __future__ import annotations
+
 import copy
 
 import pytest

@@ -1,5 +1,7 @@
 """`linear_logprob` against the float64 oracle: values, and gradients of both outputs."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import pytest

@@ -1,5 +1,7 @@
 """`linear_policy_loss` against the float64 oracle, and what it promises besides the numbers."""
 
+from __future__ import annotations
+
 import math
 from functools import partial
 

@@ -1,5 +1,7 @@
 """The oracle itself: numbers worked out by hand, and gradients against finite differences."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """What log-probs and loss without all the logits allocate."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from allocations import allocations

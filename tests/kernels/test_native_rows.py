@@ -1,5 +1,7 @@
 """The C++ rows against the float64 ones, row by row, and how a backend is chosen or refused."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """The operators as PyTorch sees them: their registrations, fake tensors, torch.compile."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from cases import as_float64, head_case, leaves, loss_case, run_loss

@@ -4,6 +4,8 @@ Those of a single row are with the row backends, those of hooks and shards in te
 test_sharded.py, those of compilers in test_ops.py.
 """
 
+from __future__ import annotations
+
 import pytest
 import torch
 from cases import as_float64, head_case, leaves, loss_case, run_loss

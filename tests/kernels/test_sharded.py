@@ -4,6 +4,8 @@ With a shard of each weight per process, every forward and backward is a collect
 skipped one would leave the other waiting (DeepSpeed and TRL #7075).
 """
 
+from __future__ import annotations
+
 from datetime import timedelta
 
 import pytest

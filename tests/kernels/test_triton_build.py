@@ -4,6 +4,8 @@ What the interpreter cannot know, the compiler's own report says: every variant 
 can be launched is built for each chip and its machine code inspected.
 """
 
+from __future__ import annotations
+
 import itertools
 import os
 import re

@@ -3,6 +3,8 @@
 By hand: TRITON_INTERPRET=1 python -m pytest tests/kernels/test_triton_rows.py
 """
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 

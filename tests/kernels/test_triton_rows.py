@@ -5,6 +5,8 @@ since Triton has to know before a kernel is imported. A test named for another p
 was found there.
 """
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -11,6 +11,8 @@ Plain PyTorch sets the bar because its error depends on the inputs, which no con
 tolerance only covers what chance may add: plain PyTorch is sometimes exact on an entry.
 """
 
+from __future__ import annotations
+
 import torch
 
 FP32_ULP = 2.0**-23

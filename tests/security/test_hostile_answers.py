@@ -3,6 +3,8 @@
 What this does not show: that a dependency evaluates nothing. None is given an answer to read.
 """
 
+from __future__ import annotations
+
 import ast
 import sys
 import time

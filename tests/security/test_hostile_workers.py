@@ -4,6 +4,8 @@ What this does not show: that the parser behind the gate is free of bugs. It see
 name of the model's, in a process without secrets, files, children, or more time than the deadline.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import os

@@ -1,5 +1,7 @@
 """Advantages against numbers worked out by hand."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

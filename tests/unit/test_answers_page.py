@@ -1,5 +1,7 @@
 """docs/answers.md says what is true: every row of its tables is run."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 

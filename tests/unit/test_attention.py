@@ -1,5 +1,7 @@
 """Packed sequences against each sequence alone: in the attention function, and in whole models."""
 
+from __future__ import annotations
+
 import math
 import sys
 import types

@@ -1,5 +1,7 @@
 """Answers are equivalent if and only if their canonical spellings are equal."""
 
+from __future__ import annotations
+
 import sys
 from fractions import Fraction
 

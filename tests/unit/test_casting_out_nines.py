@@ -1,5 +1,7 @@
 """The example verifier: right answers pass, slips are caught, junk is no error."""
 
+from __future__ import annotations
+
 import random
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Recipes, overrides and rules: what is accepted, and what the refusals say."""
 
+from __future__ import annotations
+
 import pydantic
 import pytest
 

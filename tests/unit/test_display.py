@@ -1,5 +1,7 @@
 """What a run shows: its tables, and its lines in a log."""
 
+from __future__ import annotations
+
 import io
 
 import pytest

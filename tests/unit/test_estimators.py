@@ -1,5 +1,7 @@
 """What every reward estimator must keep, and how one is found and given options."""
 
+from __future__ import annotations
+
 import math
 import re
 from dataclasses import replace

@@ -1,5 +1,7 @@
 """What each reward estimator pays, against numbers worked out by hand."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 r"""The answer is what the last complete \boxed{} holds."""
 
+from __future__ import annotations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

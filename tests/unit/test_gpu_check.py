@@ -1,5 +1,7 @@
 """The scripts for machines with a GPU, as far as they can be run without one."""
 
+from __future__ import annotations
+
 import json
 import math
 import os

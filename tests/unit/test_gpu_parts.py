@@ -1,5 +1,7 @@
 """How the GPU scripts run their parts: what is left of each, whatever comes."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal

@@ -1,5 +1,7 @@
 """Which answers are the same by value: golden cases, properties, and what is never asked."""
 
+from __future__ import annotations
+
 import os
 import random
 import signal

@@ -1,5 +1,7 @@
 """Which completions are trained on."""
 
+from __future__ import annotations
+
 from collections import Counter
 from dataclasses import replace
 

@@ -1,5 +1,7 @@
 """Who may import whom: the direction of imports, and what must not be imported at once."""
 
+from __future__ import annotations
+
 import ast
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """Learning rates: a line up, then half a cosine down."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """The policy update against a slow twin that a reader can check against the papers."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import math

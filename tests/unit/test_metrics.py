@@ -1,5 +1,7 @@
 """Metrics against numbers worked out by hand."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from dataclasses import replace

@@ -1,5 +1,7 @@
 """From chosen completions to packed micro-batches."""
 
+from __future__ import annotations
+
 import dataclasses
 from itertools import pairwise
 

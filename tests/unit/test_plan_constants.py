@@ -1,5 +1,7 @@
 """What measurements say of the plan's constants: only what was measured, by the stated formula."""
 
+from __future__ import annotations
+
 import json
 import sys
 from pathlib import Path

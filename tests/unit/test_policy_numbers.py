@@ -1,5 +1,7 @@
 """The policy update in bfloat16, and with numbers that are not finite."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from typing import Any

@@ -1,5 +1,7 @@
 """Chat template, suffix, special tokens."""
 
+from __future__ import annotations
+
 import pytest
 from tiny_tokenizer import CHATML, tiny_tokenizer
 

@@ -1,5 +1,7 @@
 """Which rows become questions, which are rejected and why, and where the labels are."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from decimal import Decimal

@@ -1,5 +1,7 @@
 """Answers as real people and models wrote them, from public reports of other graders' faults."""
 
+from __future__ import annotations
+
 from itertools import combinations
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Every shipped recipe loads, and holds what paper and authors' scripts say."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 import tomllib

@@ -1,5 +1,7 @@
 """Every kind of source, and what can be wrong with it."""
 
+from __future__ import annotations
+
 import json
 import sys
 import types

@@ -1,5 +1,7 @@
 """What a run leaves on disk."""
 
+from __future__ import annotations
+
 import copy
 import json
 import math

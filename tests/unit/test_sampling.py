@@ -1,5 +1,7 @@
 """Drawing a token from logits: temperature, top-p, inversion."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Which questions a step asks."""
 
+from __future__ import annotations
+
 import pytest
 
 from ttrl.data.sources import QuestionList

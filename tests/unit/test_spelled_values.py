@@ -4,6 +4,8 @@ By default 12 forms x 10 groups, some 16 000 pairs of answers. This file as a pr
 ``python tests/unit/test_spelled_values.py 200``, takes more groups and prints what it found.
 """
 
+from __future__ import annotations
+
 import sys
 from collections import Counter
 from itertools import combinations

@@ -1,5 +1,7 @@
 """The embedded rollout engine against plain forward passes of its own model."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from typing import Any

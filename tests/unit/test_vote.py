@@ -1,5 +1,7 @@
 """Who wins, and that the order of the voters does not matter."""
 
+from __future__ import annotations
+
 import random
 
 import pytest
