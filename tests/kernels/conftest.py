@@ -8,7 +8,7 @@ from ttrl_kernels import rows
 
 
 @pytest.fixture(autouse=True)
-def poisoned_empty(monkeypatch):
+def poisoned_empty(monkeypatch) -> None:
     """`torch.empty` and `empty_like` give NaN: a result that read unwritten memory shows it."""
     for name in ("empty", "empty_like"):
         original = getattr(torch, name)
@@ -21,7 +21,7 @@ def poisoned_empty(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def triton_where_interpreted(monkeypatch):
+def triton_where_interpreted(monkeypatch) -> None:
     """With TRITON_INTERPRET=1, "auto" means the Triton rows on the CPU."""
     if "interpreter" in rows.backends()["triton"]:
         monkeypatch.setitem(rows._PREFERENCES, "cpu", ("triton",))
@@ -30,7 +30,7 @@ def triton_where_interpreted(monkeypatch):
 class Recorder:
     """A row backend that notes what it is asked to do."""
 
-    def __init__(self, backend):
+    def __init__(self, backend) -> None:
         self.backend = backend
         self.stats_rows, self.grad_rows, self.grads = [], [], []
 

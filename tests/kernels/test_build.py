@@ -33,7 +33,7 @@ def wheel(tmp_path):
 
 
 @pytest.mark.skipif(native.missing is not None, reason=str(native.missing))
-def test_a_wheel_holds_the_library_for_any_python(tmp_path):
+def test_a_wheel_holds_the_library_for_any_python(tmp_path) -> None:
     done = build(tmp_path, "1")
     assert done.returncode == 0, done.stderr
     name, files = wheel(tmp_path)
@@ -42,7 +42,7 @@ def test_a_wheel_holds_the_library_for_any_python(tmp_path):
     assert files["ttrl_kernels/_rows.so"][:4] == b"\x7fELF" or sys.platform != "linux"
 
 
-def test_0_leaves_it_out(tmp_path):
+def test_0_leaves_it_out(tmp_path) -> None:
     done = build(tmp_path, "0")
     assert done.returncode == 0, done.stderr
     name, files = wheel(tmp_path)
@@ -51,7 +51,7 @@ def test_0_leaves_it_out(tmp_path):
 
 
 @pytest.fixture
-def without_cmake(monkeypatch, tmp_path):
+def without_cmake(monkeypatch, tmp_path) -> None:
     """setup.py finds no program at all, neither on PATH nor beside its Python."""
     hide = "import shutil; shutil.which = lambda *a, **k: None\n"
     (tmp_path / "sitecustomize.py").write_text(hide)
@@ -59,14 +59,14 @@ def without_cmake(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("without_cmake")
-def test_1_fails_where_cmake_is_missing(tmp_path):
+def test_1_fails_where_cmake_is_missing(tmp_path) -> None:
     done = build(tmp_path, "1")
     assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))
     assert "TTRL_BUILD_EXT=1, but the C++ rows do not build: no cmake found" in done.stderr
 
 
 @pytest.mark.usefixtures("without_cmake")
-def test_auto_goes_on_where_cmake_is_missing_and_says_so(tmp_path):
+def test_auto_goes_on_where_cmake_is_missing_and_says_so(tmp_path) -> None:
     done = build(tmp_path, "auto")
     assert done.returncode == 0, done.stderr
     assert "C++ rows not built, PyTorch does their work: no cmake found" in done.stdout
@@ -74,6 +74,6 @@ def test_auto_goes_on_where_cmake_is_missing_and_says_so(tmp_path):
     assert files == {"ttrl_kernels/_rows.txt": b"not built: no cmake found: pip install cmake\n"}
 
 
-def test_an_unknown_mode_is_refused(tmp_path):
+def test_an_unknown_mode_is_refused(tmp_path) -> None:
     done = build(tmp_path, "yes")
     assert done.returncode != 0 and "TTRL_BUILD_EXT is 'yes', expected auto, 0 or 1" in done.stderr

@@ -28,7 +28,7 @@ def on_gpu(hidden, weight, targets, keywords):
 @pytest.mark.parametrize(
     "head, options", [(h, "entropy") for h in HEADS] + [("all", o) for o in OPTIONS]
 )
-def test_against_the_oracle(head, options, dtype, monkeypatch):
+def test_against_the_oracle(head, options, dtype, monkeypatch) -> None:
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 60 * SHAPE[2] * 4)
     case = on_gpu(*loss_case(dtype, head, options, shape=SHAPE))
     ours, plain = (run_loss(f, case) for f in (linear_policy_loss, policy_loss_reference))
@@ -38,18 +38,18 @@ def test_against_the_oracle(head, options, dtype, monkeypatch):
         assert_no_worse(name, dtype, ours[name], truth[name], plain[name], scales.get(name))
 
 
-def test_auto_takes_triton():
+def test_auto_takes_triton() -> None:
     assert chosen_backend("cuda", torch.bfloat16) == "triton"
 
 
-def test_repeated_runs_give_the_same_bits(monkeypatch):
+def test_repeated_runs_give_the_same_bits(monkeypatch) -> None:
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 60 * SHAPE[2] * 4)
     case = on_gpu(*loss_case(torch.bfloat16, "all", "sequence_all", shape=SHAPE))
     first, second = (run_loss(linear_policy_loss, case) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_more_than_two_to_the_31_logits_in_a_chunk(monkeypatch):
+def test_more_than_two_to_the_31_logits_in_a_chunk(monkeypatch) -> None:
     """Row offsets need 64 bits. Two ends of one long chunk against each of them alone."""
     tokens, vocabulary = 16500, 131072
     if torch.cuda.mem_get_info()[0] < 24 * 2**30:

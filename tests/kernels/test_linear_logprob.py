@@ -39,7 +39,7 @@ def compare(case, dtype, reads="both", backend="auto"):
 @pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("reads", READS)
 @pytest.mark.parametrize("head", HEADS)
-def test_against_the_oracle(head, reads, backend, dtype, monkeypatch):
+def test_against_the_oracle(head, reads, backend, dtype, monkeypatch) -> None:
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 7 * V * 4)
     ours = compare(head_case(dtype, head), dtype, reads, backend)
     assert ours["logp_T"].dtype == torch.promote_types(dtype, torch.float32)
@@ -47,12 +47,12 @@ def test_against_the_oracle(head, reads, backend, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 101), (6, 1, 1), (5, 7, 2), (64, 33, 257)], ids=str)
-def test_odd_shapes(shape):
+def test_odd_shapes(shape) -> None:
     compare(head_case(torch.float32, "bias", seed=3, shape=shape), torch.float32)
 
 
 @pytest.mark.parametrize("head", ["plain", "all"])
-def test_gradcheck(head):
+def test_gradcheck(head) -> None:
     hidden, weight, targets, keywords = head_case(head=head, shape=(6, 3, 5))
     bias = keywords.pop("bias", None)
 
@@ -63,7 +63,7 @@ def test_gradcheck(head):
 
 
 @pytest.mark.parametrize("offset", [-1e4, -100.0, 1e4])
-def test_a_common_offset_of_all_logits_cancels(offset):
+def test_a_common_offset_of_all_logits_cancels(offset) -> None:
     """Softmax ignores it, also far below zero, where a maximum that starts at 0 would underflow.
 
     Offsets and logits are multiples of 1/64 below 2^14: float32 holds every sum of them exactly,
@@ -80,7 +80,7 @@ def test_a_common_offset_of_all_logits_cancels(offset):
     assert centered["entropy_T"].min() > 0.1
 
 
-def test_extreme_logits_are_certain_and_finite():
+def test_extreme_logits_are_certain_and_finite() -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]], requires_grad=True)
     targets = torch.tensor([0, 1])
     out = run(linear_logprob, (logits, torch.eye(3).requires_grad_(), targets, {}), "logp")
@@ -92,7 +92,7 @@ def test_extreme_logits_are_certain_and_finite():
 
 
 @pytest.mark.parametrize("reads", READS)
-def test_ignored_targets_cost_nothing_and_give_zero(reads, recorder):
+def test_ignored_targets_cost_nothing_and_give_zero(reads, recorder) -> None:
     hidden, weight, targets, keywords = head_case(head="all")
     targets[::3] = -100
     ours = run(linear_logprob, (hidden, weight, targets, keywords), reads)
@@ -111,7 +111,7 @@ def test_ignored_targets_cost_nothing_and_give_zero(reads, recorder):
     torch.testing.assert_close(ours["weight"], expected[1])
 
 
-def test_rows_nobody_reads_are_not_recomputed(recorder):
+def test_rows_nobody_reads_are_not_recomputed(recorder) -> None:
     hidden, weight, targets, _ = head_case()
     logp, _ = linear_logprob(hidden, weight, targets)
     logp[3:8].sum().backward()
@@ -120,13 +120,13 @@ def test_rows_nobody_reads_are_not_recomputed(recorder):
 
 
 @pytest.mark.parametrize("reads", READS)
-def test_an_entropy_nobody_reads_adds_no_work(reads, recorder):
+def test_an_entropy_nobody_reads_adds_no_work(reads, recorder) -> None:
     run(linear_logprob, head_case(), reads)
     assert [grads.entropy is None for grads in recorder.grads] == [reads == "logp"]
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight"])
-def test_frozen_inputs(frozen):
+def test_frozen_inputs(frozen) -> None:
     hidden, weight, targets, keywords = head_case()
     both = run(linear_logprob, (hidden, weight, targets, keywords))
     {"hidden": hidden, "weight": weight}[frozen].requires_grad_(False)
@@ -135,7 +135,7 @@ def test_frozen_inputs(frozen):
     assert frozen not in one and torch.equal(one[other], both[other])
 
 
-def test_backward_twice_and_expanded_gradients():
+def test_backward_twice_and_expanded_gradients() -> None:
     hidden, weight, targets, _ = head_case()
     logp, _ = linear_logprob(hidden, weight, targets)
     expanded = torch.tensor(2.0, dtype=torch.float64).expand(len(targets))
@@ -146,7 +146,7 @@ def test_backward_twice_and_expanded_gradients():
     assert torch.equal(hidden.grad, first) and first.abs().max() > 0
 
 
-def test_no_tokens():
+def test_no_tokens() -> None:
     hidden, weight, targets, _ = head_case(shape=(0, 16, 101))
     logp, entropy = linear_logprob(hidden, weight, targets)
     (logp.sum() + entropy.sum()).backward()
@@ -154,7 +154,7 @@ def test_no_tokens():
     assert hidden.grad.shape == (0, 16) and (weight.grad == 0).all()
 
 
-def test_changing_the_weight_before_backward_is_noticed():
+def test_changing_the_weight_before_backward_is_noticed() -> None:
     hidden, weight, targets, _ = head_case()
     logp, _ = linear_logprob(hidden, weight, targets)
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_changing_the_weight_before_backward_is_noticed():
         logp.sum().backward()
 
 
-def test_autocast_changes_nothing():
+def test_autocast_changes_nothing() -> None:
     case = head_case(torch.float32, "bias")
     outside = run(linear_logprob, case)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -171,7 +171,7 @@ def test_autocast_changes_nothing():
     assert all(torch.equal(inside[name], value) for name, value in outside.items())
 
 
-def test_wrong_target():
+def test_wrong_target() -> None:
     hidden, weight, targets, _ = head_case()
     targets[5] = -1
     with pytest.raises(ValueError, match=r"targets_T\[5\] is -1, expected 0 to 100"):

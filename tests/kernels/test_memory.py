@@ -31,7 +31,7 @@ def dense_backward(tokens, vocabulary):
 
 
 @pytest.mark.parametrize("call", [policy_loss_backward, logprob_backward])
-def test_memory_does_not_grow_with_tokens_times_vocabulary(call, monkeypatch):
+def test_memory_does_not_grow_with_tokens_times_vocabulary(call, monkeypatch) -> None:
     """At most a few chunks, a few matrices like the weight or the hidden states, and vectors."""
     monkeypatch.setattr(chunks, "LOGITS_BYTES", CHUNK)
     call(*SIZES[0])()  # what is allocated once, on first use
@@ -43,7 +43,7 @@ def test_memory_does_not_grow_with_tokens_times_vocabulary(call, monkeypatch):
         assert most <= 4 * CHUNK + 4 * linear + vectors
 
 
-def test_the_measurement_sees_full_logits():
+def test_the_measurement_sees_full_logits() -> None:
     tokens, vocabulary = SIZES[-1]
     _, largest = allocations(dense_backward(tokens, vocabulary))
     assert largest >= 4 * tokens * vocabulary > 8 * CHUNK

@@ -55,7 +55,7 @@ def wide(*tensors):
 @pytest.mark.parametrize("softcap", [None, 4.0])
 @pytest.mark.parametrize("stored", STORED, ids=str)
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_against_the_float64_rows(vocabulary, stored, softcap, entropy):
+def test_against_the_float64_rows(vocabulary, stored, softcap, entropy) -> None:
     logits, targets, temperature, grads = case(3, vocabulary, stored)
     grads = grads if entropy else RowGrads(grads.logp, None)
     ours = both(native, logits, targets, temperature, softcap, grads)
@@ -79,7 +79,7 @@ def test_against_the_float64_rows(vocabulary, stored, softcap, entropy):
 
 @built
 @pytest.mark.parametrize("stored", STORED, ids=str)
-def test_exponentials_over_their_whole_range(stored):
+def test_exponentials_over_their_whole_range(stored) -> None:
     """Two logits, 0 and -d: p = e^-d/(1 + e^-d), down to where it is 0."""
     d = torch.linspace(0, 100, 4001).to(stored).float()
     logits = torch.stack([torch.zeros_like(d), -d], dim=1).to(stored)
@@ -110,7 +110,7 @@ def test_exponentials_over_their_whole_range(stored):
     ],
     ids=str,
 )
-def test_infinities_and_nan_as_in_the_reference(values, stored, softcap):
+def test_infinities_and_nan_as_in_the_reference(values, stored, softcap) -> None:
     logits, targets, temperature, grads = case(1, 3 * BLOCK + 905, stored)
     for where, value in values:
         logits[0, where] = value
@@ -124,7 +124,7 @@ def test_infinities_and_nan_as_in_the_reference(values, stored, softcap):
 
 
 @built
-def test_a_nan_with_every_bit_set_is_rounded_to_a_nan():
+def test_a_nan_with_every_bit_set_is_rounded_to_a_nan() -> None:
     logits, targets, temperature, _ = case(1, 50, torch.bfloat16)
     nan = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
     _, gradient = both(native, logits, targets, temperature, None, RowGrads(nan, None))
@@ -132,7 +132,7 @@ def test_a_nan_with_every_bit_set_is_rounded_to_a_nan():
 
 
 @built
-def test_only_the_kept_rows_in_their_order():
+def test_only_the_kept_rows_in_their_order() -> None:
     logits, targets, temperature, grads = case(6, 77)
     _, every = both(native, logits, targets, temperature, None, grads)
     kept = torch.tensor([0, 4, 2])  # row 1 is a hole that row 4 fills
@@ -142,7 +142,7 @@ def test_only_the_kept_rows_in_their_order():
 
 @built
 @pytest.mark.parametrize("stored", STORED, ids=str)
-def test_threads_and_neighbours_change_no_bit(stored):
+def test_threads_and_neighbours_change_no_bit(stored) -> None:
     logits, targets, temperature, grads = case(9, 3 * BLOCK + 5, stored)
     threads = torch.get_num_threads()
     results = []
@@ -160,7 +160,7 @@ def test_threads_and_neighbours_change_no_bit(stored):
 
 
 @built
-def test_a_gradient_is_written_over_the_logits():
+def test_a_gradient_is_written_over_the_logits() -> None:
     logits, targets, temperature, grads = case(4, 50)
     stats = native.row_stats(logits, targets, temperature, None)
     out = native.row_grad_(
@@ -172,7 +172,7 @@ def test_a_gradient_is_written_over_the_logits():
 # --- choosing
 
 
-def test_auto_is_native_on_the_cpu_where_it_is_built(caplog):
+def test_auto_is_native_on_the_cpu_where_it_is_built(caplog) -> None:
     caplog.set_level("INFO", logger=rows.__name__)
     chosen_backend.cache_clear()
     expected = "torch" if native.missing else "native"
@@ -181,7 +181,7 @@ def test_auto_is_native_on_the_cpu_where_it_is_built(caplog):
     assert f"row backend for torch.float32 on cpu: {expected}" in caplog.text
 
 
-def test_a_missing_library_is_reported_and_refused(monkeypatch):
+def test_a_missing_library_is_reported_and_refused(monkeypatch) -> None:
     monkeypatch.setattr(native, "missing", "not built: no cmake found")
     chosen_backend.cache_clear()
     try:
@@ -194,7 +194,7 @@ def test_a_missing_library_is_reported_and_refused(monkeypatch):
         chosen_backend.cache_clear()
 
 
-def test_why_it_is_missing_comes_from_the_build(monkeypatch, tmp_path):
+def test_why_it_is_missing_comes_from_the_build(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "_rows.so")
     monkeypatch.setattr(native, "WHY_NOT_BUILT", tmp_path / "_rows.txt")
     assert native._load().startswith("not built; to build it: TTRL_BUILD_EXT=1 pip")
@@ -205,7 +205,7 @@ def test_why_it_is_missing_comes_from_the_build(monkeypatch, tmp_path):
 
 
 @built
-def test_float64_is_refused():
+def test_float64_is_refused() -> None:
     hidden, weight, targets, _ = head_case()
     with pytest.raises(ValueError, match=r"logits are torch\.float64 on cpu, expected"):
         linear_logprob(hidden, weight, targets, backend="native")

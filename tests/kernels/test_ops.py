@@ -15,7 +15,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler():
+def fresh_compiler() -> None:
     torch._dynamo.reset()
 
 
@@ -53,7 +53,7 @@ def logprob_gradients(function, case):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head, options", [("plain", "on_policy"), ("all", "sequence_all")])
-def test_registrations_of_the_policy_loss(head, options, dtype, calls):
+def test_registrations_of_the_policy_loss(head, options, dtype, calls) -> None:
     hidden, weight, targets, keywords = loss_case(dtype, head, options)
     (2 * linear_policy_loss(hidden, weight, targets, **keywords).loss).backward()
     opcheck(torch.ops.ttrl_kernels.policy_loss, calls["policy_loss"])
@@ -62,7 +62,7 @@ def test_registrations_of_the_policy_loss(head, options, dtype, calls):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head", ["plain", "all"])
-def test_registrations_of_the_log_probs(head, dtype, calls):
+def test_registrations_of_the_log_probs(head, dtype, calls) -> None:
     case = head_case(dtype, head)
     case[2][::3] = -100
     logprob_gradients(linear_logprob, case)
@@ -73,14 +73,14 @@ def test_registrations_of_the_log_probs(head, dtype, calls):
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
-def test_registrations_where_a_gradient_is_not_wanted(frozen, calls):
+def test_registrations_where_a_gradient_is_not_wanted(frozen, calls) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, "bias")
     {"hidden": hidden, "weight": weight, **keywords}[frozen].requires_grad_(False)
     linear_policy_loss(hidden, weight, targets, **keywords)
     opcheck(torch.ops.ttrl_kernels.policy_loss, calls["policy_loss"])
 
 
-def test_a_gradient_that_is_not_wanted_is_not_kept(calls):
+def test_a_gradient_that_is_not_wanted_is_not_kept(calls) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, "bias")
     weight.requires_grad_(False)
     linear_policy_loss(hidden, weight, targets, **keywords)
@@ -88,7 +88,7 @@ def test_a_gradient_that_is_not_wanted_is_not_kept(calls):
     assert [g.shape for g in gradients] == [hidden.shape, (0,), keywords["bias"].shape]
 
 
-def test_no_output_shares_memory_with_an_input_or_another_output(calls):
+def test_no_output_shares_memory_with_an_input_or_another_output(calls) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, "all", "sequence_all")
     linear_policy_loss(hidden, weight, targets, **keywords)
     args = calls["policy_loss"]
@@ -97,7 +97,7 @@ def test_no_output_shares_memory_with_an_input_or_another_output(calls):
 
 
 @pytest.mark.parametrize("function", [linear_logprob, linear_policy_loss])
-def test_a_second_derivative_is_refused(function):
+def test_a_second_derivative_is_refused(function) -> None:
     """The gradients are computed ahead: their own gradient would silently be missing."""
     hidden, weight, targets, keywords = (
         loss_case() if function is linear_policy_loss else head_case()
@@ -113,7 +113,7 @@ def test_a_second_derivative_is_refused(function):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("ref", [True, False])
-def test_fakes_have_the_shapes_and_dtypes_of_real_results(ref, dtype, calls):
+def test_fakes_have_the_shapes_and_dtypes_of_real_results(ref, dtype, calls) -> None:
     """Op by op: between operators autograd would convert a gradient of the wrong dtype."""
     hidden, weight, targets, keywords = loss_case(dtype, "all", "entropy")
     keywords["ref_logp_T"] = keywords["ref_logp_T"] if ref else None
@@ -148,7 +148,7 @@ def describe(x):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", ["on_policy", "clip", "cispo", "sequence_all"])
-def test_compiled_policy_loss_has_the_same_bits(options, dtype):
+def test_compiled_policy_loss_has_the_same_bits(options, dtype) -> None:
     case = loss_case(dtype, "all", options)
     eager = run(linear_policy_loss, case)
     ours = run(compiled(linear_policy_loss), case)
@@ -159,7 +159,7 @@ def test_compiled_policy_loss_has_the_same_bits(options, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head", ["plain", "all"])
-def test_compiled_log_probs_have_the_same_bits(head, dtype):
+def test_compiled_log_probs_have_the_same_bits(head, dtype) -> None:
     case = head_case(dtype, head)
     case[2][::3] = -100
     eager = logprob_gradients(linear_logprob, case)
@@ -167,7 +167,7 @@ def test_compiled_log_probs_have_the_same_bits(head, dtype):
     assert all(torch.equal(x, expected) for x, expected in zip(ours, eager, strict=True))
 
 
-def test_compiled_within_a_model_between_other_operations():
+def test_compiled_within_a_model_between_other_operations() -> None:
     """The gradient flows through what the compiler made of the operations before and after."""
 
     def model(hidden, weight, targets, keywords):
@@ -184,7 +184,7 @@ def test_compiled_within_a_model_between_other_operations():
         torch.testing.assert_close(x, expected)
 
 
-def test_backward_twice_through_a_compiled_loss():
+def test_backward_twice_through_a_compiled_loss() -> None:
     hidden, weight, targets, keywords = loss_case()
     loss = compiled(linear_policy_loss)(hidden, weight, targets, **keywords).loss
     loss.backward(retain_graph=True)
@@ -193,7 +193,7 @@ def test_backward_twice_through_a_compiled_loss():
     assert torch.equal(weight.grad, 2 * first) and first.abs().max() > 0
 
 
-def test_a_gradient_that_was_handed_out_may_be_changed():
+def test_a_gradient_that_was_handed_out_may_be_changed() -> None:
     """An optimizer that clips or clears gradients in place must not reach what the graph keeps."""
     hidden, weight, targets, keywords = loss_case(torch.float32, "bias")
     loss = linear_policy_loss(hidden, weight, targets, **keywords).loss
@@ -207,7 +207,7 @@ def test_a_gradient_that_was_handed_out_may_be_changed():
         assert all(map(torch.equal, again, gradients[0]))
 
 
-def test_neither_tokens_nor_live_rows_recompile():
+def test_neither_tokens_nor_live_rows_recompile() -> None:
     counter = CompileCounterWithBackend("aot_eager")
     function = torch.compile(linear_policy_loss, fullgraph=True, backend=counter, dynamic=True)
     compilations = []
@@ -219,7 +219,7 @@ def test_neither_tokens_nor_live_rows_recompile():
     assert len(set(compilations)) == 1
 
 
-def test_a_wrong_value_is_reported_by_compiled_code_too():
+def test_a_wrong_value_is_reported_by_compiled_code_too() -> None:
     hidden, weight, targets, keywords = loss_case()
     function = compiled(linear_policy_loss)
     function(hidden, weight, targets, **keywords)
@@ -229,7 +229,7 @@ def test_a_wrong_value_is_reported_by_compiled_code_too():
         function(hidden, weight, targets, **keywords)
 
 
-def test_liger_1362_1364_1366_python_floats_through_inductor():
+def test_liger_1362_1364_1366_python_floats_through_inductor() -> None:
     """Floats reached Liger's kernels as float64 once compiled, and the result was corrupted.
 
     Here every number of the call is a Python float, given at run time, and the gradient is

@@ -28,7 +28,7 @@ SHARDING = ("head alone", "tied")
 class Model(nn.Module):
     """Embedding, one layer, output layer."""
 
-    def __init__(self, tied, head=FusedLMHead):
+    def __init__(self, tied, head=FusedLMHead) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embedding = nn.Embedding(V, H)
@@ -63,7 +63,7 @@ def loss_of(model, use, ids_T, targets_T, keywords):
     return (out.logp_T * keywords["token_weights_T"]).sum() + out.entropy_T.sum()
 
 
-def work(rank, folder):
+def work(rank, folder) -> None:
     distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meet",
@@ -119,7 +119,7 @@ class Oracle(nn.Linear):
 @pytest.mark.parametrize("use", ["loss", "log-probs"])
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize("sharding", SHARDING)
-def test_trl_7075_gradients_are_the_mean_over_the_ranks(sharding, name, use, folder):
+def test_trl_7075_gradients_are_the_mean_over_the_ranks(sharding, name, use, folder) -> None:
     model = Model(tied=sharding == "tied", head=Oracle)
     for rank, live in enumerate(BATCHES[name]):
         (loss_of(model, use, *batch(rank, live)) / RANKS).backward()
@@ -132,7 +132,7 @@ def test_trl_7075_gradients_are_the_mean_over_the_ranks(sharding, name, use, fol
     ).all() == (name == "none with live rows")
 
 
-def test_token_vectors_that_mixed_precision_rounded_are_refused(folder):
+def test_token_vectors_that_mixed_precision_rounded_are_refused(folder) -> None:
     """FSDP2 casts all that a module receives: old log-probs in bfloat16 are off by percents."""
     message = (folder / "message0").read_text()
     assert "advantages_T is torch.bfloat16 [12] on cpu, expected a float32 or float64" in message

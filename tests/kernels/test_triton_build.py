@@ -120,7 +120,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_every_variant_fits_the_chip(capability, tmp_path):
+def test_every_variant_fits_the_chip(capability, tmp_path) -> None:
     bad = []
     for (name, variant), aligned in itertools.product(VARIANTS.items(), BOTH):
         kernel, pointers, constants = variant
@@ -137,7 +137,7 @@ def places(ptx, pattern):
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_every_load_of_a_block_comes_before_the_stores_over_it(capability):
+def test_every_load_of_a_block_comes_before_the_stores_over_it(capability) -> None:
     """The narrow gradient is written where other warps of the program have yet to read."""
     kernel, pointers, constants = grad_variant(F32, BF16, True, True)
     ptx = build(kernel, capability, pointers, constants).asm["ptx"]
@@ -148,7 +148,7 @@ def test_every_load_of_a_block_comes_before_the_stores_over_it(capability):
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_threads_exchange_nothing_until_the_end_of_the_row(capability, dtype):
+def test_threads_exchange_nothing_until_the_end_of_the_row(capability, dtype) -> None:
     kernel, pointers, constants = stats_variant(dtype, False)
     ptx = build(kernel, capability, pointers, constants).asm["ptx"]
     loads = places(ptx, r"ld\.global\S*\.v4")
@@ -161,14 +161,14 @@ def test_threads_exchange_nothing_until_the_end_of_the_row(capability, dtype):
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_a_kernel_that_spills_is_caught(capability, tmp_path):
+def test_a_kernel_that_spills_is_caught(capability, tmp_path) -> None:
     kernel, pointers, constants = stats_variant(F32, True)
     compiled = build(kernel, capability, pointers, constants, maxnreg=24)
     assert any("stack" in c for c in complaints(usage(compiled, tmp_path), capability, True))
 
 
 @triton.jit
-def _transpose(x_ptr, y_ptr, N: tl.constexpr, M: tl.constexpr):
+def _transpose(x_ptr, y_ptr, N: tl.constexpr, M: tl.constexpr) -> None:
     rows = tl.arange(0, N)[:, None]
     columns = tl.arange(0, M)[None, :]
     x = tl.load(x_ptr + rows * M + columns)
@@ -176,6 +176,6 @@ def _transpose(x_ptr, y_ptr, N: tl.constexpr, M: tl.constexpr):
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_a_kernel_with_too_much_shared_memory_is_caught(capability, tmp_path):
+def test_a_kernel_with_too_much_shared_memory_is_caught(capability, tmp_path) -> None:
     compiled = build(_transpose, capability, {}, {"N": 256, "M": 256}, num_warps=32)
     assert any("shared" in c for c in complaints(usage(compiled, tmp_path), capability, True))

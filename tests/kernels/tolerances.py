@@ -62,7 +62,7 @@ def error_ratio(ours, truth, plain):
     return (ours / plain).item()
 
 
-def assert_no_worse(name, dtype, ours, truth, plain, scale=None):
+def assert_no_worse(name, dtype, ours, truth, plain, scale=None) -> None:
     """The rule above for one output or gradient, with the worst entry in the message."""
     ours, plain = ours.double(), plain.double()
     assert ours.shape == truth.shape

@@ -40,7 +40,7 @@ def grader():
 
 
 @pytest.mark.parametrize("row", table("| what | the same | others |"), ids=lambda row: row[0])
-def test_values(grader, row):
+def test_values(grader, row) -> None:
     _, same, others = map(code, row)
     found = grader.classes(same)
     assert len(set(found.name_of.values())) == 1, dict(found.name_of)
@@ -52,7 +52,7 @@ def test_values(grader, row):
 
 
 @pytest.mark.parametrize("row", table("| group | classes |"), ids=lambda row: row[0])
-def test_units(grader, row):
+def test_units(grader, row) -> None:
     group = code(row[0])
     found = grader.classes(group).name_of
     assert len(set(found.values())) == int(row[1])
@@ -60,12 +60,12 @@ def test_units(grader, row):
 
 
 @pytest.mark.parametrize("row", table("| completion | answer |"), ids=lambda row: row[0])
-def test_boxes(row):
+def test_boxes(row) -> None:
     (completion,), answer = map(code, row)
     assert extract_answer(completion) == (answer[0] if answer else None)
 
 
 @pytest.mark.parametrize("row", table("| completion | choice |"), ids=lambda row: row[0])
-def test_choices(row):
+def test_choices(row) -> None:
     (completion,), (letter,) = map(code, row)
     assert extract_answer(completion, "choice") == letter

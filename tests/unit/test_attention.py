@@ -76,7 +76,7 @@ def alone(qkv: list[torch.Tensor], scale: float, window: int | None = None) -> t
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize(("scaling", "window"), [(None, None), (0.7, None), (0.7, 4), (0.7, 1)])
-def test_outputs_and_gradients_are_those_of_each_sequence_alone(heads, scaling, window):
+def test_outputs_and_gradients_are_those_of_each_sequence_alone(heads, scaling, window) -> None:
     qkv = [x.requires_grad_() for x in inputs(*heads)]
     ours = packed(qkv, scaling=scaling, sliding_window=window)
     theirs = alone(qkv, 1 / math.sqrt(8) if scaling is None else scaling, window)
@@ -90,7 +90,7 @@ def test_outputs_and_gradients_are_those_of_each_sequence_alone(heads, scaling, 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("which", range(len(LENGTHS)))
 @pytest.mark.parametrize("value", [3.0, math.nan])
-def test_changing_one_sequence_changes_no_other_by_one_bit(heads, which, value):
+def test_changing_one_sequence_changes_no_other_by_one_bit(heads, which, value) -> None:
     qkv = inputs(*heads)
     before = packed(qkv)
     start, end = CU_SEQLENS[which], CU_SEQLENS[which + 1]
@@ -103,7 +103,7 @@ def test_changing_one_sequence_changes_no_other_by_one_bit(heads, which, value):
     assert same.tolist() == expected.tolist()
 
 
-def test_no_row_sees_a_later_one():
+def test_no_row_sees_a_later_one() -> None:
     qkv = inputs(4, 2)
     before = packed(qkv)
     for x in qkv:
@@ -114,7 +114,7 @@ def test_no_row_sees_a_later_one():
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize(("window", "seen"), [(None, (-1, 0)), (4, (3, 0))])
-def test_on_gpus_a_kernel_gets_what_it_needs(heads, window, seen, monkeypatch):
+def test_on_gpus_a_kernel_gets_what_it_needs(heads, window, seen, monkeypatch) -> None:
     """Layout, lengths and window as flash attention takes them; a stand-in computes."""
     qkv = inputs(*heads)
 
@@ -130,7 +130,7 @@ def test_on_gpus_a_kernel_gets_what_it_needs(heads, window, seen, monkeypatch):
     torch.testing.assert_close(ours, alone(qkv, 0.7), rtol=0, atol=1e-12)
 
 
-def test_under_autocast_the_kernel_gets_half_precision(monkeypatch):
+def test_under_autocast_the_kernel_gets_half_precision(monkeypatch) -> None:
     """Rotary positions are float32 there, and queries and keys with them; the values are not."""
     *qk, value = (x.float() for x in inputs(4, 2))
     seen = []
@@ -147,7 +147,9 @@ def test_under_autocast_the_kernel_gets_half_precision(monkeypatch):
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("knows_groups", [False, True])
-def test_pytorchs_kernel_is_called_as_each_version_of_it_can_be(heads, knows_groups, monkeypatch):
+def test_pytorchs_kernel_is_called_as_each_version_of_it_can_be(
+    heads, knows_groups, monkeypatch
+) -> None:
     """torch 2.11 has no ``enable_gqa``; key heads are laid out for each query head there."""
     qkv = [x.requires_grad_() for x in inputs(*heads)]
     calls = []
@@ -185,7 +187,7 @@ def test_pytorchs_kernel_is_called_as_each_version_of_it_can_be(heads, knows_gro
     )
 
 
-def test_a_flash_attn_that_does_not_load_is_said(monkeypatch):
+def test_a_flash_attn_that_does_not_load_is_said(monkeypatch) -> None:
     """Also where only flash-attn-4 is there, whose folder has the same name: it is not ours."""
     versions = {"flash-attn": "2.8.4"}
 
@@ -209,7 +211,7 @@ def test_a_flash_attn_that_does_not_load_is_said(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("window", [None, 4])
-def test_the_kernel_computes_what_the_other_path_does(heads, window):
+def test_the_kernel_computes_what_the_other_path_does(heads, window) -> None:
     """bfloat16 against float64, outputs and gradients; head size 64, as kernels want it."""
     rng = torch.Generator().manual_seed(0)
     sizes = [(1, h, sum(LENGTHS), 64) for h in (heads[0], heads[1], heads[1])]
@@ -236,7 +238,7 @@ def test_the_kernel_computes_what_the_other_path_does(heads, window):
 @pytest.mark.parametrize(("window", "masked"), [(8, True), (9, False), (None, False)])
 def test_a_mask_is_made_only_where_a_sequence_is_longer_than_the_window(
     window, masked, monkeypatch
-):
+) -> None:
     """It is [L, L] where others need none, and other kernels compute it."""
     masks = []
 
@@ -249,7 +251,7 @@ def test_a_mask_is_made_only_where_a_sequence_is_longer_than_the_window(
     assert [m is not None for m in masks] == [masked]
 
 
-def test_kernels_get_one_head_size_where_that_of_values_is_smaller(monkeypatch):
+def test_kernels_get_one_head_size_where_that_of_values_is_smaller(monkeypatch) -> None:
     query, key, value = inputs(4, 2)
     sizes = []
 
@@ -273,14 +275,14 @@ def test_kernels_get_one_head_size_where_that_of_values_is_smaller(monkeypatch):
         ({"is_causal": False}, "looks ahead"),
     ],
 )
-def test_an_attention_variant_that_is_not_computed_is_refused(options, words):
+def test_an_attention_variant_that_is_not_computed_is_refused(options, words) -> None:
     qkv = inputs(4, 4)
     assert torch.equal(packed(qkv, **dict.fromkeys(options)), packed(qkv))
     with pytest.raises(NotImplementedError, match=words):
         packed(qkv, **options)
 
 
-def test_a_mask_of_the_models_own_is_refused():
+def test_a_mask_of_the_models_own_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="a mask, or a bias, of its own making"):
         packed_attention(torch.nn.Module(), *inputs(4, 4), torch.ones(9, 9))
 
@@ -316,7 +318,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_packed_log_probs_are_the_models_own(name, tmp_path):
+def test_packed_log_probs_are_the_models_own(name, tmp_path) -> None:
     """In float32, with sequences longer than those of the check at loading, and than windows.
 
     Packing only changes the order of float32 sums: of logits around 10, in two layers.
@@ -358,7 +360,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_packing_would_get_wrong_is_refused(name, tmp_path: Path):
+def test_a_model_that_packing_would_get_wrong_is_refused(name, tmp_path: Path) -> None:
     changes, reason = REFUSED[name]
     settings = saved(tiny_model(name.partition("-")[0], **changes), tmp_path)
     with pytest.raises(UserError, match=reason) as stop:
@@ -367,11 +369,13 @@ def test_a_model_that_packing_would_get_wrong_is_refused(name, tmp_path: Path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
-def test_liger_decides_itself_what_it_replaces(monkeypatch):
+def test_liger_decides_itself_what_it_replaces(monkeypatch) -> None:
     """A Gemma has no SwiGLU, a Nemotron no RMSNorm: as named arguments they are TypeErrors."""
     given = []
 
-    def geglu_kind(geglu=True, cross_entropy=False, fused_linear_cross_entropy=True, model=None):
+    def geglu_kind(
+        geglu=True, cross_entropy=False, fused_linear_cross_entropy=True, model=None
+    ) -> None:
         given.append((geglu, cross_entropy, fused_linear_cross_entropy, model))
 
     patches = types.ModuleType("liger_kernel.transformers.monkey_patch")
@@ -389,7 +393,7 @@ def test_liger_decides_itself_what_it_replaces(monkeypatch):
         use_liger(model)
 
 
-def test_ligers_kernels_are_refused_without_a_gpu(tmp_path):
+def test_ligers_kernels_are_refused_without_a_gpu(tmp_path) -> None:
     settings = saved(tiny_model(), tmp_path)
     with pytest.raises(UserError, match=r"liger_kernels = true needs an NVIDIA GPU; unset it"):
         load_policy_model(settings, liger=True)
@@ -397,7 +401,7 @@ def test_ligers_kernels_are_refused_without_a_gpu(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "qwen3"])
-def test_ligers_kernels_give_the_same_gradients(kind, tmp_path):
+def test_ligers_kernels_give_the_same_gradients(kind, tmp_path) -> None:
     pytest.importorskip("liger_kernel")
     settings = saved(tiny_model(kind, **({"head_dim": 8} if kind == "qwen3" else {})), tmp_path)
     samples = train_samples([(20, 13), (1, 1), (7, 30), (3, 2)])

@@ -45,7 +45,7 @@ def sampled(drawn: list) -> CompletionGroup:
 
 @pytest.mark.parametrize("name", estimator_names())
 @given(voters)
-def test_one_finite_entry_per_completion_and_a_voters_label(name, drawn):
+def test_one_finite_entry_per_completion_and_a_voters_label(name, drawn) -> None:
     of = voted(sampled(drawn))
     found = made(name).estimate(of)
     size = len(drawn)
@@ -63,14 +63,14 @@ def test_one_finite_entry_per_completion_and_a_voters_label(name, drawn):
 
 @pytest.mark.parametrize("name", sorted(set(estimator_names()) - {"random"}))
 @given(voters)
-def test_an_abstention_never_earns(name, drawn):
+def test_an_abstention_never_earns(name, drawn) -> None:
     found = made(name).estimate(voted(sampled(drawn)))
     for reward, answer in zip(found.rewards_G, found.vote.answers_G, strict=True):
         assert answer is not None or reward <= 0
 
 
 @pytest.mark.parametrize("name", sorted(set(estimator_names()) - {"random"}))
-def test_where_everybody_abstains_nobody_is_paid(name):
+def test_where_everybody_abstains_nobody_is_paid(name) -> None:
     found = made(name).estimate(voted(group(None, "", None)))
     assert max(found.rewards_G) <= 0
     assert len(set(found.rewards_G)) == 1
@@ -81,7 +81,7 @@ def test_where_everybody_abstains_nobody_is_paid(name):
 
 @pytest.mark.parametrize("name", sorted(set(estimator_names()) - BY_POSITION))
 @given(voters, st.data())
-def test_the_order_of_completions_leaves_no_trace(name, drawn, data):
+def test_the_order_of_completions_leaves_no_trace(name, drawn, data) -> None:
     of = sampled(drawn)
     order = data.draw(st.permutations(range(len(drawn))))
     shuffled = replace(of, completions=tuple(of.completions[i] for i in order))
@@ -101,14 +101,14 @@ def test_the_order_of_completions_leaves_no_trace(name, drawn, data):
 # Names and options
 
 
-def test_unknown_name_names_the_nearest():
+def test_unknown_name_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"reward.estimator = 'majorty'.*did you mean 'majority'"):
         make_estimator("majorty")
     with pytest.raises(UserError, match=r"'xyz' is unknown: expected FILE.py:CLASS or one of"):
         make_estimator("xyz")
 
 
-def test_a_name_belongs_to_one_estimator():
+def test_a_name_belongs_to_one_estimator() -> None:
     with pytest.raises(ValueError, match="two reward estimators are named 'majority'"):
         register("majority")(type(make_estimator("majority")))
 
@@ -131,7 +131,7 @@ def test_a_name_belongs_to_one_estimator():
         ("verified", {}, "verifier is missing"),
     ],
 )
-def test_options_are_checked(name, options, message):
+def test_options_are_checked(name, options, message) -> None:
     with pytest.raises(UserError) as error:
         make_estimator(name, options)
     assert f"options of reward.estimator = {name!r}: {message}" in str(error.value)
@@ -150,7 +150,7 @@ def example(tmp_path: Path) -> str:
     return f"{tmp_path}/own.py:Brief"
 
 
-def test_the_example_of_the_guide_works(example):
+def test_the_example_of_the_guide_works(example) -> None:
     # The answers are 1, 2, 3, 4 tokens long; 2.5 on average.
     of = voted(group("7", "7", "8", "7"))
     found = make_estimator(example, {"bonus": 0.5}).estimate(of)
@@ -159,14 +159,14 @@ def test_the_example_of_the_guide_works(example):
     assert make_estimator(example).estimate(of).rewards_G == (1.25, 1.25, 0.0, 1.0)
 
 
-def test_the_options_of_the_example_are_checked(example):
+def test_the_options_of_the_example_are_checked(example) -> None:
     with pytest.raises(UserError, match=r"own.py:Brief': bonus = -1: input should be greater"):
         make_estimator(example, {"bonus": -1})
     with pytest.raises(UserError, match=r"own.py:Brief': bonsu is unknown"):
         make_estimator(example, {"bonsu": 1})
 
 
-def test_any_class_with_estimate_will_do(tmp_path):
+def test_any_class_with_estimate_will_do(tmp_path) -> None:
     (tmp_path / "plain.py").write_text(
         "from ttrl.types import Estimate\n"
         "class Same:\n"
@@ -186,7 +186,7 @@ def test_any_class_with_estimate_will_do(tmp_path):
         make_estimator(name, {"reward": -1})
 
 
-def test_what_is_wrong_with_a_file_is_said(tmp_path):
+def test_what_is_wrong_with_a_file_is_said(tmp_path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "other.py").write_text("def rewards():\n    return 3\n")
     for name, message in (

@@ -128,7 +128,7 @@ class Twin:
         return share * sample.weight * loss_n.sum()
 
 
-def assert_same_results(results, twins):
+def assert_same_results(results, twins) -> None:
     """Within float32 rounding; the loss is a small difference of its terms, hence ``abs``."""
     assert len(results) == len(twins)
     for result, twin in zip(results, twins, strict=True):
@@ -157,7 +157,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_updates_are_those_of_the_twin(case, model):
+def test_updates_are_those_of_the_twin(case, model) -> None:
     """Ten sequences in optimizer steps of four, four and two, twice over.
 
     Ours computes in float32: gradients are off by 1e-5 of a tensor's largest entry. AdamW divides
@@ -186,7 +186,7 @@ def test_updates_are_those_of_the_twin(case, model):
 
 
 @pytest.mark.parametrize("tokens_per_batch", [40, 61, 200])
-def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, saved_model):
+def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, saved_model) -> None:
     """The sum of gradients is the same, in another order of float32 additions."""
     samples = near_samples(load_policy_model(saved_model))
     found = {}
@@ -202,7 +202,7 @@ def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, saved_model
     assert split == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
-def test_an_update_is_repeatable_to_the_bit(saved_model):
+def test_an_update_is_repeatable_to_the_bit(saved_model) -> None:
     samples = near_samples(load_policy_model(saved_model))
     runs = []
     for _ in range(2):
@@ -212,7 +212,7 @@ def test_an_update_is_repeatable_to_the_bit(saved_model):
     assert_equal_to_the_bit(*runs)
 
 
-def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_model):
+def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_model) -> None:
     samples = near_samples(load_policy_model(saved_model))
     found, forwards = [], []
     for policy_settings in (
@@ -227,7 +227,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_mo
         calls = [0, 0]
         for i, layer in enumerate(policy.model.model.layers):
 
-            def count(*_, i=i, calls=calls):
+            def count(*_, i=i, calls=calls) -> None:
                 calls[i] += 1
 
             layer.mlp.register_forward_pre_hook(count)
@@ -245,7 +245,9 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_mo
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
 @pytest.mark.parametrize("nothing", ["advantages", "weight"])
-def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, nothing, model):
+def test_sequences_without_a_gradient_are_counted_but_not_computed(
+    aggregation, nothing, model
+) -> None:
     settings = make_settings(update={"aggregation": aggregation, "grad_clip": 1e3})
     samples = near_samples(model)
     for i in (0, 4, 9):
@@ -257,7 +259,7 @@ def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, 
     policy, twin = LocalModel(model, settings), Twin(model, settings)
     rows = 0
 
-    def count(module, args):
+    def count(module, args) -> None:
         nonlocal rows
         rows += args[0].shape[1]
 
@@ -272,7 +274,7 @@ def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, 
     assert (result.sequences, result.skipped_sequences) == (7, 3)
 
 
-def test_optimizer_steps_without_any_gradient_are_not_taken(model):
+def test_optimizer_steps_without_any_gradient_are_not_taken(model) -> None:
     """Not even with momentum and weight decay, which would move the weights."""
     policy = LocalModel(model, make_settings(update={"sequences_per_update": 5}))
     samples = near_samples(model)
@@ -285,7 +287,7 @@ def test_optimizer_steps_without_any_gradient_are_not_taken(model):
 
 
 @pytest.mark.parametrize("term", ["kl_coef", "entropy_coef"])
-def test_with_a_kl_or_entropy_term_zero_advantages_are_trained_on(term, model):
+def test_with_a_kl_or_entropy_term_zero_advantages_are_trained_on(term, model) -> None:
     policy = LocalModel(model, make_settings(update={term: 0.5, "kl_coef": 0.5}))
     samples = [worth(s, 0.0) for s in near_samples(model)]
     first, second = update(policy, samples, RATE), update(policy, samples, RATE)
@@ -293,7 +295,7 @@ def test_with_a_kl_or_entropy_term_zero_advantages_are_trained_on(term, model):
     assert second[0].grad_norm > 0
 
 
-def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(model):
+def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(model) -> None:
     """Alone in its micro-batch, and beside others."""
     settings = make_settings(update={"kl_coef": 0.5, "tokens_per_batch": 40, "grad_clip": 1e3})
     samples = near_samples(model)
@@ -313,7 +315,7 @@ def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(model):
 # The reference, the sampler, the weights
 
 
-def test_the_reference_stays_where_training_began(model):
+def test_the_reference_stays_where_training_began(model) -> None:
     policy = LocalModel(model, make_settings(update={"kl_coef": 0.5}))
     start = weights(policy.model)
     samples = near_samples(model)
@@ -324,13 +326,13 @@ def test_the_reference_stays_where_training_began(model):
     assert not any(p.requires_grad for p in policy.reference.parameters())
 
 
-def test_without_a_kl_term_no_reference_is_kept(model):
+def test_without_a_kl_term_no_reference_is_kept(model) -> None:
     policy = LocalModel(model, make_settings())
     assert policy.reference is None
     assert update(policy, near_samples(model), RATE)[0].means["kl"] == 0
 
 
-def test_sampler_and_trainer_agree_before_the_first_step_and_not_after(model):
+def test_sampler_and_trainer_agree_before_the_first_step_and_not_after(model) -> None:
     """The whole way: sample, push, train; both at the same temperature."""
     policy = LocalModel(model, make_settings())
     engine = TransformersEngine(tiny_model(seed=1), TOKENIZER, batch_size=16)
@@ -352,7 +354,7 @@ def test_sampler_and_trainer_agree_before_the_first_step_and_not_after(model):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_named_weights_are_all_an_engine_needs(tied, tmp_path):
+def test_named_weights_are_all_an_engine_needs(tied, tmp_path) -> None:
     policy = LocalModel(
         load_policy_model(saved(tiny_model(tie_word_embeddings=tied), tmp_path)), make_settings()
     )
@@ -364,14 +366,14 @@ def test_named_weights_are_all_an_engine_needs(tied, tmp_path):
     assert_equal_to_the_bit(weights(engine.model), dict(policy.named_weights()))
 
 
-def test_an_update_is_strictly_deterministic(tmp_path, monkeypatch):
+def test_an_update_is_strictly_deterministic(tmp_path, monkeypatch) -> None:
     """Also where the run's mode only warns, as on GPUs."""
     model = load_policy_model(saved(tiny_model(), tmp_path))
     policy = LocalModel(model, make_settings())
     backward, modes = policy._backward, []
     mode = torch.get_deterministic_debug_mode
 
-    def watched(loss):
+    def watched(loss) -> None:
         modes.append(mode())
         backward(loss)
 

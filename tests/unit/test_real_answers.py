@@ -25,7 +25,7 @@ def grader():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[1])
-def test_as_they_should_be(grader, case):
+def test_as_they_should_be(grader, case) -> None:
     verdict, *answers = case
     found = grader.classes(answers)
     expected = {"same": 1, "different": len(answers)}[verdict]
@@ -53,14 +53,14 @@ def test_as_they_should_be(grader, case):
         ),
     ],
 )
-def test_votes(grader, votes, majority, counts):
+def test_votes(grader, votes, majority, counts) -> None:
     answers = [answer for answer, n in votes.items() for _ in range(n)]
     vote = majority_vote(answers, grader)
     assert (vote.majority, vote.counts) == (majority, counts)
     assert majority_vote(answers[::-1], grader).counts == counts
 
 
-def test_a_reference_without_a_unit_is_every_unit(grader):
+def test_a_reference_without_a_unit_is_every_unit(grader) -> None:
     answers = [r"30\text{ minutes}", r"30\text{ hours}", "30", "31", None]
     assert grader.agree(answers, "30") == (True, True, True, False, False)
     assert grader.agree(answers, "30 min") == (True, False, True, False, False)

@@ -39,7 +39,7 @@ def grader():
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
-def test_classes_are_values(grader, form, seed):
+def test_classes_are_values(grader, form, seed) -> None:
     rng = Random(seed)
     value_of = group(form, rng)
     answers = list(value_of)
@@ -53,7 +53,7 @@ def test_classes_are_values(grader, form, seed):
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32))
-def test_forms_do_not_merge_with_each_other(grader, seed):
+def test_forms_do_not_merge_with_each_other(grader, seed) -> None:
     """All forms at once, with answers alone and in pairs: classes of a group are those of pairs."""
     rng = Random(seed)
     value_of = {}
