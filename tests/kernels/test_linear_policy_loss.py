@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from cases import (
     DTYPES,
     HEADS,
     OPTIONS,
+    Case,
     V,
     as_float64,
     head_case,
@@ -20,17 +23,22 @@ from cases import (
     run_loss,
 )
 from tolerances import assert_no_worse, error_ratio
-from ttrl_kernels import chunks, linear_policy_loss
+from ttrl_kernels import PolicyLoss, chunks, linear_policy_loss
 from ttrl_kernels.loss_math import policy_loss_reference
+
+if TYPE_CHECKING:
+    from conftest import Recorder
 
 
 @pytest.fixture
-def small_chunks(monkeypatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven float32 rows a chunk, so that the last of them is short."""
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 7 * V * 4)
 
 
-def compare(case, dtype, scale=1.0, backend="auto"):
+def compare(
+    case: Case, dtype: torch.dtype, scale: float = 1.0, backend: str = "auto"
+) -> dict[str, torch.Tensor]:
     ours = run_loss(partial(linear_policy_loss, backend=backend), case, scale)
     truth = run_loss(policy_loss_reference, as_float64(*case), scale)
     plain = run_loss(policy_loss_reference, case, scale)
@@ -42,7 +50,9 @@ def compare(case, dtype, scale=1.0, backend="auto"):
 
 @pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_every_option_against_the_oracle(options, backend, dtype, small_chunks) -> None:
+def test_every_option_against_the_oracle(
+    options: str, backend: str, dtype: torch.dtype, small_chunks: None
+) -> None:
     ours = compare(loss_case(dtype, "all", options), dtype, backend=backend)
     assert ours["hidden"].dtype == ours["weight"].dtype == ours["bias"].dtype == dtype
 
@@ -50,12 +60,14 @@ def test_every_option_against_the_oracle(options, backend, dtype, small_chunks) 
 @pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("options", ["clip", "entropy", "sequence_all"])
-def test_every_head_against_the_oracle(head, options, backend, dtype, small_chunks) -> None:
+def test_every_head_against_the_oracle(
+    head: str, options: str, backend: str, dtype: torch.dtype, small_chunks: None
+) -> None:
     compare(loss_case(dtype, head, options, seed=1), dtype, backend=backend)
 
 
 @pytest.mark.parametrize("options", ["clip", "dual_clip", "cispo", "sequence_all"])
-def test_clipped_tokens_are_those_of_the_oracle(options) -> None:
+def test_clipped_tokens_are_those_of_the_oracle(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(options=options)
     ours = linear_policy_loss(hidden, weight, targets, **keywords).clipped_T
     truth = policy_loss_reference(hidden, weight, targets, **keywords).clipped_T
@@ -65,7 +77,7 @@ def test_clipped_tokens_are_those_of_the_oracle(options) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 16, 101), (6, 1, 1), (5, 7, 2), (64, 33, 257)], ids=str)
 @pytest.mark.parametrize("options", ["entropy", "sequence_all"])
-def test_odd_shapes(shape, options) -> None:
+def test_odd_shapes(shape: tuple[int, int, int], options: str) -> None:
     compare(loss_case(torch.float32, "bias", options, seed=3, shape=shape), torch.float32)
 
 
@@ -81,7 +93,7 @@ def test_a_vocabulary_of_one_has_no_gradient() -> None:
 @pytest.mark.parametrize("rows", [30, 100, 300])
 @pytest.mark.parametrize("options", ["clip", "entropy", "kl_k3"])
 def test_mean_error_in_bfloat16_is_that_of_plain_pytorch(
-    options, rows, incoming, monkeypatch
+    options: str, rows: int, incoming: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In ten, three or one chunks: with three or fewer dW is accumulated in bfloat16 on the CPU.
 
@@ -98,7 +110,7 @@ def test_mean_error_in_bfloat16_is_that_of_plain_pytorch(
 # --- work that is skipped
 
 
-def test_only_live_rows_and_never_more_than_a_chunk(recorder, small_chunks) -> None:
+def test_only_live_rows_and_never_more_than_a_chunk(recorder: Recorder, small_chunks: None) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options="entropy")
     live = int((keywords["token_weights_T"] != 0).sum())
     result = linear_policy_loss(hidden, weight, targets, **keywords)
@@ -109,7 +121,9 @@ def test_only_live_rows_and_never_more_than_a_chunk(recorder, small_chunks) -> N
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_clip"])
-def test_rows_without_gradient_skip_the_gradient_work(options, recorder, small_chunks) -> None:
+def test_rows_without_gradient_skip_the_gradient_work(
+    options: str, recorder: Recorder, small_chunks: None
+) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     live = keywords["token_weights_T"] != 0
     # Advantages of whole sequences: number 1 is average, the others are better than that, so
@@ -123,14 +137,18 @@ def test_rows_without_gradient_skip_the_gradient_work(options, recorder, small_c
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_clip"])
-def test_compaction_changes_no_bit(options, monkeypatch, small_chunks) -> None:
+def test_compaction_changes_no_bit(
+    options: str, monkeypatch: pytest.MonkeyPatch, small_chunks: None
+) -> None:
     # How BLAS sums depends on how many rows there are. These two do not: the first goes row by
     # row, the second sums multiples of 2^-30, which float64 does exactly in any order.
-    def matmul_by_rows(a, b, *, out, bias=None) -> None:
+    def matmul_by_rows(
+        a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> None:
         for i, row in enumerate(a):
             out[i] = row @ b
 
-    def add_matmul_by_rows(a, b, *, out) -> None:
+    def add_matmul_by_rows(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> None:
         out += (a.t()[:, :, None] * b[:, None, :] * 2**30).round().sum(0) / 2**30
 
     monkeypatch.setattr(chunks, "_matmul", matmul_by_rows)
@@ -146,7 +164,7 @@ def test_compaction_changes_no_bit(options, monkeypatch, small_chunks) -> None:
 
 
 @pytest.mark.parametrize("kept", ["", "0", "1", "01", "10", "0101", "111000", "000111", "0110100"])
-def test_compaction_keeps_the_rows_and_overwrites_none(kept) -> None:
+def test_compaction_keeps_the_rows_and_overwrites_none(kept: str) -> None:
     kept = torch.tensor([int(k) for k in kept], dtype=torch.bool)
     kept_K = kept.nonzero().squeeze(1)
     rows_K = chunks.compaction(kept_K, len(kept))
@@ -156,7 +174,7 @@ def test_compaction_keeps_the_rows_and_overwrites_none(kept) -> None:
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_clip"])
-def test_no_gradient_work_without_need(options, recorder) -> None:
+def test_no_gradient_work_without_need(options: str, recorder: Recorder) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     with torch.no_grad():
         result = linear_policy_loss(hidden, weight, targets, **keywords)
@@ -167,7 +185,7 @@ def test_no_gradient_work_without_need(options, recorder) -> None:
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight"])
-def test_frozen_inputs_cost_no_matmul(frozen, monkeypatch) -> None:
+def test_frozen_inputs_cost_no_matmul(frozen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = loss_case(options="none")
     both = run_loss(linear_policy_loss, case)
     matmuls = []
@@ -190,7 +208,7 @@ def test_frozen_inputs_cost_no_matmul(frozen, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_grad_output_scales_before_rounding(dtype) -> None:
+def test_grad_output_scales_before_rounding(dtype: torch.dtype) -> None:
     compare(loss_case(dtype, "bias", "entropy", seed=2), dtype, scale=1 / 3)
 
 
@@ -216,7 +234,7 @@ def test_tied_embedding_gets_both_gradients() -> None:
     _, weight, targets, keywords = loss_case(options="none")
     ids = targets.clamp(min=0).roll(1)
 
-    def gradient(loss):
+    def gradient(loss: Callable[..., PolicyLoss]) -> torch.Tensor:
         return torch.autograd.grad(loss(weight[ids], weight, targets, **keywords).loss, weight)[0]
 
     torch.testing.assert_close(gradient(linear_policy_loss), gradient(policy_loss_reference))
@@ -236,7 +254,7 @@ def test_non_contiguous_inputs() -> None:
     hidden, weight, targets, keywords = loss_case(head="all", options="entropy")
     expected = run_loss(linear_policy_loss, (hidden, weight, targets, keywords))
 
-    def strided(x):
+    def strided(x: Any) -> Any:
         if not torch.is_tensor(x):
             return x
         wide = torch.stack([x.detach(), x.detach()], dim=-1)[..., 0]
@@ -262,14 +280,14 @@ def test_autocast_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("options", ["sequence_all", "entropy"])
-def test_repeated_runs_give_the_same_bits(options, small_chunks) -> None:
+def test_repeated_runs_give_the_same_bits(options: str, small_chunks: None) -> None:
     case = loss_case(torch.float32, "all", options)
     first, second = (run_loss(linear_policy_loss, case) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("options", ["entropy", "sequence_all"])
-def test_chunk_size_does_not_matter(options, monkeypatch) -> None:
+def test_chunk_size_does_not_matter(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = loss_case(head="all", options=options)
     whole = run_loss(linear_policy_loss, case)
     for rows in (1, 5, 16):
@@ -278,7 +296,9 @@ def test_chunk_size_does_not_matter(options, monkeypatch) -> None:
             torch.testing.assert_close(value, whole[name], rtol=1e-12, atol=1e-12)
 
 
-def test_weight_gradient_does_not_drift_over_many_bf16_chunks(monkeypatch) -> None:
+def test_weight_gradient_does_not_drift_over_many_bf16_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Sixty-four chunks summed in bfloat16 would be off by several of its units."""
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 4 * V * 4)
     hidden, weight, targets, keywords = loss_case(
@@ -290,7 +310,7 @@ def test_weight_gradient_does_not_drift_over_many_bf16_chunks(monkeypatch) -> No
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_all"])
-def test_all_dead(options) -> None:
+def test_all_dead(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(head="bias", options=options)
     keywords["token_weights_T"] = torch.zeros(len(targets))
     result = linear_policy_loss(hidden, weight, targets, **keywords)
@@ -301,7 +321,7 @@ def test_all_dead(options) -> None:
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_all"])
-def test_no_tokens(options) -> None:
+def test_no_tokens(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(options=options, shape=(0, 16, 101))
     result = linear_policy_loss(hidden, weight, targets, **keywords)
     result.loss.backward()
@@ -310,14 +330,14 @@ def test_no_tokens(options) -> None:
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_all"])
-def test_one_dead_sequence_leaves_the_others_alone(options) -> None:
+def test_one_dead_sequence_leaves_the_others_alone(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(options=options)
     keywords["token_weights_T"][keywords["sequence_ids_T"] == 2] = 0
     compare((hidden, weight, targets, keywords), torch.float64)
 
 
 @pytest.mark.parametrize("options", ["none", "sequence_none"])
-def test_an_overflowing_ratio_is_bounded_and_has_no_gradient(options) -> None:
+def test_an_overflowing_ratio_is_bounded_and_has_no_gradient(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     keywords["old_logp_T"] = torch.full((len(targets),), -1e4)
     keywords["advantages_T"] = torch.ones(len(targets))
@@ -329,7 +349,7 @@ def test_an_overflowing_ratio_is_bounded_and_has_no_gradient(options) -> None:
 
 @pytest.mark.parametrize("options", ["clip", "kl_k3", "sequence_all"])
 @pytest.mark.parametrize("where", ["hidden", "old_logp_T", "advantages_T"])
-def test_nan_on_a_live_token_reaches_loss_and_gradient(where, options) -> None:
+def test_nan_on_a_live_token_reaches_loss_and_gradient(where: str, options: str) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     live = int(keywords["token_weights_T"].nonzero()[0])
     with torch.no_grad():
@@ -386,7 +406,7 @@ def test_target_out_of_range_on_a_live_token() -> None:
         ({"policy": "trpo"}, "policy is 'trpo'"),
     ],
 )
-def test_wrong_token_data(change, message) -> None:
+def test_wrong_token_data(change: dict[str, Any], message: str) -> None:
     hidden, weight, targets, keywords = loss_case()
     with pytest.raises(ValueError, match=message):
         linear_policy_loss(hidden, weight, targets, **{**keywords, **change})
@@ -396,7 +416,9 @@ def test_wrong_matrices() -> None:
     hidden, weight, targets, _ = head_case()
     data = {"advantages_T": torch.ones(41), "token_weights_T": torch.ones(41)}
 
-    def message(hidden, weight, targets, **options):
+    def message(
+        hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, **options: Any
+    ) -> str:
         with pytest.raises(ValueError) as error:
             linear_policy_loss(hidden, weight, targets, **data, **options)
         return str(error.value)

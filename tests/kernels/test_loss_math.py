@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,17 @@ from ttrl_kernels.loss_math import PolicyOptions, TokenData
 from ttrl_kernels.policy_terms import POLICY_TERMS
 
 
-def f64(*values):
+def f64(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def tokens(advantages, weights=None, old=None, ref=None, ids=None):
+def tokens(
+    advantages: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    old: torch.Tensor | None = None,
+    ref: torch.Tensor | None = None,
+    ids: torch.Tensor | None = None,
+) -> TokenData:
     weights = torch.ones_like(advantages) if weights is None else weights
     return TokenData(advantages, weights, old, ref, ids)
 
@@ -29,7 +36,7 @@ def test_uninitialized_memory_is_nan_in_these_tests() -> None:
 # --- logits -> logp, entropy. One hidden unit of 1, so that the weight column is the logits.
 
 
-def dense(logits, target, **options):
+def dense(logits: list[float], target: int, **options: Any) -> tuple[float, float]:
     weight = f64(*logits)[:, None]
     logp, entropy = loss_math.dense_logprob(
         f64(1)[:, None], weight, torch.tensor([target]), **options
@@ -128,7 +135,9 @@ PPO = [
 
 
 @pytest.mark.parametrize("ratio, advantage, dual, loss, grad, clipped", PPO)
-def test_ppo_clip(ratio, advantage, dual, loss, grad, clipped) -> None:
+def test_ppo_clip(
+    ratio: float, advantage: float, dual: float | None, loss: float, grad: float, clipped: bool
+) -> None:
     r = f64(ratio).requires_grad_()
     options = PolicyOptions(dual_clip=dual)
     term, flag = POLICY_TERMS["ppo_clip"](r, r.log(), f64(advantage), options)
@@ -174,7 +183,7 @@ def test_policy_none_is_reinforce_when_on_policy() -> None:
     "kind, value, grad",
     [("k1", 0.5, 1), ("k2", 0.125, 0.5), ("k3", 0.10653065971263342, 0.3934693402873666)],
 )
-def test_kl_estimators(kind, value, grad) -> None:
+def test_kl_estimators(kind: str, value: float, grad: float) -> None:
     logp = f64(-1).requires_grad_()
     kl = loss_math.kl_estimate(logp, f64(-1.5), kind)
     assert kl.item() == pytest.approx(value, abs=1e-15)
@@ -225,20 +234,20 @@ SMOOTH = [k for k in OPTIONS if "on_policy" not in k and "cispo" not in k]
 
 
 @pytest.mark.parametrize("options", SMOOTH)
-def test_gradcheck_options(options) -> None:
+def test_gradcheck_options(options: str) -> None:
     check_gradients(head="bias", options=options)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_gradcheck_heads(head) -> None:
+def test_gradcheck_heads(head: str) -> None:
     check_gradients(head=head, options="entropy")
 
 
-def check_gradients(head, options) -> None:
+def check_gradients(head: str, options: str) -> None:
     hidden, weight, targets, keywords = loss_case(head=head, options=options, shape=(9, 3, 5))
     bias = keywords.pop("bias", None)
 
-    def loss(hidden, weight, bias):
+    def loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return loss_math.policy_loss_reference(hidden, weight, targets, bias=bias, **keywords).loss
 
     assert torch.autograd.gradcheck(loss, (hidden, weight, bias), atol=1e-6, rtol=1e-5)
@@ -273,6 +282,6 @@ def test_dead_tokens_touch_nothing() -> None:
         ({"entropy_coef": math.inf}, "entropy_coef is inf, expected a finite number"),
     ],
 )
-def test_options_out_of_range(options, message) -> None:
+def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PolicyOptions(**options)

@@ -55,7 +55,7 @@ CODE = [
 
 @pytest.mark.parametrize("code", CODE)
 @pytest.mark.parametrize("frame", ["{}", "\\boxed{{{}}}", "\\boxed{{\\frac{{{}}}{{2}}}}", "x={}"])
-def test_nothing_runs(code, frame, tmp_path) -> None:
+def test_nothing_runs(code: str, frame: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     grade(frame.format(code.format(canary=str(canary))))
     assert not canary.exists()
@@ -145,7 +145,7 @@ TOWERS = [
 
 
 @pytest.mark.parametrize("text", [*HUGE.values(), *BOMBS.values()], ids=[*HUGE, *BOMBS])
-def test_bounded_time(text) -> None:
+def test_bounded_time(text: str) -> None:
     started = time.monotonic()
     grade(text)
     assert time.monotonic() - started < SECONDS
@@ -156,7 +156,9 @@ def test_bounded_time(text) -> None:
     [("€" * 990 + "5", 2), ("{" * 490 + "5" + "}" * 490, 3), ("5" + ",;" * 490, 3)],
     ids=["currencies", "groups", "stops"],
 )
-def test_boxes_are_rewritten_once(content, rewritings, monkeypatch) -> None:
+def test_boxes_are_rewritten_once(
+    content: str, rewritings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Work is counted: rewritings of one content, at most once for each different one."""
     cleaned = []
     rules = sys.modules["ttrl.answers.canonical"]
@@ -171,7 +173,7 @@ def test_boxes_are_rewritten_once(content, rewritings, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_nothing_is_computed(tower) -> None:
+def test_nothing_is_computed(tower: str) -> None:
     grade(f"\\boxed{{{tower}}}")
     assert canonical(tower) == tower
 
@@ -239,7 +241,7 @@ def test_no_call_that_runs_what_it_reads() -> None:
         "from torch import load",
     ],
 )
-def test_the_ban_sees(source) -> None:
+def test_the_ban_sees(source: str) -> None:
     assert banned(source)
 
 

@@ -14,12 +14,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from python_process import run_python
 
 from ttrl.answers import Grader, extract_answer
+from ttrl.answers.grader import Classes
 from ttrl.answers.notation import Expression
 from ttrl.answers.symbolic import Question
 from ttrl.answers.workers import Worker, Workers
@@ -83,7 +86,7 @@ COSTLY = [
 
 
 @pytest.fixture(scope="module")
-def grader():
+def grader() -> Iterator[Grader]:
     with Grader(AnswerSettings(deadline_s=DEADLINE_S, workers=2)) as one:
         assert one.equivalent(r"\sqrt{4}", "2")  # started
         yield one
@@ -92,12 +95,12 @@ def grader():
 HONEST = [r"\sqrt{144}", "12", r"\frac{24}{2}", "13"]
 
 
-def check_honest(found) -> None:
+def check_honest(found: Classes) -> None:
     assert [found.name_of[a] for a in HONEST] == ["12", "12", "12", "13"]
 
 
 @pytest.mark.parametrize("code", CODE)
-def test_nothing_runs(grader, code, tmp_path) -> None:
+def test_nothing_runs(grader: Grader, code: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     answer = code.format(canary=canary)
     found = grader.classes([*HONEST, answer, f"{answer}+1", f"x={answer}", f"({answer}, 2)"])
@@ -105,11 +108,13 @@ def test_nothing_runs(grader, code, tmp_path) -> None:
     assert not canary.exists()
 
 
-def test_nothing_outlasts_the_deadline_and_honest_answers_stay_right(grader, monkeypatch) -> None:
+def test_nothing_outlasts_the_deadline_and_honest_answers_stay_right(
+    grader: Grader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     took = []
     ask = Worker.ask
 
-    def timed(worker, question, deadline_s):
+    def timed(worker: Worker, question: str, deadline_s: float) -> dict[str, Any]:
         started = time.monotonic()
         try:
             return ask(worker, question, deadline_s)
@@ -127,7 +132,7 @@ def test_nothing_outlasts_the_deadline_and_honest_answers_stay_right(grader, mon
         assert int(kilobytes) < 1024 * grader.settings.memory_mb
 
 
-def endless(settings):
+def endless(settings: AnswerSettings) -> Worker:
     """A worker that is ready, and then never says anything."""
     script = "print('{}', flush=True)\nwhile True: pass\n"
     worker = Worker.__new__(Worker)
@@ -141,7 +146,9 @@ def endless(settings):
     return worker
 
 
-def test_what_takes_too_long_is_killed_and_compared_by_spelling(monkeypatch) -> None:
+def test_what_takes_too_long_is_killed_and_compared_by_spelling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("ttrl.answers.workers.Worker", endless)
     answers = [r"\sqrt{4}", r"\sqrt{4}", "2", "2", "2", r"$\sqrt4$", "3"]
     with Grader(AnswerSettings(deadline_s=0.5)) as grader:
@@ -170,7 +177,7 @@ def test_a_worker_runs_out_of_memory_alone() -> None:
         workers.close()
 
 
-def test_from_a_thread_and_from_a_task(grader) -> None:
+def test_from_a_thread_and_from_a_task(grader: Grader) -> None:
     answers = [*HONEST, *COSTLY[:10], r"\sqrt{3}", r"3^{1/2}"]
     expected = grader.classes(answers)
     results = []
@@ -180,7 +187,7 @@ def test_from_a_thread_and_from_a_task(grader) -> None:
         thread.join()
     assert results[0].name_of == expected.name_of
 
-    async def task():
+    async def task() -> tuple[Classes, Classes]:
         return grader.classes([*answers, "4"]), await asyncio.to_thread(grader.classes, answers)
 
     direct, threaded = asyncio.run(task())
@@ -208,7 +215,7 @@ def test_a_worker_that_is_killed_while_it_grades_changes_no_vote() -> None:
     assert expected.undecided == 0
 
 
-def test_no_secrets_in_a_worker(monkeypatch) -> None:
+def test_no_secrets_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "canary-4711")
     monkeypatch.setenv("PYTHONSTARTUP", "canary-4711")
     with Grader() as grader:
@@ -224,7 +231,7 @@ def test_no_secrets_in_a_worker(monkeypatch) -> None:
         assert os.getsid(worker.process.pid) != os.getsid(0)
 
 
-def test_close_does_not_wait_for_who_computes_or_starts(monkeypatch) -> None:
+def test_close_does_not_wait_for_who_computes_or_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     grader = Grader(AnswerSettings(deadline_s=600.0, workers=2))
     errors = []
 
@@ -283,7 +290,7 @@ def test_no_process_is_left() -> None:
 
 
 @pytest.mark.parametrize("end", ["sys.exit()", "os._exit(1)", "os.kill(os.getpid(), 9)"])
-def test_no_orphan_is_left(end) -> None:
+def test_no_orphan_is_left(end: str) -> None:
     code = (
         "import os, sys\n"
         "from ttrl.answers import default_grader\n"
