@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,13 @@ def code(cell: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def grader():
+def grader() -> Iterator[Grader]:
     with Grader(AnswerSettings(deadline_s=60.0)) as one:
         yield one
 
 
 @pytest.mark.parametrize("row", table("| what | the same | others |"), ids=lambda row: row[0])
-def test_values(grader, row) -> None:
+def test_values(grader: Grader, row: list[str]) -> None:
     _, same, others = map(code, row)
     found = grader.classes(same)
     assert len(set(found.name_of.values())) == 1, dict(found.name_of)
@@ -52,7 +53,7 @@ def test_values(grader, row) -> None:
 
 
 @pytest.mark.parametrize("row", table("| group | classes |"), ids=lambda row: row[0])
-def test_units(grader, row) -> None:
+def test_units(grader: Grader, row: list[str]) -> None:
     group = code(row[0])
     found = grader.classes(group).name_of
     assert len(set(found.values())) == int(row[1])
@@ -60,12 +61,12 @@ def test_units(grader, row) -> None:
 
 
 @pytest.mark.parametrize("row", table("| completion | answer |"), ids=lambda row: row[0])
-def test_boxes(row) -> None:
+def test_boxes(row: list[str]) -> None:
     (completion,), answer = map(code, row)
     assert extract_answer(completion) == (answer[0] if answer else None)
 
 
 @pytest.mark.parametrize("row", table("| completion | choice |"), ids=lambda row: row[0])
-def test_choices(row) -> None:
+def test_choices(row: list[str]) -> None:
     (completion,), (letter,) = map(code, row)
     assert extract_answer(completion, "choice") == letter

@@ -122,13 +122,13 @@ every_spelling = [s for spellings in (*SAME, *DIFFERENT) for s in spellings]
 
 
 @pytest.mark.parametrize("spellings", SAME, ids=lambda s: s[0])
-def test_same(spellings) -> None:
+def test_same(spellings: tuple[str, ...]) -> None:
     assert {canonical(s) for s in spellings} == {canonical(spellings[0])}
     assert equivalent(spellings[0], spellings[-1])
 
 
 @pytest.mark.parametrize("spellings", DIFFERENT, ids=lambda s: s[0])
-def test_different(spellings) -> None:
+def test_different(spellings: tuple[str, ...]) -> None:
     assert len({canonical(s) for s in spellings}) == len(spellings)
     assert not equivalent(spellings[0], spellings[-1])
 
@@ -148,12 +148,12 @@ def test_different(spellings) -> None:
         (r"\mathitem{25}", r"\mathitem{25}"),
     ],
 )
-def test_spelling(answer, form) -> None:
+def test_spelling(answer: str, form: str) -> None:
     assert canonical(answer) == form
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "\0\n", r"\,", "$$", "{}", r"\text{}", "."])
-def test_answer_without_content_is_equivalent_to_none(nothing) -> None:
+def test_answer_without_content_is_equivalent_to_none(nothing: str) -> None:
     assert canonical(nothing) == ""
     assert not equivalent(nothing, nothing)
 
@@ -171,7 +171,7 @@ def test_numbers_of_json_are_those_of_people() -> None:
     assert canonical("1e100") == "1e100"  # nor are its digits spelled out
 
 
-def test_rules_that_undo_each_other_end(monkeypatch) -> None:
+def test_rules_that_undo_each_other_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A comma in a matrix once made two rules do so, for ever."""
     assert canonical(r"\begin{pmatrix}a,\end{pmatrix}") == r"\begin{pmatrix}a, \end{pmatrix}"
     flip = str.maketrans("ab", "ba")
@@ -213,12 +213,12 @@ answers = st.lists(pieces, max_size=12).map("".join) | st.sampled_from(every_spe
 
 
 @given(answers)
-def test_canonical_is_idempotent(answer) -> None:
+def test_canonical_is_idempotent(answer: str) -> None:
     assert canonical(canonical(answer)) == canonical(answer)
 
 
 @given(answers)
-def test_reflexive(answer) -> None:
+def test_reflexive(answer: str) -> None:
     assert equivalent(answer, answer) == (canonical(answer) != "")
 
 
@@ -226,14 +226,14 @@ few = st.sampled_from([*SAME[0], *SAME[5], *DIFFERENT[0], *DIFFERENT[2]])
 
 
 @given(few, few, few)
-def test_symmetric_and_transitive(a, b, c) -> None:
+def test_symmetric_and_transitive(a: str, b: str, c: str) -> None:
     assert equivalent(a, b) == equivalent(b, a)
     if equivalent(a, b) and equivalent(b, c):
         assert equivalent(a, c)
 
 
 @st.composite
-def spelled_number(draw):
+def spelled_number(draw: st.DrawFn) -> tuple[Fraction, str]:
     """A number, and one of the ways to write it."""
     top, bottom = draw(st.integers(-(10**6), 10**6)), draw(st.integers(1, 2000))
     places = draw(st.integers(1, 6))
@@ -257,11 +257,13 @@ def spelled_number(draw):
 
 
 @given(spelled_number())
-def test_a_number_has_one_canonical_spelling(spelled) -> None:
+def test_a_number_has_one_canonical_spelling(spelled: tuple[Fraction, str]) -> None:
     number, answer = spelled
     assert canonical(answer) == str(number)
 
 
 @given(spelled_number(), spelled_number())
-def test_different_numbers_are_never_merged(one, other) -> None:
+def test_different_numbers_are_never_merged(
+    one: tuple[Fraction, str], other: tuple[Fraction, str]
+) -> None:
     assert equivalent(one[1], other[1]) == (one[0] == other[0])

@@ -36,7 +36,7 @@ def test_the_last_question_and_the_last_box_count() -> None:
 @pytest.mark.parametrize(
     "text", ["", "132", "\\boxed{", "\\boxed{}", "\\boxed{1.5}", "\\boxed{-3}", "\\boxed{\uff11}"]
 )
-def test_junk_is_not_verified(text) -> None:
+def test_junk_is_not_verified(text: str) -> None:
     assert check(question(47, 85), text) is False
     assert check("Name a prime.", "\\boxed{6}") is False
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import pydantic
 import pytest
 
@@ -37,7 +41,7 @@ def refusal(*overrides: str) -> str:
 
 
 @pytest.fixture
-def recipe(tmp_path):
+def recipe(tmp_path: Path) -> Callable[..., str]:
     """Writes a recipe file and returns its path."""
 
     def write(text: str, name: str = "mine.toml") -> str:
@@ -80,7 +84,7 @@ def recipe(tmp_path):
         ("data.chat_template_kwargs={a = 1}", "data", "chat_template_kwargs", {"a": 1}),
     ],
 )
-def test_overrides(override, section, key, expected) -> None:
+def test_overrides(override: str, section: str | None, key: str, expected: Any) -> None:
     settings = load(override)
     found = getattr(getattr(settings, section) if section else settings, key)
     assert found == expected
@@ -90,7 +94,7 @@ def test_overrides(override, section, key, expected) -> None:
 @pytest.mark.parametrize(
     "key", ["reward.advantages", "loss.policy", "loss.sampler_correction", "checkpoint.best"]
 )
-def test_none_is_chosen_where_it_is_a_choice(key) -> None:
+def test_none_is_chosen_where_it_is_a_choice(key: str) -> None:
     section, _, name = key.partition(".")
     for text in ("none", '"none"'):
         assert getattr(getattr(load(f"{key}={text}"), section), name) == "none"
@@ -116,7 +120,7 @@ def test_overrides_come_after_the_model_part() -> None:
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", " = 3"])
-def test_an_override_needs_key_and_value(override) -> None:
+def test_an_override_needs_key_and_value(override: str) -> None:
     assert "expected key=value" in refusal(override)
 
 
@@ -134,17 +138,17 @@ def test_an_override_needs_key_and_value(override) -> None:
         ("data.chat_template_kwarg.x=1", "data.chat_template_kwargs"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(override, nearest) -> None:
+def test_an_unknown_key_names_the_nearest(override: str, nearest: str) -> None:
     key = override.partition("=")[0]
     assert refusal(override) == f"unknown setting {key!r} (did you mean {nearest!r}?)"
 
 
 @pytest.mark.parametrize("key", ["rollout", "zzz", "seed.x", "optimizer.betas.x"])
-def test_an_unknown_key_without_a_near_one(key) -> None:
+def test_an_unknown_key_without_a_near_one(key: str) -> None:
     assert refusal(f"{key}=1").startswith(f"unknown setting {key!r}")
 
 
-def test_an_unknown_key_in_a_file_names_the_nearest(recipe) -> None:
+def test_an_unknown_key_in_a_file_names_the_nearest(recipe: Callable[..., str]) -> None:
     path = recipe(MINIMAL + "[rollout]\nvote = 3\n")
     with pytest.raises(UserError, match=r"'rollout\.vote' \(did you mean 'rollout\.votes'\?\)"):
         load_settings(path)
@@ -189,7 +193,9 @@ def test_an_unknown_key_in_a_file_names_the_nearest(recipe) -> None:
         ("data.max_rejected_share=1.5", "data.max_rejected_share = 1.5: input should be less"),
     ],
 )
-def test_a_wrong_value_is_refused_with_key_value_and_expectation(override, message) -> None:
+def test_a_wrong_value_is_refused_with_key_value_and_expectation(
+    override: str, message: str
+) -> None:
     assert refusal(override).startswith(message)
 
 
@@ -258,7 +264,7 @@ def test_all_wrong_values_are_reported_together() -> None:
         (["name="], "name = '' cannot name a folder"),
     ],
 )
-def test_each_rule_across_sections(overrides, message) -> None:
+def test_each_rule_across_sections(overrides: list[str], message: str) -> None:
     assert refusal(*overrides).startswith(message)
 
 
@@ -266,7 +272,7 @@ def test_each_rule_across_sections(overrides, message) -> None:
     "override",
     ["rollout.votes=32", "policy.sequences_per_update=512", "memory.tokens_per_batch=208"],
 )
-def test_each_rule_allows_its_limit(override) -> None:
+def test_each_rule_allows_its_limit(override: str) -> None:
     load(override)
 
 
@@ -292,12 +298,14 @@ def test_all_broken_rules_are_reported_together() -> None:
         ("math500", "r1-llama-8b", ["model.revision=abc", "threads=1"]),
     ],
 )
-def test_resolved_settings_load_as_equal_settings(recipe, name, model, overrides) -> None:
+def test_resolved_settings_load_as_equal_settings(
+    recipe: Callable[..., str], name: str, model: str | None, overrides: list[str]
+) -> None:
     settings = load_settings(name, model=model, overrides=overrides)
     assert load_settings(recipe(settings.to_toml())) == settings
 
 
-def test_the_resolved_settings_name_every_key(recipe) -> None:
+def test_the_resolved_settings_name_every_key(recipe: Callable[..., str]) -> None:
     """A later default must not change what an old run's config.toml means."""
     text = load_settings("aime24", model="qwen3-8b").to_toml()
     for key in ("gradient_checkpointing", "max_rejected_share", "batch_size", "estimator", "every"):
@@ -305,7 +313,7 @@ def test_the_resolved_settings_name_every_key(recipe) -> None:
 
 
 def test_only_none_is_left_out_of_the_resolved_settings_so_every_optional_default_is_none() -> None:
-    def sections(section: type[Section]):
+    def sections(section: type[Section]) -> Iterator[type[Section]]:
         yield section
         for field in section.model_fields.values():
             if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -338,12 +346,12 @@ def test_no_setting_holds_a_secret() -> None:
 # Files, includes, models
 
 
-def test_a_file_of_the_users_own_is_named_after_itself(recipe) -> None:
+def test_a_file_of_the_users_own_is_named_after_itself(recipe: Callable[..., str]) -> None:
     settings = load_settings(recipe(MINIMAL))
     assert (settings.name, settings.model.path, settings.data.train) == ("mine", "m", "q.json")
 
 
-def test_later_layers_win_table_by_table(recipe) -> None:
+def test_later_layers_win_table_by_table(recipe: Callable[..., str]) -> None:
     recipe("seed = 1\nepochs = 9\n[rollout]\nvotes = 40\ntemperature = 0.5\n", "first.toml")
     recipe("epochs = 8\n[rollout]\nvotes = 50\n", "second.toml")
     path = recipe(f'include = ["first", "second"]\n{MINIMAL}[loss]\nclip_low = 0.1\n')
@@ -353,7 +361,7 @@ def test_later_layers_win_table_by_table(recipe) -> None:
     assert (settings.loss.clip_low, settings.loss.clip_high) == (0.1, 0.3)
 
 
-def test_a_file_may_include_a_shipped_recipe(recipe) -> None:
+def test_a_file_may_include_a_shipped_recipe(recipe: Callable[..., str]) -> None:
     path = recipe('include = ["benchmarks/amc"]\nmodel = {path = "m"}\nseed = 5\n')
     settings = load_settings(path)
     assert (settings.seed, settings.epochs, settings.loss.dual_clip) == (5, 30, 3.0)
@@ -369,19 +377,23 @@ def test_a_file_may_include_a_shipped_recipe(recipe) -> None:
         ),
     ],
 )
-def test_an_include_cycle_is_refused(recipe, files, chain) -> None:
+def test_an_include_cycle_is_refused(
+    recipe: Callable[..., str], files: dict[str, str], chain: str
+) -> None:
     paths = [recipe(text, name) for name, text in files.items()]
     with pytest.raises(UserError, match=f"a recipe includes itself: .*{chain}"):
         load_settings(paths[0])
 
 
-def test_a_recipe_may_be_included_twice(recipe) -> None:
+def test_a_recipe_may_be_included_twice(recipe: Callable[..., str]) -> None:
     recipe("seed = 3", "base.toml")
     recipe('include = ["base"]', "a.toml")
     assert load_settings(recipe(f'include = ["a", "base"]\n{MINIMAL}')).seed == 3
 
 
-def test_files_are_found_beside_the_recipe_that_names_them(recipe, tmp_path, monkeypatch) -> None:
+def test_files_are_found_beside_the_recipe_that_names_them(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("sub/q.jsonl", "sub/own.py", "top.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -432,12 +444,12 @@ def test_other_fields_for_the_held_out_set() -> None:
         ('model = {dtype = "float32"}\ndata = {train = "q"}', "names no model: add --model"),
     ],
 )
-def test_a_file_that_is_no_recipe(recipe, text, message) -> None:
+def test_a_file_that_is_no_recipe(recipe: Callable[..., str], text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_settings(recipe(text))
 
 
-def test_a_recipe_in_another_encoding_is_refused(tmp_path) -> None:
+def test_a_recipe_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b'name = "caf\xe9"')
     with pytest.raises(UserError, match=r"mine\.toml is not valid TOML"):

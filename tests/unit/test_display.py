@@ -6,6 +6,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from ttrl.report.display import Display, result_table, scores_table
 
@@ -13,7 +14,7 @@ from ttrl.report.display import Display, result_table, scores_table
 # Tables
 
 
-def shown(table) -> list[list[str]]:
+def shown(table: Table) -> list[list[str]]:
     """The rows of a table, cells stripped, as a user would see them."""
     console = Console(width=200, file=io.StringIO(), color_system=None)
     console.print(table)
@@ -64,7 +65,7 @@ def test_results_of_two_sets_with_different_levels() -> None:
 
 
 @pytest.mark.parametrize("level", ["[/]", "[red]", "a/b", "a/", "a@b", "[link=x]y"])
-def test_a_level_is_shown_as_it_is_written(level) -> None:
+def test_a_level_is_shown_as_it_is_written(level: str) -> None:
     """It comes from the data set, and may look like markup or like our own names."""
     scores = {"pass@1": 0.5, "response_tokens": 7.0}
     scores |= {f"{name}/level={level}": value for name, value in scores.items()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +13,15 @@ from groups import estimate, group, labelled_ballot, voted
 
 from ttrl.rewards import make_estimator
 from ttrl.rewards.estimators.novelty import ngram_similarity
-from ttrl.types import PastVote, UserError
+from ttrl.types import CompletionGroup, Estimate, PastVote, UserError
 
 
-def labelled(of, label, name, **options):
+def labelled(of: CompletionGroup, label: str | None, name: str, **options: Any) -> Estimate:
     return make_estimator(name, options).estimate(labelled_ballot(of, label))
 
 
 @pytest.fixture
-def plugin(tmp_path: Path):
+def plugin(tmp_path: Path) -> Callable[..., str]:
     """Writes a function's body to a file, and names it."""
 
     def write(body: str, arguments: str = "prompt, text") -> str:
@@ -82,7 +84,7 @@ def test_soft_pays_each_answer_its_share_of_all_votes() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "weight"), [(0.6, 0.7, 1), (0.0, 0.6, 0), (0.7, 2.0, 0), (0.0, None, 1)]
 )
-def test_soft_trains_inside_its_band(low, high, weight) -> None:
+def test_soft_trains_inside_its_band(low: float, high: float | None, weight: float) -> None:
     # Two voters in three and one in three: ln 3 - (2/3) ln 2 = 0.6365. The abstention has no part.
     options = {"min_entropy": low} | ({} if high is None else {"max_entropy": high})
     found = estimate(group("7", "8", "7.0", None), "soft", **options)
@@ -238,7 +240,7 @@ def test_ddrl_needs_a_group_of_k() -> None:
 # evol
 
 
-def test_evol_bands_and_novelty(plugin) -> None:
+def test_evol_bands_and_novelty(plugin: Callable[..., str]) -> None:
     # Own-band means 0.5, 0.6, 0.3 and maxima 0.8, 0.8, 0.6 give u = 0.35, 0.3, 0.55, which is
     # 0.2, 0, 1 of the band; the 8 is alone in its band.
     matrix = "[[1, .8, .2, .4], [.8, 1, .4, 0], [.2, .4, 1, .6], [.4, 0, .6, 1]]"
@@ -267,7 +269,9 @@ def test_evol_of_equal_texts_and_of_lone_ones() -> None:
         ("return None", "expected 2 x 2 numbers"),
     ],
 )
-def test_evol_checks_a_users_similarities(plugin, body, message) -> None:
+def test_evol_checks_a_users_similarities(
+    plugin: Callable[..., str], body: str, message: str
+) -> None:
     name = plugin(body, "texts")
     with pytest.raises(UserError) as error:
         estimate(group("7", "8"), "evol", similarity=name)
@@ -275,12 +279,12 @@ def test_evol_checks_a_users_similarities(plugin, body, message) -> None:
     assert message in str(error.value)
 
 
-def test_evol_names_the_line_where_a_users_similarity_fails(plugin) -> None:
+def test_evol_names_the_line_where_a_users_similarity_fails(plugin: Callable[..., str]) -> None:
     with pytest.raises(UserError, match=r"failed with KeyError: 1 \(.*\.py:\d+\)"):
         estimate(group("7", "8"), "evol", similarity=plugin("raise KeyError(1)", "texts"))
 
 
-def test_a_missing_similarity_is_noticed_at_once(tmp_path) -> None:
+def test_a_missing_similarity_is_noticed_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"reward.options.similarity = .*no file at"):
         make_estimator("evol", {"similarity": f"{tmp_path}/absent.py:f"})
 
@@ -300,7 +304,7 @@ def test_ngram_similarity_is_shared_over_all() -> None:
 # verified
 
 
-def test_verified_votes_count_omega(plugin) -> None:
+def test_verified_votes_count_omega(plugin: Callable[..., str]) -> None:
     verifier = plugin("return '{9}' in text and prompt == 'What is 3 + 4?'")
     of = group("7", "9", "7.0", None, "7")
     # 7 weighs 3, and 9 weighs omega
@@ -313,12 +317,12 @@ def test_verified_votes_count_omega(plugin) -> None:
     assert tie.metrics["overruled"] == 0
 
 
-def test_the_label_is_the_most_common_spelling_of_its_class(plugin) -> None:
+def test_the_label_is_the_most_common_spelling_of_its_class(plugin: Callable[..., str]) -> None:
     of = group("7", "7", "7", "7", "9", "9.0", "9.0")
     assert estimate(of, "verified", verifier=plugin("return '{9' in text")).label == "9.0"
 
 
-def test_abstentions_are_not_verified(plugin) -> None:
+def test_abstentions_are_not_verified(plugin: Callable[..., str]) -> None:
     verifier = plugin("return 1 / 0 if 'give up' in text else True")
     assert estimate(group("7", None), "verified", verifier=verifier).rewards_G == (1.0, 0.0)
 
@@ -331,7 +335,7 @@ def test_abstentions_are_not_verified(plugin) -> None:
         ("return text / 2", "failed with TypeError: unsupported operand"),
     ],
 )
-def test_a_bad_verifier_is_an_error(plugin, body, message) -> None:
+def test_a_bad_verifier_is_an_error(plugin: Callable[..., str], body: str, message: str) -> None:
     name = plugin(body)
     with pytest.raises(UserError) as error:
         estimate(group("7", "8"), "verified", verifier=name)

@@ -2,11 +2,15 @@ r"""The answer is what the last complete \boxed{} holds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ttrl.answers import extract_answer, make_extractor
+from ttrl.answers.extract import Extractor
 from ttrl.types import UserError
 
 
@@ -25,7 +29,7 @@ from ttrl.types import UserError
         ("\\boxed{1 +\n 2}", "1 +\n 2"),
     ],
 )
-def test_content_of_the_box_as_written(text, answer) -> None:
+def test_content_of_the_box_as_written(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
@@ -49,7 +53,7 @@ def test_escaped_braces_are_not_braces() -> None:
         (r"\boxed{\boxed{1}} then \boxed{2}", "2"),
     ],
 )
-def test_innermost_of_nested_boxes_counts(text, answer) -> None:
+def test_innermost_of_nested_boxes_counts(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
@@ -72,7 +76,7 @@ def test_innermost_of_nested_boxes_counts(text, answer) -> None:
         (r"\boxed{3} for \boxed{5}", "5"),
     ],
 )
-def test_boxes_that_form_one_answer(text, answer) -> None:
+def test_boxes_that_form_one_answer(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
@@ -99,7 +103,7 @@ def test_boxes_that_form_one_answer(text, answer) -> None:
         (r"\boxed2^3", None),
     ],
 )
-def test_a_box_without_braces(text, answer) -> None:
+def test_a_box_without_braces(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
@@ -114,7 +118,7 @@ def test_a_box_without_braces(text, answer) -> None:
         (r"} } \boxed{7} }", "7"),
     ],
 )
-def test_truncated_box_leaves_the_word_to_a_complete_one(text, answer) -> None:
+def test_truncated_box_leaves_the_word_to_a_complete_one(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
@@ -138,7 +142,7 @@ def test_truncated_box_leaves_the_word_to_a_complete_one(text, answer) -> None:
         "\\boxed{\u200b}",
     ],
 )
-def test_no_answer_is_none(text) -> None:
+def test_no_answer_is_none(text: str) -> None:
     assert extract_answer(text) is None
 
 
@@ -148,7 +152,7 @@ pieces = st.sampled_from(
 
 
 @given(st.lists(pieces, max_size=30).map("".join))
-def test_never_empty_and_always_balanced(text) -> None:
+def test_never_empty_and_always_balanced(text: str) -> None:
     answer = extract_answer(text)
     if answer is not None:
         assert answer.strip()
@@ -201,7 +205,7 @@ def test_never_empty_and_always_balanced(text) -> None:
         ("", None),
     ],
 )
-def test_choice(text, letter) -> None:
+def test_choice(text: str, letter: str | None) -> None:
     assert extract_answer(text, "choice") == letter
 
 
@@ -219,12 +223,12 @@ def test_choice(text, letter) -> None:
         (r"\boxed{} 5", "5"),
     ],
 )
-def test_boxed_or_number(text, answer) -> None:
+def test_boxed_or_number(text: str, answer: str | None) -> None:
     assert extract_answer(text, "boxed_or_number") == answer
 
 
 @pytest.fixture
-def plugin(tmp_path):
+def plugin(tmp_path: Path) -> Callable[[str], Extractor]:
     path = tmp_path / "mine.py"
     path.write_text(
         "def last(text): return text[-1:]\n"
@@ -235,7 +239,7 @@ def plugin(tmp_path):
     return lambda name: make_extractor(f"{path}:{name}")
 
 
-def test_a_function_of_the_user(plugin) -> None:
+def test_a_function_of_the_user(plugin: Callable[[str], Extractor]) -> None:
     assert plugin("last")("so 5") == "5"
     assert plugin("last")("") is None  # an empty text must not vote
     assert plugin("nothing")("5") is None
@@ -257,5 +261,5 @@ def test_an_unknown_style() -> None:
         *("\\boxed5, ", "\\boxed{5} and ", "\\boxed ", "\\boxed\\frac{1}{", "x=\\boxed{1}, "),
     ],
 )
-def test_a_megabyte_takes_time_in_proportion(style, piece) -> None:
+def test_a_megabyte_takes_time_in_proportion(style: str, piece: str) -> None:
     extract_answer(piece * (1_000_000 // len(piece)), style)  # quadratic: hours

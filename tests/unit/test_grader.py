@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 from python_process import run_python
@@ -101,24 +103,24 @@ DIFFERENT = [
 
 
 @pytest.fixture(scope="module")
-def grader():
+def grader() -> Iterator[Grader]:
     with Grader(AnswerSettings(deadline_s=60.0)) as one:  # the tests decide, not the machine
         yield one
 
 
 @pytest.mark.parametrize("answers", SAME, ids=lambda a: a[0])
-def test_same(grader, answers) -> None:
+def test_same(grader: Grader, answers: tuple[str, ...]) -> None:
     found = grader.classes(answers)
     assert len(set(found.name_of.values())) == 1, dict(found.name_of)
     assert not found.undecided
 
 
 @pytest.mark.parametrize("answers", DIFFERENT, ids=lambda a: a[0])
-def test_different(grader, answers) -> None:
+def test_different(grader: Grader, answers: tuple[str, ...]) -> None:
     assert len(set(grader.classes(answers).name_of.values())) == len(answers)
 
 
-def test_no_golden_case_joins_another(grader) -> None:
+def test_no_golden_case_joins_another(grader: Grader) -> None:
     """All at once, in any order: the classes are those of each case alone."""
     answers = [a for case in SAME for a in case]
     name_of = grader.classes(answers).name_of
@@ -129,13 +131,13 @@ def test_no_golden_case_joins_another(grader) -> None:
     assert len(set.union(*names)) == len(SAME)
 
 
-def test_a_class_is_named_by_its_smallest_form(grader) -> None:
+def test_a_class_is_named_by_its_smallest_form(grader: Grader) -> None:
     name_of = grader.classes([r"\frac{\sqrt{16}}{2}", r"\sqrt{4}", "7"]).name_of
     assert name_of[r"\frac{\sqrt{16}}{2}"] == name_of[r"\sqrt{4}"] == r"\sqrt4"
     assert name_of["7"] == "7"
 
 
-def test_votes_are_counted_by_value(grader) -> None:
+def test_votes_are_counted_by_value(grader: Grader) -> None:
     vote = majority_vote(["3", "3", r"\sqrt{4}", "2", r"\frac{4}{2}", "six"], grader)
     assert vote.counts == (3, 2, 1)
     assert vote.clusters_G == (1, 1, 0, 0, 0, 2)
@@ -179,7 +181,9 @@ def spelled_number(rng: random.Random, value: Fraction) -> str:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_expressions_fall_into_the_classes_of_their_values(grader, seed) -> None:
+def test_random_expressions_fall_into_the_classes_of_their_values(
+    grader: Grader, seed: int
+) -> None:
     rng = random.Random(seed)
     values = [Fraction(rng.randint(-30, 30), rng.choice([1, 1, 2, 5, 7])) for _ in range(15)]
     value_of = {}
@@ -196,7 +200,7 @@ def test_random_expressions_fall_into_the_classes_of_their_values(grader, seed) 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_polynomials_fall_into_the_classes_of_their_roots(grader, seed) -> None:
+def test_random_polynomials_fall_into_the_classes_of_their_roots(grader: Grader, seed: int) -> None:
     """(x-a)(y-b) in any spelling; it determines a and b."""
     rng = random.Random(seed)
     value_of = {}
@@ -233,7 +237,7 @@ def test_random_polynomials_fall_into_the_classes_of_their_roots(grader, seed) -
         [r"\sqrt{2}+1", r"\sqrt2 + 1", r"$\sqrt{2}+1$."],  # one form: nothing to compare
     ],
 )
-def test_settled_answers_start_nothing(answers) -> None:
+def test_settled_answers_start_nothing(answers: list[str]) -> None:
     with Grader() as grader:
         grader.classes(answers)
         assert not grader._workers._alive
@@ -257,7 +261,7 @@ def test_without_the_symbolic_stage_spelling_decides() -> None:
         assert not grader._workers._alive
 
 
-def test_a_question_is_asked_once(grader, monkeypatch) -> None:
+def test_a_question_is_asked_once(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     ask = grader._workers.ask
     monkeypatch.setattr(grader._workers, "ask", lambda qs: asked.extend(qs) or ask(qs))
@@ -277,7 +281,7 @@ def test_a_question_is_asked_once(grader, monkeypatch) -> None:
         "x+" * 200 + "x",
     ],
 )  # fmt: skip
-def test_what_does_not_pass(text) -> None:
+def test_what_does_not_pass(text: str) -> None:
     assert translate(text) is None
 
 
@@ -326,7 +330,9 @@ def test_a_closed_grader_still_knows_spellings() -> None:
         grader.equivalent(r"\sqrt4", "2")
 
 
-def test_a_worker_that_cannot_start_is_reported_with_its_reason(monkeypatch, tmp_path) -> None:
+def test_a_worker_that_cannot_start_is_reported_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     script = tmp_path / "worker.py"
     script.write_text("import math_verify_is_not_here\n")
     monkeypatch.setattr("ttrl.answers.workers.__file__", str(script.with_name("workers.py")))

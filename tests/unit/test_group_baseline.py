@@ -34,11 +34,15 @@ def estimate(of: CompletionGroup, **changes: object) -> Estimate:
     return replace(groups.estimate(of), **changes)
 
 
-def samples(voted, estimates, settings):
+def samples(
+    voted: list[CompletionGroup], estimates: list[Estimate], settings: Settings
+) -> list[TrainSample]:
     return GroupBaseline(settings).assign(voted, estimates, step=1).samples
 
 
-def chosen_of(size: int, settings: Settings, step: int = 1, id: str = "q1", **changes: object):
+def chosen_of(
+    size: int, settings: Settings, step: int = 1, id: str = "q1", **changes: object
+) -> list[int]:
     """The indices that are chosen of a group of this size."""
     voted = group(*["7"] * size, id=id)
     assigned = GroupBaseline(settings).assign([voted], [estimate(voted, **changes)], step)
@@ -149,7 +153,7 @@ def test_random_is_fair_and_takes_only_what_is_kept() -> None:
     ],
 )
 def test_balanced_takes_as_many_with_a_positive_advantage_as_without(
-    advantages_G, trained, chosen
+    advantages_G: tuple[float, ...], trained: int, chosen: list[int]
 ) -> None:
     balanced = settings(trained, selection="balanced")
     assert chosen_of(6, balanced, advantages_G=advantages_G) == chosen

@@ -123,7 +123,7 @@ def test_the_kernels_import_torch_and_triton_only() -> None:
 
 
 @pytest.mark.parametrize("package", ["ttrl", "kernels"])
-def test_optional_packages_are_imported_where_they_are_used(package) -> None:
+def test_optional_packages_are_imported_where_they_are_used(package: str) -> None:
     at_once = {
         (path, name)
         for path, tree in (TTRL if package == "ttrl" else KERNELS).items()

@@ -32,12 +32,14 @@ def test_learning_rates_by_hand() -> None:
         (4, {"warmup_share": 0.01}, [8.0, 8.0, 6.0, 2.0]),  # any share is at least one step
     ],
 )
-def test_learning_rates_at_the_edges(total, changes, expected) -> None:
+def test_learning_rates_at_the_edges(
+    total: int, changes: dict[str, float], expected: list[float]
+) -> None:
     assert rates(total, **changes) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("total", [5, 80, 240])
-def test_learning_rates_rise_to_the_peak_and_fall_to_the_final_share(total) -> None:
+def test_learning_rates_rise_to_the_peak_and_fall_to_the_final_share(total: int) -> None:
     found = rates(total, warmup_share=0.1, final_lr_share=0.5)
     top = found.index(8.0)
     assert found[: top + 1] == sorted(found[: top + 1])

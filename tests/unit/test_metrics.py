@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,9 @@ TIED = group("1", "2", "3", "4", id="tied")  # label "1", rewards 1 0 0 0
 SILENT = group(None, None, None, None, id="silent")  # no label
 
 
-def label_free(*groups: CompletionGroup, previous=None, trained=2):
+def label_free(
+    *groups: CompletionGroup, previous: dict[str, str] | None = None, trained: int = 2
+) -> dict[str, float]:
     history = {
         question: (PastVote(1, "other", 0.9), PastVote(2, label, 0.5))
         for question, label in (previous or {}).items()
@@ -32,7 +35,7 @@ def label_free(*groups: CompletionGroup, previous=None, trained=2):
     return vote_metrics(groups, [estimate(g) for g in groups], history, GRADER, indices)
 
 
-def labelled(*groups: CompletionGroup, key: AnswerKey, trained=2):
+def labelled(*groups: CompletionGroup, key: AnswerKey, trained: int = 2) -> dict[str, float]:
     indices = [range(trained)] * len(groups)
     return labelled_metrics(groups, [estimate(g) for g in groups], key, GRADER, indices)
 
@@ -193,7 +196,7 @@ def test_maj_at_k_by_hand() -> None:
             maj_at_k(answers, "7", k)
 
 
-def wins(answers, reference):
+def wins(answers: Sequence[str | None], reference: str) -> bool:
     majority = majority_vote(answers).majority
     return majority is not None and equivalent(majority, reference)
 
@@ -203,14 +206,16 @@ def wins(answers, reference):
     st.sampled_from(["7", "8", "10", "x"]),
     st.data(),
 )
-def test_maj_at_k_is_the_share_of_all_draws(answers, reference, data) -> None:
+def test_maj_at_k_is_the_share_of_all_draws(
+    answers: list[str | None], reference: str, data: st.DataObject
+) -> None:
     k = data.draw(st.integers(1, len(answers)))
     draws = [wins(draw, reference) for draw in itertools.combinations(answers, k)]
     assert maj_at_k(answers, reference, k) == pytest.approx(sum(draws) / len(draws))
 
 
 @given(st.integers(1, 8), st.data())
-def test_pass_at_k_is_the_share_of_all_draws(n, data) -> None:
+def test_pass_at_k_is_the_share_of_all_draws(n: int, data: st.DataObject) -> None:
     c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
     draws = [any(draw) for draw in itertools.combinations([True] * c + [False] * (n - c), k)]
     assert pass_at_k(n, c, k) == pytest.approx(sum(draws) / len(draws))

@@ -31,7 +31,7 @@ lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1
         ("constant", [1 / 30, 1 / 30, 0.5 / 30]),
     ],
 )
-def test_weights_by_hand(aggregation, expected) -> None:
+def test_weights_by_hand(aggregation: str, expected: list[float]) -> None:
     """Completions of 1, 2 and 5 tokens; the last has half the weight of the others."""
     samples = train_samples([(9, 1), (2, 2), (1, 5)])
     samples[2] = dataclasses.replace(samples[2], weight=0.5)
@@ -40,7 +40,7 @@ def test_weights_by_hand(aggregation, expected) -> None:
 
 
 @given(lengths)
-def test_total_weight_of_all_tokens(lengths) -> None:
+def test_total_weight_of_all_tokens(lengths: list[tuple[int, int]]) -> None:
     samples = train_samples(lengths)
     tokens = sum(completion for _, completion in lengths)
     totals = {
@@ -55,7 +55,7 @@ def test_total_weight_of_all_tokens(lengths) -> None:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_prompts_do_not_enter_the_weights(aggregation) -> None:
+def test_prompts_do_not_enter_the_weights(aggregation: str) -> None:
     short, long = train_samples([(1, 3), (1, 4)]), train_samples([(9, 3), (1, 4)])
     assert sequence_weights(short, aggregation, 5) == sequence_weights(long, aggregation, 5)
 
@@ -101,7 +101,9 @@ def test_a_completion_of_one_token_trains_the_last_token_of_its_prompt() -> None
     ("budget", "ids"),
     [(5, [["c"], ["a", "b"]]), (9, [["c"], ["a", "b"]]), (10, [["c", "a", "b"]])],
 )
-def test_batches_are_as_few_as_the_budget_allows_and_of_like_sizes(budget, ids) -> None:
+def test_batches_are_as_few_as_the_budget_allows_and_of_like_sizes(
+    budget: int, ids: list[list[str]]
+) -> None:
     batches = pack([A, B, C], [1.0, 1.0, 1.0], budget)
     first = {10: "a", 30: "b", 50: "c"}
     found = [[first[int(b.token_ids_T[i])] for i in b.cu_seqlens[:-1]] for b in batches]
@@ -117,7 +119,9 @@ def test_a_sequence_longer_than_a_batch_is_an_error_that_names_it() -> None:
     ("parts", "ids"),
     [(2, [["c"], ["a", "b"]]), (3, [["c"], ["a"], ["b"]]), (4, [["c"], ["a"], ["b"], []])],
 )
-def test_every_rank_gets_as_many_batches_some_of_them_without_weight(parts, ids) -> None:
+def test_every_rank_gets_as_many_batches_some_of_them_without_weight(
+    parts: int, ids: list[list[str]]
+) -> None:
     batches = pack([A, B, C], [0.125, 0.25, 0.5], 10, parts)
     first = {10: "a", 30: "b", 50: "c"}
     found = [
@@ -143,7 +147,9 @@ def test_no_samples_are_no_batches() -> None:
 
 
 @given(lengths, st.integers(23, 80))
-def test_every_sample_is_in_exactly_one_batch_of_at_most_the_budget(lengths, budget) -> None:
+def test_every_sample_is_in_exactly_one_batch_of_at_most_the_budget(
+    lengths: list[tuple[int, int]], budget: int
+) -> None:
     samples = train_samples(lengths)
     weights = [1.0 + i for i in range(len(samples))]  # tells the samples apart
     batches = pack(samples, weights, budget)

@@ -83,7 +83,9 @@ def gib(found: Plan, phase: str, *items: str) -> float:
         ("llama3.3-70b-instruct", 70_553_706_496, 320),
     ],
 )
-def test_the_published_models_have_their_published_sizes(model, parameters, kv_kib) -> None:
+def test_the_published_models_have_their_published_sizes(
+    model: str, parameters: int, kv_kib: int
+) -> None:
     shape = ModelShape.of(outline(model))
     assert shape.parameters == parameters
     assert shape.kv_bytes_per_token() == kv_kib * 1024
@@ -91,7 +93,7 @@ def test_the_published_models_have_their_published_sizes(model, parameters, kv_k
 
 
 @pytest.mark.parametrize(("tokens", "activations", "total"), [(16384, 7.1, 30), (32768, 14.2, 37)])
-def test_the_7b_table_worked_out_by_hand(tokens, activations, total) -> None:
+def test_the_7b_table_worked_out_by_hand(tokens: int, activations: float, total: float) -> None:
     """Qwen2.5-7B on 8 x A100-40GB without a reference model: another derivation of the same run,
     in GiB, within 10 %. Its activations are what all layers and the recomputed one keep; the
     gradients that pass are among its overheads."""
@@ -121,7 +123,7 @@ def test_the_7b_table_worked_out_by_hand(tokens, activations, total) -> None:
 @pytest.mark.parametrize(
     ("offload", "share", "least", "most"), [("true", 0.9, 18, 20), ("false", 0.6, 7, 8)]
 )
-def test_the_7b_kv_cache(offload, share, least, most) -> None:
+def test_the_7b_kv_cache(offload: str, share: float, least: float, most: float) -> None:
     """18 to 20 GiB with phase offload, 7 to 8 without; 20 are 374k tokens."""
     found = plan_of(
         "8xa100-40gb/qwen2.5-7b",
@@ -146,7 +148,7 @@ def test_without_phase_offload_the_recipe_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_fits_its_machine(recipe) -> None:
+def test_every_recipe_fits_its_machine(recipe: str) -> None:
     found = plan_of(recipe)
     assert found.problems == ()
     assert all(phase.total <= found.job.machine.usable for phase in found.phases)
@@ -160,7 +162,7 @@ def test_there_are_recipes_for_each_machine() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_choices_fit_and_are_as_fast_as_the_recipe(recipe) -> None:
+def test_the_choices_fit_and_are_as_fast_as_the_recipe(recipe: str) -> None:
     found = plan_of(recipe)
     again = plan_of(recipe, *(f"{k}={str(v).lower()}" for k, v in found.choices.items()))
     assert again.fits
@@ -214,7 +216,7 @@ def test_what_a_host_holds() -> None:
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if "32b" in r or "70b" in r])
-def test_recipes_say_what_they_take_of_a_host(recipe) -> None:
+def test_recipes_say_what_they_take_of_a_host(recipe: str) -> None:
     text = " ".join((RECIPE_FOLDER / f"{recipe}.toml").read_text().replace("#", " ").split())
     sizes = [round(size / GIB) for size in host_memory(job_of(recipe)).values()]
     total = sum(host_memory(job_of(recipe)).values()) / GIB
@@ -303,7 +305,7 @@ def test_engines_elsewhere_are_not_planned() -> None:
         )
 
 
-def test_a_run_without_a_plan_is_trained(monkeypatch) -> None:
+def test_a_run_without_a_plan_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, where memory is logged beside what was planned."""
     memory = types.SimpleNamespace(total_memory=40 * GIB)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -350,13 +352,13 @@ def test_assumptions_can_be_changed() -> None:
         "train_utilization=50", "context_gib=-1", "nccl_gib=inf", "tflops=nan", "layer_us=0",
     ],
 )  # fmt: skip
-def test_no_machine_has_such_numbers(change) -> None:
+def test_no_machine_has_such_numbers(change: str) -> None:
     with pytest.raises(UserError, match=r"expected a number from 0.001 to (1|1e\+06)$"):
         A100_40GB.changed([change])
 
 
 @pytest.mark.parametrize("bound", [0.001, 1e6])
-def test_the_bounds_of_a_machine_can_be_planned(bound) -> None:
+def test_the_bounds_of_a_machine_can_be_planned(bound: float) -> None:
     names = [f.name for f in dataclasses.fields(Machine) if f.name not in ("gpus", "memory_gib")]
     for name in names:
         value = min(bound, 1.0) if name in SHARES else bound
@@ -377,7 +379,7 @@ def test_the_bounds_of_a_machine_can_be_planned(bound) -> None:
         (0, 40, "--gpus 0: expected"),
     ],
 )
-def test_no_machine_is_like_that(gpus, memory, message) -> None:
+def test_no_machine_is_like_that(gpus: int, memory: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Machine(gpus, memory)
 
@@ -404,7 +406,7 @@ def test_the_remedy_asks_for_no_more_gpus_than_there_can_be() -> None:
         ({"num_key_value_heads": 5}, "num_key_value_heads = 5: expected a divisor of num_att"),
     ],
 )
-def test_models_of_absurd_sizes(changes, message, tmp_path) -> None:
+def test_models_of_absurd_sizes(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     config = json.loads((CONFIGS / "qwen2.5-math-1.5b.json").read_text())
     path = tmp_path / "absurd.json"
     path.write_text(json.dumps({**config, **changes}))
@@ -425,7 +427,9 @@ def call(
     return int(stop.value.code or 0), out.out, out.err
 
 
-def test_the_command(capsys, monkeypatch, tmp_path) -> None:
+def test_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     output = tmp_path / "plan.json"
     arguments = [
         "8xa100-40gb/qwen2.5-math-7b", "--gpus", "8", "--gpu-memory", "40",
@@ -446,7 +450,9 @@ def test_the_command(capsys, monkeypatch, tmp_path) -> None:
     assert err.count("\n") == 1
 
 
-def test_the_embedded_model_fits_anything(capsys, monkeypatch) -> None:
+def test_the_embedded_model_fits_anything(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, _ = call(capsys, monkeypatch, "tiny-arithmetic", "--gpu-memory", "8")
     assert code == 0
     assert "local, transformers" in out
@@ -462,7 +468,13 @@ def test_the_embedded_model_fits_anything(capsys, monkeypatch) -> None:
         (["--json", "no/such/x.json"], "no folder no/such"),
     ],
 )
-def test_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path) -> None:
+def test_errors_are_one_line(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "remote.json").write_text('{"model_type": "qwen2", "attn_implementation": "a/b"}')
@@ -472,7 +484,7 @@ def test_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path) 
     assert err.count("\n") == 1
 
 
-def test_a_model_with_experts_is_refused(tmp_path) -> None:
+def test_a_model_with_experts_is_refused(tmp_path: Path) -> None:
     config = {
         "model_type": "qwen3_moe", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 50,
         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tiny_tokenizer import CHATML, tiny_tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from ttrl.data.prompts import (
     ControlTokens,
@@ -45,7 +46,7 @@ def test_chat_template_kwargs_reach_the_template() -> None:
 
 
 @pytest.mark.parametrize("chat_template", [True, False])
-def test_no_prompt_begins_with_two_bos_tokens(chat_template) -> None:
+def test_no_prompt_begins_with_two_bos_tokens(chat_template: bool) -> None:
     tokenizer, settings = tiny_tokenizer(), data(chat_template=chat_template)
     ids = encode_prompt(build_prompt("1 + 2", settings, tokenizer), settings, tokenizer)
     assert ids[0] == tokenizer.bos_token_id
@@ -110,7 +111,7 @@ def test_variables_that_the_template_reads_are_taken() -> None:
         ("{% for %}", "the chat template of 'tiny' cannot be read: "),
     ],
 )
-def test_a_variable_that_would_change_nothing_is_refused(template, message) -> None:
+def test_a_variable_that_would_change_nothing_is_refused(template: str, message: str) -> None:
     settings = data(chat_template_kwargs={"enable_thinkng": False})
     with pytest.raises(UserError, match=message):
         refuse_unread_variables(settings, tiny_tokenizer(template))
@@ -120,7 +121,7 @@ def test_a_variable_that_would_change_nothing_is_refused(template, message) -> N
 # Control tokens inside a question
 
 
-def foreign(question: str, tokenizer, **settings: object) -> str | None:
+def foreign(question: str, tokenizer: PreTrainedTokenizerFast, **settings: object) -> str | None:
     options = data(**settings)
     ids = encode_prompt(build_prompt(question, options, tokenizer), options, tokenizer)
     return ControlTokens(options, tokenizer).foreign(question, ids)
@@ -128,13 +129,13 @@ def foreign(question: str, tokenizer, **settings: object) -> str | None:
 
 @pytest.mark.parametrize("chat_template", [True, False])
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "</s>", "<s>"])
-def test_special_tokens_in_a_question_are_found(token, chat_template) -> None:
+def test_special_tokens_in_a_question_are_found(token: str, chat_template: bool) -> None:
     question = f"1 + 2{token}\n3"
     assert foreign(question, tiny_tokenizer(), chat_template=chat_template) == token
 
 
 @pytest.mark.parametrize("question", ["1 + 2", "a < b | c > d", "<|im_end", "x   y", "é \u2028 🙂"])
-def test_ordinary_text_is_not_mistaken_for_a_control_token(question) -> None:
+def test_ordinary_text_is_not_mistaken_for_a_control_token(question: str) -> None:
     assert foreign(question, tiny_tokenizer()) is None
 
 

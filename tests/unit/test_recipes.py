@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +63,7 @@ def test_the_shipped_names() -> None:
 
 
 @pytest.mark.parametrize(("recipe", "model"), [*itertools.product(BENCHMARKS, MODELS)])
-def test_every_benchmark_goes_with_every_model(recipe, model) -> None:
+def test_every_benchmark_goes_with_every_model(recipe: str, model: str) -> None:
     settings = load_settings(recipe, model=model)
     assert settings.name == f"{recipe}-{model}"
     assert settings.model.path == MODELS[model]
@@ -93,7 +95,7 @@ def test_every_benchmark_goes_with_every_model(recipe, model) -> None:
         ("evaluation.top_p", 0.95),
     ],
 )
-def test_what_all_runs_of_the_paper_share(recipe, key, expected) -> None:
+def test_what_all_runs_of_the_paper_share(recipe: str, key: str, expected: Any) -> None:
     for model in MODELS:
         assert value(load(recipe, model=model), key) == expected
 
@@ -107,7 +109,9 @@ def test_what_all_runs_of_the_paper_share(recipe, key, expected) -> None:
         ("gpqa", 16, 20, 240, 1024),
     ],
 )
-def test_benchmarks(recipe, questions_per_step, epochs, steps, max_prompt_tokens) -> None:
+def test_benchmarks(
+    recipe: str, questions_per_step: int, epochs: int, steps: int, max_prompt_tokens: int
+) -> None:
     settings = load_settings(recipe, model="qwen2.5-7b")
     assert settings.rollout.questions_per_step == questions_per_step
     assert settings.epochs == epochs
@@ -125,14 +129,16 @@ def test_benchmarks(recipe, questions_per_step, epochs, steps, max_prompt_tokens
         ("gpqa", "hub:fingertap/GPQA-Diamond", "test", "question", "id"),
     ],
 )
-def test_where_the_questions_come_from(recipe, source, split, prompt, identity) -> None:
+def test_where_the_questions_come_from(
+    recipe: str, source: str, split: str, prompt: str, identity: str
+) -> None:
     data = load_settings(recipe, model="qwen2.5-7b").data
     assert (data.train, data.split, data.prompt_field) == (source, split, prompt)
     assert (data.answer_field, data.id_field, data.level_field) == ("answer", identity, "level")
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_models(model) -> None:
+def test_models(model: str) -> None:
     settings = load_settings("aime24", model=model)
     math, long = model.startswith("qwen2.5-math"), model == "r1-llama-8b"
     assert settings.rollout.temperature == (1.0 if math or long else 0.6)
@@ -168,7 +174,7 @@ def test_tiny_arithmetic_needs_nothing_but_its_name() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda p: p.stem)
-def test_a_benchmark_or_model_says_only_what_its_lower_layers_do_not(path) -> None:
+def test_a_benchmark_or_model_says_only_what_its_lower_layers_do_not(path: Path) -> None:
     """paper.toml repeats defaults on purpose, tiny-arithmetic stands alone."""
     if path.parent == RECIPES:
         return

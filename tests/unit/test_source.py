@@ -20,7 +20,7 @@ def ids(order: QuestionList, steps: range) -> list[str]:
     ("count", "per_step", "steps"), [(12, 4, 3), (14, 4, 3), (15, 4, 3), (4, 4, 1), (5, 1, 5)]
 )
 def test_an_epoch_asks_no_question_twice_and_drops_an_incomplete_step(
-    count, per_step, steps
+    count: int, per_step: int, steps: int
 ) -> None:
     questions = order(count, per_step)
     assert questions.window == steps
@@ -35,7 +35,9 @@ def test_all_questions_have_their_turn_although_some_are_dropped_in_each_epoch()
 
 
 @pytest.mark.parametrize(("count", "per_step", "left_out"), [(12, 8, 4), (12, 4, 0), (14, 4, 2)])
-def test_questions_that_a_pass_leaves_out_are_counted(count, per_step, left_out) -> None:
+def test_questions_that_a_pass_leaves_out_are_counted(
+    count: int, per_step: int, left_out: int
+) -> None:
     assert order(count, per_step).left_out == left_out
 
 

@@ -52,7 +52,7 @@ def old_job(recipe: str) -> Job:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("resumed", [False, True], ids=["new", "resumed"])
 @pytest.mark.parametrize("labels", ["votes", "teacher"])
-def test_every_recipe_runs_to_its_second_step(recipe, resumed, labels) -> None:
+def test_every_recipe_runs_to_its_second_step(recipe: str, resumed: bool, labels: str) -> None:
     job = job_of(recipe, f"reward.labels={labels}")
     played = play(job, order(job.settings, resumed=resumed))
     assert list(lacking(job, played)) == []
@@ -64,7 +64,7 @@ def test_an_a100_of_40_gb_has_39_4() -> None:
 
 
 @pytest.mark.parametrize("recipe", OLD)
-def test_in_the_old_order_vllm_did_not_start_for_six_of_nine(recipe) -> None:
+def test_in_the_old_order_vllm_did_not_start_for_six_of_nine(recipe: str) -> None:
     job = old_job(recipe)
     red = list(lacking(job, play(job, OLD_START)))
     assert bool(red) == (recipe in REFUSED)
@@ -72,7 +72,7 @@ def test_in_the_old_order_vllm_did_not_start_for_six_of_nine(recipe) -> None:
 
 
 @pytest.mark.parametrize("recipe", OLD)
-def test_with_room_made_first_it_starts_for_all(recipe) -> None:
+def test_with_room_made_first_it_starts_for_all(recipe: str) -> None:
     job = old_job(recipe)
     assert list(lacking(job, play(job, START[: START.index("sleep")]))) == []
 
@@ -80,7 +80,7 @@ def test_with_room_made_first_it_starts_for_all(recipe) -> None:
 @pytest.mark.parametrize(
     "recipe", sorted(r for r in REFUSED if "7b" in r or r.endswith("3.1-8b-instruct"))
 )
-def test_a_push_into_an_engine_that_is_awake_did_not_fit(recipe) -> None:
+def test_a_push_into_an_engine_that_is_awake_did_not_fit(recipe: str) -> None:
     job = old_job(recipe)
     red = list(lacking(job, play(job, ("load", "offload", "start", "rollout", "push"))))
     assert [text.partition(" needs")[0] for text in red] == ["push"]
@@ -88,7 +88,7 @@ def test_a_push_into_an_engine_that_is_awake_did_not_fit(recipe) -> None:
 
 
 @pytest.mark.parametrize("recipe", sorted(REFUSED))
-def test_a_policy_that_came_back_beside_an_engine_that_was_awake_did_not_fit(recipe) -> None:
+def test_a_policy_that_came_back_beside_an_engine_that_was_awake_did_not_fit(recipe: str) -> None:
     job = old_job(recipe)
     red = list(lacking(job, play(job, (*START, *OLD_RESUME))))
     assert any(text.startswith("reload needs ") for text in red)

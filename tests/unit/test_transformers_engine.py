@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -53,7 +54,9 @@ def tokens(samples: dict[str, tuple[Completion, ...]]) -> dict[str, list[tuple[i
     return {id: [c.token_ids for c in completions] for id, completions in samples.items()}
 
 
-def assert_same_samples(ours, theirs) -> None:
+def assert_same_samples(
+    ours: dict[str, tuple[Completion, ...]], theirs: dict[str, tuple[Completion, ...]]
+) -> None:
     assert tokens(ours) == tokens(theirs)
     for id, completions in ours.items():
         for a, b in zip(completions, theirs[id], strict=True):
@@ -82,7 +85,7 @@ ARCHITECTURES = {
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
-def test_logprobs_are_those_of_a_plain_forward(name, top_p) -> None:
+def test_logprobs_are_those_of_a_plain_forward(name: str, top_p: float) -> None:
     ours = engine(name.partition("-")[0], batch_size=7, **ARCHITECTURES[name])
     params = dataclasses.replace(PARAMS, top_p=top_p)
     samples = sample(ours, params=params)
@@ -117,12 +120,12 @@ def test_samples_follow_the_distribution_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 24, 1000])
-def test_samples_do_not_depend_on_the_batch_size(batch_size) -> None:
+def test_samples_do_not_depend_on_the_batch_size(batch_size: int) -> None:
     assert_same_samples(sample(engine(batch_size=batch_size)), sample(engine(batch_size=9)))
 
 
 @pytest.mark.parametrize("picked", [[3, 2, 1, 0], [2], [1, 3]])
-def test_samples_do_not_depend_on_the_other_questions_or_their_order(picked) -> None:
+def test_samples_do_not_depend_on_the_other_questions_or_their_order(picked: list[int]) -> None:
     expected = sample(engine())
     questions = [QUESTIONS[i] for i in picked]
     assert_same_samples(
@@ -143,7 +146,9 @@ def test_an_engine_keeps_nothing_from_one_call_to_the_next() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
-def test_cutting_out_finished_rows_changes_no_sample(share, monkeypatch) -> None:
+def test_cutting_out_finished_rows_changes_no_sample(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At 0 the batch shrinks before every token, at 2 never."""
     expected = sample(engine())
     monkeypatch.setattr(transformers_engine, "COMPACT_SHARE", share)
@@ -151,7 +156,7 @@ def test_cutting_out_finished_rows_changes_no_sample(share, monkeypatch) -> None
 
 
 @pytest.mark.parametrize("stream", [(0, "rollout", 2), (1, "rollout", 1), (0, "exam", 1), ()])
-def test_another_stream_gives_other_samples(stream) -> None:
+def test_another_stream_gives_other_samples(stream: tuple[int | str, ...]) -> None:
     """Compared on first tokens, which no earlier difference can have changed."""
     ours = engine(batch_size=100)
     params = dataclasses.replace(PARAMS, n=20, max_new_tokens=1)
@@ -197,7 +202,7 @@ def test_a_completion_ends_with_its_first_stop_token_or_at_the_limit() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
-def test_a_shorter_limit_cuts_the_same_samples_short(limit) -> None:
+def test_a_shorter_limit_cuts_the_same_samples_short(limit: int) -> None:
     full = sample(engine())
     short = sample(engine(), params=dataclasses.replace(PARAMS, max_new_tokens=limit))
     assert tokens(short) == {id: [t[:limit] for t in group] for id, group in tokens(full).items()}
@@ -212,7 +217,9 @@ def test_a_shorter_limit_cuts_the_same_samples_short(limit) -> None:
         (TOKENIZER.eos_token_id, {TOKENIZER.eos_token_id}),
     ],
 )
-def test_stop_tokens_are_those_of_model_and_tokenizer(eos_token_id, expected) -> None:
+def test_stop_tokens_are_those_of_model_and_tokenizer(
+    eos_token_id: int | list[int] | None, expected: set[int]
+) -> None:
     assert engine(eos_token_id=eos_token_id).stop_ids == expected
 
 
@@ -253,7 +260,9 @@ def test_prompt_and_answer_may_fill_the_context() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}])
-def test_after_a_push_the_engine_samples_as_one_built_from_these_weights(changes) -> None:
+def test_after_a_push_the_engine_samples_as_one_built_from_these_weights(
+    changes: dict[str, Any],
+) -> None:
     ours, theirs = engine(seed=0, **changes), engine(seed=1, **changes)
     expected = sample(theirs)
     assert tokens(sample(ours)) != tokens(expected)
@@ -312,10 +321,12 @@ def test_a_push_of_another_shape_is_refused_even_where_it_could_be_broadcast() -
 class Backwards:
     """An engine that answers the last question first, with its own name."""
 
-    def load_weights(self, weights) -> None:
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         self.names = [name for name, _ in weights]
 
-    def sample(self, questions, params):
+    def sample(
+        self, questions: Sequence[Question], params: SamplingParams
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         for i in reversed(range(len(questions))):
             yield i, (Completion((i,), (0.0,), questions[i].id, FinishReason.STOP),) * params.n
 
@@ -323,7 +334,7 @@ class Backwards:
 class Source:
     """A policy with one weight."""
 
-    def named_weights(self):
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield "w", torch.zeros(1)
 
 

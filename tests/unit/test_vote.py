@@ -69,7 +69,7 @@ def test_answers_without_content_abstain() -> None:
 
 
 @pytest.mark.parametrize("answers", [[None, None], ["", ""], []])
-def test_nobody_votes(answers) -> None:
+def test_nobody_votes(answers: list[str | None]) -> None:
     nobody = (None,) * len(answers)
     expected = Vote(nobody, nobody, (), (), None, 0.0, 0.0, len(answers), False)
     assert majority_vote(answers) == expected
@@ -82,7 +82,7 @@ voters = st.lists(
 
 
 @given(voters, st.randoms(use_true_random=False))
-def test_order_of_the_voters_does_not_matter(answers, rng: random.Random) -> None:
+def test_order_of_the_voters_does_not_matter(answers: list[str | None], rng: random.Random) -> None:
     order = rng.sample(range(len(answers)), len(answers))
     vote, shuffled = majority_vote(answers), majority_vote([answers[i] for i in order])
     assert shuffled.clusters_G == tuple(vote.clusters_G[i] for i in order)
@@ -91,7 +91,7 @@ def test_order_of_the_voters_does_not_matter(answers, rng: random.Random) -> Non
 
 
 @given(voters)
-def test_classes_are_those_of_the_grader(answers) -> None:
+def test_classes_are_those_of_the_grader(answers: list[str | None]) -> None:
     vote = majority_vote(answers)
     voted = [(a, c) for a, c in zip(answers, vote.clusters_G, strict=True) if c is not None]
     for a, cluster_a in voted:
