@@ -112,7 +112,7 @@ class Head:
 class Gradients:
     """dX, dW and db of a head, accumulated over chunks; None where not needed."""
 
-    def __init__(self, head: Head, needs: Needs):
+    def __init__(self, head: Head, needs: Needs) -> None:
         def zeros(like: Tensor | None, needed: bool, dtype: torch.dtype) -> Tensor | None:
             return torch.zeros_like(like, dtype=dtype) if like is not None and needed else None
 

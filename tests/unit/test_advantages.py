@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttrl.credit.advantages import group_advantages
+from ttrl.credit.advantages import AdvantageKind, group_advantages
 
 
 def test_mean_std_uses_the_sample_standard_deviation() -> None:
@@ -39,7 +39,7 @@ def test_none_takes_the_rewards_as_they_are() -> None:
 @pytest.mark.parametrize("kind", ["mean_std", "mean", "rloo"])
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, -1 / 3, 1e-300])
 @pytest.mark.parametrize("size", [1, 3, 7, 64])
-def test_equal_rewards_give_exact_zeros(kind: str, reward: float, size: int) -> None:
+def test_equal_rewards_give_exact_zeros(kind: AdvantageKind, reward: float, size: int) -> None:
     assert group_advantages((reward,) * size, kind) == (0.0,) * size
 
 
@@ -47,7 +47,7 @@ rewards = st.lists(st.floats(-1, 1).map(lambda r: round(r, 2)), min_size=2, max_
 
 
 @given(rewards, st.sampled_from(["mean_std", "mean", "rloo"]))
-def test_sum_to_zero_and_keep_the_order(rewards_G: list[float], kind: str) -> None:
+def test_sum_to_zero_and_keep_the_order(rewards_G: list[float], kind: AdvantageKind) -> None:
     advantages_G = group_advantages(rewards_G, kind)
     assert math.fsum(advantages_G) == pytest.approx(0, abs=1e-9)
     for r, a in zip(rewards_G, advantages_G, strict=True):

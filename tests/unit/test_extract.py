@@ -76,7 +76,7 @@ def test_innermost_of_nested_boxes_counts(text: str, answer: str) -> None:
         (r"\boxed{3} for \boxed{5}", "5"),
     ],
 )
-def test_boxes_that_form_one_answer(text: str, answer: str) -> None:
+def test_boxes_that_form_one_answer(text: str, answer: str | None) -> None:
     assert extract_answer(text) == answer
 
 
@@ -103,7 +103,7 @@ def test_boxes_that_form_one_answer(text: str, answer: str) -> None:
         (r"\boxed2^3", None),
     ],
 )
-def test_a_box_without_braces(text: str, answer: str) -> None:
+def test_a_box_without_braces(text: str, answer: str | None) -> None:
     assert extract_answer(text) == answer
 
 

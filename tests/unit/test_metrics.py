@@ -25,7 +25,7 @@ SILENT = group(None, None, None, None, id="silent")  # no label
 
 
 def label_free(
-    *groups: CompletionGroup, previous: dict[str, str] | None = None, trained: int = 2
+    *groups: CompletionGroup, previous: dict[str, str | None] | None = None, trained: int = 2
 ) -> dict[str, float]:
     history = {
         question: (PastVote(1, "other", 0.9), PastVote(2, label, 0.5))

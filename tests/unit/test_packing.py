@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import answer_of, prompt_of, train_samples
 
-from ttrl.models.packing import pack, sequence_weights
+from ttrl.models.packing import Aggregation, pack, sequence_weights
 from ttrl.types import TrainSample
 
 AGGREGATIONS = ("token_mean", "sequence_mean", "constant")
@@ -31,7 +31,7 @@ lengths = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1
         ("constant", [1 / 30, 1 / 30, 0.5 / 30]),
     ],
 )
-def test_weights_by_hand(aggregation: str, expected: list[float]) -> None:
+def test_weights_by_hand(aggregation: Aggregation, expected: list[float]) -> None:
     """Completions of 1, 2 and 5 tokens; the last has half the weight of the others."""
     samples = train_samples([(9, 1), (2, 2), (1, 5)])
     samples[2] = dataclasses.replace(samples[2], weight=0.5)
@@ -55,7 +55,7 @@ def test_total_weight_of_all_tokens(lengths: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_prompts_do_not_enter_the_weights(aggregation: str) -> None:
+def test_prompts_do_not_enter_the_weights(aggregation: Aggregation) -> None:
     short, long = train_samples([(1, 3), (1, 4)]), train_samples([(9, 3), (1, 4)])
     assert sequence_weights(short, aggregation, 5) == sequence_weights(long, aggregation, 5)
 
