@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from measure import finish, measure
 from profiles import Run
+from pytest_benchmark.fixture import BenchmarkFixture
 
 
-def test_speed(run: Run, benchmark, keep) -> None:
+def test_speed(
+    run: Run, benchmark: BenchmarkFixture, keep: Callable[[dict[str, Any]], None]
+) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     once, rows = measure(run.shape, backward=run.backward, only=run.contenders, device=device)
     benchmark.pedantic(once, rounds=run.rounds, iterations=1)

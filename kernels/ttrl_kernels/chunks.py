@@ -116,7 +116,7 @@ class Head:
 class Gradients:
     """dX, dW and db of a head, accumulated over chunks; None where not needed."""
 
-    def __init__(self, head: Head, needs: Needs):
+    def __init__(self, head: Head, needs: Needs) -> None:
         """Start with zeros for each gradient that is needed."""
 
         def zeros(like: Tensor | None, needed: bool, dtype: torch.dtype) -> Tensor | None:

@@ -1,13 +1,21 @@
 """Random inputs with everything a packed batch has, and one way to run any implementation."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from ttrl_kernels import backends
-from ttrl_kernels.loss_math import dense_logprob, policy_loss_reference
+from ttrl_kernels.loss_math import PolicyLoss, dense_logprob, policy_loss_reference
 
 T, H, V = 41, 16, 101
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+
+Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]
+"""Hidden states, weight, targets, keywords."""
 _NATIVE = backends()["native"]
 # Every row backend of this machine in every dtype it works in; Triton's has files of its own.
 BACKENDS = [pytest.param("torch", dtype, id=f"torch-{dtype}") for dtype in DTYPES] + [
@@ -60,12 +68,17 @@ HEADS = {
 }
 
 
-def head_case(dtype=torch.float64, head="plain", seed=0, shape=(T, H, V)):
+def head_case(
+    dtype: torch.dtype = torch.float64,
+    head: str = "plain",
+    seed: int = 0,
+    shape: tuple[int, int, int] = (T, H, V),
+) -> Case:
     """(hidden, weight, targets, keywords of the head), logits with a spread of about 2.5."""
     tokens, hidden_size, vocabulary = shape
     g = torch.Generator().manual_seed(seed)
 
-    def normal(*size):
+    def normal(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=g, dtype=torch.float64)
 
     options = dict(HEADS[head])
@@ -79,7 +92,13 @@ def head_case(dtype=torch.float64, head="plain", seed=0, shape=(T, H, V)):
     return hidden, weight, targets, options
 
 
-def loss_case(dtype=torch.float64, head="plain", options="clip", seed=0, shape=(T, H, V)):
+def loss_case(
+    dtype: torch.dtype = torch.float64,
+    head: str = "plain",
+    options: str = "clip",
+    seed: int = 0,
+    shape: tuple[int, int, int] = (T, H, V),
+) -> Case:
     """(hidden, weight, targets, keywords) of a policy loss.
 
     A quarter of the tokens is dead, with a target, old and reference log-prob that must never be
@@ -112,10 +131,12 @@ def loss_case(dtype=torch.float64, head="plain", options="clip", seed=0, shape=(
     return hidden, weight, targets, keywords
 
 
-def as_float64(hidden, weight, targets, keywords):
+def as_float64(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, keywords: dict[str, Any]
+) -> Case:
     """The same case, every floating tensor exactly as it is but in float64, as fresh leaves."""
 
-    def widen(x):
+    def widen(x: Any) -> Any:
         if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
             return x
         return x.detach().double().requires_grad_(x.requires_grad)
@@ -123,13 +144,17 @@ def as_float64(hidden, weight, targets, keywords):
     return widen(hidden), widen(weight), targets, {k: widen(v) for k, v in keywords.items()}
 
 
-def leaves(hidden, weight, keywords):
+def leaves(
+    hidden: torch.Tensor, weight: torch.Tensor, keywords: dict[str, Any]
+) -> dict[str, torch.Tensor]:
     """The tensors to differentiate by, by name."""
     named = {"hidden": hidden, "weight": weight, "bias": keywords.get("bias")}
     return {k: x for k, x in named.items() if x is not None and x.requires_grad}
 
 
-def run_loss(function, case, scale=1.0):
+def run_loss(
+    function: Callable[..., PolicyLoss], case: Case, scale: float = 1.0
+) -> dict[str, torch.Tensor]:
     """Outputs and gradients (of scale·loss) by name."""
     hidden, weight, targets, keywords = case
     result = function(hidden, weight, targets, **keywords)
@@ -139,7 +164,7 @@ def run_loss(function, case, scale=1.0):
     return {k: x.detach() for k, x in outputs.items()} | dict(zip(inputs, grads, strict=True))
 
 
-def loss_magnitude(case):
+def loss_magnitude(case: Case) -> float:
     """Sum of the magnitudes of all token losses, whose signed sum the loss is."""
     hidden, weight, targets, keywords = as_float64(*case)
     weights = keywords["token_weights_T"].requires_grad_()

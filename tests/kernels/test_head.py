@@ -1,6 +1,10 @@
 """FusedLMHead in the place of a transformers model's output layer."""
 
+from __future__ import annotations
+
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from transformers import (
     Gemma2Config,
     GraniteConfig,
     PhiConfig,
+    PreTrainedModel,
     Qwen2Config,
 )
 from ttrl_kernels import FusedLMHead, LogProbs, PolicyLoss, linear_logprob, linear_policy_loss
@@ -42,7 +47,7 @@ IDS = torch.randint(V, (1, T + 1), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def loss_keywords():
+def loss_keywords() -> dict[str, Any]:
     """Of T tokens, of which two are dead and two have no advantage."""
     g = torch.Generator().manual_seed(1)
     advantages, weights = torch.randn(T, generator=g), torch.rand(T, generator=g)
@@ -56,7 +61,7 @@ def loss_keywords():
     }
 
 
-def plain_model(name="untied", dtype=torch.float64):
+def plain_model(name: str = "untied", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(CONFIGS[name]()).to(dtype)
@@ -65,13 +70,15 @@ def plain_model(name="untied", dtype=torch.float64):
     return model
 
 
-def fused_model(name="untied", dtype=torch.float64):
+def fused_model(name: str = "untied", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     model = plain_model(name, dtype)
     FusedLMHead.replace(model)
     return model
 
 
-def head_outputs(model, targets=IDS[0, 1:], **keywords):
+def head_outputs(
+    model: PreTrainedModel, targets: torch.Tensor | None = IDS[0, 1:], **keywords: Any
+) -> Any:
     hidden = model.base_model(IDS[:, :-1]).last_hidden_state[0]
     return model.lm_head(hidden, targets, **keywords)
 
@@ -80,7 +87,7 @@ def head_outputs(model, targets=IDS[0, 1:], **keywords):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_log_probs_are_those_of_the_models_own_logits(name):
+def test_log_probs_are_those_of_the_models_own_logits(name: str) -> None:
     model = fused_model(name)
     logits = model(IDS[:, :-1]).logits[0] / 0.8
     expected = logits.log_softmax(-1)
@@ -91,7 +98,9 @@ def test_log_probs_are_those_of_the_models_own_logits(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_loss_and_every_gradient_are_those_of_plain_pytorch(name, loss_keywords):
+def test_loss_and_every_gradient_are_those_of_plain_pytorch(
+    name: str, loss_keywords: dict[str, Any]
+) -> None:
     model, twin = fused_model(name), plain_model(name)
     result = head_outputs(model, **loss_keywords)
     assert type(result) is PolicyLoss
@@ -116,7 +125,7 @@ def test_loss_and_every_gradient_are_those_of_plain_pytorch(name, loss_keywords)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_replacing_changes_no_name_parameter_or_logit(name):
+def test_replacing_changes_no_name_parameter_or_logit(name: str) -> None:
     model = plain_model(name).eval()
     head = model.get_output_embeddings()
     parameters, keys = dict(model.named_parameters()), list(model.state_dict())
@@ -130,12 +139,12 @@ def test_replacing_changes_no_name_parameter_or_logit(name):
     assert FusedLMHead.replace(model) is head
 
 
-def generate(model):
+def generate(model: PreTrainedModel) -> torch.Tensor:
     return model.generate(IDS, max_new_tokens=5, do_sample=False)
 
 
 @pytest.mark.parametrize("name", ["untied", "tied"])
-def test_saving_and_loading(name, tmp_path, loss_keywords):
+def test_saving_and_loading(name: str, tmp_path: Path, loss_keywords: dict[str, Any]) -> None:
     model = fused_model(name)
     model.save_pretrained(tmp_path / "fused")
     plain_model(name).save_pretrained(tmp_path / "plain")
@@ -148,7 +157,7 @@ def test_saving_and_loading(name, tmp_path, loss_keywords):
     assert torch.equal(again, once)
 
 
-def test_a_copy_of_the_model_has_its_own_head(loss_keywords):
+def test_a_copy_of_the_model_has_its_own_head(loss_keywords: dict[str, Any]) -> None:
     model = fused_model("softcap")
     twin = copy.deepcopy(model)
     head_outputs(twin, **loss_keywords).loss.backward()
@@ -156,7 +165,7 @@ def test_a_copy_of_the_model_has_its_own_head(loss_keywords):
     assert model.lm_head.weight.grad is None and twin.lm_head.weight.grad is not None
 
 
-def test_a_compiled_model_has_the_same_loss_and_gradients(loss_keywords):
+def test_a_compiled_model_has_the_same_loss_and_gradients(loss_keywords: dict[str, Any]) -> None:
     torch._dynamo.reset()
     model = fused_model("tied", torch.float32)
     eager = head_outputs(model, **loss_keywords).loss
@@ -181,7 +190,7 @@ USES = {
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_hooks_fire_once_however_the_head_is_used(use, when):
+def test_hooks_fire_once_however_the_head_is_used(use: str, when: str) -> None:
     model, fired = plain_model(), []
     if when == "before":
         FusedLMHead.replace(model)
@@ -198,7 +207,7 @@ def test_hooks_fire_once_however_the_head_is_used(use, when):
 
 
 @pytest.mark.parametrize("use", ["log-probs", "loss"])
-def test_trl_3368_the_weight_is_read_inside_the_hooks_only(use):
+def test_trl_3368_the_weight_is_read_inside_the_hooks_only(use: str) -> None:
     """TRL read lm_head.weight beside the module: under ZeRO-3 it is empty there.
 
     The hooks here do what ZeRO-3 does: the weight exists during forward and backward alone.
@@ -207,10 +216,10 @@ def test_trl_3368_the_weight_is_read_inside_the_hooks_only(use):
     head, weight = model.lm_head, model.lm_head.weight
     full = weight.data
 
-    def gather(*_):
+    def gather(*_: Any) -> None:
         weight.data = full
 
-    def release(*_):
+    def release(*_: Any) -> None:
         weight.data = torch.empty(0, dtype=full.dtype)
 
     head.register_forward_pre_hook(gather)
@@ -230,23 +239,23 @@ def test_trl_3368_the_weight_is_read_inside_the_hooks_only(use):
 class LoRA(nn.Module):
     """As peft's LoRA layer: what the layer inside gives, plus a product of low rank."""
 
-    def __init__(self, base_layer):
+    def __init__(self, base_layer: nn.Linear) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.down = nn.Linear(base_layer.in_features, 2, bias=False, dtype=torch.float64)
         self.up = nn.Linear(2, base_layer.out_features, bias=False, dtype=torch.float64)
 
     @property
-    def weight(self):
+    def weight(self) -> torch.Tensor:
         return self.base_layer.weight
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         result = self.base_layer(x, *args, **kwargs)
         return result + self.up(self.down(x)).to(result.dtype)
 
 
 @pytest.mark.parametrize("use", ["log-probs", "loss"])
-def test_lora_around_the_head_fails_instead_of_reading_the_base_weight(use):
+def test_lora_around_the_head_fails_instead_of_reading_the_base_weight(use: str) -> None:
     model = fused_model()
     model.lm_head = LoRA(model.lm_head)
     assert head_outputs(model, **USES["logits"]).shape == (T, V)
@@ -254,14 +263,14 @@ def test_lora_around_the_head_fails_instead_of_reading_the_base_weight(use):
         head_outputs(model, **USES[use])
 
 
-def test_a_lora_layer_is_not_replaced():
+def test_a_lora_layer_is_not_replaced() -> None:
     model = plain_model()
     model.lm_head = LoRA(model.lm_head)
     with pytest.raises(TypeError, match=r"Qwen2ForCausalLM is a test_head\.LoRA, expected a torch"):
         FusedLMHead.replace(model)
 
 
-def test_logits_that_are_scaled_and_capped_are_refused():
+def test_logits_that_are_scaled_and_capped_are_refused() -> None:
     model = plain_model("softcap")
     model.config.logit_scale = 0.5
     with pytest.raises(TypeError, match=r"Gemma2ForCausalLM are scaled .* and capped .* of both"):
@@ -271,7 +280,7 @@ def test_logits_that_are_scaled_and_capped_are_refused():
 # --- alone
 
 
-def test_under_autocast_the_products_run_in_its_dtype(loss_keywords):
+def test_under_autocast_the_products_run_in_its_dtype(loss_keywords: dict[str, Any]) -> None:
     head = FusedLMHead(16, V)
     hidden = torch.randn(T, 16, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -285,16 +294,16 @@ def test_under_autocast_the_products_run_in_its_dtype(loss_keywords):
         assert torch.equal(got.grad, want.grad.float()) and got.grad.dtype == torch.float32
 
 
-def test_without_autocast_dtypes_must_agree():
+def test_without_autocast_dtypes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"weight_VH is torch\.float32"):
         FusedLMHead(16, V)(torch.randn(T, 16).bfloat16(), IDS[0, 1:])
 
 
-def test_options_without_targets_are_refused():
+def test_options_without_targets_are_refused() -> None:
     with pytest.raises(TypeError, match="temperature without targets"):
         FusedLMHead(16, V)(torch.randn(T, 16), temperature=0.7)
 
 
-def test_unknown_options_are_refused():
+def test_unknown_options_are_refused() -> None:
     with pytest.raises(TypeError, match="clip_low"):  # a loss option, but no loss
         FusedLMHead(16, V)(torch.randn(T, 16), IDS[0, 1:], clip_low=0.1)

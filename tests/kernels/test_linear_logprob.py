@@ -1,18 +1,27 @@
 """`linear_logprob` against the float64 oracle: values, and gradients of both outputs."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from cases import BACKENDS, HEADS, V, as_float64, head_case, leaves
+from cases import BACKENDS, HEADS, Case, V, as_float64, head_case, leaves
 from tolerances import assert_no_worse
-from ttrl_kernels import chunks, linear_logprob
+from ttrl_kernels import LogProbs, chunks, linear_logprob
 from ttrl_kernels.loss_math import dense_logprob
+
+if TYPE_CHECKING:
+    from conftest import Recorder
 
 READS = {"logp": (1.0, 0.0), "entropy": (0.0, 1.0), "both": (0.7, -1.3)}
 
 
-def run(function, case, reads="both"):
+def run(
+    function: Callable[..., tuple[torch.Tensor, torch.Tensor]], case: Case, reads: str = "both"
+) -> dict[str, torch.Tensor]:
     """Outputs, and gradients of a different multiple of each token's logp and entropy, by name."""
     hidden, weight, targets, keywords = case
     logp, entropy = function(hidden, weight, targets, **keywords)
@@ -26,7 +35,9 @@ def run(function, case, reads="both"):
     return outputs | dict(zip(inputs, grads, strict=True))
 
 
-def compare(case, dtype, reads="both", backend="auto"):
+def compare(
+    case: Case, dtype: torch.dtype, reads: str = "both", backend: str = "auto"
+) -> dict[str, torch.Tensor]:
     ours = run(partial(linear_logprob, backend=backend), case, reads)
     truth, plain = run(dense_logprob, as_float64(*case), reads), run(dense_logprob, case, reads)
     for name in truth:
@@ -37,7 +48,9 @@ def compare(case, dtype, reads="both", backend="auto"):
 @pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("reads", READS)
 @pytest.mark.parametrize("head", HEADS)
-def test_against_the_oracle(head, reads, backend, dtype, monkeypatch):
+def test_against_the_oracle(
+    head: str, reads: str, backend: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 7 * V * 4)
     ours = compare(head_case(dtype, head), dtype, reads, backend)
     assert ours["logp_T"].dtype == torch.promote_types(dtype, torch.float32)
@@ -45,23 +58,23 @@ def test_against_the_oracle(head, reads, backend, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 101), (6, 1, 1), (5, 7, 2), (64, 33, 257)], ids=str)
-def test_odd_shapes(shape):
+def test_odd_shapes(shape: tuple[int, int, int]) -> None:
     compare(head_case(torch.float32, "bias", seed=3, shape=shape), torch.float32)
 
 
 @pytest.mark.parametrize("head", ["plain", "all"])
-def test_gradcheck(head):
+def test_gradcheck(head: str) -> None:
     hidden, weight, targets, keywords = head_case(head=head, shape=(6, 3, 5))
     bias = keywords.pop("bias", None)
 
-    def outputs(hidden, weight, bias):
+    def outputs(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> LogProbs:
         return linear_logprob(hidden, weight, targets, bias=bias, **keywords)
 
     assert torch.autograd.gradcheck(outputs, (hidden, weight, bias))
 
 
 @pytest.mark.parametrize("offset", [-1e4, -100.0, 1e4])
-def test_a_common_offset_of_all_logits_cancels(offset):
+def test_a_common_offset_of_all_logits_cancels(offset: float) -> None:
     """Softmax ignores it, also far below zero, where a maximum that starts at 0 would underflow.
 
     Offsets and logits are multiples of 1/64 below 2^14: float32 holds every sum of them exactly,
@@ -78,7 +91,7 @@ def test_a_common_offset_of_all_logits_cancels(offset):
     assert centered["entropy_T"].min() > 0.1
 
 
-def test_extreme_logits_are_certain_and_finite():
+def test_extreme_logits_are_certain_and_finite() -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]], requires_grad=True)
     targets = torch.tensor([0, 1])
     out = run(linear_logprob, (logits, torch.eye(3).requires_grad_(), targets, {}), "logp")
@@ -90,7 +103,7 @@ def test_extreme_logits_are_certain_and_finite():
 
 
 @pytest.mark.parametrize("reads", READS)
-def test_ignored_targets_cost_nothing_and_give_zero(reads, recorder):
+def test_ignored_targets_cost_nothing_and_give_zero(reads: str, recorder: Recorder) -> None:
     hidden, weight, targets, keywords = head_case(head="all")
     targets[::3] = -100
     ours = run(linear_logprob, (hidden, weight, targets, keywords), reads)
@@ -109,7 +122,7 @@ def test_ignored_targets_cost_nothing_and_give_zero(reads, recorder):
     torch.testing.assert_close(ours["weight"], expected[1])
 
 
-def test_rows_nobody_reads_are_not_recomputed(recorder):
+def test_rows_nobody_reads_are_not_recomputed(recorder: Recorder) -> None:
     hidden, weight, targets, _ = head_case()
     logp, _ = linear_logprob(hidden, weight, targets)
     logp[3:8].sum().backward()
@@ -118,13 +131,13 @@ def test_rows_nobody_reads_are_not_recomputed(recorder):
 
 
 @pytest.mark.parametrize("reads", READS)
-def test_an_entropy_nobody_reads_adds_no_work(reads, recorder):
+def test_an_entropy_nobody_reads_adds_no_work(reads: str, recorder: Recorder) -> None:
     run(linear_logprob, head_case(), reads)
     assert [grads.entropy is None for grads in recorder.grads] == [reads == "logp"]
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight"])
-def test_frozen_inputs(frozen):
+def test_frozen_inputs(frozen: str) -> None:
     hidden, weight, targets, keywords = head_case()
     both = run(linear_logprob, (hidden, weight, targets, keywords))
     {"hidden": hidden, "weight": weight}[frozen].requires_grad_(False)
@@ -133,7 +146,7 @@ def test_frozen_inputs(frozen):
     assert frozen not in one and torch.equal(one[other], both[other])
 
 
-def test_backward_twice_and_expanded_gradients():
+def test_backward_twice_and_expanded_gradients() -> None:
     hidden, weight, targets, _ = head_case()
     logp, _ = linear_logprob(hidden, weight, targets)
     expanded = torch.tensor(2.0, dtype=torch.float64).expand(len(targets))
@@ -144,7 +157,7 @@ def test_backward_twice_and_expanded_gradients():
     assert torch.equal(hidden.grad, first) and first.abs().max() > 0
 
 
-def test_no_tokens():
+def test_no_tokens() -> None:
     hidden, weight, targets, _ = head_case(shape=(0, 16, 101))
     logp, entropy = linear_logprob(hidden, weight, targets)
     (logp.sum() + entropy.sum()).backward()
@@ -152,7 +165,7 @@ def test_no_tokens():
     assert hidden.grad.shape == (0, 16) and (weight.grad == 0).all()
 
 
-def test_changing_the_weight_before_backward_is_noticed():
+def test_changing_the_weight_before_backward_is_noticed() -> None:
     hidden, weight, targets, _ = head_case()
     logp, _ = linear_logprob(hidden, weight, targets)
     with torch.no_grad():
@@ -161,7 +174,7 @@ def test_changing_the_weight_before_backward_is_noticed():
         logp.sum().backward()
 
 
-def test_autocast_changes_nothing():
+def test_autocast_changes_nothing() -> None:
     case = head_case(torch.float32, "bias")
     outside = run(linear_logprob, case)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -169,7 +182,7 @@ def test_autocast_changes_nothing():
     assert all(torch.equal(inside[name], value) for name, value in outside.items())
 
 
-def test_wrong_target():
+def test_wrong_target() -> None:
     hidden, weight, targets, _ = head_case()
     targets[5] = -1
     with pytest.raises(ValueError, match=r"targets_T\[5\] is -1, expected 0 to 100"):

@@ -1,7 +1,11 @@
 """`linear_policy_loss` against the float64 oracle, and what it promises besides the numbers."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from cases import (
     DTYPES,
     HEADS,
     OPTIONS,
+    Case,
     V,
     as_float64,
     head_case,
@@ -18,17 +23,22 @@ from cases import (
     run_loss,
 )
 from tolerances import assert_no_worse, error_ratio
-from ttrl_kernels import chunks, linear_policy_loss
+from ttrl_kernels import PolicyLoss, chunks, linear_policy_loss
 from ttrl_kernels.loss_math import policy_loss_reference
+
+if TYPE_CHECKING:
+    from conftest import Recorder
 
 
 @pytest.fixture
-def small_chunks(monkeypatch):
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven float32 rows a chunk, so that the last of them is short."""
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 7 * V * 4)
 
 
-def compare(case, dtype, scale=1.0, backend="auto"):
+def compare(
+    case: Case, dtype: torch.dtype, scale: float = 1.0, backend: str = "auto"
+) -> dict[str, torch.Tensor]:
     ours = run_loss(partial(linear_policy_loss, backend=backend), case, scale)
     truth = run_loss(policy_loss_reference, as_float64(*case), scale)
     plain = run_loss(policy_loss_reference, case, scale)
@@ -40,7 +50,9 @@ def compare(case, dtype, scale=1.0, backend="auto"):
 
 @pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_every_option_against_the_oracle(options, backend, dtype, small_chunks):
+def test_every_option_against_the_oracle(
+    options: str, backend: str, dtype: torch.dtype, small_chunks: None
+) -> None:
     ours = compare(loss_case(dtype, "all", options), dtype, backend=backend)
     assert ours["hidden"].dtype == ours["weight"].dtype == ours["bias"].dtype == dtype
 
@@ -48,12 +60,14 @@ def test_every_option_against_the_oracle(options, backend, dtype, small_chunks):
 @pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("options", ["clip", "entropy", "sequence_all"])
-def test_every_head_against_the_oracle(head, options, backend, dtype, small_chunks):
+def test_every_head_against_the_oracle(
+    head: str, options: str, backend: str, dtype: torch.dtype, small_chunks: None
+) -> None:
     compare(loss_case(dtype, head, options, seed=1), dtype, backend=backend)
 
 
 @pytest.mark.parametrize("options", ["clip", "dual_clip", "cispo", "sequence_all"])
-def test_clipped_tokens_are_those_of_the_oracle(options):
+def test_clipped_tokens_are_those_of_the_oracle(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(options=options)
     ours = linear_policy_loss(hidden, weight, targets, **keywords).clipped_T
     truth = policy_loss_reference(hidden, weight, targets, **keywords).clipped_T
@@ -63,11 +77,11 @@ def test_clipped_tokens_are_those_of_the_oracle(options):
 
 @pytest.mark.parametrize("shape", [(1, 16, 101), (6, 1, 1), (5, 7, 2), (64, 33, 257)], ids=str)
 @pytest.mark.parametrize("options", ["entropy", "sequence_all"])
-def test_odd_shapes(shape, options):
+def test_odd_shapes(shape: tuple[int, int, int], options: str) -> None:
     compare(loss_case(torch.float32, "bias", options, seed=3, shape=shape), torch.float32)
 
 
-def test_a_vocabulary_of_one_has_no_gradient():
+def test_a_vocabulary_of_one_has_no_gradient() -> None:
     hidden, weight, targets, keywords = loss_case(options="none", shape=(6, 4, 1))
     result = linear_policy_loss(hidden, weight, targets, **keywords)
     result.loss.backward()
@@ -78,7 +92,9 @@ def test_a_vocabulary_of_one_has_no_gradient():
 @pytest.mark.parametrize("incoming", [1.0, 1 / 3])
 @pytest.mark.parametrize("rows", [30, 100, 300])
 @pytest.mark.parametrize("options", ["clip", "entropy", "kl_k3"])
-def test_mean_error_in_bfloat16_is_that_of_plain_pytorch(options, rows, incoming, monkeypatch):
+def test_mean_error_in_bfloat16_is_that_of_plain_pytorch(
+    options: str, rows: int, incoming: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In ten, three or one chunks: with three or fewer dW is accumulated in bfloat16 on the CPU.
 
     An incoming gradient other than 1 multiplies what the CPU has rounded before.
@@ -94,7 +110,7 @@ def test_mean_error_in_bfloat16_is_that_of_plain_pytorch(options, rows, incoming
 # --- work that is skipped
 
 
-def test_only_live_rows_and_never_more_than_a_chunk(recorder, small_chunks):
+def test_only_live_rows_and_never_more_than_a_chunk(recorder: Recorder, small_chunks: None) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options="entropy")
     live = int((keywords["token_weights_T"] != 0).sum())
     result = linear_policy_loss(hidden, weight, targets, **keywords)
@@ -105,7 +121,9 @@ def test_only_live_rows_and_never_more_than_a_chunk(recorder, small_chunks):
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_clip"])
-def test_rows_without_gradient_skip_the_gradient_work(options, recorder, small_chunks):
+def test_rows_without_gradient_skip_the_gradient_work(
+    options: str, recorder: Recorder, small_chunks: None
+) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     live = keywords["token_weights_T"] != 0
     # Advantages of whole sequences: number 1 is average, the others are better than that, so
@@ -119,14 +137,18 @@ def test_rows_without_gradient_skip_the_gradient_work(options, recorder, small_c
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_clip"])
-def test_compaction_changes_no_bit(options, monkeypatch, small_chunks):
+def test_compaction_changes_no_bit(
+    options: str, monkeypatch: pytest.MonkeyPatch, small_chunks: None
+) -> None:
     # How BLAS sums depends on how many rows there are. These two do not: the first goes row by
     # row, the second sums multiples of 2^-30, which float64 does exactly in any order.
-    def matmul_by_rows(a, b, *, out, bias=None):
+    def matmul_by_rows(
+        a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> None:
         for i, row in enumerate(a):
             out[i] = row @ b
 
-    def add_matmul_by_rows(a, b, *, out):
+    def add_matmul_by_rows(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> None:
         out += (a.t()[:, :, None] * b[:, None, :] * 2**30).round().sum(0) / 2**30
 
     monkeypatch.setattr(chunks, "_matmul", matmul_by_rows)
@@ -142,7 +164,7 @@ def test_compaction_changes_no_bit(options, monkeypatch, small_chunks):
 
 
 @pytest.mark.parametrize("kept", ["", "0", "1", "01", "10", "0101", "111000", "000111", "0110100"])
-def test_compaction_keeps_the_rows_and_overwrites_none(kept):
+def test_compaction_keeps_the_rows_and_overwrites_none(kept: str) -> None:
     kept = torch.tensor([int(k) for k in kept], dtype=torch.bool)
     kept_K = kept.nonzero().squeeze(1)
     rows_K = chunks.compaction(kept_K, len(kept))
@@ -152,7 +174,7 @@ def test_compaction_keeps_the_rows_and_overwrites_none(kept):
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_clip"])
-def test_no_gradient_work_without_need(options, recorder):
+def test_no_gradient_work_without_need(options: str, recorder: Recorder) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     with torch.no_grad():
         result = linear_policy_loss(hidden, weight, targets, **keywords)
@@ -163,7 +185,7 @@ def test_no_gradient_work_without_need(options, recorder):
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight"])
-def test_frozen_inputs_cost_no_matmul(frozen, monkeypatch):
+def test_frozen_inputs_cost_no_matmul(frozen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = loss_case(options="none")
     both = run_loss(linear_policy_loss, case)
     matmuls = []
@@ -186,11 +208,11 @@ def test_frozen_inputs_cost_no_matmul(frozen, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_grad_output_scales_before_rounding(dtype):
+def test_grad_output_scales_before_rounding(dtype: torch.dtype) -> None:
     compare(loss_case(dtype, "bias", "entropy", seed=2), dtype, scale=1 / 3)
 
 
-def test_backward_twice_accumulates():
+def test_backward_twice_accumulates() -> None:
     hidden, weight, targets, keywords = loss_case()
     loss = linear_policy_loss(hidden, weight, targets, **keywords).loss
     loss.backward(torch.tensor(3.0, dtype=loss.dtype), retain_graph=True)
@@ -200,7 +222,7 @@ def test_backward_twice_accumulates():
     assert first[0].abs().max() > 0
 
 
-def test_only_the_loss_carries_a_gradient():
+def test_only_the_loss_carries_a_gradient() -> None:
     hidden, weight, targets, keywords = loss_case()
     result = linear_policy_loss(hidden, weight, targets, **keywords)
     assert result.loss.requires_grad
@@ -208,17 +230,17 @@ def test_only_the_loss_carries_a_gradient():
     assert not any(x.requires_grad for x in metrics)
 
 
-def test_tied_embedding_gets_both_gradients():
+def test_tied_embedding_gets_both_gradients() -> None:
     _, weight, targets, keywords = loss_case(options="none")
     ids = targets.clamp(min=0).roll(1)
 
-    def gradient(loss):
+    def gradient(loss: Callable[..., PolicyLoss]) -> torch.Tensor:
         return torch.autograd.grad(loss(weight[ids], weight, targets, **keywords).loss, weight)[0]
 
     torch.testing.assert_close(gradient(linear_policy_loss), gradient(policy_loss_reference))
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_left_alone() -> None:
     case = loss_case(head="all", options="sequence_all")
     hidden, weight, targets, keywords = case
     tensors = [hidden, weight, targets, *(x for x in keywords.values() if torch.is_tensor(x))]
@@ -228,11 +250,11 @@ def test_inputs_are_left_alone():
         assert torch.equal(x.nan_to_num(), old.nan_to_num())
 
 
-def test_non_contiguous_inputs():
+def test_non_contiguous_inputs() -> None:
     hidden, weight, targets, keywords = loss_case(head="all", options="entropy")
     expected = run_loss(linear_policy_loss, (hidden, weight, targets, keywords))
 
-    def strided(x):
+    def strided(x: Any) -> Any:
         if not torch.is_tensor(x):
             return x
         wide = torch.stack([x.detach(), x.detach()], dim=-1)[..., 0]
@@ -245,7 +267,7 @@ def test_non_contiguous_inputs():
         torch.testing.assert_close(value, expected[name], rtol=1e-13, atol=1e-13)
 
 
-def test_autocast_changes_nothing():
+def test_autocast_changes_nothing() -> None:
     case = loss_case(torch.float32, options="sequence_all")
     outside = run_loss(linear_policy_loss, case)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -258,14 +280,14 @@ def test_autocast_changes_nothing():
 
 
 @pytest.mark.parametrize("options", ["sequence_all", "entropy"])
-def test_repeated_runs_give_the_same_bits(options, small_chunks):
+def test_repeated_runs_give_the_same_bits(options: str, small_chunks: None) -> None:
     case = loss_case(torch.float32, "all", options)
     first, second = (run_loss(linear_policy_loss, case) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("options", ["entropy", "sequence_all"])
-def test_chunk_size_does_not_matter(options, monkeypatch):
+def test_chunk_size_does_not_matter(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = loss_case(head="all", options=options)
     whole = run_loss(linear_policy_loss, case)
     for rows in (1, 5, 16):
@@ -274,7 +296,9 @@ def test_chunk_size_does_not_matter(options, monkeypatch):
             torch.testing.assert_close(value, whole[name], rtol=1e-12, atol=1e-12)
 
 
-def test_weight_gradient_does_not_drift_over_many_bf16_chunks(monkeypatch):
+def test_weight_gradient_does_not_drift_over_many_bf16_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Sixty-four chunks summed in bfloat16 would be off by several of its units."""
     monkeypatch.setattr(chunks, "LOGITS_BYTES", 4 * V * 4)
     hidden, weight, targets, keywords = loss_case(
@@ -286,7 +310,7 @@ def test_weight_gradient_does_not_drift_over_many_bf16_chunks(monkeypatch):
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_all"])
-def test_all_dead(options):
+def test_all_dead(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(head="bias", options=options)
     keywords["token_weights_T"] = torch.zeros(len(targets))
     result = linear_policy_loss(hidden, weight, targets, **keywords)
@@ -297,7 +321,7 @@ def test_all_dead(options):
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_all"])
-def test_no_tokens(options):
+def test_no_tokens(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(options=options, shape=(0, 16, 101))
     result = linear_policy_loss(hidden, weight, targets, **keywords)
     result.loss.backward()
@@ -306,14 +330,14 @@ def test_no_tokens(options):
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_all"])
-def test_one_dead_sequence_leaves_the_others_alone(options):
+def test_one_dead_sequence_leaves_the_others_alone(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(options=options)
     keywords["token_weights_T"][keywords["sequence_ids_T"] == 2] = 0
     compare((hidden, weight, targets, keywords), torch.float64)
 
 
 @pytest.mark.parametrize("options", ["none", "sequence_none"])
-def test_an_overflowing_ratio_is_bounded_and_has_no_gradient(options):
+def test_an_overflowing_ratio_is_bounded_and_has_no_gradient(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     keywords["old_logp_T"] = torch.full((len(targets),), -1e4)
     keywords["advantages_T"] = torch.ones(len(targets))
@@ -325,7 +349,7 @@ def test_an_overflowing_ratio_is_bounded_and_has_no_gradient(options):
 
 @pytest.mark.parametrize("options", ["clip", "kl_k3", "sequence_all"])
 @pytest.mark.parametrize("where", ["hidden", "old_logp_T", "advantages_T"])
-def test_nan_on_a_live_token_reaches_loss_and_gradient(where, options):
+def test_nan_on_a_live_token_reaches_loss_and_gradient(where: str, options: str) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     live = int(keywords["token_weights_T"].nonzero()[0])
     with torch.no_grad():
@@ -335,7 +359,7 @@ def test_nan_on_a_live_token_reaches_loss_and_gradient(where, options):
     assert result.loss.isnan() and weight.grad.isnan().any() and hidden.grad[live].isnan().all()
 
 
-def test_padded_vocabulary_masked_by_an_infinite_bias():
+def test_padded_vocabulary_masked_by_an_infinite_bias() -> None:
     """Rows past the real vocabulary get a bias of -inf: the result is that of the real ones."""
     hidden, weight, targets, keywords = loss_case(options="entropy")
     small = run_loss(linear_policy_loss, (hidden, weight, targets, keywords))
@@ -357,7 +381,7 @@ def test_padded_vocabulary_masked_by_an_infinite_bias():
 # --- wrong inputs
 
 
-def test_target_out_of_range_on_a_live_token():
+def test_target_out_of_range_on_a_live_token() -> None:
     hidden, weight, targets, keywords = loss_case()
     live = int(keywords["token_weights_T"].nonzero()[2])
     for wrong in (V, -100):
@@ -382,17 +406,19 @@ def test_target_out_of_range_on_a_live_token():
         ({"policy": "trpo"}, "policy is 'trpo'"),
     ],
 )
-def test_wrong_token_data(change, message):
+def test_wrong_token_data(change: dict[str, Any], message: str) -> None:
     hidden, weight, targets, keywords = loss_case()
     with pytest.raises(ValueError, match=message):
         linear_policy_loss(hidden, weight, targets, **{**keywords, **change})
 
 
-def test_wrong_matrices():
+def test_wrong_matrices() -> None:
     hidden, weight, targets, _ = head_case()
     data = {"advantages_T": torch.ones(41), "token_weights_T": torch.ones(41)}
 
-    def message(hidden, weight, targets, **options):
+    def message(
+        hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, **options: Any
+    ) -> str:
         with pytest.raises(ValueError) as error:
             linear_policy_loss(hidden, weight, targets, **data, **options)
         return str(error.value)

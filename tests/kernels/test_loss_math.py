@@ -1,6 +1,9 @@
 """The oracle itself: numbers worked out by hand, and gradients against finite differences."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,23 +14,29 @@ from ttrl_kernels.loss_math import PolicyOptions, TokenData
 from ttrl_kernels.policy_terms import POLICY_TERMS
 
 
-def f64(*values):
+def f64(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def tokens(advantages, weights=None, old=None, ref=None, ids=None):
+def tokens(
+    advantages: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    old: torch.Tensor | None = None,
+    ref: torch.Tensor | None = None,
+    ids: torch.Tensor | None = None,
+) -> TokenData:
     weights = torch.ones_like(advantages) if weights is None else weights
     return TokenData(advantages, weights, old, ref, ids)
 
 
-def test_uninitialized_memory_is_nan_in_these_tests():
+def test_uninitialized_memory_is_nan_in_these_tests() -> None:
     assert torch.empty(3).isnan().all() and torch.empty_like(f64(1, 2)).isnan().all()
 
 
 # --- logits -> logp, entropy. One hidden unit of 1, so that the weight column is the logits.
 
 
-def dense(logits, target, **options):
+def dense(logits: list[float], target: int, **options: Any) -> tuple[float, float]:
     weight = f64(*logits)[:, None]
     logp, entropy = loss_math.dense_logprob(
         f64(1)[:, None], weight, torch.tensor([target]), **options
@@ -35,22 +44,22 @@ def dense(logits, target, **options):
     return logp.item(), entropy.item()
 
 
-def test_logprob_and_entropy_of_one_to_three_odds():
+def test_logprob_and_entropy_of_one_to_three_odds() -> None:
     logp, entropy = dense([0, math.log(3)], 1)  # p = 1/4, 3/4
     assert logp == pytest.approx(math.log(0.75), abs=1e-15)
     assert entropy == pytest.approx(0.5623351446188083, abs=1e-15)
 
 
-def test_entropy_of_equal_logits_is_log_v():
+def test_entropy_of_equal_logits_is_log_v() -> None:
     assert dense([7, 7, 7, 7, 7], 2) == pytest.approx((-math.log(5), math.log(5)), abs=1e-15)
 
 
-def test_temperature_divides_the_logits():
+def test_temperature_divides_the_logits() -> None:
     logp, _ = dense([0, math.log(9)], 1, temperature=2.0)  # odds 9 -> 3
     assert logp == pytest.approx(math.log(0.75), abs=1e-15)
 
 
-def test_temperature_per_token():
+def test_temperature_per_token() -> None:
     weight = f64(0, math.log(9))[:, None]
     logp, _ = loss_math.dense_logprob(
         f64(1, 1)[:, None], weight, torch.tensor([1, 1]), temperature=f64(1, 2)
@@ -58,13 +67,13 @@ def test_temperature_per_token():
     assert_close(logp, f64(math.log(0.9), math.log(0.75)))
 
 
-def test_bias_then_softcap_then_temperature():
+def test_bias_then_softcap_then_temperature() -> None:
     # u = 0.5 + (log 3 - 0.5) = log 3; tanh(log 3) = 0.8; cap 1 -> 0.8; temperature 0.4 -> 2.
     logp, _ = dense([0, 0.5], 1, bias=f64(0, math.log(3) - 0.5), softcap=1.0, temperature=0.4)
     assert logp == pytest.approx(-math.log1p(math.exp(-2)), abs=1e-15)
 
 
-def test_impossible_tokens_add_nothing_to_the_entropy_or_its_gradient():
+def test_impossible_tokens_add_nothing_to_the_entropy_or_its_gradient() -> None:
     bias = f64(0, -math.inf, 0).requires_grad_()
     weight = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
     logp, entropy = loss_math.dense_logprob(f64(1)[:, None], weight, torch.tensor([0]), bias=bias)
@@ -79,19 +88,19 @@ def test_impossible_tokens_add_nothing_to_the_entropy_or_its_gradient():
 # --- ratio
 
 
-def test_token_ratio():
+def test_token_ratio() -> None:
     ratio = loss_math.policy_ratio(f64(-1, -2), tokens(f64(0, 0), old=f64(-1.5, -1.9)), "token")
     assert_close(ratio, f64(1.6487212707001282, 0.9048374180359595))
 
 
-def test_on_policy_ratio_is_one_and_carries_the_gradient():
+def test_on_policy_ratio_is_one_and_carries_the_gradient() -> None:
     logp = f64(-1, -2).requires_grad_()
     ratio = loss_math.policy_ratio(logp, tokens(f64(0, 0)), "token")
     assert ratio.tolist() == [1, 1]
     assert torch.autograd.grad(ratio.sum(), logp)[0].tolist() == [1, 1]
 
 
-def test_sequence_ratio_is_the_geometric_mean_over_interleaved_sequences():
+def test_sequence_ratio_is_the_geometric_mean_over_interleaved_sequences() -> None:
     ids = torch.tensor([7, 3, 7, 7])
     logp = f64(-1, -1, -1, -1).requires_grad_()
     old = logp.detach() - f64(0.1, -0.2, 0.3, 0.8)  # sequence 7 has mean 0.4
@@ -102,7 +111,7 @@ def test_sequence_ratio_is_the_geometric_mean_over_interleaved_sequences():
     assert_close(grad, f64(e4, e2, e4, e4))  # 3·e^0.4 shared by three tokens
 
 
-def test_log_ratio_is_clamped_with_the_matching_gradient():
+def test_log_ratio_is_clamped_with_the_matching_gradient() -> None:
     d = f64(19, 21, -21, math.inf).requires_grad_()
     ratio = loss_math.clamp_log_ratio(d).exp()
     assert_close(ratio, torch.exp(f64(19, 20, -20, 20)))
@@ -126,7 +135,9 @@ PPO = [
 
 
 @pytest.mark.parametrize("ratio, advantage, dual, loss, grad, clipped", PPO)
-def test_ppo_clip(ratio, advantage, dual, loss, grad, clipped):
+def test_ppo_clip(
+    ratio: float, advantage: float, dual: float | None, loss: float, grad: float, clipped: bool
+) -> None:
     r = f64(ratio).requires_grad_()
     options = PolicyOptions(dual_clip=dual)
     term, flag = POLICY_TERMS["ppo_clip"](r, r.log(), f64(advantage), options)
@@ -135,7 +146,7 @@ def test_ppo_clip(ratio, advantage, dual, loss, grad, clipped):
     assert flag.item() is clipped
 
 
-def test_ppo_clip_bounds_are_two_settings():
+def test_ppo_clip_bounds_are_two_settings() -> None:
     options = PolicyOptions(clip_low=0.3, clip_high=0.28)
     ppo_clip = POLICY_TERMS["ppo_clip"]
     term, flag = ppo_clip(f64(1.25, 0.75), f64(0, 0), f64(1, -1), options)
@@ -146,7 +157,7 @@ def test_ppo_clip_bounds_are_two_settings():
     assert flag.tolist() == [True, True]
 
 
-def test_cispo_caps_the_weight_and_keeps_the_gradient():
+def test_cispo_caps_the_weight_and_keeps_the_gradient() -> None:
     logp = f64(-0.7, -0.7, -0.7).requires_grad_()
     ratio = torch.exp(logp - logp.detach()) * f64(1.5, 1.1, 0.5)
     term, flag = POLICY_TERMS["cispo"](ratio, logp, f64(2, 2, -1), PolicyOptions())
@@ -155,7 +166,7 @@ def test_cispo_caps_the_weight_and_keeps_the_gradient():
     assert flag.tolist() == [True, False, True]
 
 
-def test_sapo_fades_the_gradient_out():
+def test_sapo_fades_the_gradient_out() -> None:
     """Gates sigma(0) = 1/2, sigma(ln 3) = 3/4; its slope is 4 sigma (1 - sigma), 1 at ratio 1."""
     ratio = f64(1, 1 + math.log(3), 1, 1 + math.log(3) / 1.05).requires_grad_()
     term, flag = POLICY_TERMS["sapo"](ratio, ratio.log(), f64(2, 2, -1, -1), PolicyOptions())
@@ -164,7 +175,7 @@ def test_sapo_fades_the_gradient_out():
     assert not flag.any()
 
 
-def test_policy_none_is_reinforce_when_on_policy():
+def test_policy_none_is_reinforce_when_on_policy() -> None:
     logp = f64(-0.7, -2).requires_grad_()
     losses = loss_math.token_losses(
         logp, f64(0, 0), tokens(f64(3, -4), weights=f64(0.5, 2)), PolicyOptions(policy="none")
@@ -181,21 +192,21 @@ def test_policy_none_is_reinforce_when_on_policy():
     "kind, value, grad",
     [("k1", 0.5, 1), ("k2", 0.125, 0.5), ("k3", 0.10653065971263342, 0.3934693402873666)],
 )
-def test_kl_estimators(kind, value, grad):
+def test_kl_estimators(kind: str, value: float, grad: float) -> None:
     logp = f64(-1).requires_grad_()
     kl = loss_math.kl_estimate(logp, f64(-1.5), kind)
     assert kl.item() == pytest.approx(value, abs=1e-15)
     assert torch.autograd.grad(kl.sum(), logp)[0].item() == pytest.approx(grad, abs=1e-15)
 
 
-def test_k3_beyond_the_clamp_is_constant():
+def test_k3_beyond_the_clamp_is_constant() -> None:
     logp = f64(-50, 0).requires_grad_()
     kl = loss_math.kl_estimate(logp, f64(0, -50), "k3")
     assert_close(kl, f64(math.exp(20) - 21, math.exp(-20) + 19))
     assert torch.autograd.grad(kl.sum(), logp)[0].tolist() == [0, 0]
 
 
-def test_weights_kl_and_entropy_add_up():
+def test_weights_kl_and_entropy_add_up() -> None:
     losses = loss_math.token_losses(
         f64(-1, -1),
         f64(0.5, 2),
@@ -207,13 +218,13 @@ def test_weights_kl_and_entropy_add_up():
     assert_close(losses.kl, f64(0.5, 0))
 
 
-def test_coefficient_zero_switches_an_infinite_kl_off():
+def test_coefficient_zero_switches_an_infinite_kl_off() -> None:
     data = tokens(f64(1), old=f64(-1), ref=f64(-math.inf))
     losses = loss_math.token_losses(f64(-1), f64(0), data, PolicyOptions(kl="k1", kl_coef=0))
     assert losses.loss.item() == -1 and losses.kl.item() == math.inf
 
 
-def test_token_gradients_are_those_of_the_loss():
+def test_token_gradients_are_those_of_the_loss() -> None:
     data = tokens(f64(2, 3), weights=f64(0.5, 0.25), old=f64(-1, -1))
     grad_logp, grad_entropy = loss_math.token_gradients(
         f64(-1, -1), f64(0, 0), data, PolicyOptions(entropy_coef=0.1)
@@ -232,26 +243,26 @@ SMOOTH = [k for k in OPTIONS if "on_policy" not in k and "cispo" not in k]
 
 
 @pytest.mark.parametrize("options", SMOOTH)
-def test_gradcheck_options(options):
+def test_gradcheck_options(options: str) -> None:
     check_gradients(head="bias", options=options)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_gradcheck_heads(head):
+def test_gradcheck_heads(head: str) -> None:
     check_gradients(head=head, options="entropy")
 
 
-def check_gradients(head, options):
+def check_gradients(head: str, options: str) -> None:
     hidden, weight, targets, keywords = loss_case(head=head, options=options, shape=(9, 3, 5))
     bias = keywords.pop("bias", None)
 
-    def loss(hidden, weight, bias):
+    def loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return loss_math.policy_loss_reference(hidden, weight, targets, bias=bias, **keywords).loss
 
     assert torch.autograd.gradcheck(loss, (hidden, weight, bias), atol=1e-6, rtol=1e-5)
 
 
-def test_dead_tokens_touch_nothing():
+def test_dead_tokens_touch_nothing() -> None:
     hidden, weight, targets, keywords = loss_case(options="sequence_all", head="all")
     keywords.pop("bias")
     dead = keywords["token_weights_T"] == 0
@@ -280,6 +291,6 @@ def test_dead_tokens_touch_nothing():
         ({"entropy_coef": math.inf}, "entropy_coef is inf, expected a finite number"),
     ],
 )
-def test_options_out_of_range(options, message):
+def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PolicyOptions(**options)

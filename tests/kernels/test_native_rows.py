@@ -1,6 +1,10 @@
 """The C++ rows against the float64 ones, row by row, and how a backend is chosen or refused."""
 
+from __future__ import annotations
+
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +12,7 @@ from cases import head_case
 from tolerances import FP32_ULP, assert_no_worse
 from ttrl_kernels import backends, chosen_backend, linear_logprob, rows
 from ttrl_kernels.rows import native, reference
-from ttrl_kernels.rows.interface import RowGrads
+from ttrl_kernels.rows.interface import RowBackend, RowGrads, RowStats
 
 INF, NAN = math.inf, math.nan
 BLOCK = 2048  # as in rows.cpp
@@ -18,7 +22,9 @@ STORED = (torch.float32, torch.bfloat16)
 built = pytest.mark.skipif(native.missing is not None, reason=str(native.missing))
 
 
-def case(count, vocabulary, dtype=torch.float32, seed=0):
+def case(
+    count: int, vocabulary: int, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, RowGrads]:
     """Logits with a spread of 2.5, targets, temperatures, wanted gradients."""
     g = torch.Generator().manual_seed(seed)
     logits = (2.5 * torch.randn(count, vocabulary, generator=g)).to(dtype)
@@ -27,7 +33,15 @@ def case(count, vocabulary, dtype=torch.float32, seed=0):
     return logits, targets, temperature, RowGrads(*torch.randn(2, count, generator=g))
 
 
-def both(backend, logits, targets, temperature, softcap, grads, kept=None):
+def both(
+    backend: RowBackend,
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: torch.Tensor,
+    softcap: float | None,
+    grads: RowGrads,
+    kept: torch.Tensor | None = None,
+) -> tuple[RowStats, torch.Tensor]:
     """Statistics of all rows and gradients of the kept ones; the given logits stay as they are."""
     stats = backend.row_stats(logits, targets, temperature, softcap)
     kept = torch.arange(len(logits)) if kept is None else kept
@@ -44,7 +58,7 @@ def both(backend, logits, targets, temperature, softcap, grads, kept=None):
     return stats, gradient
 
 
-def wide(*tensors):
+def wide(*tensors: torch.Tensor | None) -> list[Any]:
     return [None if x is None else x.double() for x in tensors]
 
 
@@ -53,7 +67,9 @@ def wide(*tensors):
 @pytest.mark.parametrize("softcap", [None, 4.0])
 @pytest.mark.parametrize("stored", STORED, ids=str)
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_against_the_float64_rows(vocabulary, stored, softcap, entropy):
+def test_against_the_float64_rows(
+    vocabulary: int, stored: torch.dtype, softcap: float | None, entropy: bool
+) -> None:
     logits, targets, temperature, grads = case(3, vocabulary, stored)
     grads = grads if entropy else RowGrads(grads.logp, None)
     ours = both(native, logits, targets, temperature, softcap, grads)
@@ -77,7 +93,7 @@ def test_against_the_float64_rows(vocabulary, stored, softcap, entropy):
 
 @built
 @pytest.mark.parametrize("stored", STORED, ids=str)
-def test_exponentials_over_their_whole_range(stored):
+def test_exponentials_over_their_whole_range(stored: torch.dtype) -> None:
     """Two logits, 0 and -d: p = e^-d/(1 + e^-d), down to where it is 0."""
     d = torch.linspace(0, 100, 4001).to(stored).float()
     logits = torch.stack([torch.zeros_like(d), -d], dim=1).to(stored)
@@ -108,7 +124,9 @@ def test_exponentials_over_their_whole_range(stored):
     ],
     ids=str,
 )
-def test_infinities_and_nan_as_in_the_reference(values, stored, softcap):
+def test_infinities_and_nan_as_in_the_reference(
+    values: list[tuple[int | slice, float]], stored: torch.dtype, softcap: float | None
+) -> None:
     logits, targets, temperature, grads = case(1, 3 * BLOCK + 905, stored)
     for where, value in values:
         logits[0, where] = value
@@ -122,7 +140,7 @@ def test_infinities_and_nan_as_in_the_reference(values, stored, softcap):
 
 
 @built
-def test_a_nan_with_every_bit_set_is_rounded_to_a_nan():
+def test_a_nan_with_every_bit_set_is_rounded_to_a_nan() -> None:
     logits, targets, temperature, _ = case(1, 50, torch.bfloat16)
     nan = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
     _, gradient = both(native, logits, targets, temperature, None, RowGrads(nan, None))
@@ -130,7 +148,7 @@ def test_a_nan_with_every_bit_set_is_rounded_to_a_nan():
 
 
 @built
-def test_only_the_kept_rows_in_their_order():
+def test_only_the_kept_rows_in_their_order() -> None:
     logits, targets, temperature, grads = case(6, 77)
     _, every = both(native, logits, targets, temperature, None, grads)
     kept = torch.tensor([0, 4, 2])  # row 1 is a hole that row 4 fills
@@ -140,7 +158,7 @@ def test_only_the_kept_rows_in_their_order():
 
 @built
 @pytest.mark.parametrize("stored", STORED, ids=str)
-def test_threads_and_neighbours_change_no_bit(stored):
+def test_threads_and_neighbours_change_no_bit(stored: torch.dtype) -> None:
     logits, targets, temperature, grads = case(9, 3 * BLOCK + 5, stored)
     threads = torch.get_num_threads()
     results = []
@@ -158,7 +176,7 @@ def test_threads_and_neighbours_change_no_bit(stored):
 
 
 @built
-def test_a_gradient_is_written_over_the_logits():
+def test_a_gradient_is_written_over_the_logits() -> None:
     logits, targets, temperature, grads = case(4, 50)
     stats = native.row_stats(logits, targets, temperature, None)
     out = native.row_grad_(
@@ -170,7 +188,7 @@ def test_a_gradient_is_written_over_the_logits():
 # --- choosing
 
 
-def test_auto_is_native_on_the_cpu_where_it_is_built(caplog):
+def test_auto_is_native_on_the_cpu_where_it_is_built(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger=rows.__name__)
     chosen_backend.cache_clear()
     expected = "torch" if native.missing else "native"
@@ -179,7 +197,7 @@ def test_auto_is_native_on_the_cpu_where_it_is_built(caplog):
     assert f"row backend for torch.float32 on cpu: {expected}" in caplog.text
 
 
-def test_a_missing_library_is_reported_and_refused(monkeypatch):
+def test_a_missing_library_is_reported_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "missing", "not built: no cmake found")
     chosen_backend.cache_clear()
     try:
@@ -192,7 +210,9 @@ def test_a_missing_library_is_reported_and_refused(monkeypatch):
         chosen_backend.cache_clear()
 
 
-def test_why_it_is_missing_comes_from_the_build(monkeypatch, tmp_path):
+def test_why_it_is_missing_comes_from_the_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "_rows.so")
     monkeypatch.setattr(native, "WHY_NOT_BUILT", tmp_path / "_rows.txt")
     assert native._load().startswith("not built; to build it: TTRL_BUILD_EXT=1 pip")
@@ -203,7 +223,7 @@ def test_why_it_is_missing_comes_from_the_build(monkeypatch, tmp_path):
 
 
 @built
-def test_float64_is_refused():
+def test_float64_is_refused() -> None:
     hidden, weight, targets, _ = head_case()
     with pytest.raises(ValueError, match=r"logits are torch\.float64 on cpu, expected"):
         linear_logprob(hidden, weight, targets, backend="native")

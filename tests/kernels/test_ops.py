@@ -1,8 +1,13 @@
 """The operators as PyTorch sees them: their registrations, fake tensors, torch.compile."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from cases import as_float64, head_case, leaves, loss_case, run_loss
+from cases import Case, as_float64, head_case, leaves, loss_case, run_loss
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
@@ -13,18 +18,18 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler():
+def fresh_compiler() -> None:
     torch._dynamo.reset()
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The arguments of every operator called, by the operator's name."""
     calls = {}
     for name in ("logprob", "logprob_gradients", "policy_loss", "scaled"):
         op = getattr(ops, name)
 
-        def spy(*args, name=name, op=op):
+        def spy(*args: Any, name: str = name, op: Callable[..., Any] = op) -> Any:
             calls[name] = args
             return op(*args)
 
@@ -32,11 +37,11 @@ def calls(monkeypatch):
     return calls
 
 
-def compiled(function):
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True, backend="aot_eager")
 
 
-def logprob_gradients(function, case):
+def logprob_gradients(function: Callable[..., Any], case: Case) -> list[torch.Tensor]:
     """Both outputs, and the gradients of a different multiple of each of their entries."""
     hidden, weight, targets, keywords = case
     out = function(hidden, weight, targets, **keywords)
@@ -51,7 +56,9 @@ def logprob_gradients(function, case):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head, options", [("plain", "on_policy"), ("all", "sequence_all")])
-def test_registrations_of_the_policy_loss(head, options, dtype, calls):
+def test_registrations_of_the_policy_loss(
+    head: str, options: str, dtype: torch.dtype, calls: dict[str, Any]
+) -> None:
     hidden, weight, targets, keywords = loss_case(dtype, head, options)
     (2 * linear_policy_loss(hidden, weight, targets, **keywords).loss).backward()
     opcheck(torch.ops.ttrl_kernels.policy_loss, calls["policy_loss"])
@@ -60,7 +67,9 @@ def test_registrations_of_the_policy_loss(head, options, dtype, calls):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head", ["plain", "all"])
-def test_registrations_of_the_log_probs(head, dtype, calls):
+def test_registrations_of_the_log_probs(
+    head: str, dtype: torch.dtype, calls: dict[str, Any]
+) -> None:
     case = head_case(dtype, head)
     case[2][::3] = -100
     logprob_gradients(linear_logprob, case)
@@ -71,14 +80,14 @@ def test_registrations_of_the_log_probs(head, dtype, calls):
 
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
-def test_registrations_where_a_gradient_is_not_wanted(frozen, calls):
+def test_registrations_where_a_gradient_is_not_wanted(frozen: str, calls: dict[str, Any]) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, "bias")
     {"hidden": hidden, "weight": weight, **keywords}[frozen].requires_grad_(False)
     linear_policy_loss(hidden, weight, targets, **keywords)
     opcheck(torch.ops.ttrl_kernels.policy_loss, calls["policy_loss"])
 
 
-def test_a_gradient_that_is_not_wanted_is_not_kept(calls):
+def test_a_gradient_that_is_not_wanted_is_not_kept(calls: dict[str, Any]) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, "bias")
     weight.requires_grad_(False)
     linear_policy_loss(hidden, weight, targets, **keywords)
@@ -86,7 +95,7 @@ def test_a_gradient_that_is_not_wanted_is_not_kept(calls):
     assert [g.shape for g in gradients] == [hidden.shape, (0,), keywords["bias"].shape]
 
 
-def test_no_output_shares_memory_with_an_input_or_another_output(calls):
+def test_no_output_shares_memory_with_an_input_or_another_output(calls: dict[str, Any]) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, "all", "sequence_all")
     linear_policy_loss(hidden, weight, targets, **keywords)
     args = calls["policy_loss"]
@@ -95,7 +104,7 @@ def test_no_output_shares_memory_with_an_input_or_another_output(calls):
 
 
 @pytest.mark.parametrize("function", [linear_logprob, linear_policy_loss])
-def test_a_second_derivative_is_refused(function):
+def test_a_second_derivative_is_refused(function: Callable[..., Any]) -> None:
     """The gradients are computed ahead: their own gradient would silently be missing."""
     hidden, weight, targets, keywords = (
         loss_case() if function is linear_policy_loss else head_case()
@@ -111,7 +120,9 @@ def test_a_second_derivative_is_refused(function):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("ref", [True, False])
-def test_fakes_have_the_shapes_and_dtypes_of_real_results(ref, dtype, calls):
+def test_fakes_have_the_shapes_and_dtypes_of_real_results(
+    ref: bool, dtype: torch.dtype, calls: dict[str, Any]
+) -> None:
     """Op by op: between operators autograd would convert a gradient of the wrong dtype."""
     hidden, weight, targets, keywords = loss_case(dtype, "all", "entropy")
     keywords["ref_logp_T"] = keywords["ref_logp_T"] if ref else None
@@ -130,14 +141,14 @@ def test_fakes_have_the_shapes_and_dtypes_of_real_results(ref, dtype, calls):
         assert [describe(x) for x in faked] == [describe(x) for x in real], name
 
 
-def run(function, case):
+def run(function: Callable[..., Any], case: Case) -> list[torch.Tensor | None]:
     """Everything that comes out of a loss, gradients included, as a list."""
     hidden, weight, targets, keywords = case
     result = function(hidden, weight, targets, **keywords)
     return [*result, *torch.autograd.grad(result.loss, [hidden, weight, keywords["bias"]])]
 
 
-def describe(x):
+def describe(x: torch.Tensor | None) -> Any:
     return x if x is None else (x.shape, x.dtype, x.device, x.stride(), x.requires_grad)
 
 
@@ -146,7 +157,7 @@ def describe(x):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", ["on_policy", "clip", "cispo", "sequence_all"])
-def test_compiled_policy_loss_has_the_same_bits(options, dtype):
+def test_compiled_policy_loss_has_the_same_bits(options: str, dtype: torch.dtype) -> None:
     case = loss_case(dtype, "all", options)
     eager = run(linear_policy_loss, case)
     ours = run(compiled(linear_policy_loss), case)
@@ -157,7 +168,7 @@ def test_compiled_policy_loss_has_the_same_bits(options, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head", ["plain", "all"])
-def test_compiled_log_probs_have_the_same_bits(head, dtype):
+def test_compiled_log_probs_have_the_same_bits(head: str, dtype: torch.dtype) -> None:
     case = head_case(dtype, head)
     case[2][::3] = -100
     eager = logprob_gradients(linear_logprob, case)
@@ -165,10 +176,12 @@ def test_compiled_log_probs_have_the_same_bits(head, dtype):
     assert all(torch.equal(x, expected) for x, expected in zip(ours, eager, strict=True))
 
 
-def test_compiled_within_a_model_between_other_operations():
+def test_compiled_within_a_model_between_other_operations() -> None:
     """The gradient flows through what the compiler made of the operations before and after."""
 
-    def model(hidden, weight, targets, keywords):
+    def model(
+        hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, keywords: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         result = linear_policy_loss(hidden.tanh() * 2, weight, targets, **keywords)
         return 0.3 * result.loss, result.logp_T, result.gradient_rows
 
@@ -182,7 +195,7 @@ def test_compiled_within_a_model_between_other_operations():
         torch.testing.assert_close(x, expected)
 
 
-def test_backward_twice_through_a_compiled_loss():
+def test_backward_twice_through_a_compiled_loss() -> None:
     hidden, weight, targets, keywords = loss_case()
     loss = compiled(linear_policy_loss)(hidden, weight, targets, **keywords).loss
     loss.backward(retain_graph=True)
@@ -191,7 +204,7 @@ def test_backward_twice_through_a_compiled_loss():
     assert torch.equal(weight.grad, 2 * first) and first.abs().max() > 0
 
 
-def test_a_gradient_that_was_handed_out_may_be_changed():
+def test_a_gradient_that_was_handed_out_may_be_changed() -> None:
     """An optimizer that clips or clears gradients in place must not reach what the graph keeps."""
     hidden, weight, targets, keywords = loss_case(torch.float32, "bias")
     loss = linear_policy_loss(hidden, weight, targets, **keywords).loss
@@ -205,7 +218,7 @@ def test_a_gradient_that_was_handed_out_may_be_changed():
         assert all(map(torch.equal, again, gradients[0]))
 
 
-def test_neither_tokens_nor_live_rows_recompile():
+def test_neither_tokens_nor_live_rows_recompile() -> None:
     counter = CompileCounterWithBackend("aot_eager")
     function = torch.compile(linear_policy_loss, fullgraph=True, backend=counter, dynamic=True)
     compilations = []
@@ -217,7 +230,7 @@ def test_neither_tokens_nor_live_rows_recompile():
     assert len(set(compilations)) == 1
 
 
-def test_a_wrong_value_is_reported_by_compiled_code_too():
+def test_a_wrong_value_is_reported_by_compiled_code_too() -> None:
     hidden, weight, targets, keywords = loss_case()
     function = compiled(linear_policy_loss)
     function(hidden, weight, targets, **keywords)
@@ -227,14 +240,21 @@ def test_a_wrong_value_is_reported_by_compiled_code_too():
         function(hidden, weight, targets, **keywords)
 
 
-def test_liger_1362_1364_1366_python_floats_through_inductor():
+def test_liger_1362_1364_1366_python_floats_through_inductor() -> None:
     """Floats reached Liger's kernels as float64 once compiled, and the result was corrupted.
 
     Here every number of the call is a Python float, given at run time, and the gradient is
     multiplied by one more; inductor generates code around the operator.
     """
 
-    def scaled(hidden, weight, targets, keywords, temperature, scale):
+    def scaled(
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        keywords: dict[str, Any],
+        temperature: float,
+        scale: float,
+    ) -> torch.Tensor:
         keywords = {**keywords, "temperature": temperature}
         return linear_policy_loss(hidden * scale, weight, targets, **keywords).loss * scale
 

@@ -4,15 +4,24 @@ Those of a single row are with the row backends, those of hooks and shards in te
 test_sharded.py, those of compilers in test_ops.py.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from cases import as_float64, head_case, leaves, loss_case, run_loss
+from cases import Case, as_float64, head_case, leaves, loss_case, run_loss
 from tolerances import assert_no_worse
 from ttrl_kernels import linear_logprob, linear_policy_loss
 from ttrl_kernels.loss_math import dense_logprob, policy_loss_reference
 
 
-def gradients(function, case, of_outputs):
+def gradients(
+    function: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    case: Case,
+    of_outputs: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> dict[str, torch.Tensor]:
     """Gradients of a function of (logp_T, entropy_T), by the name of the input."""
     hidden, weight, targets, keywords = case
     inputs = leaves(hidden, weight, keywords)
@@ -20,7 +29,11 @@ def gradients(function, case, of_outputs):
     return dict(zip(inputs, torch.autograd.grad(total, list(inputs.values())), strict=True))
 
 
-def compare(case, of_outputs, dtype=torch.float64):
+def compare(
+    case: Case,
+    of_outputs: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    dtype: torch.dtype = torch.float64,
+) -> dict[str, torch.Tensor]:
     """Our gradients against the oracle's; returns ours."""
     ours = gradients(linear_logprob, case, of_outputs)
     truth = gradients(dense_logprob, as_float64(*case), of_outputs)
@@ -32,7 +45,7 @@ def compare(case, of_outputs, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("policy", ["ppo_clip", "cispo", "none"])
-def test_liger_1082_correction_and_normaliser_reach_the_gradient(policy):
+def test_liger_1082_correction_and_normaliser_reach_the_gradient(policy: str) -> None:
     """The gradient was 100 times too large: a factor was in the loss and not in its gradient.
 
     Corrections of the sampler's mismatch between 0.01 and 100 multiply the advantages, and the
@@ -50,14 +63,14 @@ def test_liger_1082_correction_and_normaliser_reach_the_gradient(policy):
         assert ours[name].abs().max() > 0
 
 
-def test_liger_1298_unreduced_outputs_have_the_right_weight_gradient():
+def test_liger_1298_unreduced_outputs_have_the_right_weight_gradient() -> None:
     """With reduction="none" only the mean of the incoming gradients reached the weight."""
     case = head_case(head="bias")
     incoming = torch.randn(len(case[2]), dtype=torch.float64, generator=torch.Generator())
     compare(case, lambda logp, _: (logp * incoming).sum())
 
 
-def test_unsloth_the_incoming_gradient_is_not_ignored():
+def test_unsloth_the_incoming_gradient_is_not_ignored() -> None:
     """The backward of a fused loss returned its stored gradients whatever came in."""
     case = loss_case(head="bias", options="entropy")
     once, scaled = (run_loss(linear_policy_loss, case, scale) for scale in (1.0, -7.0))
@@ -66,7 +79,7 @@ def test_unsloth_the_incoming_gradient_is_not_ignored():
         assert once[name].abs().max() > 0
 
 
-def test_trl_the_gradient_of_the_entropy_is_not_dropped():
+def test_trl_the_gradient_of_the_entropy_is_not_dropped() -> None:
     """The entropy was an output, and an entropy bonus on it had silently no gradient."""
     compare(head_case(head="all"), lambda _, entropy: entropy.sum())
     # Nor does it get lost where the policy term of a token has no gradient.
@@ -79,7 +92,7 @@ def test_trl_the_gradient_of_the_entropy_is_not_dropped():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_verl_6960_incoming_gradients_that_are_not_contiguous(dtype):
+def test_verl_6960_incoming_gradients_that_are_not_contiguous(dtype: torch.dtype) -> None:
     """A kernel read an incoming gradient as if its entries were neighbours in memory."""
     case = hidden, weight, targets, keywords = head_case(dtype, "bias")
     out = linear_logprob(hidden, weight, targets, **keywords)
@@ -94,7 +107,7 @@ def test_verl_6960_incoming_gradients_that_are_not_contiguous(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_verl_6280_log_probs_hardly_depend_on_the_micro_batch(dtype):
+def test_verl_6280_log_probs_hardly_depend_on_the_micro_batch(dtype: torch.dtype) -> None:
     """The same token had another log-prob in another micro-batch, and its ratio was not 1.
 
     BLAS picks its order of summation by the number of rows, so bitwise equality cannot hold for
@@ -116,14 +129,14 @@ def test_verl_6280_log_probs_hardly_depend_on_the_micro_batch(dtype):
 
 
 @pytest.mark.parametrize("options", ["entropy", "sequence_all"])
-def test_verl_6280_padding_changes_no_bit(options):
+def test_verl_6280_padding_changes_no_bit(options: str) -> None:
     """Dead tokens among the live ones leave every result as it is, to the last bit."""
     hidden, weight, targets, keywords = loss_case(torch.float32, "all", options)
     total = 2 * len(targets) + 5
     place = torch.randperm(total, generator=torch.Generator().manual_seed(0))[: len(targets)]
     place = place.sort().values
 
-    def spread(x, filler):
+    def spread(x: Any, filler: float) -> Any:
         if not (torch.is_tensor(x) and len(x) == len(targets)):
             return x
         out = x.new_full((total, *x.shape[1:]), filler)

@@ -4,7 +4,11 @@ With a shard of each weight per process, every forward and backward is a collect
 skipped one would leave the other waiting (DeepSpeed and TRL #7075).
 """
 
+from __future__ import annotations
+
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +30,7 @@ SHARDING = ("head alone", "tied")
 class Model(nn.Module):
     """Embedding, one layer, output layer."""
 
-    def __init__(self, tied, head=FusedLMHead):
+    def __init__(self, tied: bool, head: type[nn.Linear] = FusedLMHead) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embedding = nn.Embedding(V, H)
@@ -35,14 +39,16 @@ class Model(nn.Module):
         if tied:
             self.lm_head.weight = self.embedding.weight
 
-    def hidden(self, ids_T):
+    def hidden(self, ids_T: torch.Tensor) -> torch.Tensor:
         return self.layer(self.embedding(ids_T)).tanh()
 
-    def forward(self, ids_T, targets_T, **options):
+    def forward(self, ids_T: torch.Tensor, targets_T: torch.Tensor, **options: Any) -> Any:
         return self.lm_head(self.hidden(ids_T), targets_T, **options)
 
 
-def batch(rank, live):
+def batch(
+    rank: int, live: float | None
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """(token ids, targets, keywords of the loss) of a process; no tokens at all for live None."""
     g = torch.Generator().manual_seed(100 + rank)
     tokens = 0 if live is None else T
@@ -53,7 +59,13 @@ def batch(rank, live):
     return ids, targets, keywords
 
 
-def loss_of(model, use, ids_T, targets_T, keywords):
+def loss_of(
+    model: nn.Module,
+    use: str,
+    ids_T: torch.Tensor,
+    targets_T: torch.Tensor,
+    keywords: dict[str, torch.Tensor],
+) -> torch.Tensor:
     if use == "loss":
         return model(ids_T, targets_T, **keywords).loss
     targets_T = targets_T.masked_fill(keywords["token_weights_T"] == 0, -100)
@@ -61,7 +73,7 @@ def loss_of(model, use, ids_T, targets_T, keywords):
     return (out.logp_T * keywords["token_weights_T"]).sum() + out.entropy_T.sum()
 
 
-def work(rank, folder):
+def work(rank: int, folder: Path) -> None:
     distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meet",
@@ -95,7 +107,7 @@ def work(rank, folder):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     multiprocessing.spawn(work, (folder,), nprocs=RANKS)
     return folder
@@ -104,7 +116,7 @@ def folder(tmp_path_factory):
 class Oracle(nn.Linear):
     """The head in plain PyTorch."""
 
-    def forward(self, hidden, targets, **keywords):
+    def forward(self, hidden: torch.Tensor, targets: torch.Tensor, **keywords: Any) -> Any:
         if keywords:
             return policy_loss_reference(hidden, self.weight, targets, **keywords)
         kept = (targets != -100).nonzero().squeeze(1)
@@ -117,7 +129,9 @@ class Oracle(nn.Linear):
 @pytest.mark.parametrize("use", ["loss", "log-probs"])
 @pytest.mark.parametrize("name", BATCHES)
 @pytest.mark.parametrize("sharding", SHARDING)
-def test_trl_7075_gradients_are_the_mean_over_the_ranks(sharding, name, use, folder):
+def test_trl_7075_gradients_are_the_mean_over_the_ranks(
+    sharding: str, name: str, use: str, folder: Path
+) -> None:
     model = Model(tied=sharding == "tied", head=Oracle)
     for rank, live in enumerate(BATCHES[name]):
         (loss_of(model, use, *batch(rank, live)) / RANKS).backward()
@@ -130,7 +144,7 @@ def test_trl_7075_gradients_are_the_mean_over_the_ranks(sharding, name, use, fol
     ).all() == (name == "none with live rows")
 
 
-def test_token_vectors_that_mixed_precision_rounded_are_refused(folder):
+def test_token_vectors_that_mixed_precision_rounded_are_refused(folder: Path) -> None:
     """FSDP2 casts all that a module receives: old log-probs in bfloat16 are off by percents."""
     message = (folder / "message0").read_text()
     assert "advantages_T is torch.bfloat16 [12] on cpu, expected a float32 or float64" in message

@@ -4,12 +4,14 @@ What the interpreter cannot know, the compiler's own report says: every variant 
 can be launched is built for each chip and its machine code inspected.
 """
 
+from __future__ import annotations
+
 import itertools
 import os
 import re
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -32,6 +34,9 @@ multiprocessor; with fewer, too few loads are under way (see `rows.BLOCK`)."""
 
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 
+Variant = tuple[Any, dict[str, str], dict[str, Any]]
+"""Kernel, types of its pointers, constants."""
+
 
 class Usage(NamedTuple):
     registers: int
@@ -40,7 +45,14 @@ class Usage(NamedTuple):
     shared: int
 
 
-def build(kernel, capability, pointers, constants, aligned=True, **options):
+def build(
+    kernel: Any,
+    capability: int,
+    pointers: dict[str, str],
+    constants: dict[str, Any],
+    aligned: bool = True,
+    **options: Any,
+) -> Any:
     """The kernel compiled as a launch would. ``pointers`` overrides the type of each pointer;
     ``constants`` holds constexprs and arguments that are None. With ``aligned``, rows start at
     multiples of 16 logits, as those of next to all vocabularies do."""
@@ -59,7 +71,7 @@ def build(kernel, capability, pointers, constants, aligned=True, **options):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-def usage(compiled, folder):
+def usage(compiled: Any, folder: Path) -> Usage:
     """What the machine code takes, by the disassembler that comes with Triton."""
     cubin = folder / "kernel.cubin"
     cubin.write_bytes(compiled.asm["cubin"])
@@ -74,7 +86,7 @@ def usage(compiled, folder):
     return Usage(registers, stack + local, shared + compiled.metadata.shared)
 
 
-def complaints(used, capability, softcap):
+def complaints(used: Usage, capability: int, softcap: bool) -> list[str]:
     """Why this kernel must not be shipped; empty for a good one."""
     limits = {"registers": REGISTERS[softcap], "stack": 0, "shared": SHARED_MEMORY[capability]}
     return [
@@ -84,17 +96,19 @@ def complaints(used, capability, softcap):
     ]
 
 
-def optional(name, present):
+def optional(name: str, present: bool) -> dict[str, None]:
     return {} if present else {name: None}
 
 
-def stats_variant(dtype, softcap):
+def stats_variant(dtype: torch.dtype, softcap: bool) -> Variant:
     pointers = {"logits_ptr": TYPES[dtype], "targets_ptr": "*i64"}
     constants = {**rows.stats_config(dtype), **optional("softcap", softcap)}
     return rows.row_stats_kernel, pointers, constants
 
 
-def grad_variant(dtype, out_dtype, softcap, entropy):
+def grad_variant(
+    dtype: torch.dtype, out_dtype: torch.dtype, softcap: bool, entropy: bool
+) -> Variant:
     pointers = {
         "logits_ptr": TYPES[dtype],
         "out_ptr": TYPES[out_dtype],
@@ -118,7 +132,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_every_variant_fits_the_chip(capability, tmp_path):
+def test_every_variant_fits_the_chip(capability: int, tmp_path: Path) -> None:
     bad = []
     for (name, variant), aligned in itertools.product(VARIANTS.items(), BOTH):
         kernel, pointers, constants = variant
@@ -130,12 +144,12 @@ def test_every_variant_fits_the_chip(capability, tmp_path):
     assert not bad, "\n".join(bad)
 
 
-def places(ptx, pattern):
+def places(ptx: str, pattern: str) -> list[int]:
     return [m.start() for m in re.finditer(pattern, ptx)]
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_every_load_of_a_block_comes_before_the_stores_over_it(capability):
+def test_every_load_of_a_block_comes_before_the_stores_over_it(capability: int) -> None:
     """The narrow gradient is written where other warps of the program have yet to read."""
     kernel, pointers, constants = grad_variant(F32, BF16, True, True)
     ptx = build(kernel, capability, pointers, constants).asm["ptx"]
@@ -146,7 +160,9 @@ def test_every_load_of_a_block_comes_before_the_stores_over_it(capability):
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_threads_exchange_nothing_until_the_end_of_the_row(capability, dtype):
+def test_threads_exchange_nothing_until_the_end_of_the_row(
+    capability: int, dtype: torch.dtype
+) -> None:
     kernel, pointers, constants = stats_variant(dtype, False)
     ptx = build(kernel, capability, pointers, constants).asm["ptx"]
     loads = places(ptx, r"ld\.global\S*\.v4")
@@ -159,14 +175,14 @@ def test_threads_exchange_nothing_until_the_end_of_the_row(capability, dtype):
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_a_kernel_that_spills_is_caught(capability, tmp_path):
+def test_a_kernel_that_spills_is_caught(capability: int, tmp_path: Path) -> None:
     kernel, pointers, constants = stats_variant(F32, True)
     compiled = build(kernel, capability, pointers, constants, maxnreg=24)
     assert any("stack" in c for c in complaints(usage(compiled, tmp_path), capability, True))
 
 
 @triton.jit
-def _transpose(x_ptr, y_ptr, N: tl.constexpr, M: tl.constexpr):
+def _transpose(x_ptr: tl.tensor, y_ptr: tl.tensor, N: tl.constexpr, M: tl.constexpr) -> None:
     rows = tl.arange(0, N)[:, None]
     columns = tl.arange(0, M)[None, :]
     x = tl.load(x_ptr + rows * M + columns)
@@ -174,6 +190,6 @@ def _transpose(x_ptr, y_ptr, N: tl.constexpr, M: tl.constexpr):
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
-def test_a_kernel_with_too_much_shared_memory_is_caught(capability, tmp_path):
+def test_a_kernel_with_too_much_shared_memory_is_caught(capability: int, tmp_path: Path) -> None:
     compiled = build(_transpose, capability, {}, {"N": 256, "M": 256}, num_warps=32)
     assert any("shared" in c for c in complaints(usage(compiled, tmp_path), capability, True))

@@ -3,7 +3,10 @@
 By hand: TRITON_INTERPRET=1 python -m pytest tests/kernels/test_triton_rows.py
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +27,9 @@ IN_THE_HOST_LOOP = (
     ids=["rows by themselves", "rows in the host loop"],
 )
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="this is the interpreted process")
-def test_in_the_interpreter(tests, arguments, monkeypatch):
+def test_in_the_interpreter(
+    tests: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a GPU: the rows know CUDA devices and the CPU, and interpreted kernels take that."""
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -39,14 +44,14 @@ def test_in_the_interpreter(tests, arguments, monkeypatch):
 
 
 @pytest.fixture
-def triton_state(monkeypatch):
+def triton_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Sets what the probe for Triton says."""
     rows.chosen_backend.cache_clear()
     yield lambda state: monkeypatch.setitem(rows._STATES, "triton", lambda: state)
     rows.chosen_backend.cache_clear()
 
 
-def test_auto_takes_triton_on_cuda_but_not_in_float64(triton_state):
+def test_auto_takes_triton_on_cuda_but_not_in_float64(triton_state: Callable[[str], None]) -> None:
     triton_state("available")
     assert rows.chosen_backend("cuda", torch.float32) == "triton"
     assert rows.chosen_backend("cuda", torch.bfloat16) == "triton"
@@ -54,14 +59,16 @@ def test_auto_takes_triton_on_cuda_but_not_in_float64(triton_state):
     assert rows.chosen_backend("cpu", torch.float32) != "triton"
 
 
-def test_auto_says_why_it_did_not_take_triton(triton_state, caplog):
+def test_auto_says_why_it_did_not_take_triton(
+    triton_state: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
     triton_state("broken on Tuesdays")
     with caplog.at_level("INFO", "ttrl_kernels.rows"):
         assert rows.chosen_backend("cuda", torch.float32) == "torch"
     assert "torch; triton: broken on Tuesdays" in caplog.text
 
 
-def test_triton_by_name_runs_or_raises(triton_state):
+def test_triton_by_name_runs_or_raises(triton_state: Callable[[str], None]) -> None:
     triton_state("PyTorch sees no CUDA device")
     with pytest.raises(ValueError, match="'triton', which cannot run here: PyTorch sees no CUDA"):
         rows.resolve_backend("triton", torch.zeros(1, 1))
@@ -69,7 +76,7 @@ def test_triton_by_name_runs_or_raises(triton_state):
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="there it is available")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it is available")
-def test_why_triton_is_not_there(monkeypatch):
+def test_why_triton_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     assert rows.backends()["triton"] == "PyTorch sees no CUDA device"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -77,7 +84,7 @@ def test_why_triton_is_not_there(monkeypatch):
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="there it can")
-def test_the_kernels_cannot_read_the_memory_of_the_cpu():
+def test_the_kernels_cannot_read_the_memory_of_the_cpu() -> None:
     pytest.importorskip("triton")
     from ttrl_kernels.rows import triton
 
@@ -85,7 +92,7 @@ def test_the_kernels_cannot_read_the_memory_of_the_cpu():
         triton.row_stats(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), torch.ones(1), None)
 
 
-def test_the_kernels_are_imported_when_used():
+def test_the_kernels_are_imported_when_used() -> None:
     code = "import sys, ttrl_kernels; print('ttrl_kernels.rows.triton' in sys.modules)"
     run = run_python("-c", code)
     assert (run.returncode, run.stdout.strip()) == (0, "False"), run.stderr

@@ -5,14 +5,19 @@ since Triton has to know before a kernel is imported. A test named for another p
 was found there.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tolerances import FP32_ULP, assert_no_worse
 from ttrl_kernels import rows
 from ttrl_kernels.rows import reference
-from ttrl_kernels.rows.interface import RowGrads, RowStats
+from ttrl_kernels.rows.interface import RowBackend, RowGrads, RowStats
 
 if not rows.backends()["triton"].startswith("available"):
     pytest.skip("neither a GPU nor TRITON_INTERPRET=1", allow_module_level=True)
@@ -27,7 +32,9 @@ INF, NAN = math.inf, math.nan
 BF16_STEP = 2.0**-8 if DEVICE == "cuda" else 2.0**-7
 
 
-def case(rows, vocabulary, dtype=torch.float32, seed=0):
+def case(
+    rows: int, vocabulary: int, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits with a spread of 2.5, targets, temperatures."""
     g = torch.Generator().manual_seed(seed)
     logits = (2.5 * torch.randn(rows, vocabulary, generator=g)).to(dtype)
@@ -36,13 +43,22 @@ def case(rows, vocabulary, dtype=torch.float32, seed=0):
     return logits.to(DEVICE), targets.to(DEVICE), temperature.to(DEVICE)
 
 
-def random_grads(rows, entropy=True, seed=1):
+def random_grads(rows: int, entropy: bool = True, seed: int = 1) -> RowGrads:
     g = torch.Generator().manual_seed(seed)
     grads = torch.randn(2, rows, generator=g).to(DEVICE)
     return RowGrads(grads[0], grads[1] if entropy else None)
 
 
-def gradient(backend, logits, targets, temperature, softcap, grads, kept=None, dtype=None):
+def gradient(
+    backend: RowBackend,
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: torch.Tensor,
+    softcap: float | None,
+    grads: RowGrads,
+    kept: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
     """dL/du by a backend from its own statistics; the given logits stay as they are."""
     logits = logits.clone()
     stats = backend.row_stats(logits, targets, temperature, softcap)
@@ -59,11 +75,11 @@ def gradient(backend, logits, targets, temperature, softcap, grads, kept=None, d
     )
 
 
-def double(*tensors):
+def double(*tensors: torch.Tensor | None) -> list[Any]:
     return [None if x is None else x.double() for x in tensors]
 
 
-def assert_equal_rows(ours: RowStats, truth: RowStats):
+def assert_equal_rows(ours: RowStats, truth: RowStats) -> None:
     """Equal up to float32 rounding, NaN where the truth is; row_max only where it means anything.
 
     An entropy is a sum of non-negative terms and a logp at most 0, whatever the logits.
@@ -93,7 +109,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("softcap", [None, 4.0])
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_statistics(vocabulary, softcap, dtype):
+def test_statistics(vocabulary: int, softcap: float | None, dtype: torch.dtype) -> None:
     logits, targets, temperature = case(3, vocabulary, dtype)
     ours = triton.row_stats(logits, targets, temperature, softcap)
     truth = reference.row_stats(logits.double(), targets, temperature.double(), softcap)
@@ -109,7 +125,7 @@ def test_statistics(vocabulary, softcap, dtype):
 @pytest.mark.parametrize("entropy", [False, True], ids=["logp", "entropy"])
 @pytest.mark.parametrize("softcap", [None, 4.0])
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_gradient(vocabulary, softcap, entropy):
+def test_gradient(vocabulary: int, softcap: float | None, entropy: bool) -> None:
     logits, targets, temperature = case(3, vocabulary)
     grads = random_grads(3, entropy)
     ours = gradient(triton, logits, targets, temperature, softcap, grads)
@@ -121,7 +137,9 @@ def test_gradient(vocabulary, softcap, entropy):
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 @pytest.mark.parametrize("stored", DTYPES, ids=str)
-def test_bfloat16_gradient_is_the_float32_one_rounded_once(stored, vocabulary):
+def test_bfloat16_gradient_is_the_float32_one_rounded_once(
+    stored: torch.dtype, vocabulary: int
+) -> None:
     logits, targets, temperature = case(3, vocabulary, stored)
     grads = random_grads(3)
     arguments = (targets, temperature, 4.0, grads)
@@ -132,7 +150,7 @@ def test_bfloat16_gradient_is_the_float32_one_rounded_once(stored, vocabulary):
 
 
 @pytest.mark.parametrize("softcap", [0.5, 4.0, 30.0])
-def test_softcap_is_exact_from_tiny_to_huge_logits(softcap):
+def test_softcap_is_exact_from_tiny_to_huge_logits(softcap: float) -> None:
     u = torch.logspace(-6, 4, 41, dtype=torch.float64).float()
     u = torch.cat([-u.flip(0), torch.zeros(1), u]).to(DEVICE)
     # Two columns, of which one is 0: then logp of the other and its distance to 0 tell the cap.
@@ -150,7 +168,7 @@ def test_softcap_is_exact_from_tiny_to_huge_logits(softcap):
 WIDTH = 2 * BLOCK + 5
 
 
-def _row(fill, **at):
+def _row(fill: float, **at: float) -> torch.Tensor:
     row = torch.full((WIDTH,), float(fill))
     for column, value in at.items():
         row[int(column[1:])] = value
@@ -183,7 +201,7 @@ TRAPS = {
 
 @pytest.mark.parametrize("softcap", [None, 30.0])
 @pytest.mark.parametrize("trap", TRAPS)
-def test_trap(trap, softcap):
+def test_trap(trap: str, softcap: float | None) -> None:
     logits = TRAPS[trap].to(DEVICE).expand(2, WIDTH).contiguous()
     targets = torch.tensor([1, WIDTH - 1], device=DEVICE)  # a common token, and the last column
     ones = torch.ones(2, device=DEVICE)
@@ -198,7 +216,7 @@ def test_trap(trap, softcap):
     torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=2e-6, equal_nan=True)
 
 
-def test_impossible_target_is_infinitely_unlikely():
+def test_impossible_target_is_infinitely_unlikely() -> None:
     logits, targets, temperature = case(2, 50)
     logits[0, targets[0]] = -INF
     ours = triton.row_stats(logits, targets, temperature, None)
@@ -208,7 +226,7 @@ def test_impossible_target_is_infinitely_unlikely():
 # --- rows by themselves
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it_nor_on_the_run():
+def test_a_row_does_not_depend_on_the_rows_beside_it_nor_on_the_run() -> None:
     """verl #6280: log-probs that changed with the shape of the micro-batch."""
     logits, targets, temperature = case(5, BLOCK + 77)
     grads = random_grads(5)
@@ -226,7 +244,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it_nor_on_the_run():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kept", [[0], [4], [0, 4, 2], [3, 1, 4], [0, 1, 2, 3, 4]], ids=str)
-def test_kept_rows_are_written_from_the_top(kept, dtype):
+def test_kept_rows_are_written_from_the_top(kept: list[int], dtype: torch.dtype) -> None:
     logits, targets, temperature = case(5, BLOCK + 33)
     kept = torch.tensor(kept, device=DEVICE)
     grads = random_grads(5)
@@ -235,7 +253,7 @@ def test_kept_rows_are_written_from_the_top(kept, dtype):
     assert torch.equal(some, full[kept])
 
 
-def test_the_gradient_lies_in_the_memory_of_the_logits():
+def test_the_gradient_lies_in_the_memory_of_the_logits() -> None:
     logits, targets, temperature = case(2, 90)
     stats = triton.row_stats(logits, targets, temperature, None)
     before, both = logits.clone(), torch.arange(2, device=DEVICE)
@@ -246,7 +264,7 @@ def test_the_gradient_lies_in_the_memory_of_the_logits():
     assert out.data_ptr() == logits.data_ptr() and out.stride() == (180, 1)
 
 
-def test_verl_6960_gradients_that_are_not_contiguous():
+def test_verl_6960_gradients_that_are_not_contiguous() -> None:
     logits, targets, temperature = case(3, 90)
     expanded = torch.tensor(0.7, device=DEVICE).expand(3)
     every_second = torch.randn(6, device=DEVICE)[::2]
@@ -255,7 +273,7 @@ def test_verl_6960_gradients_that_are_not_contiguous():
     assert torch.equal(strided, gradient(triton, logits, targets, temperature, None, dense))
 
 
-def test_no_rows():
+def test_no_rows() -> None:
     logits, targets, temperature = case(0, 7)
     assert all(x.shape == (0,) for x in triton.row_stats(logits, targets, temperature, None))
     assert gradient(triton, logits, targets, temperature, None, random_grads(0)).shape == (0, 7)
@@ -269,7 +287,7 @@ def test_no_rows():
 # --- other projects' bugs
 
 
-def test_verl_7439_running_maximum_that_starts_at_zero():
+def test_verl_7439_running_maximum_that_starts_at_zero() -> None:
     """All logits far below 0: e^(z−0) underflows, and log-probs were wrong without a word."""
     logits, targets, temperature = case(4, BLOCK + 10)
     low = logits * 0.25 - torch.tensor([[90.0], [200.0], [1e3], [1e4]], device=DEVICE)
@@ -281,7 +299,7 @@ def test_verl_7439_running_maximum_that_starts_at_zero():
 
 @pytest.mark.parametrize("softcap", [None, 30.0])
 @pytest.mark.parametrize("padding", [1e4, INF, NAN])
-def test_verl_2899_columns_past_the_vocabulary_count(padding, softcap):
+def test_verl_2899_columns_past_the_vocabulary_count(padding: float, softcap: float | None) -> None:
     logits, targets, temperature = case(3, BLOCK + 100)
     wide = torch.full((3, 2 * BLOCK), padding, device=DEVICE)
     wide[:, : BLOCK + 100] = logits
@@ -297,7 +315,7 @@ def test_verl_2899_columns_past_the_vocabulary_count(padding, softcap):
     assert torch.equal(outside.nan_to_num(), torch.full_like(outside, padding).nan_to_num())
 
 
-def test_verl_2656_log_probs_above_zero():
+def test_verl_2656_log_probs_above_zero() -> None:
     """Certain tokens: logp was up to +123 and the reward collapsed."""
     logits, targets, temperature = case(4, 300)
     logits.scatter_(1, targets[:, None], torch.tensor([[20.0], [90.0], [500.0], [3e4]]).to(DEVICE))
@@ -306,7 +324,7 @@ def test_verl_2656_log_probs_above_zero():
     assert (ours.entropy >= 0).all()
 
 
-def test_liger_1329_gradient_of_a_likely_target_cancels():
+def test_liger_1329_gradient_of_a_likely_target_cancels() -> None:
     """p − 1 of the target in bfloat16 is 0 once p > 0.998; it has to be formed in float32."""
     logits = torch.zeros(3, 200, device=DEVICE)
     logits[:, 5] = torch.tensor([8.0, 11.0, 13.0], device=DEVICE)
@@ -318,7 +336,7 @@ def test_liger_1329_gradient_of_a_likely_target_cancels():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_marin_8217_forward_and_backward_in_two_precisions(dtype):
+def test_marin_8217_forward_and_backward_in_two_precisions(dtype: torch.dtype) -> None:
     """At |z| = 80 one rounding of the logits to bfloat16 puts probabilities off by a fifth.
 
     With one precision the probabilities of the gradient sum to 1: its entries cancel.
@@ -334,12 +352,14 @@ def test_marin_8217_forward_and_backward_in_two_precisions(dtype):
     assert (out.sum(1).abs() < step).all()
 
 
-def test_liger_1294_more_rows_than_the_second_axis_of_a_grid_takes(monkeypatch):
+def test_liger_1294_more_rows_than_the_second_axis_of_a_grid_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """65,535 on axes 1 and 2, 2^31 − 1 on axis 0, where the rows are."""
     grids = []
 
     class Kernel:
-        def __getitem__(self, grid):
+        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
             grids.append(grid)
             return lambda *args, **kwargs: None
 
@@ -351,7 +371,7 @@ def test_liger_1294_more_rows_than_the_second_axis_of_a_grid_takes(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rows_beyond_two_to_the_31_logits(dtype, tmp_path):
+def test_rows_beyond_two_to_the_31_logits(dtype: torch.dtype, tmp_path: Path) -> None:
     """Row 3 of these starts 3·2^30 logits in: 32-bit offsets would wrap around."""
     stride = 1 << 30
     if DEVICE == "cuda":
@@ -372,7 +392,7 @@ def test_rows_beyond_two_to_the_31_logits(dtype, tmp_path):
 # --- what the kernels cannot read
 
 
-def test_wrong_logits():
+def test_wrong_logits() -> None:
     logits, targets, temperature = case(3, 8)
     with pytest.raises(ValueError, match=r"float64, expected .* backend='torch' also does float64"):
         triton.row_stats(logits.double(), targets, temperature, None)

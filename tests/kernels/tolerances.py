@@ -11,6 +11,8 @@ Plain PyTorch sets the bar because its error depends on the inputs, which no con
 tolerance only covers what chance may add: plain PyTorch is sometimes exact on an entry.
 """
 
+from __future__ import annotations
+
 import torch
 
 FP32_ULP = 2.0**-23
@@ -54,13 +56,20 @@ TOLERANCES = {
 }
 
 
-def error_ratio(ours, truth, plain):
+def error_ratio(ours: torch.Tensor, truth: torch.Tensor, plain: torch.Tensor) -> float:
     """Root mean square error of ours by that of plain PyTorch."""
     ours, plain = ((x.double() - truth).square().mean().sqrt() for x in (ours, plain))
     return (ours / plain).item()
 
 
-def assert_no_worse(name, dtype, ours, truth, plain, scale=None):
+def assert_no_worse(
+    name: str,
+    dtype: torch.dtype,
+    ours: torch.Tensor,
+    truth: torch.Tensor,
+    plain: torch.Tensor,
+    scale: float | torch.Tensor | None = None,
+) -> None:
     """The rule above for one output or gradient, with the worst entry in the message."""
     ours, plain = ours.double(), plain.double()
     assert ours.shape == truth.shape

@@ -3,6 +3,8 @@
 What this does not show: that a dependency evaluates nothing. None is given an answer to read.
 """
 
+from __future__ import annotations
+
 import ast
 import sys
 import time
@@ -53,7 +55,7 @@ CODE = [
 
 @pytest.mark.parametrize("code", CODE)
 @pytest.mark.parametrize("frame", ["{}", "\\boxed{{{}}}", "\\boxed{{\\frac{{{}}}{{2}}}}", "x={}"])
-def test_nothing_runs(code, frame, tmp_path):
+def test_nothing_runs(code: str, frame: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     grade(frame.format(code.format(canary=str(canary))))
     assert not canary.exists()
@@ -143,7 +145,7 @@ TOWERS = [
 
 
 @pytest.mark.parametrize("text", [*HUGE.values(), *BOMBS.values()], ids=[*HUGE, *BOMBS])
-def test_bounded_time(text):
+def test_bounded_time(text: str) -> None:
     started = time.monotonic()
     grade(text)
     assert time.monotonic() - started < SECONDS
@@ -154,7 +156,9 @@ def test_bounded_time(text):
     [("€" * 990 + "5", 2), ("{" * 490 + "5" + "}" * 490, 3), ("5" + ",;" * 490, 3)],
     ids=["currencies", "groups", "stops"],
 )
-def test_boxes_are_rewritten_once(content, rewritings, monkeypatch):
+def test_boxes_are_rewritten_once(
+    content: str, rewritings: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Work is counted: rewritings of one content, at most once for each different one."""
     cleaned = []
     rules = sys.modules["ttrl.answers.canonical"]
@@ -169,12 +173,12 @@ def test_boxes_are_rewritten_once(content, rewritings, monkeypatch):
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_nothing_is_computed(tower):
+def test_nothing_is_computed(tower: str) -> None:
     grade(f"\\boxed{{{tower}}}")
     assert canonical(tower) == tower
 
 
-def test_plain_towers_are_spelled_in_latex_and_not_computed():
+def test_plain_towers_are_spelled_in_latex_and_not_computed() -> None:
     for plain in ("9**9**9**9", "((9**9)**9999)**9999", "1e99**1e99"):
         grade(f"\\boxed{{{plain}}}")
         assert len(canonical(plain)) < 2 * len(plain)
@@ -216,7 +220,7 @@ def sources() -> list[Path]:
     return [p for folder in ("ttrl", "kernels") for p in (REPOSITORY / folder).rglob("*.py")]
 
 
-def test_no_call_that_runs_what_it_reads():
+def test_no_call_that_runs_what_it_reads() -> None:
     assert len(sources()) > 10
     calls = {str(p): banned(p.read_text(encoding="utf-8")) for p in sources()}
     assert {path: found for path, found in calls.items() if found} == {}
@@ -237,9 +241,9 @@ def test_no_call_that_runs_what_it_reads():
         "from torch import load",
     ],
 )
-def test_the_ban_sees(source):
+def test_the_ban_sees(source: str) -> None:
     assert banned(source)
 
 
-def test_the_ban_spares_what_is_harmless():
+def test_the_ban_spares_what_is_harmless() -> None:
     assert banned("model.eval(); evaluate(); safetensors.torch.load_file(path)") == []

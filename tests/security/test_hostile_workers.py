@@ -4,6 +4,8 @@ What this does not show: that the parser behind the gate is free of bugs. It see
 name of the model's, in a process without secrets, files, children, or more time than the deadline.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import os
@@ -12,12 +14,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from python_process import run_python
 
 from ttrl.answers import Grader, extract_answer
+from ttrl.answers.grader import Classes
 from ttrl.answers.notation import Expression
 from ttrl.answers.symbolic import Question
 from ttrl.answers.workers import Worker, Workers
@@ -81,7 +86,7 @@ COSTLY = [
 
 
 @pytest.fixture(scope="module")
-def grader():
+def grader() -> Iterator[Grader]:
     with Grader(AnswerSettings(deadline_s=DEADLINE_S, workers=2)) as one:
         assert one.equivalent(r"\sqrt{4}", "2")  # started
         yield one
@@ -90,12 +95,12 @@ def grader():
 HONEST = [r"\sqrt{144}", "12", r"\frac{24}{2}", "13"]
 
 
-def check_honest(found):
+def check_honest(found: Classes) -> None:
     assert [found.name_of[a] for a in HONEST] == ["12", "12", "12", "13"]
 
 
 @pytest.mark.parametrize("code", CODE)
-def test_nothing_runs(grader, code, tmp_path):
+def test_nothing_runs(grader: Grader, code: str, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     answer = code.format(canary=canary)
     found = grader.classes([*HONEST, answer, f"{answer}+1", f"x={answer}", f"({answer}, 2)"])
@@ -103,11 +108,13 @@ def test_nothing_runs(grader, code, tmp_path):
     assert not canary.exists()
 
 
-def test_nothing_outlasts_the_deadline_and_honest_answers_stay_right(grader, monkeypatch):
+def test_nothing_outlasts_the_deadline_and_honest_answers_stay_right(
+    grader: Grader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     took = []
     ask = Worker.ask
 
-    def timed(worker, question, deadline_s):
+    def timed(worker: Worker, question: str, deadline_s: float) -> dict[str, Any]:
         started = time.monotonic()
         try:
             return ask(worker, question, deadline_s)
@@ -125,7 +132,7 @@ def test_nothing_outlasts_the_deadline_and_honest_answers_stay_right(grader, mon
         assert int(kilobytes) < 1024 * grader.settings.memory_mb
 
 
-def endless(settings):
+def endless(settings: AnswerSettings) -> Worker:
     """A worker that is ready, and then never says anything."""
     script = "print('{}', flush=True)\nwhile True: pass\n"
     worker = Worker.__new__(Worker)
@@ -139,7 +146,9 @@ def endless(settings):
     return worker
 
 
-def test_what_takes_too_long_is_killed_and_compared_by_spelling(monkeypatch):
+def test_what_takes_too_long_is_killed_and_compared_by_spelling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("ttrl.answers.workers.Worker", endless)
     answers = [r"\sqrt{4}", r"\sqrt{4}", "2", "2", "2", r"$\sqrt4$", "3"]
     with Grader(AnswerSettings(deadline_s=0.5)) as grader:
@@ -152,7 +161,7 @@ def test_what_takes_too_long_is_killed_and_compared_by_spelling(monkeypatch):
     assert vote.clusters_G == (1, 1, 0, 0, 0, 1, 2)
 
 
-def test_a_worker_runs_out_of_memory_alone():
+def test_a_worker_runs_out_of_memory_alone() -> None:
     workers = Workers(AnswerSettings(memory_mb=256, workers=1))
     power = Question((Expression(r"{\variable{a0}+\variable{a1}}!", ("1", "2")),))
     try:
@@ -168,7 +177,7 @@ def test_a_worker_runs_out_of_memory_alone():
         workers.close()
 
 
-def test_from_a_thread_and_from_a_task(grader):
+def test_from_a_thread_and_from_a_task(grader: Grader) -> None:
     answers = [*HONEST, *COSTLY[:10], r"\sqrt{3}", r"3^{1/2}"]
     expected = grader.classes(answers)
     results = []
@@ -178,14 +187,14 @@ def test_from_a_thread_and_from_a_task(grader):
         thread.join()
     assert results[0].name_of == expected.name_of
 
-    async def task():
+    async def task() -> tuple[Classes, Classes]:
         return grader.classes([*answers, "4"]), await asyncio.to_thread(grader.classes, answers)
 
     direct, threaded = asyncio.run(task())
     assert {a: direct.name_of[a] for a in answers} == threaded.name_of == expected.name_of
 
 
-def test_a_worker_that_is_killed_while_it_grades_changes_no_vote():
+def test_a_worker_that_is_killed_while_it_grades_changes_no_vote() -> None:
     answers = [rf"\sqrt{{{n % 40}}}+{n % 7}" for n in range(200)] + [r"\sqrt{4}+1", "3"] * 10
     with Grader(AnswerSettings(deadline_s=60.0, workers=2)) as grader:
         expected = majority_vote(answers, grader)
@@ -206,7 +215,7 @@ def test_a_worker_that_is_killed_while_it_grades_changes_no_vote():
     assert expected.undecided == 0
 
 
-def test_no_secrets_in_a_worker(monkeypatch):
+def test_no_secrets_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "canary-4711")
     monkeypatch.setenv("PYTHONSTARTUP", "canary-4711")
     with Grader() as grader:
@@ -222,11 +231,11 @@ def test_no_secrets_in_a_worker(monkeypatch):
         assert os.getsid(worker.process.pid) != os.getsid(0)
 
 
-def test_close_does_not_wait_for_who_computes_or_starts(monkeypatch):
+def test_close_does_not_wait_for_who_computes_or_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     grader = Grader(AnswerSettings(deadline_s=600.0, workers=2))
     errors = []
 
-    def ask():
+    def ask() -> None:
         with pytest.raises(RuntimeError, match="closed") as raised:
             grader.classes([r"\sqrt2", r"\sqrt3", r"\sqrt5"])
         errors.append(raised.value)
@@ -243,7 +252,7 @@ def test_close_does_not_wait_for_who_computes_or_starts(monkeypatch):
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_a_fork_has_workers_of_its_own():
+def test_a_fork_has_workers_of_its_own() -> None:
     """Those of its parent would give each the other's replies, and its threads are not there."""
     program = r"""
 import os, signal
@@ -271,7 +280,7 @@ with Grader(AnswerSettings(workers=2, deadline_s=60)) as grader:
     assert done.returncode == 0, done.stderr
 
 
-def test_no_process_is_left():
+def test_no_process_is_left() -> None:
     grader = Grader(AnswerSettings(workers=2))
     grader.classes([r"\sqrt2", r"\sqrt3", r"\sqrt5", r"\sqrt7"])
     pids = [worker.process.pid for worker in grader._workers._alive]
@@ -281,7 +290,7 @@ def test_no_process_is_left():
 
 
 @pytest.mark.parametrize("end", ["sys.exit()", "os._exit(1)", "os.kill(os.getpid(), 9)"])
-def test_no_orphan_is_left(end):
+def test_no_orphan_is_left(end: str) -> None:
     code = (
         "import os, sys\n"
         "from ttrl.answers import default_grader\n"
@@ -299,7 +308,7 @@ def test_no_orphan_is_left(end):
         assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_worker_reads_json_alone():
+def test_a_worker_reads_json_alone() -> None:
     worker = Worker(AnswerSettings())
     worker.wait()
     try:

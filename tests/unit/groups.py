@@ -1,5 +1,7 @@
 """Groups of completions, their votes and their estimates, made by hand."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from ttrl.answers import equivalent, extract_answer

@@ -1,6 +1,9 @@
 """docs/answers.md says what is true: every row of its tables is run."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,13 +35,13 @@ def code(cell: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def grader():
+def grader() -> Iterator[Grader]:
     with Grader(AnswerSettings(deadline_s=60.0)) as one:
         yield one
 
 
 @pytest.mark.parametrize("row", table("| what | the same | others |"), ids=lambda row: row[0])
-def test_values(grader, row):
+def test_values(grader: Grader, row: list[str]) -> None:
     _, same, others = map(code, row)
     found = grader.classes(same)
     assert len(set(found.name_of.values())) == 1, dict(found.name_of)
@@ -50,7 +53,7 @@ def test_values(grader, row):
 
 
 @pytest.mark.parametrize("row", table("| group | classes |"), ids=lambda row: row[0])
-def test_units(grader, row):
+def test_units(grader: Grader, row: list[str]) -> None:
     group = code(row[0])
     found = grader.classes(group).name_of
     assert len(set(found.values())) == int(row[1])
@@ -58,12 +61,12 @@ def test_units(grader, row):
 
 
 @pytest.mark.parametrize("row", table("| completion | answer |"), ids=lambda row: row[0])
-def test_boxes(row):
+def test_boxes(row: list[str]) -> None:
     (completion,), answer = map(code, row)
     assert extract_answer(completion) == (answer[0] if answer else None)
 
 
 @pytest.mark.parametrize("row", table("| completion | choice |"), ids=lambda row: row[0])
-def test_choices(row):
+def test_choices(row: list[str]) -> None:
     (completion,), (letter,) = map(code, row)
     assert extract_answer(completion, "choice") == letter

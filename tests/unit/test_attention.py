@@ -1,5 +1,7 @@
 """Packed sequences against each sequence alone: in the attention function, and in whole models."""
 
+from __future__ import annotations
+
 import math
 import sys
 import types
@@ -28,7 +30,7 @@ from ttrl.models import attention
 from ttrl.models.attention import packed_attention, packed_hidden_states
 from ttrl.models.packed_model import load_policy_model, use_liger
 from ttrl.models.packing import pack
-from ttrl.types import UserError
+from ttrl.types import PackedBatch, TrainSample, UserError
 
 LENGTHS = (5, 1, 9, 3)
 CU_SEQLENS = torch.tensor([0, 5, 6, 15, 18], dtype=torch.int32)
@@ -74,7 +76,9 @@ def alone(qkv: list[torch.Tensor], scale: float, window: int | None = None) -> t
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize(("scaling", "window"), [(None, None), (0.7, None), (0.7, 4), (0.7, 1)])
-def test_outputs_and_gradients_are_those_of_each_sequence_alone(heads, scaling, window):
+def test_outputs_and_gradients_are_those_of_each_sequence_alone(
+    heads: tuple[int, int], scaling: float | None, window: int | None
+) -> None:
     qkv = [x.requires_grad_() for x in inputs(*heads)]
     ours = packed(qkv, scaling=scaling, sliding_window=window)
     theirs = alone(qkv, 1 / math.sqrt(8) if scaling is None else scaling, window)
@@ -88,7 +92,9 @@ def test_outputs_and_gradients_are_those_of_each_sequence_alone(heads, scaling, 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("which", range(len(LENGTHS)))
 @pytest.mark.parametrize("value", [3.0, math.nan])
-def test_changing_one_sequence_changes_no_other_by_one_bit(heads, which, value):
+def test_changing_one_sequence_changes_no_other_by_one_bit(
+    heads: tuple[int, int], which: int, value: float
+) -> None:
     qkv = inputs(*heads)
     before = packed(qkv)
     start, end = CU_SEQLENS[which], CU_SEQLENS[which + 1]
@@ -101,7 +107,7 @@ def test_changing_one_sequence_changes_no_other_by_one_bit(heads, which, value):
     assert same.tolist() == expected.tolist()
 
 
-def test_no_row_sees_a_later_one():
+def test_no_row_sees_a_later_one() -> None:
     qkv = inputs(4, 2)
     before = packed(qkv)
     for x in qkv:
@@ -112,11 +118,24 @@ def test_no_row_sees_a_later_one():
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize(("window", "seen"), [(None, (-1, 0)), (4, (3, 0))])
-def test_on_gpus_a_kernel_gets_what_it_needs(heads, window, seen, monkeypatch):
+def test_on_gpus_a_kernel_gets_what_it_needs(
+    heads: tuple[int, int],
+    window: int | None,
+    seen: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Layout, lengths and window as flash attention takes them; a stand-in computes."""
     qkv = inputs(*heads)
 
-    def kernel(query, key, value, cu_seqlens, longest, scale, window_size):
+    def kernel(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        longest: int,
+        scale: float,
+        window_size: tuple[int, int],
+    ) -> torch.Tensor:
         assert [x.shape[0] for x in (query, key, value)] == [18] * 3
         assert (query.shape[1], key.shape[1]) == heads
         assert (cu_seqlens.tolist(), longest, scale, window_size) == ([*CU_SEQLENS], 9, 0.7, seen)
@@ -128,12 +147,14 @@ def test_on_gpus_a_kernel_gets_what_it_needs(heads, window, seen, monkeypatch):
     torch.testing.assert_close(ours, alone(qkv, 0.7), rtol=0, atol=1e-12)
 
 
-def test_under_autocast_the_kernel_gets_half_precision(monkeypatch):
+def test_under_autocast_the_kernel_gets_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rotary positions are float32 there, and queries and keys with them; the values are not."""
     *qk, value = (x.float() for x in inputs(4, 2))
     seen = []
 
-    def kernel(query, key, value, *rest):
+    def kernel(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any
+    ) -> torch.Tensor:
         seen.append([x.dtype for x in (query, key, value)])
         return query
 
@@ -145,12 +166,24 @@ def test_under_autocast_the_kernel_gets_half_precision(monkeypatch):
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("knows_groups", [False, True])
-def test_pytorchs_kernel_is_called_as_each_version_of_it_can_be(heads, knows_groups, monkeypatch):
+def test_pytorchs_kernel_is_called_as_each_version_of_it_can_be(
+    heads: tuple[int, int], knows_groups: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch 2.11 has no ``enable_gqa``; key heads are laid out for each query head there."""
     qkv = [x.requires_grad_() for x in inputs(*heads)]
     calls = []
 
-    def compute(q, k, v, q_ends, k_ends, longest_q, longest_k, scale, window_size):
+    def compute(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        q_ends: torch.Tensor,
+        k_ends: torch.Tensor,
+        longest_q: int,
+        longest_k: int,
+        scale: float | None,
+        window_size: tuple[int, int],
+    ) -> torch.Tensor:
         assert q_ends is k_ends and (longest_q, longest_k, scale, window_size) == (
             9,
             9,
@@ -160,11 +193,34 @@ def test_pytorchs_kernel_is_called_as_each_version_of_it_can_be(heads, knows_gro
         calls.append((q.shape[1], k.shape[1]))
         return alone([x.transpose(0, 1).unsqueeze(0) for x in (q, k, v)], scale)[0]
 
-    def of_2_11(q, k, v, qe, ke, ql, kl, *, scale=None, window_size=(-1, -1)):
+    def of_2_11(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        qe: torch.Tensor,
+        ke: torch.Tensor,
+        ql: int,
+        kl: int,
+        *,
+        scale: float | None = None,
+        window_size: tuple[int, int] = (-1, -1),
+    ) -> torch.Tensor:
         assert q.shape[1] == k.shape[1] == v.shape[1]
         return compute(q, k, v, qe, ke, ql, kl, scale, window_size)
 
-    def of_2_13(q, k, v, qe, ke, ql, kl, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+    def of_2_13(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        qe: torch.Tensor,
+        ke: torch.Tensor,
+        ql: int,
+        kl: int,
+        *,
+        scale: float | None = None,
+        window_size: tuple[int, int] = (-1, -1),
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
         assert enable_gqa or q.shape[1] == k.shape[1] == v.shape[1]
         return compute(q, k, v, qe, ke, ql, kl, scale, window_size)
 
@@ -183,11 +239,11 @@ def test_pytorchs_kernel_is_called_as_each_version_of_it_can_be(heads, knows_gro
     )
 
 
-def test_a_flash_attn_that_does_not_load_is_said(monkeypatch):
+def test_a_flash_attn_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where only flash-attn-4 is there, whose folder has the same name: it is not ours."""
     versions = {"flash-attn": "2.8.4"}
 
-    def version(name):
+    def version(name: str) -> str:
         try:
             return versions[name]
         except KeyError:
@@ -207,7 +263,9 @@ def test_a_flash_attn_that_does_not_load_is_said(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("window", [None, 4])
-def test_the_kernel_computes_what_the_other_path_does(heads, window):
+def test_the_kernel_computes_what_the_other_path_does(
+    heads: tuple[int, int], window: int | None
+) -> None:
     """bfloat16 against float64, outputs and gradients; head size 64, as kernels want it."""
     rng = torch.Generator().manual_seed(0)
     sizes = [(1, h, sum(LENGTHS), 64) for h in (heads[0], heads[1], heads[1])]
@@ -233,12 +291,12 @@ def test_the_kernel_computes_what_the_other_path_does(heads, window):
 
 @pytest.mark.parametrize(("window", "masked"), [(8, True), (9, False), (None, False)])
 def test_a_mask_is_made_only_where_a_sequence_is_longer_than_the_window(
-    window, masked, monkeypatch
-):
+    window: int | None, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is [L, L] where others need none, and other kernels compute it."""
     masks = []
 
-    def watched(*qkv, attn_mask, **options):
+    def watched(*qkv: torch.Tensor, attn_mask: torch.Tensor | None, **options: Any) -> torch.Tensor:
         masks.append(attn_mask)
         return scaled_dot_product_attention(*qkv, attn_mask=attn_mask, **options)
 
@@ -247,11 +305,13 @@ def test_a_mask_is_made_only_where_a_sequence_is_longer_than_the_window(
     assert [m is not None for m in masks] == [masked]
 
 
-def test_kernels_get_one_head_size_where_that_of_values_is_smaller(monkeypatch):
+def test_kernels_get_one_head_size_where_that_of_values_is_smaller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     query, key, value = inputs(4, 2)
     sizes = []
 
-    def kernel(q, k, v, *rest):
+    def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any) -> torch.Tensor:
         sizes.append([x.shape[-1] for x in (q, k, v)])
         return alone([x.transpose(0, 1).unsqueeze(0) for x in (q, k, v)], 0.7)[0]
 
@@ -271,14 +331,16 @@ def test_kernels_get_one_head_size_where_that_of_values_is_smaller(monkeypatch):
         ({"is_causal": False}, "looks ahead"),
     ],
 )
-def test_an_attention_variant_that_is_not_computed_is_refused(options, words):
+def test_an_attention_variant_that_is_not_computed_is_refused(
+    options: dict[str, Any], words: str
+) -> None:
     qkv = inputs(4, 4)
     assert torch.equal(packed(qkv, **dict.fromkeys(options)), packed(qkv))
     with pytest.raises(NotImplementedError, match=words):
         packed(qkv, **options)
 
 
-def test_a_mask_of_the_models_own_is_refused():
+def test_a_mask_of_the_models_own_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="a mask, or a bias, of its own making"):
         packed_attention(torch.nn.Module(), *inputs(4, 4), torch.ones(9, 9))
 
@@ -314,7 +376,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_packed_log_probs_are_the_models_own(name, tmp_path):
+def test_packed_log_probs_are_the_models_own(name: str, tmp_path: Path) -> None:
     """In float32, with sequences longer than those of the check at loading, and than windows.
 
     Packing only changes the order of float32 sums: of logits around 10, in two layers.
@@ -338,7 +400,7 @@ def test_packed_log_probs_are_the_models_own(name, tmp_path):
             torch.testing.assert_close(ours_n, theirs, rtol=0, atol=1e-4)
 
 
-def _is_at(batch, i, sample) -> bool:
+def _is_at(batch: PackedBatch, i: int, sample: TrainSample) -> bool:
     """Whether the completion of ``sample`` is predicted from row ``i`` on."""
     ids = list(answer_of(sample))
     return batch.targets_T[i : i + len(ids)].tolist() == ids
@@ -356,7 +418,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_packing_would_get_wrong_is_refused(name, tmp_path: Path):
+def test_a_model_that_packing_would_get_wrong_is_refused(name: str, tmp_path: Path) -> None:
     changes, reason = REFUSED[name]
     settings = saved(tiny_model(name.partition("-")[0], **changes), tmp_path)
     with pytest.raises(UserError, match=reason) as stop:
@@ -365,11 +427,16 @@ def test_a_model_that_packing_would_get_wrong_is_refused(name, tmp_path: Path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
-def test_liger_decides_itself_what_it_replaces(monkeypatch):
+def test_liger_decides_itself_what_it_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Gemma has no SwiGLU, a Nemotron no RMSNorm: as named arguments they are TypeErrors."""
     given = []
 
-    def geglu_kind(geglu=True, cross_entropy=False, fused_linear_cross_entropy=True, model=None):
+    def geglu_kind(
+        geglu: bool = True,
+        cross_entropy: bool = False,
+        fused_linear_cross_entropy: bool = True,
+        model: Any = None,
+    ) -> None:
         given.append((geglu, cross_entropy, fused_linear_cross_entropy, model))
 
     patches = types.ModuleType("liger_kernel.transformers.monkey_patch")
@@ -387,7 +454,7 @@ def test_liger_decides_itself_what_it_replaces(monkeypatch):
         use_liger(model)
 
 
-def test_ligers_kernels_are_refused_without_a_gpu(tmp_path):
+def test_ligers_kernels_are_refused_without_a_gpu(tmp_path: Path) -> None:
     settings = saved(tiny_model(), tmp_path)
     with pytest.raises(UserError, match=r"liger_kernels = true needs an NVIDIA GPU; unset it"):
         load_policy_model(settings, liger=True)
@@ -395,7 +462,7 @@ def test_ligers_kernels_are_refused_without_a_gpu(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "qwen3"])
-def test_ligers_kernels_give_the_same_gradients(kind, tmp_path):
+def test_ligers_kernels_give_the_same_gradients(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("liger_kernel")
     settings = saved(tiny_model(kind, **({"head_dim": 8} if kind == "qwen3" else {})), tmp_path)
     samples = train_samples([(20, 13), (1, 1), (7, 30), (3, 2)])

@@ -1,5 +1,7 @@
 """Answers are equivalent if and only if their canonical spellings are equal."""
 
+from __future__ import annotations
+
 import sys
 from fractions import Fraction
 
@@ -120,13 +122,13 @@ every_spelling = [s for spellings in (*SAME, *DIFFERENT) for s in spellings]
 
 
 @pytest.mark.parametrize("spellings", SAME, ids=lambda s: s[0])
-def test_same(spellings):
+def test_same(spellings: tuple[str, ...]) -> None:
     assert {canonical(s) for s in spellings} == {canonical(spellings[0])}
     assert equivalent(spellings[0], spellings[-1])
 
 
 @pytest.mark.parametrize("spellings", DIFFERENT, ids=lambda s: s[0])
-def test_different(spellings):
+def test_different(spellings: tuple[str, ...]) -> None:
     assert len({canonical(s) for s in spellings}) == len(spellings)
     assert not equivalent(spellings[0], spellings[-1])
 
@@ -146,30 +148,30 @@ def test_different(spellings):
         (r"\mathitem{25}", r"\mathitem{25}"),
     ],
 )
-def test_spelling(answer, form):
+def test_spelling(answer: str, form: str) -> None:
     assert canonical(answer) == form
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "\0\n", r"\,", "$$", "{}", r"\text{}", "."])
-def test_answer_without_content_is_equivalent_to_none(nothing):
+def test_answer_without_content_is_equivalent_to_none(nothing: str) -> None:
     assert canonical(nothing) == ""
     assert not equivalent(nothing, nothing)
 
 
-def test_no_number_is_computed_that_the_answer_does_not_spell_out():
+def test_no_number_is_computed_that_the_answer_does_not_spell_out() -> None:
     for tower in ("1e999999999", "9^{9^{9^9}}", "10^{10^{10}}", "9^9^9", "999999!"):
         assert canonical(tower) == tower
     assert canonical("9**9**9") == "9^9^9"
 
 
-def test_numbers_of_json_are_those_of_people():
+def test_numbers_of_json_are_those_of_people() -> None:
     """`str` of a float that was read from an answer field."""
     assert equivalent(str(0.00001), "0.00001")
     assert equivalent(str(1e16), "10^{16}")
     assert canonical("1e100") == "1e100"  # nor are its digits spelled out
 
 
-def test_rules_that_undo_each_other_end(monkeypatch):
+def test_rules_that_undo_each_other_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A comma in a matrix once made two rules do so, for ever."""
     assert canonical(r"\begin{pmatrix}a,\end{pmatrix}") == r"\begin{pmatrix}a, \end{pmatrix}"
     flip = str.maketrans("ab", "ba")
@@ -178,7 +180,7 @@ def test_rules_that_undo_each_other_end(monkeypatch):
     assert canonical("a + b") == "a + b"
 
 
-def test_long_answers_are_compared_as_they_are():
+def test_long_answers_are_compared_as_they_are() -> None:
     ones = "1" * LONGEST
     assert canonical(f"0{ones[1:]}") == ones[1:]
     assert canonical(f"0{ones}") == f"0{ones}"
@@ -211,12 +213,12 @@ answers = st.lists(pieces, max_size=12).map("".join) | st.sampled_from(every_spe
 
 
 @given(answers)
-def test_canonical_is_idempotent(answer):
+def test_canonical_is_idempotent(answer: str) -> None:
     assert canonical(canonical(answer)) == canonical(answer)
 
 
 @given(answers)
-def test_reflexive(answer):
+def test_reflexive(answer: str) -> None:
     assert equivalent(answer, answer) == (canonical(answer) != "")
 
 
@@ -224,14 +226,14 @@ few = st.sampled_from([*SAME[0], *SAME[5], *DIFFERENT[0], *DIFFERENT[2]])
 
 
 @given(few, few, few)
-def test_symmetric_and_transitive(a, b, c):
+def test_symmetric_and_transitive(a: str, b: str, c: str) -> None:
     assert equivalent(a, b) == equivalent(b, a)
     if equivalent(a, b) and equivalent(b, c):
         assert equivalent(a, c)
 
 
 @st.composite
-def spelled_number(draw):
+def spelled_number(draw: st.DrawFn) -> tuple[Fraction, str]:
     """A number, and one of the ways to write it."""
     top, bottom = draw(st.integers(-(10**6), 10**6)), draw(st.integers(1, 2000))
     places = draw(st.integers(1, 6))
@@ -255,11 +257,13 @@ def spelled_number(draw):
 
 
 @given(spelled_number())
-def test_a_number_has_one_canonical_spelling(spelled):
+def test_a_number_has_one_canonical_spelling(spelled: tuple[Fraction, str]) -> None:
     number, answer = spelled
     assert canonical(answer) == str(number)
 
 
 @given(spelled_number(), spelled_number())
-def test_different_numbers_are_never_merged(one, other):
+def test_different_numbers_are_never_merged(
+    one: tuple[Fraction, str], other: tuple[Fraction, str]
+) -> None:
     assert equivalent(one[1], other[1]) == (one[0] == other[0])

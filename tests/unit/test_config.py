@@ -1,5 +1,11 @@
 """Recipes, overrides and rules: what is accepted, and what the refusals say."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import pydantic
 import pytest
 
@@ -35,7 +41,7 @@ def refusal(*overrides: str) -> str:
 
 
 @pytest.fixture
-def recipe(tmp_path):
+def recipe(tmp_path: Path) -> Callable[..., str]:
     """Writes a recipe file and returns its path."""
 
     def write(text: str, name: str = "mine.toml") -> str:
@@ -78,7 +84,7 @@ def recipe(tmp_path):
         ("data.chat_template_kwargs={a = 1}", "data", "chat_template_kwargs", {"a": 1}),
     ],
 )
-def test_overrides(override, section, key, expected):
+def test_overrides(override: str, section: str | None, key: str, expected: Any) -> None:
     settings = load(override)
     found = getattr(getattr(settings, section) if section else settings, key)
     assert found == expected
@@ -88,25 +94,25 @@ def test_overrides(override, section, key, expected):
 @pytest.mark.parametrize(
     "key", ["reward.advantages", "loss.policy", "loss.sampler_correction", "checkpoint.best"]
 )
-def test_none_is_chosen_where_it_is_a_choice(key):
+def test_none_is_chosen_where_it_is_a_choice(key: str) -> None:
     section, _, name = key.partition(".")
     for text in ("none", '"none"'):
         assert getattr(getattr(load(f"{key}={text}"), section), name) == "none"
 
 
-def test_none_takes_back_what_a_recipe_sets():
+def test_none_takes_back_what_a_recipe_sets() -> None:
     assert load_settings("amc", model="qwen3-8b").loss.dual_clip == 3.0
     unset = load_settings("amc", model="qwen3-8b", overrides=["loss.dual_clip=none"])
     assert unset.loss.dual_clip is None
 
 
-def test_the_last_override_wins_and_leaves_the_others_alone():
+def test_the_last_override_wins_and_leaves_the_others_alone() -> None:
     settings = load("rollout.votes=64", "rollout.votes=48", "rollout.batch_size=8")
     assert (settings.rollout.votes, settings.rollout.batch_size) == (48, 8)
     assert settings.rollout.temperature == 1.0
 
 
-def test_overrides_come_after_the_model_part():
+def test_overrides_come_after_the_model_part() -> None:
     settings = load_settings(
         "aime24", model="qwen2.5-math-7b", overrides=["rollout.temperature=0.7"]
     )
@@ -114,7 +120,7 @@ def test_overrides_come_after_the_model_part():
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", " = 3"])
-def test_an_override_needs_key_and_value(override):
+def test_an_override_needs_key_and_value(override: str) -> None:
     assert "expected key=value" in refusal(override)
 
 
@@ -132,17 +138,17 @@ def test_an_override_needs_key_and_value(override):
         ("data.chat_template_kwarg.x=1", "data.chat_template_kwargs"),
     ],
 )
-def test_an_unknown_key_names_the_nearest(override, nearest):
+def test_an_unknown_key_names_the_nearest(override: str, nearest: str) -> None:
     key = override.partition("=")[0]
     assert refusal(override) == f"unknown setting {key!r} (did you mean {nearest!r}?)"
 
 
 @pytest.mark.parametrize("key", ["rollout", "zzz", "seed.x", "optimizer.betas.x"])
-def test_an_unknown_key_without_a_near_one(key):
+def test_an_unknown_key_without_a_near_one(key: str) -> None:
     assert refusal(f"{key}=1").startswith(f"unknown setting {key!r}")
 
 
-def test_an_unknown_key_in_a_file_names_the_nearest(recipe):
+def test_an_unknown_key_in_a_file_names_the_nearest(recipe: Callable[..., str]) -> None:
     path = recipe(MINIMAL + "[rollout]\nvote = 3\n")
     with pytest.raises(UserError, match=r"'rollout\.vote' \(did you mean 'rollout\.votes'\?\)"):
         load_settings(path)
@@ -187,11 +193,13 @@ def test_an_unknown_key_in_a_file_names_the_nearest(recipe):
         ("data.max_rejected_share=1.5", "data.max_rejected_share = 1.5: input should be less"),
     ],
 )
-def test_a_wrong_value_is_refused_with_key_value_and_expectation(override, message):
+def test_a_wrong_value_is_refused_with_key_value_and_expectation(
+    override: str, message: str
+) -> None:
     assert refusal(override).startswith(message)
 
 
-def test_all_wrong_values_are_reported_together():
+def test_all_wrong_values_are_reported_together() -> None:
     assert refusal("seed=x", "epochs=0") == (
         "seed = 'x': input should be a valid integer; epochs = 0: input should be greater than 0"
     )
@@ -256,7 +264,7 @@ def test_all_wrong_values_are_reported_together():
         (["name="], "name = '' cannot name a folder"),
     ],
 )
-def test_each_rule_across_sections(overrides, message):
+def test_each_rule_across_sections(overrides: list[str], message: str) -> None:
     assert refusal(*overrides).startswith(message)
 
 
@@ -264,15 +272,15 @@ def test_each_rule_across_sections(overrides, message):
     "override",
     ["rollout.votes=32", "policy.sequences_per_update=512", "memory.tokens_per_batch=208"],
 )
-def test_each_rule_allows_its_limit(override):
+def test_each_rule_allows_its_limit(override: str) -> None:
     load(override)
 
 
-def test_the_best_checkpoint_may_be_the_best_measured_one():
+def test_the_best_checkpoint_may_be_the_best_measured_one() -> None:
     load("checkpoint.best=held_out", "evaluation.every=5")
 
 
-def test_all_broken_rules_are_reported_together():
+def test_all_broken_rules_are_reported_together() -> None:
     message = refusal("rollout.votes=31", "memory.tokens_per_batch=1")
     assert "policy.trained_samples = 32 is more" in message
     assert "; memory.tokens_per_batch = 1 cannot hold" in message
@@ -290,20 +298,22 @@ def test_all_broken_rules_are_reported_together():
         ("math500", "r1-llama-8b", ["model.revision=abc", "threads=1"]),
     ],
 )
-def test_resolved_settings_load_as_equal_settings(recipe, name, model, overrides):
+def test_resolved_settings_load_as_equal_settings(
+    recipe: Callable[..., str], name: str, model: str | None, overrides: list[str]
+) -> None:
     settings = load_settings(name, model=model, overrides=overrides)
     assert load_settings(recipe(settings.to_toml())) == settings
 
 
-def test_the_resolved_settings_name_every_key(recipe):
+def test_the_resolved_settings_name_every_key(recipe: Callable[..., str]) -> None:
     """A later default must not change what an old run's config.toml means."""
     text = load_settings("aime24", model="qwen3-8b").to_toml()
     for key in ("gradient_checkpointing", "max_rejected_share", "batch_size", "estimator", "every"):
         assert f"\n{key} = " in text
 
 
-def test_only_none_is_left_out_of_the_resolved_settings_so_every_optional_default_is_none():
-    def sections(section: type[Section]):
+def test_only_none_is_left_out_of_the_resolved_settings_so_every_optional_default_is_none() -> None:
+    def sections(section: type[Section]) -> Iterator[type[Section]]:
         yield section
         for field in section.model_fields.values():
             if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -317,14 +327,14 @@ def test_only_none_is_left_out_of_the_resolved_settings_so_every_optional_defaul
     assert all(field.default is None for field in optional)
 
 
-def test_settings_are_frozen():
+def test_settings_are_frozen() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         load().seed = 3
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         load().optimizer.learning_rate = 3.0
 
 
-def test_no_setting_holds_a_secret():
+def test_no_setting_holds_a_secret() -> None:
     """Keys and tokens of services come from the environment, so that no file or log holds them."""
     text = load_settings("aime24", model="qwen3-8b").to_toml()
     keys = [line.partition(" = ")[0] for line in text.splitlines() if " = " in line]
@@ -336,12 +346,12 @@ def test_no_setting_holds_a_secret():
 # Files, includes, models
 
 
-def test_a_file_of_the_users_own_is_named_after_itself(recipe):
+def test_a_file_of_the_users_own_is_named_after_itself(recipe: Callable[..., str]) -> None:
     settings = load_settings(recipe(MINIMAL))
     assert (settings.name, settings.model.path, settings.data.train) == ("mine", "m", "q.json")
 
 
-def test_later_layers_win_table_by_table(recipe):
+def test_later_layers_win_table_by_table(recipe: Callable[..., str]) -> None:
     recipe("seed = 1\nepochs = 9\n[rollout]\nvotes = 40\ntemperature = 0.5\n", "first.toml")
     recipe("epochs = 8\n[rollout]\nvotes = 50\n", "second.toml")
     path = recipe(f'include = ["first", "second"]\n{MINIMAL}[loss]\nclip_low = 0.1\n')
@@ -351,7 +361,7 @@ def test_later_layers_win_table_by_table(recipe):
     assert (settings.loss.clip_low, settings.loss.clip_high) == (0.1, 0.3)
 
 
-def test_a_file_may_include_a_shipped_recipe(recipe):
+def test_a_file_may_include_a_shipped_recipe(recipe: Callable[..., str]) -> None:
     path = recipe('include = ["benchmarks/amc"]\nmodel = {path = "m"}\nseed = 5\n')
     settings = load_settings(path)
     assert (settings.seed, settings.epochs, settings.loss.dual_clip) == (5, 30, 3.0)
@@ -367,19 +377,23 @@ def test_a_file_may_include_a_shipped_recipe(recipe):
         ),
     ],
 )
-def test_an_include_cycle_is_refused(recipe, files, chain):
+def test_an_include_cycle_is_refused(
+    recipe: Callable[..., str], files: dict[str, str], chain: str
+) -> None:
     paths = [recipe(text, name) for name, text in files.items()]
     with pytest.raises(UserError, match=f"a recipe includes itself: .*{chain}"):
         load_settings(paths[0])
 
 
-def test_a_recipe_may_be_included_twice(recipe):
+def test_a_recipe_may_be_included_twice(recipe: Callable[..., str]) -> None:
     recipe("seed = 3", "base.toml")
     recipe('include = ["base"]', "a.toml")
     assert load_settings(recipe(f'include = ["a", "base"]\n{MINIMAL}')).seed == 3
 
 
-def test_files_are_found_beside_the_recipe_that_names_them(recipe, tmp_path, monkeypatch):
+def test_files_are_found_beside_the_recipe_that_names_them(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("sub/q.jsonl", "sub/own.py", "top.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -400,7 +414,7 @@ def test_files_are_found_beside_the_recipe_that_names_them(recipe, tmp_path, mon
     assert load_settings("base.toml", model="m").data.train == "q.jsonl"
 
 
-def test_other_fields_for_the_held_out_set():
+def test_other_fields_for_the_held_out_set() -> None:
     settings = load_settings(
         "tiny-arithmetic", overrides=["data.for_held_out.prompt_field=question"]
     )
@@ -430,19 +444,19 @@ def test_other_fields_for_the_held_out_set():
         ('model = {dtype = "float32"}\ndata = {train = "q"}', "names no model: add --model"),
     ],
 )
-def test_a_file_that_is_no_recipe(recipe, text, message):
+def test_a_file_that_is_no_recipe(recipe: Callable[..., str], text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_settings(recipe(text))
 
 
-def test_a_recipe_in_another_encoding_is_refused(tmp_path):
+def test_a_recipe_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b'name = "caf\xe9"')
     with pytest.raises(UserError, match=r"mine\.toml is not valid TOML"):
         load_settings(str(path))
 
 
-def test_unknown_recipes():
+def test_unknown_recipes() -> None:
     with pytest.raises(UserError, match=r"unknown recipe 'aime' \(did you mean 'aime24'\?\)"):
         load_settings("aime", model="qwen3-8b")
     with pytest.raises(UserError, match=r"no recipe file at nowhere/mine\.toml"):
@@ -452,12 +466,12 @@ def test_unknown_recipes():
             load_settings(part)
 
 
-def test_a_benchmark_needs_a_model():
+def test_a_benchmark_needs_a_model() -> None:
     with pytest.raises(UserError, match=r"'aime24' names no model: add --model with one of"):
         load_settings("aime24")
 
 
-def test_a_model_by_part_name_path_or_folder():
+def test_a_model_by_part_name_path_or_folder() -> None:
     by_name = load_settings("aime24", model="qwen2.5-math-7b")
     assert load_settings("aime24", model="Qwen/Qwen2.5-Math-7B") == by_name
     folder = load_settings("aime24", model="./models/My-Model/")

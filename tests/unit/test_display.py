@@ -1,9 +1,12 @@
 """What a run shows: its tables, and its lines in a log."""
 
+from __future__ import annotations
+
 import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from ttrl.report.display import Display, result_table, scores_table
 
@@ -11,7 +14,7 @@ from ttrl.report.display import Display, result_table, scores_table
 # Tables
 
 
-def shown(table) -> list[list[str]]:
+def shown(table: Table) -> list[list[str]]:
     """The rows of a table, cells stripped, as a user would see them."""
     console = Console(width=200, file=io.StringIO(), color_system=None)
     console.print(table)
@@ -27,7 +30,7 @@ def summary(before: dict, after: dict, held_out: tuple[dict, dict] = ({}, {})) -
     }
 
 
-def test_results_are_percents_before_and_after():
+def test_results_are_percents_before_and_after() -> None:
     before = {"pass@1": 0.125, "maj@4": 0.5, "abstention_share": 0.3, "response_tokens": 12.0}
     after = {"pass@1": 0.8756, "maj@4": 1.0, "abstention_share": 0.1, "response_tokens": 14.0}
     held_out = ({"pass@1": 0.0, "maj@4": 0.25}, {"pass@1": 0.5, "maj@4": 0.75})
@@ -38,7 +41,7 @@ def test_results_are_percents_before_and_after():
     ]
 
 
-def test_results_by_level():
+def test_results_by_level() -> None:
     before = {"pass@1": 0.5, "pass@1/level=1": 0.75, "pass@1/level=2": 0.25}
     after = {"pass@1": 1.0, "pass@1/level=1": 1.0, "pass@1/level=2": 1.0}
     assert shown(result_table(summary(before, after))) == [
@@ -49,7 +52,7 @@ def test_results_by_level():
     ]
 
 
-def test_results_of_two_sets_with_different_levels():
+def test_results_of_two_sets_with_different_levels() -> None:
     train = {"pass@1": 0.5, "pass@1/level=1": 0.5}
     held_out = {"pass@1": 0.25, "pass@1/level=9": 0.25}
     assert shown(result_table(summary(train, train, (held_out, held_out)))) == [
@@ -62,7 +65,7 @@ def test_results_of_two_sets_with_different_levels():
 
 
 @pytest.mark.parametrize("level", ["[/]", "[red]", "a/b", "a/", "a@b", "[link=x]y"])
-def test_a_level_is_shown_as_it_is_written(level):
+def test_a_level_is_shown_as_it_is_written(level: str) -> None:
     """It comes from the data set, and may look like markup or like our own names."""
     scores = {"pass@1": 0.5, "response_tokens": 7.0}
     scores |= {f"{name}/level={level}": value for name, value in scores.items()}
@@ -78,11 +81,11 @@ def test_a_level_is_shown_as_it_is_written(level):
     ]
 
 
-def test_results_without_an_answer_key():
+def test_results_without_an_answer_key() -> None:
     assert shown(result_table(summary({}, {}))) == [["questions"]]
 
 
-def test_scores_of_one_exam():
+def test_scores_of_one_exam() -> None:
     scores = {"pass@1": 0.3333, "truncated_share": 0.5, "response_tokens": 12.25}
     scores |= {"pass@1/level=1": 1.0, "truncated_share/level=1": 0.0, "response_tokens/level=1": 3}
     assert shown(scores_table("t", scores)) == [
@@ -97,7 +100,7 @@ def test_scores_of_one_exam():
 # The screen
 
 
-def test_a_log_without_a_terminal_holds_one_line_per_step():
+def test_a_log_without_a_terminal_holds_one_line_per_step() -> None:
     file = io.StringIO()
     display = Display(Console(file=file, width=40))
     with display.training(12), display.bar("sampling", 3) as bar:

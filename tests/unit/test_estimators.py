@@ -1,9 +1,12 @@
 """What every reward estimator must keep, and how one is found and given options."""
 
+from __future__ import annotations
+
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from groups import group, voted
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttrl.rewards import make_estimator, register
-from ttrl.rewards.estimators.base import estimator_names
+from ttrl.rewards.estimators.base import RewardEstimator, estimator_names
 from ttrl.types import CompletionGroup, UserError, VotedGroup
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +27,7 @@ BY_POSITION = {"random", "ddrl"}
 """Estimators that tell equal completions apart by their place in the group."""
 
 
-def made(name: str):
+def made(name: str) -> RewardEstimator:
     return make_estimator(name, OPTIONS.get(name))
 
 
@@ -43,7 +46,9 @@ def sampled(drawn: list) -> CompletionGroup:
 
 @pytest.mark.parametrize("name", estimator_names())
 @given(voters)
-def test_one_finite_entry_per_completion_and_a_voters_label(name, drawn):
+def test_one_finite_entry_per_completion_and_a_voters_label(
+    name: str, drawn: list[tuple[str | None, float]]
+) -> None:
     of = voted(sampled(drawn))
     found = made(name).estimate(of)
     size = len(drawn)
@@ -61,14 +66,14 @@ def test_one_finite_entry_per_completion_and_a_voters_label(name, drawn):
 
 @pytest.mark.parametrize("name", sorted(set(estimator_names()) - {"random"}))
 @given(voters)
-def test_an_abstention_never_earns(name, drawn):
+def test_an_abstention_never_earns(name: str, drawn: list[tuple[str | None, float]]) -> None:
     found = made(name).estimate(voted(sampled(drawn)))
     for reward, answer in zip(found.rewards_G, found.vote.answers_G, strict=True):
         assert answer is not None or reward <= 0
 
 
 @pytest.mark.parametrize("name", sorted(set(estimator_names()) - {"random"}))
-def test_where_everybody_abstains_nobody_is_paid(name):
+def test_where_everybody_abstains_nobody_is_paid(name: str) -> None:
     found = made(name).estimate(voted(group(None, "", None)))
     assert max(found.rewards_G) <= 0
     assert len(set(found.rewards_G)) == 1
@@ -79,7 +84,9 @@ def test_where_everybody_abstains_nobody_is_paid(name):
 
 @pytest.mark.parametrize("name", sorted(set(estimator_names()) - BY_POSITION))
 @given(voters, st.data())
-def test_the_order_of_completions_leaves_no_trace(name, drawn, data):
+def test_the_order_of_completions_leaves_no_trace(
+    name: str, drawn: list[tuple[str | None, float]], data: st.DataObject
+) -> None:
     of = sampled(drawn)
     order = data.draw(st.permutations(range(len(drawn))))
     shuffled = replace(of, completions=tuple(of.completions[i] for i in order))
@@ -99,14 +106,14 @@ def test_the_order_of_completions_leaves_no_trace(name, drawn, data):
 # Names and options
 
 
-def test_unknown_name_names_the_nearest():
+def test_unknown_name_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"reward.estimator = 'majorty'.*did you mean 'majority'"):
         make_estimator("majorty")
     with pytest.raises(UserError, match=r"'xyz' is unknown: expected FILE.py:CLASS or one of"):
         make_estimator("xyz")
 
 
-def test_a_name_belongs_to_one_estimator():
+def test_a_name_belongs_to_one_estimator() -> None:
     with pytest.raises(ValueError, match="two reward estimators are named 'majority'"):
         register("majority")(type(make_estimator("majority")))
 
@@ -129,7 +136,7 @@ def test_a_name_belongs_to_one_estimator():
         ("verified", {}, "verifier is missing"),
     ],
 )
-def test_options_are_checked(name, options, message):
+def test_options_are_checked(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         make_estimator(name, options)
     assert f"options of reward.estimator = {name!r}: {message}" in str(error.value)
@@ -148,7 +155,7 @@ def example(tmp_path: Path) -> str:
     return f"{tmp_path}/own.py:Brief"
 
 
-def test_the_example_of_the_guide_works(example):
+def test_the_example_of_the_guide_works(example: str) -> None:
     # The answers are 1, 2, 3, 4 tokens long; 2.5 on average.
     of = voted(group("7", "7", "8", "7"))
     found = make_estimator(example, {"bonus": 0.5}).estimate(of)
@@ -157,14 +164,14 @@ def test_the_example_of_the_guide_works(example):
     assert make_estimator(example).estimate(of).rewards_G == (1.25, 1.25, 0.0, 1.0)
 
 
-def test_the_options_of_the_example_are_checked(example):
+def test_the_options_of_the_example_are_checked(example: str) -> None:
     with pytest.raises(UserError, match=r"own.py:Brief': bonus = -1: input should be greater"):
         make_estimator(example, {"bonus": -1})
     with pytest.raises(UserError, match=r"own.py:Brief': bonsu is unknown"):
         make_estimator(example, {"bonsu": 1})
 
 
-def test_any_class_with_estimate_will_do(tmp_path):
+def test_any_class_with_estimate_will_do(tmp_path: Path) -> None:
     (tmp_path / "plain.py").write_text(
         "from ttrl.types import Estimate\n"
         "class Same:\n"
@@ -184,7 +191,7 @@ def test_any_class_with_estimate_will_do(tmp_path):
         make_estimator(name, {"reward": -1})
 
 
-def test_what_is_wrong_with_a_file_is_said(tmp_path):
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "other.py").write_text("def rewards():\n    return 3\n")
     for name, message in (

@@ -1,10 +1,16 @@
 r"""The answer is what the last complete \boxed{} holds."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ttrl.answers import extract_answer, make_extractor
+from ttrl.answers.extract import Extractor
 from ttrl.types import UserError
 
 
@@ -23,15 +29,15 @@ from ttrl.types import UserError
         ("\\boxed{1 +\n 2}", "1 +\n 2"),
     ],
 )
-def test_content_of_the_box_as_written(text, answer):
+def test_content_of_the_box_as_written(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
-def test_last_box_counts():
+def test_last_box_counts() -> None:
     assert extract_answer(r"First \boxed{1}, no: \boxed{2}. Or was it 3?") == "2"
 
 
-def test_escaped_braces_are_not_braces():
+def test_escaped_braces_are_not_braces() -> None:
     assert extract_answer(r"\boxed{\{1, 2\}}") == r"\{1, 2\}"
     assert extract_answer(r"\boxed{\left\{ x \right.} and so }") == r"\left\{ x \right."
     assert extract_answer(r"\boxed{a \\{b}}") == r"a \\{b}"  # `\\` is a line break, `{` a brace
@@ -47,7 +53,7 @@ def test_escaped_braces_are_not_braces():
         (r"\boxed{\boxed{1}} then \boxed{2}", "2"),
     ],
 )
-def test_innermost_of_nested_boxes_counts(text, answer):
+def test_innermost_of_nested_boxes_counts(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
@@ -70,7 +76,7 @@ def test_innermost_of_nested_boxes_counts(text, answer):
         (r"\boxed{3} for \boxed{5}", "5"),
     ],
 )
-def test_boxes_that_form_one_answer(text, answer):
+def test_boxes_that_form_one_answer(text: str, answer: str | None) -> None:
     assert extract_answer(text) == answer
 
 
@@ -97,7 +103,7 @@ def test_boxes_that_form_one_answer(text, answer):
         (r"\boxed2^3", None),
     ],
 )
-def test_a_box_without_braces(text, answer):
+def test_a_box_without_braces(text: str, answer: str | None) -> None:
     assert extract_answer(text) == answer
 
 
@@ -112,7 +118,7 @@ def test_a_box_without_braces(text, answer):
         (r"} } \boxed{7} }", "7"),
     ],
 )
-def test_truncated_box_leaves_the_word_to_a_complete_one(text, answer):
+def test_truncated_box_leaves_the_word_to_a_complete_one(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
 
 
@@ -136,7 +142,7 @@ def test_truncated_box_leaves_the_word_to_a_complete_one(text, answer):
         "\\boxed{\u200b}",
     ],
 )
-def test_no_answer_is_none(text):
+def test_no_answer_is_none(text: str) -> None:
     assert extract_answer(text) is None
 
 
@@ -146,7 +152,7 @@ pieces = st.sampled_from(
 
 
 @given(st.lists(pieces, max_size=30).map("".join))
-def test_never_empty_and_always_balanced(text):
+def test_never_empty_and_always_balanced(text: str) -> None:
     answer = extract_answer(text)
     if answer is not None:
         assert answer.strip()
@@ -199,7 +205,7 @@ def test_never_empty_and_always_balanced(text):
         ("", None),
     ],
 )
-def test_choice(text, letter):
+def test_choice(text: str, letter: str | None) -> None:
     assert extract_answer(text, "choice") == letter
 
 
@@ -217,12 +223,12 @@ def test_choice(text, letter):
         (r"\boxed{} 5", "5"),
     ],
 )
-def test_boxed_or_number(text, answer):
+def test_boxed_or_number(text: str, answer: str | None) -> None:
     assert extract_answer(text, "boxed_or_number") == answer
 
 
 @pytest.fixture
-def plugin(tmp_path):
+def plugin(tmp_path: Path) -> Callable[[str], Extractor]:
     path = tmp_path / "mine.py"
     path.write_text(
         "def last(text): return text[-1:]\n"
@@ -233,7 +239,7 @@ def plugin(tmp_path):
     return lambda name: make_extractor(f"{path}:{name}")
 
 
-def test_a_function_of_the_user(plugin):
+def test_a_function_of_the_user(plugin: Callable[[str], Extractor]) -> None:
     assert plugin("last")("so 5") == "5"
     assert plugin("last")("") is None  # an empty text must not vote
     assert plugin("nothing")("5") is None
@@ -242,7 +248,7 @@ def test_a_function_of_the_user(plugin):
         plugin("number")("5")
 
 
-def test_an_unknown_style():
+def test_an_unknown_style() -> None:
     with pytest.raises(UserError, match=r"'boxes' is unknown.*boxed, choice, boxed_or_number"):
         make_extractor("boxes")
 
@@ -255,5 +261,5 @@ def test_an_unknown_style():
         *("\\boxed5, ", "\\boxed{5} and ", "\\boxed ", "\\boxed\\frac{1}{", "x=\\boxed{1}, "),
     ],
 )
-def test_a_megabyte_takes_time_in_proportion(style, piece):
+def test_a_megabyte_takes_time_in_proportion(style: str, piece: str) -> None:
     extract_answer(piece * (1_000_000 // len(piece)), style)  # quadratic: hours

@@ -1,5 +1,7 @@
 """The scripts for machines with a GPU, as far as they can be run without one."""
 
+from __future__ import annotations
+
 import json
 import math
 import os
@@ -20,6 +22,8 @@ import half_hour  # noqa: E402
 
 SCRIPTS = {"gpu_check.sh": check.PARTS, "gpu_half_hour.sh": half_hour.PARTS}
 
+Finished = dict[str, tuple[int, str, dict[str, dict]]]
+
 
 def start(script: str, folder: Path, *names: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
@@ -33,7 +37,7 @@ def start(script: str, folder: Path, *names: str) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> dict[str, tuple[int, str, dict[str, dict]]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Exit code, output and JSON of each script; both run at the same time."""
     folders = {script: tmp_path_factory.mktemp(script) for script in SCRIPTS}
     running = {script: start(script, folder) for script, folder in folders.items()}
@@ -46,7 +50,7 @@ def finished(tmp_path_factory) -> dict[str, tuple[int, str, dict[str, dict]]]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_dry_run_goes_through_every_part(script, finished):
+def test_a_dry_run_goes_through_every_part(script: str, finished: Finished) -> None:
     code, output, files = finished[script]
     assert code == 0, output
     assert set(files) == {part.name for part in SCRIPTS[script]}
@@ -66,7 +70,7 @@ def numbers(value: object) -> Iterator[float]:
         yield value
 
 
-def test_kernels_are_compared_with_float64_before_they_are_timed(finished):
+def test_kernels_are_compared_with_float64_before_they_are_timed(finished: Finished) -> None:
     _, _, files = finished["gpu_check.sh"]
     errors = files["launch"]["result"]["errors"]
     assert 0 < errors["logp"] < 1e-5 and 0 < errors["entropy"] < 1e-5
@@ -78,7 +82,7 @@ def test_kernels_are_compared_with_float64_before_they_are_timed(finished):
         assert not any("wrong" in row.get("failed", "") for row in run["rows"].values())
 
 
-def test_outcomes_of_tests_are_counted(finished):
+def test_outcomes_of_tests_are_counted(finished: Finished) -> None:
     _, _, files = finished["gpu_check.sh"]
     kernels, attention = (files[n]["result"] for n in ("kernel_tests", "attention_tests"))
     assert (kernels["passed"], kernels["failed"]) == (1, [])
@@ -86,7 +90,7 @@ def test_outcomes_of_tests_are_counted(finished):
     assert attention["passed"] == 1 and sum(attention["skipped"].values()) >= 9
 
 
-def test_attention_is_as_near_float32_as_plain_bfloat16(finished):
+def test_attention_is_as_near_float32_as_plain_bfloat16(finished: Finished) -> None:
     found = finished["gpu_check.sh"][2]["attention"]["result"]["tiny"]
     for name in ("out", "query", "key", "value"):
         assert 1e-4 < found["ours"][name] < 1e-2
@@ -94,14 +98,14 @@ def test_attention_is_as_near_float32_as_plain_bfloat16(finished):
     assert found["same bits, strict"] is True
 
 
-def test_the_same_answers_are_trained_on_twice(finished):
+def test_the_same_answers_are_trained_on_twice(finished: Finished) -> None:
     found = finished["gpu_check.sh"][2]["train_local"]["result"]
     (first,), (second,) = found["steps"], found["cpu"]
     assert first["policy/grad_norm"] == second["policy/grad_norm"] > 0
     assert first["policy/loss"] == second["policy/loss"] != 0
 
 
-def test_an_update_is_timed_by_part_and_planned(finished):
+def test_an_update_is_timed_by_part_and_planned(finished: Finished) -> None:
     _, _, files = finished["gpu_half_hour.sh"]
     for name in ("update_0.5b", "update_1.5b", "update_7b_lora", "update_zero3"):
         found = files[name]["result"]["plain"]
@@ -118,12 +122,12 @@ def test_an_update_is_timed_by_part_and_planned(finished):
         assert name == "update_zero3" or "GPU" in files[name]["result"]["liger"]["skipped"]
 
 
-def test_nothing_is_implied_by_a_dry_run(finished):
+def test_nothing_is_implied_by_a_dry_run(finished: Finished) -> None:
     found = finished["gpu_half_hour.sh"][2]["constants"]["result"]
     assert found is None or all(row["value"] is None for row in found["constants"].values())
 
 
-def test_a_script_that_is_killed_has_kept_its_first_part(tmp_path):
+def test_a_script_that_is_killed_has_kept_its_first_part(tmp_path: Path) -> None:
     process = start("gpu_check.sh", tmp_path, "launch")
     first, deadline = tmp_path / "environment.json", time.monotonic() + 120
     while not first.exists() and time.monotonic() < deadline:
@@ -136,7 +140,7 @@ def test_a_script_that_is_killed_has_kept_its_first_part(tmp_path):
 
 
 @pytest.mark.skipif("CUDA_VISIBLE_DEVICES" in os.environ, reason="whether there is a GPU is unsure")
-def test_without_a_gpu_nothing_is_measured(tmp_path):
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
     import torch
 
     if torch.cuda.is_available():

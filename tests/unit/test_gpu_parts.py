@@ -1,5 +1,7 @@
 """How the GPU scripts run their parts: what is left of each, whatever comes."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,7 @@ import task  # noqa: E402
 from parts import OUTPUT, Part, run  # noqa: E402
 
 
-def part(name: str, code: str, limit_s: int = 60, **options) -> Part:
+def part(name: str, code: str, limit_s: int = 60, **options: Any) -> Part:
     """A part that is a line of Python, to which ``record`` is the record of its result."""
     begin = "import sys, time; from pathlib import Path; from record import Record, skip; "
     code = f"{begin}record = Record(Path(sys.argv[1])); {code}"
@@ -30,7 +33,9 @@ def results(folder: Path) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
 
 
-def test_a_part_that_passes_leaves_its_result(tmp_path, capfd):
+def test_a_part_that_passes_leaves_its_result(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run([part("one", "record['x'] = 1")], tmp_path, dry=False) == 0
     found = results(tmp_path)["one"]
     assert found["status"] == "passed" and found["result"] == {"x": 1}
@@ -38,7 +43,7 @@ def test_a_part_that_passes_leaves_its_result(tmp_path, capfd):
     assert "one: passed in" in capfd.readouterr().out
 
 
-def test_without_correctness_no_speed_but_the_other_checks(tmp_path):
+def test_without_correctness_no_speed_but_the_other_checks(tmp_path: Path) -> None:
     parts = [
         part("right", "record['x'] = 1", correctness=True),
         part("wrong", "record['x'] = 2; sys.exit('off by 3')", correctness=True),
@@ -58,13 +63,13 @@ def test_without_correctness_no_speed_but_the_other_checks(tmp_path):
     assert found["speed"]["result"] is None
 
 
-def test_one_measurement_that_fails_does_not_stop_the_next(tmp_path):
+def test_one_measurement_that_fails_does_not_stop_the_next(tmp_path: Path) -> None:
     parts = [part("wrong", "sys.exit(1)"), part("next", "record['x'] = 1")]
     assert run(parts, tmp_path, dry=False) == 1
     assert results(tmp_path)["next"]["status"] == "passed"
 
 
-def test_nothing_runs_behind_a_gate_that_is_shut(tmp_path):
+def test_nothing_runs_behind_a_gate_that_is_shut(tmp_path: Path) -> None:
     parts = [
         part("gate", "sys.exit('no GPU')", gate=True),
         part("check", "record['x'] = 1", correctness=True),
@@ -74,7 +79,7 @@ def test_nothing_runs_behind_a_gate_that_is_shut(tmp_path):
     assert (found["status"], found["why"]) == ("not run", "gate did not pass")
 
 
-def test_a_part_that_takes_too_long_keeps_what_it_has_found(tmp_path):
+def test_a_part_that_takes_too_long_keeps_what_it_has_found(tmp_path: Path) -> None:
     slow = part("slow", "record['x'] = 1; time.sleep(600)", limit_s=1)
     begun = time.monotonic()
     assert run([slow, part("next", "record['x'] = 2")], tmp_path, dry=False) == 1
@@ -84,7 +89,7 @@ def test_a_part_that_takes_too_long_keeps_what_it_has_found(tmp_path):
     assert found["next"]["status"] == "passed"
 
 
-def test_a_limit_ends_what_a_part_has_started_too(tmp_path):
+def test_a_limit_ends_what_a_part_has_started_too(tmp_path: Path) -> None:
     """Also where the part itself has ended, and left a process that holds on to its output."""
     child = (
         "import subprocess; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
@@ -96,7 +101,9 @@ def test_a_limit_ends_what_a_part_has_started_too(tmp_path):
 
 
 @pytest.mark.parametrize("why", ["not installed", "too small"])
-def test_what_cannot_run_here_is_skipped_with_the_reason(why, tmp_path, capfd):
+def test_what_cannot_run_here_is_skipped_with_the_reason(
+    why: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     parts = {
         "not installed": part("one", "record['x'] = 1", needs=("json", "no_such_package")),
         "too small": part("one", "skip('needs a GPU of 70 GiB')"),
@@ -111,7 +118,7 @@ def test_what_cannot_run_here_is_skipped_with_the_reason(why, tmp_path, capfd):
     assert f"one: skipped{'' if why == 'not installed' else ' in'}" in capfd.readouterr().out
 
 
-def test_earlier_results_are_gone_before_the_first_part_runs(tmp_path):
+def test_earlier_results_are_gone_before_the_first_part_runs(tmp_path: Path) -> None:
     """Else a run that is cut off would leave them beside its own."""
     look = "record['old'] = Path(sys.argv[1]).with_name('two.json').exists()"
     parts = [part("one", look), part("two", "pass")]
@@ -121,7 +128,7 @@ def test_earlier_results_are_gone_before_the_first_part_runs(tmp_path):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_script_that_is_ended_keeps_what_there_is(sent, tmp_path):
+def test_a_script_that_is_ended_keeps_what_there_is(sent: signal.Signals, tmp_path: Path) -> None:
     """The part that runs ends with it, also if it is killed and can do nothing more."""
     code = (
         "from test_gpu_parts import part; from parts import main\n"
@@ -163,24 +170,24 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_the_limits_keep_the_time_that_the_scripts_promise():
+def test_the_limits_keep_the_time_that_the_scripts_promise() -> None:
     assert sum(p.limit_s for p in check.PARTS) <= 9.5 * 60
     assert sum(p.limit_s for p in half_hour.PARTS) <= 30 * 60
     for p in half_hour.PARTS:  # each is a command of ten minutes, with the gate before it
         assert check.ENVIRONMENT.limit_s + p.limit_s <= 9.5 * 60
 
 
-def test_correctness_comes_first():
+def test_correctness_comes_first() -> None:
     checks = [p.correctness or p.gate for p in check.PARTS]
     assert checks == sorted(checks, reverse=True) and checks.count(False) == 1
 
 
-def test_every_part_has_a_name_of_its_own():
+def test_every_part_has_a_name_of_its_own() -> None:
     for parts in (check.PARTS, half_hour.PARTS):
         assert len({p.name for p in parts}) == len(parts)
 
 
-def test_the_tests_of_the_gpu_need_no_hypothesis():
+def test_the_tests_of_the_gpu_need_no_hypothesis() -> None:
     """Not every machine with a GPU has it; the tests that use it do not run there."""
     code = """
 import importlib.util, sys
@@ -220,7 +227,7 @@ CPU = {
 }
 
 
-def test_another_update_than_the_cpus_is_refused():
+def test_another_update_than_the_cpus_is_refused() -> None:
     task.refuse_difference({**CPU, "policy/grad_norm": 0.27005}, CPU)
     for key, value in {"policy/loss": -2.1e-3, "policy/grad_norm": 0.271}.items():
         with pytest.raises(SystemExit, match=f"{key} is {value} on the GPU, {CPU[key]}"):
@@ -230,7 +237,9 @@ def test_another_update_than_the_cpus_is_refused():
 
 
 @pytest.mark.parametrize(("test", "code"), [("assert True", 0), ("pytest.skip('no GPU')", 5)])
-def test_tests_that_were_all_skipped_have_checked_nothing(test, code, tmp_path):
+def test_tests_that_were_all_skipped_have_checked_nothing(
+    test: str, code: int, tmp_path: Path
+) -> None:
     (tmp_path / "test_one.py").write_text(f"import pytest\ndef test_one(): {test}\n")
     plugin = ("-p", "pytest_record", "-p", "no:cacheprovider", "--record", "found.json")
     done = subprocess.run(

@@ -1,10 +1,14 @@
 """Which answers are the same by value: golden cases, properties, and what is never asked."""
 
+from __future__ import annotations
+
 import os
 import random
 import signal
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 from python_process import run_python
@@ -99,24 +103,24 @@ DIFFERENT = [
 
 
 @pytest.fixture(scope="module")
-def grader():
+def grader() -> Iterator[Grader]:
     with Grader(AnswerSettings(deadline_s=60.0)) as one:  # the tests decide, not the machine
         yield one
 
 
 @pytest.mark.parametrize("answers", SAME, ids=lambda a: a[0])
-def test_same(grader, answers):
+def test_same(grader: Grader, answers: tuple[str, ...]) -> None:
     found = grader.classes(answers)
     assert len(set(found.name_of.values())) == 1, dict(found.name_of)
     assert not found.undecided
 
 
 @pytest.mark.parametrize("answers", DIFFERENT, ids=lambda a: a[0])
-def test_different(grader, answers):
+def test_different(grader: Grader, answers: tuple[str, ...]) -> None:
     assert len(set(grader.classes(answers).name_of.values())) == len(answers)
 
 
-def test_no_golden_case_joins_another(grader):
+def test_no_golden_case_joins_another(grader: Grader) -> None:
     """All at once, in any order: the classes are those of each case alone."""
     answers = [a for case in SAME for a in case]
     name_of = grader.classes(answers).name_of
@@ -127,13 +131,13 @@ def test_no_golden_case_joins_another(grader):
     assert len(set.union(*names)) == len(SAME)
 
 
-def test_a_class_is_named_by_its_smallest_form(grader):
+def test_a_class_is_named_by_its_smallest_form(grader: Grader) -> None:
     name_of = grader.classes([r"\frac{\sqrt{16}}{2}", r"\sqrt{4}", "7"]).name_of
     assert name_of[r"\frac{\sqrt{16}}{2}"] == name_of[r"\sqrt{4}"] == r"\sqrt4"
     assert name_of["7"] == "7"
 
 
-def test_votes_are_counted_by_value(grader):
+def test_votes_are_counted_by_value(grader: Grader) -> None:
     vote = majority_vote(["3", "3", r"\sqrt{4}", "2", r"\frac{4}{2}", "six"], grader)
     assert vote.counts == (3, 2, 1)
     assert vote.clusters_G == (1, 1, 0, 0, 0, 2)
@@ -177,7 +181,9 @@ def spelled_number(rng: random.Random, value: Fraction) -> str:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_expressions_fall_into_the_classes_of_their_values(grader, seed):
+def test_random_expressions_fall_into_the_classes_of_their_values(
+    grader: Grader, seed: int
+) -> None:
     rng = random.Random(seed)
     values = [Fraction(rng.randint(-30, 30), rng.choice([1, 1, 2, 5, 7])) for _ in range(15)]
     value_of = {}
@@ -194,7 +200,7 @@ def test_random_expressions_fall_into_the_classes_of_their_values(grader, seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_polynomials_fall_into_the_classes_of_their_roots(grader, seed):
+def test_random_polynomials_fall_into_the_classes_of_their_roots(grader: Grader, seed: int) -> None:
     """(x-a)(y-b) in any spelling; it determines a and b."""
     rng = random.Random(seed)
     value_of = {}
@@ -231,13 +237,13 @@ def test_random_polynomials_fall_into_the_classes_of_their_roots(grader, seed):
         [r"\sqrt{2}+1", r"\sqrt2 + 1", r"$\sqrt{2}+1$."],  # one form: nothing to compare
     ],
 )
-def test_settled_answers_start_nothing(answers):
+def test_settled_answers_start_nothing(answers: list[str]) -> None:
     with Grader() as grader:
         grader.classes(answers)
         assert not grader._workers._alive
 
 
-def test_no_computer_algebra_in_our_process():
+def test_no_computer_algebra_in_our_process() -> None:
     code = (
         "import sys\n"
         "from ttrl.answers import equivalent\n"
@@ -248,14 +254,14 @@ def test_no_computer_algebra_in_our_process():
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
-def test_without_the_symbolic_stage_spelling_decides():
+def test_without_the_symbolic_stage_spelling_decides() -> None:
     with Grader(AnswerSettings(symbolic=False)) as grader:
         assert not grader.equivalent(r"\sqrt4", "2")
         assert grader.equivalent("0.5", r"\frac12")
         assert not grader._workers._alive
 
 
-def test_a_question_is_asked_once(grader, monkeypatch):
+def test_a_question_is_asked_once(grader: Grader, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     ask = grader._workers.ask
     monkeypatch.setattr(grader._workers, "ask", lambda qs: asked.extend(qs) or ask(qs))
@@ -275,11 +281,11 @@ def test_a_question_is_asked_once(grader, monkeypatch):
         "x+" * 200 + "x",
     ],
 )  # fmt: skip
-def test_what_does_not_pass(text):
+def test_what_does_not_pass(text: str) -> None:
     assert translate(text) is None
 
 
-def test_nothing_that_passes_holds_a_number_or_a_name():
+def test_nothing_that_passes_holds_a_number_or_a_name() -> None:
     expression = translate(r"\frac{3x^{2}}{\sqrt[3]{y}}-0.5\pi")
     assert expression is not None
     assert expression.atoms == ("3", "x", "2", "y", "0.5", r"\pi")
@@ -287,7 +293,7 @@ def test_nothing_that_passes_holds_a_number_or_a_name():
     assert bare == r"\frac{{a0}\cdot {a1}^{{a2}}}{\sqrt[{a0}]{{a3}}}-{a4}\cdot {a5}"
 
 
-def test_an_answer_is_asked_for_its_expressions_alone():
+def test_an_answer_is_asked_for_its_expressions_alone() -> None:
     form = analyse(canonical(r"\left\{ (1,\sqrt2), x \in A, \text{east} \right\}"))
     assert [q.sides[0].atoms for q in form.questions()] == [("2",)]
 
@@ -296,13 +302,13 @@ def test_an_answer_is_asked_for_its_expressions_alone():
 # Processes
 
 
-def test_equivalent_is_that_of_the_shared_grader():
+def test_equivalent_is_that_of_the_shared_grader() -> None:
     assert default_grader() is default_grader()
     assert equivalent(r"\sqrt{4}", "2")
     assert majority_vote([r"\sqrt4", "2", "3"]).counts == (2, 1)
 
 
-def test_a_killed_worker_changes_nothing():
+def test_a_killed_worker_changes_nothing() -> None:
     answers = [rf"\sqrt{{{n}}}+\frac{{\pi}}{{{n}}}" for n in range(2, 12)] + [r"\sqrt9", "3"]
     with Grader(AnswerSettings(deadline_s=60.0, workers=1)) as grader:
         grader.equivalent(r"\sqrt4", "2")
@@ -316,7 +322,7 @@ def test_a_killed_worker_changes_nothing():
     assert len(set(killed.name_of.values())) == 11
 
 
-def test_a_closed_grader_still_knows_spellings():
+def test_a_closed_grader_still_knows_spellings() -> None:
     grader = Grader()
     grader.close()
     assert grader.equivalent("0.5", "1/2")
@@ -324,7 +330,9 @@ def test_a_closed_grader_still_knows_spellings():
         grader.equivalent(r"\sqrt4", "2")
 
 
-def test_a_worker_that_cannot_start_is_reported_with_its_reason(monkeypatch, tmp_path):
+def test_a_worker_that_cannot_start_is_reported_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     script = tmp_path / "worker.py"
     script.write_text("import math_verify_is_not_here\n")
     monkeypatch.setattr("ttrl.answers.workers.__file__", str(script.with_name("workers.py")))

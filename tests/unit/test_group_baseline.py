@@ -1,5 +1,7 @@
 """Which completions are trained on."""
 
+from __future__ import annotations
+
 from collections import Counter
 from dataclasses import replace
 
@@ -32,11 +34,15 @@ def estimate(of: CompletionGroup, **changes: object) -> Estimate:
     return replace(groups.estimate(of), **changes)
 
 
-def samples(voted, estimates, settings):
+def samples(
+    voted: list[CompletionGroup], estimates: list[Estimate], settings: Settings
+) -> list[TrainSample]:
     return GroupBaseline(settings).assign(voted, estimates, step=1).samples
 
 
-def chosen_of(size: int, settings: Settings, step: int = 1, id: str = "q1", **changes: object):
+def chosen_of(
+    size: int, settings: Settings, step: int = 1, id: str = "q1", **changes: object
+) -> list[int]:
     """The indices that are chosen of a group of this size."""
     voted = group(*["7"] * size, id=id)
     assigned = GroupBaseline(settings).assign([voted], [estimate(voted, **changes)], step)
@@ -47,7 +53,7 @@ def chosen_of(size: int, settings: Settings, step: int = 1, id: str = "q1", **ch
     return indices
 
 
-def test_first_completions_with_the_advantage_among_all_votes():
+def test_first_completions_with_the_advantage_among_all_votes() -> None:
     voted = group("7", "8", "7", "7")
     assert samples([voted], [estimate(voted)], settings(2)) == [
         TrainSample.of_answer("q1", (7, 8, 9), (0,), (-0.5,), 0.25, 1.0),
@@ -55,13 +61,13 @@ def test_first_completions_with_the_advantage_among_all_votes():
     ]
 
 
-def test_advantage_setting_decides():
+def test_advantage_setting_decides() -> None:
     voted = group("7", "8", "7", "7")
     chosen = samples([voted], [estimate(voted)], settings(4, "mean_std"))
     assert [s.advantages[0] for s in chosen] == pytest.approx([0.5, -1.5, 0.5, 0.5], rel=1e-5)
 
 
-def test_groups_without_anything_to_learn_stay_with_advantage_zero():
+def test_groups_without_anything_to_learn_stay_with_advantage_zero() -> None:
     unanimous, mixed, silent = (
         group("7", "7.0", "7", id="unanimous"),
         group("7", "7", "8", id="mixed"),
@@ -74,14 +80,14 @@ def test_groups_without_anything_to_learn_stay_with_advantage_zero():
     assert [s.advantages[0] for s in chosen[3:6]] == pytest.approx([1 / 3, 1 / 3, -2 / 3])
 
 
-def test_nothing_is_left_out():
+def test_nothing_is_left_out() -> None:
     voted = group("7", "8", "9", None)
     own = estimate(voted, advantages_G=(0.0, 0.0, 0.0, -1.0))
     assert [s.advantages[0] for s in samples([voted], [own], settings(3))] == [0.0, 0.0, 0.0]
     assert [s.advantages[0] for s in samples([voted], [own], settings(4))] == [0.0, 0.0, 0.0, -1.0]
 
 
-def test_estimators_own_advantages_mask_and_weight_are_kept():
+def test_estimators_own_advantages_mask_and_weight_are_kept() -> None:
     voted = group("7", "8", "7", "9")
     own = estimate(
         voted, advantages_G=(1.0, 2.0, 3.0, 4.0), keep_G=(False, True, False, True), weight=0.5
@@ -94,7 +100,7 @@ def test_estimators_own_advantages_mask_and_weight_are_kept():
     assert [s.advantages[0] for s in samples([voted], [own], settings(1))] == [2.0]
 
 
-def test_one_estimate_per_group():
+def test_one_estimate_per_group() -> None:
     voted = group("7", "8")
     with pytest.raises(ValueError, match="zip"):
         samples([voted, voted], [estimate(voted)], settings(1))
@@ -104,13 +110,13 @@ def test_one_estimate_per_group():
 # Which ones
 
 
-def test_first_are_the_first_that_are_kept():
+def test_first_are_the_first_that_are_kept() -> None:
     assert chosen_of(5, settings(3)) == [0, 1, 2]
     assert chosen_of(5, settings(3), keep_G=(False, True, False, True, True)) == [1, 3, 4]
     assert chosen_of(5, settings(3), keep_G=(False,) * 5) == []
 
 
-def test_random_depends_on_seed_step_and_question_alone():
+def test_random_depends_on_seed_step_and_question_alone() -> None:
     random = settings(4, selection="random")
     first = chosen_of(16, random)
     assert first == chosen_of(16, random)
@@ -122,7 +128,7 @@ def test_random_depends_on_seed_step_and_question_alone():
     assert len({tuple(chosen) for chosen in (first, *others)}) == 4
 
 
-def test_random_is_fair_and_takes_only_what_is_kept():
+def test_random_is_fair_and_takes_only_what_is_kept() -> None:
     random, keep_G = settings(2, selection="random"), (True, False, True, True, True)
     drawn = Counter(i for s in range(400) for i in chosen_of(5, random, step=s, keep_G=keep_G))
     assert sum(drawn.values()) == 800
@@ -146,12 +152,14 @@ def test_random_is_fair_and_takes_only_what_is_kept():
         ((1, 1, -1, -1, 1, -1), 6, [0, 1, 2, 3, 4, 5]),
     ],
 )
-def test_balanced_takes_as_many_with_a_positive_advantage_as_without(advantages_G, trained, chosen):
+def test_balanced_takes_as_many_with_a_positive_advantage_as_without(
+    advantages_G: tuple[float, ...], trained: int, chosen: list[int]
+) -> None:
     balanced = settings(trained, selection="balanced")
     assert chosen_of(6, balanced, advantages_G=advantages_G) == chosen
 
 
-def test_balanced_takes_only_what_is_kept():
+def test_balanced_takes_only_what_is_kept() -> None:
     keep_G = (False, True, True, True, True, False)
     advantages_G = (1.0, 1.0, 1.0, -1.0, 1.0, -1.0)
     balanced = settings(4, selection="balanced")

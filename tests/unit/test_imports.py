@@ -1,5 +1,7 @@
 """Who may import whom: the direction of imports, and what must not be imported at once."""
 
+from __future__ import annotations
+
 import ast
 import subprocess
 import sys
@@ -79,17 +81,17 @@ def edges() -> set[tuple[str, str, str]]:
     }
 
 
-def test_every_part_of_ttrl_has_its_layer():
+def test_every_part_of_ttrl_has_its_layer() -> None:
     parts = {part_of(path) for path in TTRL}
     assert parts == set(LEVEL), "put a new part in LAYERS, and the design's drawing"
 
 
-def test_imports_point_down_the_layers():
+def test_imports_point_down_the_layers() -> None:
     upward = {(f, to) for f, part, to in edges() if to in LEVEL and LEVEL[to] < LEVEL[part]}
     assert upward == set()
 
 
-def test_parts_of_one_layer_do_not_import_each_other_in_a_circle():
+def test_parts_of_one_layer_do_not_import_each_other_in_a_circle() -> None:
     needs = {part: {to for _, p, to in edges() if p == part and to in LEVEL} for part in LEVEL}
     for part in LEVEL:
         reached: set[str] = set()
@@ -100,7 +102,7 @@ def test_parts_of_one_layer_do_not_import_each_other_in_a_circle():
         assert part not in reached
 
 
-def test_only_what_computes_with_the_kernels_or_plans_them_imports_them():
+def test_only_what_computes_with_the_kernels_or_plans_them_imports_them() -> None:
     users = {
         part_of(path)
         for path, tree in TTRL.items()
@@ -109,7 +111,7 @@ def test_only_what_computes_with_the_kernels_or_plans_them_imports_them():
     assert users == {"learner", "models", "doctor", "plan"}
 
 
-def test_the_kernels_import_torch_and_triton_only():
+def test_the_kernels_import_torch_and_triton_only() -> None:
     allowed = {*sys.stdlib_module_names, "torch", "triton", "ttrl_kernels"}
     foreign = {
         (path, name)
@@ -121,7 +123,7 @@ def test_the_kernels_import_torch_and_triton_only():
 
 
 @pytest.mark.parametrize("package", ["ttrl", "kernels"])
-def test_optional_packages_are_imported_where_they_are_used(package):
+def test_optional_packages_are_imported_where_they_are_used(package: str) -> None:
     at_once = {
         (path, name)
         for path, tree in (TTRL if package == "ttrl" else KERNELS).items()
@@ -139,7 +141,7 @@ def run(code: str, *, cwd: Path = ROOT) -> str:
     return done.stdout.strip()
 
 
-def test_the_folder_kernels_does_not_pose_as_the_package_of_that_name():
+def test_the_folder_kernels_does_not_pose_as_the_package_of_that_name() -> None:
     """transformers does ``from kernels import ...`` where Hugging Face's kernels is installed."""
     origin = run(
         "import importlib.util\n"
@@ -150,7 +152,7 @@ def test_the_folder_kernels_does_not_pose_as_the_package_of_that_name():
     assert not (ROOT / "kernels" / "__init__.py").exists()
 
 
-def test_the_command_line_starts_without_the_heavy_packages():
+def test_the_command_line_starts_without_the_heavy_packages() -> None:
     """Help, dry runs and wrong settings answer at once."""
     loaded = run(
         "import sys\n"
@@ -163,7 +165,7 @@ def test_the_command_line_starts_without_the_heavy_packages():
     assert loaded == "[]"
 
 
-def test_the_kernels_load_without_ttrl_and_transformers():
+def test_the_kernels_load_without_ttrl_and_transformers() -> None:
     loaded = run(
         "import sys\n"
         "import ttrl_kernels\n"
@@ -172,7 +174,7 @@ def test_the_kernels_load_without_ttrl_and_transformers():
     assert loaded == "[]"
 
 
-def test_the_scan_itself_sees_what_it_should():
+def test_the_scan_itself_sees_what_it_should() -> None:
     tree = ast.parse(
         "from typing import TYPE_CHECKING\n"
         "import a.b, c\n"

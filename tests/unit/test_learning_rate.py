@@ -1,5 +1,7 @@
 """Learning rates: a line up, then half a cosine down."""
 
+from __future__ import annotations
+
 import math
 
 import pytest
@@ -13,7 +15,7 @@ def rates(total: int, **changes: float) -> list[float]:
     return [learning_rate(step, total, policy) for step in range(1, total + 1)]
 
 
-def test_learning_rates_by_hand():
+def test_learning_rates_by_hand() -> None:
     """Ten steps: two of warm-up, then eight along half a cosine, beginning at the peak."""
     cosine = [math.cos(math.pi * i / 8) for i in range(8)]
     expected = [4.0, 8.0, *(2 + 6 * (1 + c) / 2 for c in cosine)]
@@ -30,12 +32,14 @@ def test_learning_rates_by_hand():
         (4, {"warmup_share": 0.01}, [8.0, 8.0, 6.0, 2.0]),  # any share is at least one step
     ],
 )
-def test_learning_rates_at_the_edges(total, changes, expected):
+def test_learning_rates_at_the_edges(
+    total: int, changes: dict[str, float], expected: list[float]
+) -> None:
     assert rates(total, **changes) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("total", [5, 80, 240])
-def test_learning_rates_rise_to_the_peak_and_fall_to_the_final_share(total):
+def test_learning_rates_rise_to_the_peak_and_fall_to_the_final_share(total: int) -> None:
     found = rates(total, warmup_share=0.1, final_lr_share=0.5)
     top = found.index(8.0)
     assert found[: top + 1] == sorted(found[: top + 1])

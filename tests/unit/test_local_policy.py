@@ -1,9 +1,12 @@
 """The policy update against a slow twin that a reader can check against the papers."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import math
 from collections import defaultdict
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -35,8 +38,8 @@ from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.settings import Settings
-from ttrl.types import Question, TrainSample
+from ttrl.settings import ModelSettings, Settings
+from ttrl.types import Question, TrainSample, UpdateResult
 
 RATE = 3e-4
 
@@ -76,7 +79,9 @@ class Twin:
             "tokens": len(figures["gap"]),
         }
 
-    def sequence_loss(self, sample, samples, figures) -> torch.Tensor:
+    def sequence_loss(
+        self, sample: TrainSample, samples: list[TrainSample], figures: dict[str, list[float]]
+    ) -> torch.Tensor:
         loss, n = self.settings.loss, len(answer_of(sample))
         everything = sum(len(answer_of(s)) for s in samples)
         share = {
@@ -126,7 +131,7 @@ class Twin:
         return share * sample.weight * loss_n.sum()
 
 
-def assert_same_results(results, twins):
+def assert_same_results(results: list[UpdateResult], twins: list[dict[str, float]]) -> None:
     """Within float32 rounding; the loss is a small difference of its terms, hence ``abs``."""
     assert len(results) == len(twins)
     for result, twin in zip(results, twins, strict=True):
@@ -155,7 +160,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_updates_are_those_of_the_twin(case, model):
+def test_updates_are_those_of_the_twin(case: str, model: PreTrainedModel) -> None:
     """Ten sequences in optimizer steps of four, four and two, twice over.
 
     Ours computes in float32: gradients are off by 1e-5 of a tensor's largest entry. AdamW divides
@@ -184,7 +189,9 @@ def test_updates_are_those_of_the_twin(case, model):
 
 
 @pytest.mark.parametrize("tokens_per_batch", [40, 61, 200])
-def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, saved_model):
+def test_micro_batches_change_nothing_but_rounding(
+    tokens_per_batch: int, saved_model: ModelSettings
+) -> None:
     """The sum of gradients is the same, in another order of float32 additions."""
     samples = near_samples(load_policy_model(saved_model))
     found = {}
@@ -200,7 +207,7 @@ def test_micro_batches_change_nothing_but_rounding(tokens_per_batch, saved_model
     assert split == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
-def test_an_update_is_repeatable_to_the_bit(saved_model):
+def test_an_update_is_repeatable_to_the_bit(saved_model: ModelSettings) -> None:
     samples = near_samples(load_policy_model(saved_model))
     runs = []
     for _ in range(2):
@@ -210,7 +217,9 @@ def test_an_update_is_repeatable_to_the_bit(saved_model):
     assert_equal_to_the_bit(*runs)
 
 
-def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_model):
+def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(
+    saved_model: ModelSettings,
+) -> None:
     samples = near_samples(load_policy_model(saved_model))
     found, forwards = [], []
     for policy_settings in (
@@ -225,7 +234,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_mo
         calls = [0, 0]
         for i, layer in enumerate(policy.model.model.layers):
 
-            def count(*_, i=i, calls=calls):
+            def count(*_: Any, i: int = i, calls: list[int] = calls) -> None:
                 calls[i] += 1
 
             layer.mlp.register_forward_pre_hook(count)
@@ -243,7 +252,9 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(saved_mo
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
 @pytest.mark.parametrize("nothing", ["advantages", "weight"])
-def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, nothing, model):
+def test_sequences_without_a_gradient_are_counted_but_not_computed(
+    aggregation: str, nothing: str, model: PreTrainedModel
+) -> None:
     settings = make_settings(update={"aggregation": aggregation, "grad_clip": 1e3})
     samples = near_samples(model)
     for i in (0, 4, 9):
@@ -255,7 +266,7 @@ def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, 
     policy, twin = LocalModel(model, settings), Twin(model, settings)
     rows = 0
 
-    def count(module, args):
+    def count(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         nonlocal rows
         rows += args[0].shape[1]
 
@@ -270,7 +281,7 @@ def test_sequences_without_a_gradient_are_counted_but_not_computed(aggregation, 
     assert (result.sequences, result.skipped_sequences) == (7, 3)
 
 
-def test_optimizer_steps_without_any_gradient_are_not_taken(model):
+def test_optimizer_steps_without_any_gradient_are_not_taken(model: PreTrainedModel) -> None:
     """Not even with momentum and weight decay, which would move the weights."""
     policy = LocalModel(model, make_settings(update={"sequences_per_update": 5}))
     samples = near_samples(model)
@@ -283,7 +294,9 @@ def test_optimizer_steps_without_any_gradient_are_not_taken(model):
 
 
 @pytest.mark.parametrize("term", ["kl_coef", "entropy_coef"])
-def test_with_a_kl_or_entropy_term_zero_advantages_are_trained_on(term, model):
+def test_with_a_kl_or_entropy_term_zero_advantages_are_trained_on(
+    term: str, model: PreTrainedModel
+) -> None:
     policy = LocalModel(model, make_settings(update={term: 0.5, "kl_coef": 0.5}))
     samples = [worth(s, 0.0) for s in near_samples(model)]
     first, second = update(policy, samples, RATE), update(policy, samples, RATE)
@@ -291,7 +304,9 @@ def test_with_a_kl_or_entropy_term_zero_advantages_are_trained_on(term, model):
     assert second[0].grad_norm > 0
 
 
-def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(model):
+def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(
+    model: PreTrainedModel,
+) -> None:
     """Alone in its micro-batch, and beside others."""
     settings = make_settings(update={"kl_coef": 0.5, "tokens_per_batch": 40, "grad_clip": 1e3})
     samples = near_samples(model)
@@ -311,7 +326,7 @@ def test_a_sample_of_weight_zero_teaches_nothing_even_with_a_kl_term(model):
 # The reference, the sampler, the weights
 
 
-def test_the_reference_stays_where_training_began(model):
+def test_the_reference_stays_where_training_began(model: PreTrainedModel) -> None:
     policy = LocalModel(model, make_settings(update={"kl_coef": 0.5}))
     start = weights(policy.model)
     samples = near_samples(model)
@@ -322,13 +337,15 @@ def test_the_reference_stays_where_training_began(model):
     assert not any(p.requires_grad for p in policy.reference.parameters())
 
 
-def test_without_a_kl_term_no_reference_is_kept(model):
+def test_without_a_kl_term_no_reference_is_kept(model: PreTrainedModel) -> None:
     policy = LocalModel(model, make_settings())
     assert policy.reference is None
     assert update(policy, near_samples(model), RATE)[0].means["kl"] == 0
 
 
-def test_sampler_and_trainer_agree_before_the_first_step_and_not_after(model):
+def test_sampler_and_trainer_agree_before_the_first_step_and_not_after(
+    model: PreTrainedModel,
+) -> None:
     """The whole way: sample, push, train; both at the same temperature."""
     policy = LocalModel(model, make_settings())
     engine = TransformersEngine(tiny_model(seed=1), TOKENIZER, batch_size=16)
@@ -350,7 +367,7 @@ def test_sampler_and_trainer_agree_before_the_first_step_and_not_after(model):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_named_weights_are_all_an_engine_needs(tied, tmp_path):
+def test_named_weights_are_all_an_engine_needs(tied: bool, tmp_path: Path) -> None:
     policy = LocalModel(
         load_policy_model(saved(tiny_model(tie_word_embeddings=tied), tmp_path)), make_settings()
     )
@@ -362,14 +379,16 @@ def test_named_weights_are_all_an_engine_needs(tied, tmp_path):
     assert_equal_to_the_bit(weights(engine.model), dict(policy.named_weights()))
 
 
-def test_an_update_is_strictly_deterministic(tmp_path, monkeypatch):
+def test_an_update_is_strictly_deterministic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also where the run's mode only warns, as on GPUs."""
     model = load_policy_model(saved(tiny_model(), tmp_path))
     policy = LocalModel(model, make_settings())
     backward, modes = policy._backward, []
     mode = torch.get_deterministic_debug_mode
 
-    def watched(loss):
+    def watched(loss: torch.Tensor) -> None:
         modes.append(mode())
         backward(loss)
 

@@ -1,7 +1,10 @@
 """Metrics against numbers worked out by hand."""
 
+from __future__ import annotations
+
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,7 +24,9 @@ TIED = group("1", "2", "3", "4", id="tied")  # label "1", rewards 1 0 0 0
 SILENT = group(None, None, None, None, id="silent")  # no label
 
 
-def label_free(*groups: CompletionGroup, previous=None, trained=2):
+def label_free(
+    *groups: CompletionGroup, previous: dict[str, str | None] | None = None, trained: int = 2
+) -> dict[str, float]:
     history = {
         question: (PastVote(1, "other", 0.9), PastVote(2, label, 0.5))
         for question, label in (previous or {}).items()
@@ -30,7 +35,7 @@ def label_free(*groups: CompletionGroup, previous=None, trained=2):
     return vote_metrics(groups, [estimate(g) for g in groups], history, GRADER, indices)
 
 
-def labelled(*groups: CompletionGroup, key: AnswerKey, trained=2):
+def labelled(*groups: CompletionGroup, key: AnswerKey, trained: int = 2) -> dict[str, float]:
     indices = [range(trained)] * len(groups)
     return labelled_metrics(groups, [estimate(g) for g in groups], key, GRADER, indices)
 
@@ -39,7 +44,7 @@ def labelled(*groups: CompletionGroup, key: AnswerKey, trained=2):
 # Without labels
 
 
-def test_figures_of_one_vote():
+def test_figures_of_one_vote() -> None:
     assert label_free(SPLIT) == pytest.approx(
         {
             "vote/majority_ratio": 0.5,
@@ -59,7 +64,7 @@ def test_figures_of_one_vote():
     )
 
 
-def test_means_over_questions():
+def test_means_over_questions() -> None:
     metrics = label_free(SPLIT, TIED, SILENT, trained=1)
     assert metrics["vote/majority_ratio"] == pytest.approx((0.5 + 0.25 + 0) / 3)
     assert metrics["vote/tie_share"] == pytest.approx(1 / 3)
@@ -70,12 +75,12 @@ def test_means_over_questions():
     assert metrics["rollout/tokens"] == 30
 
 
-def test_entropy_of_a_uniform_vote():
+def test_entropy_of_a_uniform_vote() -> None:
     assert label_free(TIED)["vote/entropy"] == pytest.approx(math.log(4))
     assert label_free(SILENT)["vote/entropy"] == 0
 
 
-def test_flip_rate_is_over_questions_asked_before():
+def test_flip_rate_is_over_questions_asked_before() -> None:
     previous = {"split": "7.0", "tied": "2"}
     assert label_free(SPLIT, TIED, SILENT, previous=previous)["vote/flip_rate"] == 0.5
     assert label_free(SPLIT, previous={"split": None})["vote/flip_rate"] == 1
@@ -83,13 +88,13 @@ def test_flip_rate_is_over_questions_asked_before():
     assert "vote/flip_rate" not in label_free(SPLIT, previous={"tied": "2"})
 
 
-def test_truncated_share():
+def test_truncated_share() -> None:
     completions = (completion("a", truncated=True), *SPLIT.completions[1:])
     truncated = replace(SPLIT, completions=completions)
     assert label_free(truncated)["rollout/truncated_share"] == 0.25
 
 
-def test_estimators_own_figures_are_averaged():
+def test_estimators_own_figures_are_averaged() -> None:
     estimates = [
         replace(estimate(SPLIT), metrics={"novelty": 1.0}),
         replace(estimate(TIED), metrics={"novelty": 0.0}),
@@ -98,7 +103,7 @@ def test_estimators_own_figures_are_averaged():
     assert metrics["estimator/novelty"] == 0.5
 
 
-def test_trained_completions_are_those_that_were_selected():
+def test_trained_completions_are_those_that_were_selected() -> None:
     def reward(*indices: int) -> float | None:
         found = vote_metrics([SPLIT], [estimate(SPLIT)], {}, GRADER, [indices])
         return found.get("trained/majority_reward")
@@ -114,7 +119,7 @@ def test_trained_completions_are_those_that_were_selected():
 # Against an answer key
 
 
-def test_a_right_label():
+def test_a_right_label() -> None:
     assert labelled(SPLIT, key=AnswerKey({"split": "007"})) == {
         "label/label_accuracy": 1,
         "label/reward_accuracy": 1,
@@ -126,7 +131,7 @@ def test_a_right_label():
     }
 
 
-def test_a_wrong_label_still_pays_most_completions_right():
+def test_a_wrong_label_still_pays_most_completions_right() -> None:
     """The paper's "lucky hit": both wrong answers and abstentions earn nothing, as they should."""
     assert labelled(TIED, key=AnswerKey({"tied": "3"})) == {
         "label/label_accuracy": 0,
@@ -139,19 +144,19 @@ def test_a_wrong_label_still_pays_most_completions_right():
     }
 
 
-def test_silence_is_wrong_about_the_label_and_right_about_the_rewards():
+def test_silence_is_wrong_about_the_label_and_right_about_the_rewards() -> None:
     metrics = labelled(SILENT, key=AnswerKey({"silent": "3"}))
     assert metrics["label/label_accuracy"] == 0
     assert metrics["label/reward_accuracy"] == 1
     assert metrics["label/pass@4"] == 0
 
 
-def test_questions_without_a_reference_are_left_out():
+def test_questions_without_a_reference_are_left_out() -> None:
     assert labelled(SPLIT, TIED, key=AnswerKey({"tied": "1"}))["label/label_accuracy"] == 1
     assert labelled(SPLIT, TIED, key=AnswerKey()) == {}
 
 
-def test_levels():
+def test_levels() -> None:
     key = AnswerKey({"split": "7", "tied": "3", "silent": "0"}, {"split": "1", "tied": "3"})
     metrics = labelled(SPLIT, TIED, SILENT, key=key)
     assert metrics["label/label_accuracy"] == pytest.approx(1 / 3)
@@ -165,7 +170,7 @@ def test_levels():
 # pass@k and maj@k
 
 
-def test_pass_at_k():
+def test_pass_at_k() -> None:
     assert pass_at_k(4, 0, 1) == 0
     assert pass_at_k(4, 4, 1) == 1
     assert pass_at_k(4, 1, 1) == 0.25
@@ -177,7 +182,7 @@ def test_pass_at_k():
             pass_at_k(*wrong)
 
 
-def test_maj_at_k_by_hand():
+def test_maj_at_k_by_hand() -> None:
     answers = ["7", "7.0", "8", None]
     assert maj_at_k(answers, "7", 4) == 1
     assert maj_at_k(answers, "8", 4) == 0
@@ -191,7 +196,7 @@ def test_maj_at_k_by_hand():
             maj_at_k(answers, "7", k)
 
 
-def wins(answers, reference):
+def wins(answers: Sequence[str | None], reference: str) -> bool:
     majority = majority_vote(answers).majority
     return majority is not None and equivalent(majority, reference)
 
@@ -201,14 +206,16 @@ def wins(answers, reference):
     st.sampled_from(["7", "8", "10", "x"]),
     st.data(),
 )
-def test_maj_at_k_is_the_share_of_all_draws(answers, reference, data):
+def test_maj_at_k_is_the_share_of_all_draws(
+    answers: list[str | None], reference: str, data: st.DataObject
+) -> None:
     k = data.draw(st.integers(1, len(answers)))
     draws = [wins(draw, reference) for draw in itertools.combinations(answers, k)]
     assert maj_at_k(answers, reference, k) == pytest.approx(sum(draws) / len(draws))
 
 
 @given(st.integers(1, 8), st.data())
-def test_pass_at_k_is_the_share_of_all_draws(n, data):
+def test_pass_at_k_is_the_share_of_all_draws(n: int, data: st.DataObject) -> None:
     c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
     draws = [any(draw) for draw in itertools.combinations([True] * c + [False] * (n - c), k)]
     assert pass_at_k(n, c, k) == pytest.approx(sum(draws) / len(draws))

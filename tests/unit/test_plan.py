@@ -83,7 +83,9 @@ def gib(found: Plan, phase: str, *items: str) -> float:
         ("llama3.3-70b-instruct", 70_553_706_496, 320),
     ],
 )
-def test_the_published_models_have_their_published_sizes(model, parameters, kv_kib):
+def test_the_published_models_have_their_published_sizes(
+    model: str, parameters: int, kv_kib: int
+) -> None:
     shape = ModelShape.of(outline(model))
     assert shape.parameters == parameters
     assert shape.kv_bytes_per_token() == kv_kib * 1024
@@ -91,7 +93,7 @@ def test_the_published_models_have_their_published_sizes(model, parameters, kv_k
 
 
 @pytest.mark.parametrize(("tokens", "activations", "total"), [(16384, 7.1, 30), (32768, 14.2, 37)])
-def test_the_7b_table_worked_out_by_hand(tokens, activations, total):
+def test_the_7b_table_worked_out_by_hand(tokens: int, activations: float, total: float) -> None:
     """Qwen2.5-7B on 8 x A100-40GB without a reference model: another derivation of the same run,
     in GiB, within 10 %. Its activations are what all layers and the recomputed one keep; the
     gradients that pass are among its overheads."""
@@ -121,7 +123,7 @@ def test_the_7b_table_worked_out_by_hand(tokens, activations, total):
 @pytest.mark.parametrize(
     ("offload", "share", "least", "most"), [("true", 0.9, 18, 20), ("false", 0.6, 7, 8)]
 )
-def test_the_7b_kv_cache(offload, share, least, most):
+def test_the_7b_kv_cache(offload: str, share: float, least: float, most: float) -> None:
     """18 to 20 GiB with phase offload, 7 to 8 without; 20 are 374k tokens."""
     found = plan_of(
         "8xa100-40gb/qwen2.5-7b",
@@ -136,7 +138,7 @@ def test_the_7b_kv_cache(offload, share, least, most):
     assert found.kv_tokens == pytest.approx(374_000 * cache / 20, rel=0.01)
 
 
-def test_without_phase_offload_the_recipe_does_not_fit():
+def test_without_phase_offload_the_recipe_does_not_fit() -> None:
     full = plan_of(
         "8xa100-40gb/qwen2.5-7b",
         "memory.offload_during_rollout=false",
@@ -146,7 +148,7 @@ def test_without_phase_offload_the_recipe_does_not_fit():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_fits_its_machine(recipe):
+def test_every_recipe_fits_its_machine(recipe: str) -> None:
     found = plan_of(recipe)
     assert found.problems == ()
     assert all(phase.total <= found.job.machine.usable for phase in found.phases)
@@ -155,12 +157,12 @@ def test_every_recipe_fits_its_machine(recipe):
     assert 0 < sum(found.seconds.values()) < 3600
 
 
-def test_there_are_recipes_for_each_machine():
+def test_there_are_recipes_for_each_machine() -> None:
     assert {r.partition("/")[0] for r in RECIPES} == set(MACHINES)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_choices_fit_and_are_as_fast_as_the_recipe(recipe):
+def test_the_choices_fit_and_are_as_fast_as_the_recipe(recipe: str) -> None:
     found = plan_of(recipe)
     again = plan_of(recipe, *(f"{k}={str(v).lower()}" for k, v in found.choices.items()))
     assert again.fits
@@ -168,7 +170,7 @@ def test_the_choices_fit_and_are_as_fast_as_the_recipe(recipe):
     assert sum(again.seconds.values()) <= 1.05 * sum(found.seconds.values())
 
 
-def test_a_32b_model_fits_eight_gpus_only_beside_a_large_host():
+def test_a_32b_model_fits_eight_gpus_only_beside_a_large_host() -> None:
     settings = load_settings(
         "8xa100-40gb/qwen2.5-7b", model="qwen2.5-32b", overrides=["loss.kl_coef=0.0"]
     )
@@ -183,7 +185,7 @@ def test_a_32b_model_fits_eight_gpus_only_beside_a_large_host():
     assert "\n" not in small.advice
 
 
-def test_what_a_host_cannot_hold_is_said():
+def test_what_a_host_cannot_hold_is_said() -> None:
     recipe = "8xa100-40gb/qwen2.5-32b"
     found = plan_of(recipe, machine=A100_40GB.changed(["host_gib=900"]))
     assert found.problems == ("the host needs 960 of 900 GiB",)
@@ -191,7 +193,7 @@ def test_what_a_host_cannot_hold_is_said():
     assert unsaved.fits
 
 
-def test_what_a_host_holds():
+def test_what_a_host_holds() -> None:
     """Bytes per parameter: 12 of optimizer state, and as many while a checkpoint is written, with
     4 of a teacher that moves; the teacher itself; two sets of weights that are kept, in float32."""
     size = 7_615_616_512
@@ -214,7 +216,7 @@ def test_what_a_host_holds():
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if "32b" in r or "70b" in r])
-def test_recipes_say_what_they_take_of_a_host(recipe):
+def test_recipes_say_what_they_take_of_a_host(recipe: str) -> None:
     text = " ".join((RECIPE_FOLDER / f"{recipe}.toml").read_text().replace("#", " ").split())
     sizes = [round(size / GIB) for size in host_memory(job_of(recipe)).values()]
     total = sum(host_memory(job_of(recipe)).values()) / GIB
@@ -222,7 +224,7 @@ def test_recipes_say_what_they_take_of_a_host(recipe):
     assert re.search(f"{sizes[0]} for the state, {sizes[1]} for gradients, and {sizes[2]} ", text)
 
 
-def test_between_nodes_a_collective_waits_for_the_slower_link():
+def test_between_nodes_a_collective_waits_for_the_slower_link() -> None:
     """16 GPUs in two nodes: each lacks 15/16 of 32 GB, and each node a half, for 8 adapters."""
     job = job_of("16xh100-80gb/llama3.3-70b-instruct")
     for link, expected in ((50, 30 / 400), (5, 16 / 40)):
@@ -230,12 +232,12 @@ def test_between_nodes_a_collective_waits_for_the_slower_link():
         assert collective_seconds(slower, 32e9) == pytest.approx(expected)
 
 
-def test_an_engine_stays_in_its_node():
+def test_an_engine_stays_in_its_node() -> None:
     with pytest.raises(UserError, match=r"tensor_parallel = 16 does not divide 8 GPUs of a node"):
         plan_of("16xh100-80gb/llama3.3-70b-instruct", "rollout.tensor_parallel=16")
 
 
-def test_an_optimizer_in_the_host_takes_its_bandwidth():
+def test_an_optimizer_in_the_host_takes_its_bandwidth() -> None:
     """30 bytes per parameter and step at 200 GB/s; 2 of gradients per batch down, 2 of weights up
     at 20 GB/s, for an eighth of the parameters."""
     job = job_of("8xa100-40gb/qwen2.5-32b")
@@ -245,7 +247,7 @@ def test_an_optimizer_in_the_host_takes_its_bandwidth():
     assert plan_of("8xa100-40gb/qwen2.5-32b").seconds["offload"] == 0
 
 
-def test_an_engine_that_keeps_its_cache_whole_does_not_fit():
+def test_an_engine_that_keeps_its_cache_whole_does_not_fit() -> None:
     found = plan_of(
         "8xa100-40gb/qwen3-8b", "rollout.engine=transformers", "rollout.tensor_parallel=1"
     )
@@ -253,7 +255,7 @@ def test_an_engine_that_keeps_its_cache_whole_does_not_fit():
     assert "try --set rollout.engine=vllm" in found.advice
 
 
-def test_the_advice_makes_it_fit():
+def test_the_advice_makes_it_fit() -> None:
     recipe = "8xa100-40gb/qwen2.5-math-7b"
     large = plan_of(recipe, "memory.tokens_per_batch=65536", "memory.gradient_checkpointing=false")
     assert not large.fits
@@ -262,7 +264,7 @@ def test_the_advice_makes_it_fit():
     assert plan_of(recipe, *sets).fits
 
 
-def test_only_zero3_takes_its_states_to_the_host():
+def test_only_zero3_takes_its_states_to_the_host() -> None:
     states = ("gradients", "master weights", "moments")
     for offload, held in (("true", 0.0), ("false", 14 * 1_543_714_304 / GIB)):
         change = f"memory.offload_during_rollout={offload}"
@@ -272,7 +274,7 @@ def test_only_zero3_takes_its_states_to_the_host():
         plan_of("1x40gb/qwen2.5-math-1.5b", "policy.backend=local")
 
 
-def test_one_process_has_one_gpu():
+def test_one_process_has_one_gpu() -> None:
     """As `ttrl train` would say."""
     with pytest.raises(UserError, match="holds the policy in one process, but 8 GPUs were given"):
         plan_of(
@@ -282,19 +284,19 @@ def test_one_process_has_one_gpu():
         )
 
 
-def test_a_small_share_has_no_room_for_a_sequence():
+def test_a_small_share_has_no_room_for_a_sequence() -> None:
     found = plan_of("8xa100-40gb/qwen2.5-math-7b", "rollout.gpu_memory_share=0.1")
     assert "leaves a KV cache of 0 tokens, fewer than one sequence of 3584" in found.advice
 
 
-def test_training_speed_of_the_analytic_table():
+def test_training_speed_of_the_analytic_table() -> None:
     """7B at 30 % of the peak for 6 operations per parameter: 2.2k tokens per second and GPU."""
     found = plan_of("8xa100-40gb/qwen2.5-7b", "loss.kl_coef=0.0")
     tokens = 8 * 32 * (200 + 1536) / 8
     assert tokens / found.seconds["update"] == pytest.approx(2200, rel=0.1)
 
 
-def test_engines_elsewhere_are_not_planned():
+def test_engines_elsewhere_are_not_planned() -> None:
     with pytest.raises(UserError, match=r"placement = \"separate\" cannot be planned"):
         plan_of(
             "8xa100-40gb/qwen2.5-math-7b",
@@ -303,7 +305,7 @@ def test_engines_elsewhere_are_not_planned():
         )
 
 
-def test_a_run_without_a_plan_is_trained(monkeypatch):
+def test_a_run_without_a_plan_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, where memory is logged beside what was planned."""
     memory = types.SimpleNamespace(total_memory=40 * GIB)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -323,12 +325,12 @@ def test_a_run_without_a_plan_is_trained(monkeypatch):
     assert "no memory plan: rollout.placement" in screen.getvalue()
 
 
-def test_tensor_parallel_must_divide():
+def test_tensor_parallel_must_divide() -> None:
     with pytest.raises(UserError, match="tensor_parallel = 3 does not divide 8 GPUs of a node, 28"):
         plan_of("8xa100-40gb/qwen2.5-math-7b", "rollout.tensor_parallel=3")
 
 
-def test_assumptions_can_be_changed():
+def test_assumptions_can_be_changed() -> None:
     machine = A100_40GB.changed(["tflops=989", "hbm_gb_s=3350"])
     assert (machine.tflops, machine.hbm_gb_s, machine.gpus) == (989, 3350, 8)
     for change, message in [
@@ -350,13 +352,13 @@ def test_assumptions_can_be_changed():
         "train_utilization=50", "context_gib=-1", "nccl_gib=inf", "tflops=nan", "layer_us=0",
     ],
 )  # fmt: skip
-def test_no_machine_has_such_numbers(change):
+def test_no_machine_has_such_numbers(change: str) -> None:
     with pytest.raises(UserError, match=r"expected a number from 0.001 to (1|1e\+06)$"):
         A100_40GB.changed([change])
 
 
 @pytest.mark.parametrize("bound", [0.001, 1e6])
-def test_the_bounds_of_a_machine_can_be_planned(bound):
+def test_the_bounds_of_a_machine_can_be_planned(bound: float) -> None:
     names = [f.name for f in dataclasses.fields(Machine) if f.name not in ("gpus", "memory_gib")]
     for name in names:
         value = min(bound, 1.0) if name in SHARES else bound
@@ -377,12 +379,12 @@ def test_the_bounds_of_a_machine_can_be_planned(bound):
         (0, 40, "--gpus 0: expected"),
     ],
 )
-def test_no_machine_is_like_that(gpus, memory, message):
+def test_no_machine_is_like_that(gpus: int, memory: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Machine(gpus, memory)
 
 
-def test_the_remedy_asks_for_no_more_gpus_than_there_can_be():
+def test_the_remedy_asks_for_no_more_gpus_than_there_can_be() -> None:
     settings = load_settings(
         "8xa100-40gb/qwen2.5-7b", overrides=["memory.tokens_per_batch=9999999"]
     )
@@ -404,7 +406,7 @@ def test_the_remedy_asks_for_no_more_gpus_than_there_can_be():
         ({"num_key_value_heads": 5}, "num_key_value_heads = 5: expected a divisor of num_att"),
     ],
 )
-def test_models_of_absurd_sizes(changes, message, tmp_path):
+def test_models_of_absurd_sizes(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     config = json.loads((CONFIGS / "qwen2.5-math-1.5b.json").read_text())
     path = tmp_path / "absurd.json"
     path.write_text(json.dumps({**config, **changes}))
@@ -425,7 +427,9 @@ def call(
     return int(stop.value.code or 0), out.out, out.err
 
 
-def test_the_command(capsys, monkeypatch, tmp_path):
+def test_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     output = tmp_path / "plan.json"
     arguments = [
         "8xa100-40gb/qwen2.5-math-7b", "--gpus", "8", "--gpu-memory", "40",
@@ -446,7 +450,9 @@ def test_the_command(capsys, monkeypatch, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_the_embedded_model_fits_anything(capsys, monkeypatch):
+def test_the_embedded_model_fits_anything(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, _ = call(capsys, monkeypatch, "tiny-arithmetic", "--gpu-memory", "8")
     assert code == 0
     assert "local, transformers" in out
@@ -462,7 +468,13 @@ def test_the_embedded_model_fits_anything(capsys, monkeypatch):
         (["--json", "no/such/x.json"], "no folder no/such"),
     ],
 )
-def test_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+def test_errors_are_one_line(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "remote.json").write_text('{"model_type": "qwen2", "attn_implementation": "a/b"}')
@@ -472,7 +484,7 @@ def test_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_a_model_with_experts_is_refused(tmp_path):
+def test_a_model_with_experts_is_refused(tmp_path: Path) -> None:
     config = {
         "model_type": "qwen3_moe", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 50,
         "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,

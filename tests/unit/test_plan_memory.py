@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,7 +81,9 @@ def peak_bytes(call: Callable[[], None]) -> int:
 
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
-def test_states_are_what_the_local_policy_holds_after_an_update(tmp_path, kl_coef):
+def test_states_are_what_the_local_policy_holds_after_an_update(
+    tmp_path: Path, kl_coef: float
+) -> None:
     settings = make_settings(update={"kl_coef": kl_coef})
     policy = LocalModel(load_policy_model(saved(tiny_model(), tmp_path)), settings)
     update(policy, train_samples([(5, 7)] * 4), rate=1e-3)
@@ -101,7 +104,7 @@ def test_states_are_what_the_local_policy_holds_after_an_update(tmp_path, kl_coe
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "qwen3"])
-def test_a_layer_saves_what_the_formula_says(kind, autocast):
+def test_a_layer_saves_what_the_formula_says(kind: str, autocast: bool) -> None:
     """Within 2 %: positions, cosines and sines are not counted."""
     model = packed_model(kind, autocast=autocast)
     deep = saved_bytes(model, autocast=autocast)
@@ -114,7 +117,7 @@ def test_a_layer_saves_what_the_formula_says(kind, autocast):
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
-def test_a_checkpointed_layer_saves_its_input(autocast):
+def test_a_checkpointed_layer_saves_its_input(autocast: bool) -> None:
     model = packed_model("qwen2", autocast=autocast, checkpointing=True)
     deep = saved_bytes(model, autocast=autocast)
     model.base_model.layers = model.base_model.layers[:1]
@@ -127,7 +130,9 @@ def test_a_checkpointed_layer_saves_its_input(autocast):
     ("checkpointing", "share"), [(True, 1.0), (True, 0.6), (True, 0.3), (False, 1.0)]
 )
 @pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
-def test_the_peak_of_the_backward_pass(autocast, checkpointing, share, monkeypatch):
+def test_the_peak_of_the_backward_pass(
+    autocast: bool, checkpointing: bool, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within 8 %: gradients of the weights come in while activations go. On a CPU, sequences are
     laid side by side."""
     monkeypatch.setattr("ttrl.plan.memory._padding", lambda job: 1.0)
@@ -144,7 +149,7 @@ def test_the_peak_of_the_backward_pass(autocast, checkpointing, share, monkeypat
     assert sum(parts.values()) == pytest.approx(peak_bytes(step), rel=0.08)
 
 
-def test_the_loss_holds_a_chunk_of_logits_and_both_gradients():
+def test_the_loss_holds_a_chunk_of_logits_and_both_gradients() -> None:
     """Within 5 %; a CPU's chunk is smaller than a GPU's, so it is put in."""
     tokens, vocabulary, hidden = 1024, 4096, 64
     model = tiny_model(vocab_size=vocabulary, hidden_size=hidden)
@@ -169,7 +174,7 @@ def test_the_loss_holds_a_chunk_of_logits_and_both_gradients():
     assert planned == pytest.approx(peak_bytes(step), rel=0.05)
 
 
-def test_the_chunk_is_the_kernels_own():
+def test_the_chunk_is_the_kernels_own() -> None:
     model = tiny_model()
     job = make_job(model, autocast=False, tokens_per_batch=2**20)
     assert job.chunk_rows == chunks.LOGITS_BYTES // (4 * model.config.vocab_size)

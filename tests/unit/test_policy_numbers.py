@@ -1,5 +1,7 @@
 """The policy update in bfloat16, and with numbers that are not finite."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from typing import Any
@@ -8,9 +10,11 @@ import pytest
 import torch
 from tensors import assert_equal_to_the_bit, gradients, weights
 from tiny_models import LENGTHS, make_settings, near_samples, train_samples, update
+from transformers import PreTrainedModel
 
 from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
+from ttrl.settings import ModelSettings
 from ttrl.types import TrainSample
 
 RATE = 3e-4
@@ -20,7 +24,7 @@ RATE = 3e-4
 # bfloat16
 
 
-def test_bfloat16_products_train_float32_weights(saved_model):
+def test_bfloat16_products_train_float32_weights(saved_model: ModelSettings) -> None:
     """Steps far below the spacing of bfloat16 numbers must not be lost."""
     model = load_policy_model(saved_model)
     before, samples = weights(model), near_samples(model)
@@ -45,7 +49,9 @@ def test_bfloat16_products_train_float32_weights(saved_model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_of_policy_and_reference_are_in_the_type_that_the_settings_say(dtype, model):
+def test_products_of_policy_and_reference_are_in_the_type_that_the_settings_say(
+    dtype: torch.dtype, model: PreTrainedModel
+) -> None:
     settings = make_settings(
         model={"dtype": str(dtype).removeprefix("torch.")}, update={"kl_coef": 0.1}
     )
@@ -58,7 +64,7 @@ def test_products_of_policy_and_reference_are_in_the_type_that_the_settings_say(
     assert found == [dtype, dtype]
 
 
-def test_bfloat16_gradients_point_where_float32_ones_do(saved_model):
+def test_bfloat16_gradients_point_where_float32_ones_do(saved_model: ModelSettings) -> None:
     samples = near_samples(load_policy_model(saved_model))
     found = []
     for dtype in ("float32", "bfloat16"):
@@ -94,7 +100,9 @@ def poisoned(samples: list[TrainSample], **changes: Any) -> list[TrainSample]:
         {"logprobs": (-1.0, math.nan)},
     ],
 )
-def test_a_loss_that_is_not_finite_leaves_everything_as_it_was(changes, saved_model):
+def test_a_loss_that_is_not_finite_leaves_everything_as_it_was(
+    changes: dict[str, Any], saved_model: ModelSettings
+) -> None:
     """Also for the next update, which must find neither gradients nor moments of the bad one."""
     samples = near_samples(load_policy_model(saved_model))
     runs = []
@@ -113,7 +121,7 @@ def test_a_loss_that_is_not_finite_leaves_everything_as_it_was(changes, saved_mo
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_is_named(value, model):
+def test_a_gradient_that_is_not_finite_is_named(value: float, model: PreTrainedModel) -> None:
     policy = LocalModel(model, make_settings())
     before, samples = weights(policy.model), near_samples(model)
     name = "model.layers.1.self_attn.v_proj.weight"
@@ -125,7 +133,7 @@ def test_a_gradient_that_is_not_finite_is_named(value, model):
     assert_equal_to_the_bit(weights(policy.model), before)
 
 
-def test_updates_before_the_bad_one_are_kept(saved_model):
+def test_updates_before_the_bad_one_are_kept(saved_model: ModelSettings) -> None:
     """An error in the second optimizer step leaves the weights as the first one made them."""
     samples = near_samples(load_policy_model(saved_model))
     settings = make_settings(update={"sequences_per_update": 5})

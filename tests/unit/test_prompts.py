@@ -1,7 +1,10 @@
 """Chat template, suffix, special tokens."""
 
+from __future__ import annotations
+
 import pytest
 from tiny_tokenizer import CHATML, tiny_tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from ttrl.data.prompts import (
     ControlTokens,
@@ -18,24 +21,24 @@ def data(**settings: object) -> DataSettings:
     return DataSettings.model_validate({"train": "unused.json", **settings})
 
 
-def test_a_templated_prompt_holds_question_suffix_and_the_turn_of_the_assistant():
+def test_a_templated_prompt_holds_question_suffix_and_the_turn_of_the_assistant() -> None:
     prompt = build_prompt("What is 1 + 2?", data(suffix=" Think."), tiny_tokenizer())
     assert prompt == (
         "<s><|im_start|>user\nWhat is 1 + 2? Think.<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
-def test_a_raw_prompt_is_the_question_and_the_suffix():
+def test_a_raw_prompt_is_the_question_and_the_suffix() -> None:
     prompt = build_prompt("1 + 2 =", data(chat_template=False, suffix=" ?"), tiny_tokenizer(None))
     assert prompt == "1 + 2 = ?"
 
 
-def test_a_system_prompt_comes_first():
+def test_a_system_prompt_comes_first() -> None:
     prompt = build_prompt("Q", data(system_prompt="Be brief."), tiny_tokenizer())
     assert prompt.startswith("<s><|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nQ<")
 
 
-def test_chat_template_kwargs_reach_the_template():
+def test_chat_template_kwargs_reach_the_template() -> None:
     settings = data(chat_template_kwargs={"enable_thinking": False})
     prompt = build_prompt("Q", settings, tiny_tokenizer())
     assert prompt.endswith("<|im_start|>assistant\n<think></think>")
@@ -43,7 +46,7 @@ def test_chat_template_kwargs_reach_the_template():
 
 
 @pytest.mark.parametrize("chat_template", [True, False])
-def test_no_prompt_begins_with_two_bos_tokens(chat_template):
+def test_no_prompt_begins_with_two_bos_tokens(chat_template: bool) -> None:
     tokenizer, settings = tiny_tokenizer(), data(chat_template=chat_template)
     ids = encode_prompt(build_prompt("1 + 2", settings, tokenizer), settings, tokenizer)
     assert ids[0] == tokenizer.bos_token_id
@@ -51,13 +54,15 @@ def test_no_prompt_begins_with_two_bos_tokens(chat_template):
     assert "1 + 2" in tokenizer.decode(ids)
 
 
-def test_a_template_that_writes_no_bos_gets_none():
+def test_a_template_that_writes_no_bos_gets_none() -> None:
     tokenizer, settings = tiny_tokenizer(CHATML.removeprefix("{{ bos_token }}")), data()
     ids = encode_prompt(build_prompt("1 + 2", settings, tokenizer), settings, tokenizer)
     assert tokenizer.bos_token_id not in ids
 
 
-def test_the_suffix_of_the_recipes_begins_with_a_new_line_and_not_with_a_backslash_and_an_n():
+def test_the_suffix_of_the_recipes_begins_with_a_new_line_and_not_with_a_backslash_and_an_n() -> (
+    None
+):
     """TTRL's scripts put a literal backslash-n there."""
     settings = load_settings("aime24", model="qwen2.5-7b").data
     prompt = build_prompt("What is 1 + 2?", settings, tiny_tokenizer())
@@ -66,18 +71,18 @@ def test_the_suffix_of_the_recipes_begins_with_a_new_line_and_not_with_a_backsla
     assert "within \\boxed{}." in prompt
 
 
-def test_a_tokenizer_without_a_template_names_the_setting_to_turn_off():
+def test_a_tokenizer_without_a_template_names_the_setting_to_turn_off() -> None:
     with pytest.raises(UserError, match=r"'tiny' has no chat template: set data.chat_template ="):
         build_prompt("Q", data(), tiny_tokenizer(None))
 
 
-def test_a_template_that_refuses_the_system_role_is_the_users_to_correct():
+def test_a_template_that_refuses_the_system_role_is_the_users_to_correct() -> None:
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     with pytest.raises(UserError, match=r"'tiny' cannot be applied: no system; see data.system"):
         build_prompt("Q", data(system_prompt="S"), tiny_tokenizer(template))
 
 
-def test_a_template_variable_that_is_an_argument_of_ours_is_refused():
+def test_a_template_variable_that_is_an_argument_of_ours_is_refused() -> None:
     with pytest.raises(UserError, match=r"cannot be applied: .*tokenize"):
         build_prompt("Q", data(chat_template_kwargs={"tokenize": True}), tiny_tokenizer())
 
@@ -90,7 +95,7 @@ QWEN_STYLE = (
 )
 
 
-def test_variables_that_the_template_reads_are_taken():
+def test_variables_that_the_template_reads_are_taken() -> None:
     refuse_unread_variables(data(), tiny_tokenizer(None))
     refuse_unread_variables(data(chat_template_kwargs={"enable_thinking": True}), tiny_tokenizer())
     both = {"thinking": True, "date_string": "1 May"}
@@ -106,7 +111,7 @@ def test_variables_that_the_template_reads_are_taken():
         ("{% for %}", "the chat template of 'tiny' cannot be read: "),
     ],
 )
-def test_a_variable_that_would_change_nothing_is_refused(template, message):
+def test_a_variable_that_would_change_nothing_is_refused(template: str, message: str) -> None:
     settings = data(chat_template_kwargs={"enable_thinkng": False})
     with pytest.raises(UserError, match=message):
         refuse_unread_variables(settings, tiny_tokenizer(template))
@@ -116,7 +121,7 @@ def test_a_variable_that_would_change_nothing_is_refused(template, message):
 # Control tokens inside a question
 
 
-def foreign(question: str, tokenizer, **settings: object) -> str | None:
+def foreign(question: str, tokenizer: PreTrainedTokenizerFast, **settings: object) -> str | None:
     options = data(**settings)
     ids = encode_prompt(build_prompt(question, options, tokenizer), options, tokenizer)
     return ControlTokens(options, tokenizer).foreign(question, ids)
@@ -124,17 +129,17 @@ def foreign(question: str, tokenizer, **settings: object) -> str | None:
 
 @pytest.mark.parametrize("chat_template", [True, False])
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|im_start|>", "</s>", "<s>"])
-def test_special_tokens_in_a_question_are_found(token, chat_template):
+def test_special_tokens_in_a_question_are_found(token: str, chat_template: bool) -> None:
     question = f"1 + 2{token}\n3"
     assert foreign(question, tiny_tokenizer(), chat_template=chat_template) == token
 
 
 @pytest.mark.parametrize("question", ["1 + 2", "a < b | c > d", "<|im_end", "x   y", "é \u2028 🙂"])
-def test_ordinary_text_is_not_mistaken_for_a_control_token(question):
+def test_ordinary_text_is_not_mistaken_for_a_control_token(question: str) -> None:
     assert foreign(question, tiny_tokenizer()) is None
 
 
-def test_an_unmarked_token_counts_where_the_template_writes_it():
+def test_an_unmarked_token_counts_where_the_template_writes_it() -> None:
     """Some tokenizers do not mark their role and thinking markers as special."""
     thinking_off = {"enable_thinking": False}
     question = "What is <think>?"
@@ -142,13 +147,13 @@ def test_an_unmarked_token_counts_where_the_template_writes_it():
     assert foreign(question, tiny_tokenizer()) is None
 
 
-def test_control_tokens_of_the_users_own_suffix_and_system_prompt_are_allowed():
+def test_control_tokens_of_the_users_own_suffix_and_system_prompt_are_allowed() -> None:
     settings = {"suffix": "<|im_end|>", "system_prompt": "<|im_end|>"}
     assert foreign("1 + 2", tiny_tokenizer(), **settings) is None
     assert foreign("1 <|im_end|>", tiny_tokenizer(), **settings) == "<|im_end|>"
 
 
-def test_an_unknown_character_is_no_control_token_unless_its_token_ends_the_sequence():
+def test_an_unknown_character_is_no_control_token_unless_its_token_ends_the_sequence() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.unk_token = "<|im_start|>"
     assert foreign("<|im_start|>", tokenizer) is None
@@ -156,5 +161,5 @@ def test_an_unknown_character_is_no_control_token_unless_its_token_ends_the_sequ
     assert foreign("</s>", tokenizer) == "</s>"
 
 
-def test_blanks_are_no_control_token_even_where_the_template_writes_them():
+def test_blanks_are_no_control_token_even_where_the_template_writes_them() -> None:
     assert foreign("x   y", tiny_tokenizer(CHATML + "   ")) is None

@@ -1,8 +1,13 @@
 """Which rows become questions, which are rejected and why, and where the labels are."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
+from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -19,7 +24,7 @@ GOOD = {"prompt": "1 + 1", "answer": "2", "id": "good"}
 
 
 @pytest.fixture
-def load(tmp_path):
+def load(tmp_path: Path) -> Callable[..., QuestionSet]:
     """Writes rows to a .json file and loads them; every rejection is allowed unless stated."""
 
     def load(*rows: object, **settings: object) -> QuestionSet:
@@ -32,7 +37,7 @@ def load(tmp_path):
     return load
 
 
-def test_a_row_becomes_a_question_and_an_entry_of_the_key(load):
+def test_a_row_becomes_a_question_and_an_entry_of_the_key(load: Callable[..., QuestionSet]) -> None:
     loaded = load({"prompt": "1 + 1", "answer": "2", "id": "a", "level": "easy", "source": "me"})
     (question,) = loaded.questions
     assert question.id == "a"
@@ -43,21 +48,21 @@ def test_a_row_becomes_a_question_and_an_entry_of_the_key(load):
     assert loaded.rejected == ()
 
 
-def test_questions_hold_no_label(load):
+def test_questions_hold_no_label(load: Callable[..., QuestionSet]) -> None:
     secret = "the-secret-label"
     loaded = load({**GOOD, "answer": secret, "level": secret, "solution": secret})
     assert secret not in repr([dataclasses.asdict(question) for question in loaded.questions])
     assert secret in repr(loaded.key)
 
 
-def test_the_same_questions_with_and_without_labels(load):
+def test_the_same_questions_with_and_without_labels(load: Callable[..., QuestionSet]) -> None:
     rows = [{"prompt": "1 + 1", "id": "a"}, {"prompt": "2 + 2", "id": "b"}]
     labeled = load(*({**row, "answer": "7", "level": 3} for row in rows))
     assert load(*rows).questions == labeled.questions
     assert load(*rows).key.answers == {}
 
 
-def test_fields_go_by_the_names_in_the_settings(load):
+def test_fields_go_by_the_names_in_the_settings(load: Callable[..., QuestionSet]) -> None:
     row = {"problem": "1 + 1", "gold": "2", "unique_id": "u", "hard": 5, "answer": "no", "id": "no"}
     names = {
         "prompt_field": "problem",
@@ -82,12 +87,14 @@ def test_fields_go_by_the_names_in_the_settings(load):
         (1e-5, "1e-05"),
     ],
 )
-def test_answers_keep_their_spelling_and_numbers_become_text(load, answer, expected):
+def test_answers_keep_their_spelling_and_numbers_become_text(
+    load: Callable[..., QuestionSet], answer: str | float, expected: str
+) -> None:
     assert load({**GOOD, "answer": answer}).key.answers == {"good": expected}
 
 
 @pytest.mark.parametrize("answer", [None, "", "  "])
-def test_an_empty_answer_is_none(load, answer):
+def test_an_empty_answer_is_none(load: Callable[..., QuestionSet], answer: str | None) -> None:
     loaded = load({**GOOD, "answer": answer})
     assert len(loaded.questions) == 1
     assert loaded.key.answers == {}
@@ -96,11 +103,11 @@ def test_an_empty_answer_is_none(load, answer):
 @pytest.mark.parametrize(
     ("given", "expected"), [("a/b.json", "a/b.json"), (7, "7"), (None, "index-0"), ("", "index-0")]
 )
-def test_ids(load, given, expected):
+def test_ids(load: Callable[..., QuestionSet], given: str | int | None, expected: str) -> None:
     assert load({**GOOD, "id": given}).questions[0].id == expected
 
 
-def test_rows_without_an_id_are_named_by_their_place(tmp_path):
+def test_rows_without_an_id_are_named_by_their_place(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"prompt": "a"}\n\n{"prompt": "b"}\n')
     data = DataSettings(train=str(path))
@@ -119,7 +126,9 @@ def test_rows_without_an_id_are_named_by_their_place(tmp_path):
         ({**GOOD, "level": {"n": 1}}, "field 'level' must be text or a number, got {'n': 1}"),
     ],
 )
-def test_a_bad_label_does_not_decide_what_is_trained_on(load, row, reason):
+def test_a_bad_label_does_not_decide_what_is_trained_on(
+    load: Callable[..., QuestionSet], row: Any, reason: str
+) -> None:
     first, last = {"prompt": "a", "id": "first"}, {"prompt": "z", "answer": "1", "id": "last"}
     loaded = load(first, row, last)
     assert [question.id for question in loaded.questions] == ["first", "good", "last"]
@@ -152,7 +161,9 @@ def test_a_bad_label_does_not_decide_what_is_trained_on(load, row, reason):
         ({"prompt": "b", "id": "first"}, "duplicate id 'first'"),
     ],
 )
-def test_a_bad_row_is_rejected_with_its_place_and_the_others_survive(load, row, reason):
+def test_a_bad_row_is_rejected_with_its_place_and_the_others_survive(
+    load: Callable[..., QuestionSet], row: Any, reason: str
+) -> None:
     first, last = {"prompt": "a", "id": "first"}, {"prompt": "z", "answer": "1", "id": "last"}
     loaded = load(first, row, last)
     assert [question.id for question in loaded.questions] == ["first", "last"]
@@ -162,7 +173,9 @@ def test_a_bad_row_is_rejected_with_its_place_and_the_others_survive(load, row, 
     assert rejection.reason.startswith(reason)
 
 
-def test_a_prompt_may_be_as_long_as_the_limit_and_no_longer(load):
+def test_a_prompt_may_be_as_long_as_the_limit_and_no_longer(
+    load: Callable[..., QuestionSet],
+) -> None:
     length = len(load(GOOD).questions[0].prompt_ids)
     assert len(load(GOOD, max_prompt_tokens=length).questions) == 1
     short = {"prompt": "1", "id": "short"}
@@ -171,17 +184,17 @@ def test_a_prompt_may_be_as_long_as_the_limit_and_no_longer(load):
     assert limit in rejection.reason
 
 
-def test_a_huge_prompt_is_rejected_in_one_short_line(load):
+def test_a_huge_prompt_is_rejected_in_one_short_line(load: Callable[..., QuestionSet]) -> None:
     (rejection,) = load(GOOD, {"prompt": "x " * 100_000}, {"prompt": ["x"] * 100_000}).rejected[1:]
     assert len(str(rejection)) < 500
     assert "\n" not in str(rejection)
 
 
-def test_a_rejection_is_one_line_with_file_place_and_reason():
+def test_a_rejection_is_one_line_with_file_place_and_reason() -> None:
     assert str(Rejection("q.jsonl", "line 3", "bad")) == "q.jsonl:line 3: bad"
 
 
-def test_lines_that_are_not_json_count_as_rejected(tmp_path):
+def test_lines_that_are_not_json_count_as_rejected(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text(f'{json.dumps(GOOD)}\n{{"prompt"\n{{"prompt": ""}}\n')
     data = DataSettings(train=str(path), max_rejected_share=0.7)
@@ -197,13 +210,13 @@ def conversation(*turns: tuple[str, object]) -> list[dict[str, object]]:
     return [{"role": role, "content": content} for role, content in turns]
 
 
-def test_a_list_of_strings(load):
+def test_a_list_of_strings(load: Callable[..., QuestionSet]) -> None:
     loaded = load("1 + 1", "2 + 2")
     assert [q.id for q in loaded.questions] == ["index-0", "index-1"]
     assert "user\n1 + 1<|im_end|>" in loaded.questions[0].prompt
 
 
-def test_the_conversations_of_trl(load):
+def test_the_conversations_of_trl(load: Callable[..., QuestionSet]) -> None:
     messages = conversation(("system", "Be brief."), ("user", "1 + 1"))
     (question,) = load({"prompt": messages, "answer": "2"}, suffix=" Think.").questions
     assert question.prompt == (
@@ -212,7 +225,9 @@ def test_the_conversations_of_trl(load):
     )
 
 
-def test_a_system_message_of_a_rows_own_goes_before_that_of_the_settings(load):
+def test_a_system_message_of_a_rows_own_goes_before_that_of_the_settings(
+    load: Callable[..., QuestionSet],
+) -> None:
     own = {"prompt": conversation(("system", "Own."), ("user", "1")), "id": "own"}
     none = {"prompt": conversation(("user", "1")), "id": "none"}
     first, second = load(own, none, system_prompt="Ours.").questions
@@ -220,7 +235,7 @@ def test_a_system_message_of_a_rows_own_goes_before_that_of_the_settings(load):
     assert "system\nOurs.<" in second.prompt
 
 
-def test_the_parquet_of_verl(tmp_path):
+def test_the_parquet_of_verl(tmp_path: Path) -> None:
     rows = [
         {
             "data_source": "gsm8k",
@@ -241,7 +256,9 @@ def test_the_parquet_of_verl(tmp_path):
     assert "user\n1 + 1<" in loaded.questions[1].prompt
 
 
-def test_the_messages_of_openai_without_the_answer_at_their_end(load):
+def test_the_messages_of_openai_without_the_answer_at_their_end(
+    load: Callable[..., QuestionSet],
+) -> None:
     parts = [{"type": "text", "text": "1 "}, {"type": "text", "text": "+ 1"}]
     messages = conversation(
         ("user", "Hi"), ("assistant", "Hello"), ("user", parts), ("assistant", r"It is \boxed{2}.")
@@ -255,7 +272,7 @@ def test_the_messages_of_openai_without_the_answer_at_their_end(load):
     assert load({"messages": messages}, **{**names, "answer_field": "messages.9"}).key.answers == {}
 
 
-def test_doubles_and_decimals_of_parquet_keep_their_value(tmp_path):
+def test_doubles_and_decimals_of_parquet_keep_their_value(tmp_path: Path) -> None:
     def answers(column: pyarrow.Array) -> list[str]:
         table = pyarrow.table({"prompt": [str(i) for i in range(len(column))], "answer": column})
         pyarrow.parquet.write_table(table, tmp_path / "q.parquet")
@@ -267,7 +284,7 @@ def test_doubles_and_decimals_of_parquet_keep_their_value(tmp_path):
     assert answers(pyarrow.array(tiny)) == ["0.00000001", "46.50000000"]
 
 
-def test_a_field_whose_own_name_has_a_dot_goes_first(load):
+def test_a_field_whose_own_name_has_a_dot_goes_first(load: Callable[..., QuestionSet]) -> None:
     row = {**GOOD, "a.b": "own", "a": {"b": "inner"}}
     assert load(row, answer_field="a.b").key.answers == {"good": "own"}
 
@@ -291,18 +308,20 @@ def test_a_field_whose_own_name_has_a_dot_goes_first(load):
         ),
     ],
 )
-def test_messages_that_cannot_be_used(load, messages, reason):
+def test_messages_that_cannot_be_used(
+    load: Callable[..., QuestionSet], messages: list[Any], reason: str
+) -> None:
     (rejection,) = load(GOOD, {"prompt": messages}).rejected
     assert rejection.reason.startswith(reason)
 
 
-def test_messages_need_the_chat_template(load):
+def test_messages_need_the_chat_template(load: Callable[..., QuestionSet]) -> None:
     row = {"prompt": conversation(("user", "1"))}
     (rejection,) = load(GOOD, row, chat_template=False).rejected
     assert rejection.reason == "field 'prompt' holds messages, which need data.chat_template = true"
 
 
-def test_what_a_template_says_of_one_rows_messages_is_that_rows_rejection(tmp_path):
+def test_what_a_template_says_of_one_rows_messages_is_that_rows_rejection(tmp_path: Path) -> None:
     no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     tokenizer = tiny_tokenizer(no_system + "{{ messages[0].content }}")
     path = tmp_path / "q.json"
@@ -328,7 +347,9 @@ def test_what_a_template_says_of_one_rows_messages_is_that_rows_rejection(tmp_pa
         ("no number # 46", "no number # 46"),
     ],
 )
-def test_an_answer_is_read_out_of_a_solution(load, answer, expected):
+def test_an_answer_is_read_out_of_a_solution(
+    load: Callable[..., QuestionSet], answer: str, expected: str
+) -> None:
     loaded = load({**GOOD, "answer": answer})
     assert loaded.key.answers == {"good": expected}
     if answer != expected:
@@ -340,14 +361,18 @@ def test_an_answer_is_read_out_of_a_solution(load, answer, expected):
 
 
 @pytest.mark.parametrize("answer", ["#### 4\n#### 6", "\\boxed{4}\n#### 6"])
-def test_a_solution_with_several_answers_gives_none(load, answer):
+def test_a_solution_with_several_answers_gives_none(
+    load: Callable[..., QuestionSet], answer: str
+) -> None:
     loaded = load({**GOOD, "answer": answer})
     (ignored,) = loaded.rejected
     assert ignored.reason.startswith("field 'answer' gives several answers (\\boxed{...}, or ")
     assert loaded.key.answers == {} and len(loaded.questions) == 1
 
 
-def test_answers_that_are_sentences_are_said_loudly_with_examples(load):
+def test_answers_that_are_sentences_are_said_loudly_with_examples(
+    load: Callable[..., QuestionSet],
+) -> None:
     rows = [{"prompt": f"{i}", "answer": f"The answer is {i}."} for i in range(5)]
     (remark,) = load(*rows, {"prompt": "x", "answer": "5"}).remarks
     assert remark.startswith("warning: ")
@@ -359,11 +384,11 @@ def test_answers_that_are_sentences_are_said_loudly_with_examples(load):
     "answer",
     [r"\text{all real numbers except for zero}", r"$x \in (0, \infty)$", "Sunday", "3, 5, 7"],
 )
-def test_values_are_no_sentences(load, answer):
+def test_values_are_no_sentences(load: Callable[..., QuestionSet], answer: str) -> None:
     assert load({**GOOD, "answer": answer}).remarks == ()
 
 
-def test_duplicated_questions_are_said_and_kept(load):
+def test_duplicated_questions_are_said_and_kept(load: Callable[..., QuestionSet]) -> None:
     rows = [{"prompt": text} for text in ("a", "b", "a", "a")]
     loaded = load(*rows)
     assert len(loaded.questions) == 4
@@ -372,7 +397,7 @@ def test_duplicated_questions_are_said_and_kept(load):
     assert load(*rows[:2]).remarks == ()
 
 
-def test_fields_of_the_held_out_set_may_be_others(load):
+def test_fields_of_the_held_out_set_may_be_others(load: Callable[..., QuestionSet]) -> None:
     data = DataSettings(
         train="a", held_out="b", for_held_out={"prompt_field": "q", "split": "test"}
     )
@@ -385,7 +410,9 @@ def test_fields_of_the_held_out_set_may_be_others(load):
 # When loading stops
 
 
-def test_rejections_up_to_the_share_are_tolerated_and_no_more(load):
+def test_rejections_up_to_the_share_are_tolerated_and_no_more(
+    load: Callable[..., QuestionSet],
+) -> None:
     rows = [{"prompt": f"{i} + 1"} for i in range(3)]
     assert len(load(*rows, None, max_rejected_share=0.25).rejected) == 1
     with pytest.raises(UserError, match=r"^1 of 4 rows rejected") as error:
@@ -393,7 +420,9 @@ def test_rejections_up_to_the_share_are_tolerated_and_no_more(load):
     assert "raise data.max_rejected_share = 0.24" in str(error.value)
 
 
-def test_the_error_lists_the_first_few_and_counts_the_others(load):
+def test_the_error_lists_the_first_few_and_counts_the_others(
+    load: Callable[..., QuestionSet],
+) -> None:
     with pytest.raises(UserError, match=r"^5 of 6 rows rejected") as error:
         load(GOOD, *[{"prompt": ""}] * 5, max_rejected_share=0.5)
     message = str(error.value)
@@ -404,12 +433,12 @@ def test_the_error_lists_the_first_few_and_counts_the_others(load):
     assert "index 4" not in str(error.value)
 
 
-def test_no_usable_row_stops_whatever_the_share(load):
+def test_no_usable_row_stops_whatever_the_share(load: Callable[..., QuestionSet]) -> None:
     with pytest.raises(UserError, match=r"1 of 1 rows rejected: .*no usable row is left"):
         load({"prompt": ""}, max_rejected_share=1.0)
 
 
-def test_an_empty_source_stops(load, tmp_path):
+def test_an_empty_source_stops(load: Callable[..., QuestionSet], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"q\.json holds no rows"):
         load()
     path = tmp_path / "empty.jsonl"
@@ -423,7 +452,7 @@ def test_an_empty_source_stops(load, tmp_path):
 # The public format, the embedded task, two sets
 
 
-def test_the_public_format_of_ttrl(load):
+def test_the_public_format_of_ttrl(load: Callable[..., QuestionSet]) -> None:
     rows = [
         {"prompt": "How many?", "answer": "142.0", "source": "amc", "id": "0"},
         {"prompt": "Where?", "answer": r"\left( 3, \frac{\pi}{2} \right)", "id": "test/7.json"},
@@ -434,7 +463,7 @@ def test_the_public_format_of_ttrl(load):
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
-def test_the_embedded_task_loads_without_a_rejection(split):
+def test_the_embedded_task_loads_without_a_rejection(split: str) -> None:
     data = DataSettings(train=f"arithmetic:{split}", chat_template=False, max_rejected_share=0.0)
     loaded = load_questions(data.train, data, TOKENIZER)
     ids = {question.id for question in loaded.questions}
@@ -442,7 +471,9 @@ def test_the_embedded_task_loads_without_a_rejection(split):
     assert loaded.key.answers.keys() == loaded.key.levels.keys() == ids
 
 
-def test_overlap_names_held_out_questions_with_a_trained_prompt(load):
+def test_overlap_names_held_out_questions_with_a_trained_prompt(
+    load: Callable[..., QuestionSet],
+) -> None:
     train = load({"prompt": "a", "id": "1"}, {"prompt": "b", "id": "2"})
     held_out = load({"prompt": "c", "id": "1"}, {"prompt": "b", "id": "9"})
     assert overlap(train, held_out) == ("9",)

@@ -1,5 +1,8 @@
 """Answers as real people and models wrote them, from public reports of other graders' faults."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -17,13 +20,13 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def grader():
+def grader() -> Iterator[Grader]:
     with Grader(AnswerSettings(deadline_s=60.0)) as one:
         yield one
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[1])
-def test_as_they_should_be(grader, case):
+def test_as_they_should_be(grader: Grader, case: list[str]) -> None:
     verdict, *answers = case
     found = grader.classes(answers)
     expected = {"same": 1, "different": len(answers)}[verdict]
@@ -51,14 +54,16 @@ def test_as_they_should_be(grader, case):
         ),
     ],
 )
-def test_votes(grader, votes, majority, counts):
+def test_votes(
+    grader: Grader, votes: dict[str, int], majority: str, counts: tuple[int, ...]
+) -> None:
     answers = [answer for answer, n in votes.items() for _ in range(n)]
     vote = majority_vote(answers, grader)
     assert (vote.majority, vote.counts) == (majority, counts)
     assert majority_vote(answers[::-1], grader).counts == counts
 
 
-def test_a_reference_without_a_unit_is_every_unit(grader):
+def test_a_reference_without_a_unit_is_every_unit(grader: Grader) -> None:
     answers = [r"30\text{ minutes}", r"30\text{ hours}", "30", "31", None]
     assert grader.agree(answers, "30") == (True, True, True, False, False)
     assert grader.agree(answers, "30 min") == (True, False, True, False, False)

@@ -1,8 +1,12 @@
 """Every shipped recipe loads, and holds what paper and authors' scripts say."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,13 +57,13 @@ def value(settings: Settings, key: str) -> object:
     return settings
 
 
-def test_the_shipped_names():
+def test_the_shipped_names() -> None:
     assert recipe_names() == sorted([*BENCHMARKS, "tiny-arithmetic", *MACHINES])
     assert model_names() == sorted(MODELS)
 
 
 @pytest.mark.parametrize(("recipe", "model"), [*itertools.product(BENCHMARKS, MODELS)])
-def test_every_benchmark_goes_with_every_model(recipe, model):
+def test_every_benchmark_goes_with_every_model(recipe: str, model: str) -> None:
     settings = load_settings(recipe, model=model)
     assert settings.name == f"{recipe}-{model}"
     assert settings.model.path == MODELS[model]
@@ -91,7 +95,7 @@ def test_every_benchmark_goes_with_every_model(recipe, model):
         ("evaluation.top_p", 0.95),
     ],
 )
-def test_what_all_runs_of_the_paper_share(recipe, key, expected):
+def test_what_all_runs_of_the_paper_share(recipe: str, key: str, expected: Any) -> None:
     for model in MODELS:
         assert value(load(recipe, model=model), key) == expected
 
@@ -105,7 +109,9 @@ def test_what_all_runs_of_the_paper_share(recipe, key, expected):
         ("gpqa", 16, 20, 240, 1024),
     ],
 )
-def test_benchmarks(recipe, questions_per_step, epochs, steps, max_prompt_tokens):
+def test_benchmarks(
+    recipe: str, questions_per_step: int, epochs: int, steps: int, max_prompt_tokens: int
+) -> None:
     settings = load_settings(recipe, model="qwen2.5-7b")
     assert settings.rollout.questions_per_step == questions_per_step
     assert settings.epochs == epochs
@@ -123,14 +129,16 @@ def test_benchmarks(recipe, questions_per_step, epochs, steps, max_prompt_tokens
         ("gpqa", "hub:fingertap/GPQA-Diamond", "test", "question", "id"),
     ],
 )
-def test_where_the_questions_come_from(recipe, source, split, prompt, identity):
+def test_where_the_questions_come_from(
+    recipe: str, source: str, split: str, prompt: str, identity: str
+) -> None:
     data = load_settings(recipe, model="qwen2.5-7b").data
     assert (data.train, data.split, data.prompt_field) == (source, split, prompt)
     assert (data.answer_field, data.id_field, data.level_field) == ("answer", identity, "level")
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_models(model):
+def test_models(model: str) -> None:
     settings = load_settings("aime24", model=model)
     math, long = model.startswith("qwen2.5-math"), model == "r1-llama-8b"
     assert settings.rollout.temperature == (1.0 if math or long else 0.6)
@@ -142,21 +150,21 @@ def test_models(model):
     assert settings.data.chat_template
 
 
-def test_a_model_that_ttrl_has_no_part_for_gets_the_papers_general_settings():
+def test_a_model_that_ttrl_has_no_part_for_gets_the_papers_general_settings() -> None:
     settings = load_settings("amc", model="somebody/Some-Model")
     assert settings.name == "amc-some-model"
     assert settings.model.path == "somebody/Some-Model"
     assert (settings.rollout.temperature, settings.data.suffix) == (0.6, SUFFIX)
 
 
-def test_the_public_files_of_ttrl_take_the_place_of_the_hub():
+def test_the_public_files_of_ttrl_take_the_place_of_the_hub() -> None:
     overrides = ["data.train=aime.json", "data.prompt_field=prompt"]
     settings = load_settings("aime24", model="qwen2.5-math-7b", overrides=overrides)
     assert (settings.data.train, settings.data.prompt_field) == ("aime.json", "prompt")
     assert settings.data.id_field == "id"
 
 
-def test_tiny_arithmetic_needs_nothing_but_its_name():
+def test_tiny_arithmetic_needs_nothing_but_its_name() -> None:
     settings = load_settings("tiny-arithmetic")
     assert settings.name == "tiny-arithmetic"
     assert (settings.model.path, settings.model.dtype) == ("tiny-base", "float32")
@@ -166,7 +174,7 @@ def test_tiny_arithmetic_needs_nothing_but_its_name():
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda p: p.stem)
-def test_a_benchmark_or_model_says_only_what_its_lower_layers_do_not(path):
+def test_a_benchmark_or_model_says_only_what_its_lower_layers_do_not(path: Path) -> None:
     """paper.toml repeats defaults on purpose, tiny-arithmetic stands alone."""
     if path.parent == RECIPES:
         return

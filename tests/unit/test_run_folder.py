@@ -1,14 +1,18 @@
 """What a run leaves on disk."""
 
+from __future__ import annotations
+
 import copy
 import json
 import math
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from groups import estimate, group
 from tiny_models import TOKENIZER, make_settings, saved, tiny_model
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from ttrl.models.pretrained import load_model
 from ttrl.rollout.engines.recorded import RecordedEngine
@@ -26,13 +30,13 @@ def add_step(folder: RunFolder, step: int, *answers: str | None, **metrics: floa
 
 
 @pytest.fixture
-def folder(tmp_path) -> RunFolder:
+def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path / "run")
     made.create(make_settings())
     return made
 
 
-def lines(path) -> list[dict]:
+def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -40,13 +44,13 @@ def lines(path) -> list[dict]:
 # The folder
 
 
-def test_the_settings_are_written_so_that_they_can_be_read_again(folder):
+def test_the_settings_are_written_so_that_they_can_be_read_again(folder: RunFolder) -> None:
     settings = make_settings()
     assert load_settings(str(folder.path / "config.toml")) == settings
     assert sorted(p.name for p in folder.path.iterdir()) == ["config.toml", "rollouts"]
 
 
-def test_an_unfinished_run_is_not_written_to(folder):
+def test_an_unfinished_run_is_not_written_to(folder: RunFolder) -> None:
     add_step(folder, 1, "1", "2")
     add_step(folder, 2, "1", "2")
     before = {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()}
@@ -57,21 +61,21 @@ def test_an_unfinished_run_is_not_written_to(folder):
     assert {p: p.read_bytes() for p in folder.path.rglob("*") if p.is_file()} == before
 
 
-def test_a_finished_run_is_called_finished(folder):
+def test_a_finished_run_is_called_finished(folder: RunFolder) -> None:
     add_step(folder, 1, "1", "2")
     folder.write_summary({"steps": 1})
     with pytest.raises(UserError, match=r"exists \(finished, 1 steps\); nothing was overwritten"):
         folder.refuse_existing()
 
 
-def test_the_name_that_is_offered_is_free(folder):
+def test_the_name_that_is_offered_is_free(folder: RunFolder) -> None:
     for i in (2, 3, 5):
         folder.path.with_name(f"run-{i}").mkdir()
     with pytest.raises(UserError, match=rf"--run-dir {folder.path}-4,"):
         folder.refuse_existing()
 
 
-def test_an_empty_folder_or_a_file_is_refused_too(tmp_path):
+def test_an_empty_folder_or_a_file_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     (tmp_path / "empty").mkdir()
     for name in ("file", "empty"):
@@ -81,7 +85,7 @@ def test_an_empty_folder_or_a_file_is_refused_too(tmp_path):
 
 
 @pytest.mark.parametrize("left", ["", "step_00002.tmp", "step_00002_keep", "step_00002"])
-def test_resume_is_offered_where_it_can_work(folder, left):
+def test_resume_is_offered_where_it_can_work(folder: RunFolder, left: str) -> None:
     (folder.checkpoints / left).mkdir(parents=True)
     with pytest.raises(UserError) as error:
         folder.refuse_existing()
@@ -92,7 +96,9 @@ def test_resume_is_offered_where_it_can_work(folder, left):
     assert "--resume" not in str(error.value)
 
 
-def test_the_folder_that_the_program_runs_in_is_refused(tmp_path, monkeypatch):
+def test_the_folder_that_the_program_runs_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"folder \. exists"):
         RunFolder(tmp_path.relative_to(tmp_path)).refuse_existing()
@@ -102,7 +108,7 @@ def test_the_folder_that_the_program_runs_in_is_refused(tmp_path, monkeypatch):
 # Steps
 
 
-def test_answers_are_kept_before_they_are_judged_and_say_more_afterwards(folder):
+def test_answers_are_kept_before_they_are_judged_and_say_more_afterwards(folder: RunFolder) -> None:
     groups = [group("7", "8", "7.0", id="a"), group(None, "9", "9", id="b")]
     folder.keep_answers(3, groups)
     names = sorted(p.name for p in (folder.path / "rollouts").iterdir())
@@ -147,14 +153,14 @@ def test_answers_are_kept_before_they_are_judged_and_say_more_afterwards(folder)
     assert not (folder.path / "metrics.jsonl").exists()
 
 
-def test_a_finished_step_is_a_line_of_metrics(folder):
+def test_a_finished_step_is_a_line_of_metrics(folder: RunFolder) -> None:
     folder.add_step({"step": 3, "vote/margin": 0.25})
     folder.add_step({"step": 4})
     assert lines(folder.path / "metrics.jsonl") == [{"step": 3, "vote/margin": 0.25}, {"step": 4}]
 
 
 @pytest.mark.parametrize("answer", ["\ud800", "\u2028", "\x1b[31m", "\n", "\x00", '"}', "☃"])
-def test_any_sampled_text_survives(folder, answer):
+def test_any_sampled_text_survives(folder: RunFolder, answer: str) -> None:
     """Lone surrogates, which UTF-8 cannot hold, and whatever some reader takes for a new line."""
     add_step(folder, 1, answer, "2")
     raw = (folder.path / "rollouts" / "step_00001.jsonl").read_bytes()
@@ -165,27 +171,31 @@ def test_any_sampled_text_survives(folder, answer):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_metric_that_json_cannot_hold_is_an_error_and_not_written(folder, value):
+def test_a_metric_that_json_cannot_hold_is_an_error_and_not_written(
+    folder: RunFolder, value: float
+) -> None:
     add_step(folder, 1, "1", "2")
     with pytest.raises(ValueError, match="not JSON compliant"):
         add_step(folder, 2, "1", "2", loss=value)
     assert lines(folder.path / "metrics.jsonl") == [{"step": 1}]
 
 
-def test_groups_without_their_estimates_are_an_error(folder):
+def test_groups_without_their_estimates_are_an_error(folder: RunFolder) -> None:
     with pytest.raises(ValueError):
         folder.keep_estimates(1, [group("1", "2")], [])
     assert list((folder.path / "rollouts").iterdir()) == []
 
 
 @pytest.mark.parametrize("at", range(12))
-def test_whatever_stops_the_writing_no_file_is_half(at, folder, monkeypatch):
+def test_whatever_stops_the_writing_no_file_is_half(
+    at: int, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In each change on disk that keeping a step makes: replay reads what is there, or says so."""
 
     class Stops(Disk):
         changes = 0
 
-        def __getattribute__(self, name):
+        def __getattribute__(self, name: str) -> Any:
             if name != "changes" and not name.startswith("_"):
                 self.changes += 1
                 if self.changes == at + 1:
@@ -212,7 +222,7 @@ def test_whatever_stops_the_writing_no_file_is_half(at, folder, monkeypatch):
     assert list(rollouts.iterdir()) == []
 
 
-def test_the_last_step_that_was_sampled_or_saved(folder, tmp_path):
+def test_the_last_step_that_was_sampled_or_saved(folder: RunFolder, tmp_path: Path) -> None:
     assert (folder.last_sampled(), folder.last_saved()) == (0, 0)
     add_step(folder, 1, "1", "2")
     folder.keep_answers(2, [group("1", "2")])
@@ -228,14 +238,16 @@ def test_the_last_step_that_was_sampled_or_saved(folder, tmp_path):
 
 
 @pytest.fixture
-def three_steps(folder) -> RunFolder:
+def three_steps(folder: RunFolder) -> RunFolder:
     for step in (1, 2, 3):
         add_step(folder, step, "1", "2")
     folder.checkpoints.mkdir()
     return folder
 
 
-def test_going_back_removes_what_was_written_later_and_nothing_of_the_user_s(three_steps):
+def test_going_back_removes_what_was_written_later_and_nothing_of_the_user_s(
+    three_steps: RunFolder,
+) -> None:
     foreign = [
         "step_00003 (copy).jsonl",
         "step_00003.jsonl.gz",
@@ -258,7 +270,9 @@ def test_going_back_removes_what_was_written_later_and_nothing_of_the_user_s(thr
 
 
 @pytest.mark.parametrize("what", ["rollouts", "checkpoints", "."])
-def test_a_folder_that_cannot_be_written_to_is_not_gone_back_in(three_steps, what, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_not_gone_back_in(
+    three_steps: RunFolder, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on a disk that is mounted read-only: nothing is changed before that is known."""
     victim = three_steps.path / what
     with monkeypatch.context() as patch, pytest.raises(UserError, match=f"{victim} is not there"):
@@ -267,7 +281,7 @@ def test_a_folder_that_cannot_be_written_to_is_not_gone_back_in(three_steps, wha
     assert len(lines(three_steps.path / "metrics.jsonl")) == 3
 
 
-def test_missing_steps_are_noticed_before_anything_is_changed(three_steps):
+def test_missing_steps_are_noticed_before_anything_is_changed(three_steps: RunFolder) -> None:
     before = {p: p.read_bytes() for p in three_steps.path.rglob("*") if p.is_file()}
     with pytest.raises(UserError, match=r"metrics\.jsonl has 3 steps, expected 4"):
         three_steps.remove_after(4)
@@ -278,7 +292,7 @@ def test_missing_steps_are_noticed_before_anything_is_changed(three_steps):
 # The model
 
 
-def weights_of(model) -> list:
+def weights_of(model: PreTrainedModel) -> list:
     return list(model.named_parameters())
 
 
@@ -291,7 +305,9 @@ def weights_of(model) -> list:
     ],
     ids=["sampling", "valid", "beams"],
 )
-def test_any_model_that_can_be_loaded_can_be_saved(values, kept, tmp_path):
+def test_any_model_that_can_be_loaded_can_be_saved(
+    values: dict[str, Any], kept: dict[str, Any], tmp_path: Path
+) -> None:
     """transformers refuses what it loads: values that are without effect."""
     settings = saved(tiny_model(), tmp_path / "base")
     text = json.dumps({"eos_token_id": [5, 7], **values})
@@ -304,7 +320,7 @@ def test_any_model_that_can_be_loaded_can_be_saved(values, kept, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_saving_a_model_uses_a_folder_of_its_own(tmp_path):
+def test_saving_a_model_uses_a_folder_of_its_own(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "file.tmp").write_text("kept")
@@ -319,8 +335,10 @@ def test_saving_a_model_uses_a_folder_of_its_own(tmp_path):
     assert names == ["elsewhere", "file", "file.tmp", "link", "link.tmp"]
 
 
-def test_a_model_that_cannot_be_saved_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(folder):
+def test_a_model_that_cannot_be_saved_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(folder: Path) -> NoReturn:
         raise KeyboardInterrupt
 
     model, tokenizer = tiny_model(), copy.deepcopy(TOKENIZER)
@@ -334,7 +352,7 @@ def test_a_model_that_cannot_be_saved_leaves_nothing(tmp_path, monkeypatch):
 # The summary
 
 
-def test_a_summary_is_whole_or_absent(folder, monkeypatch):
+def test_a_summary_is_whole_or_absent(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     summary = {"before": {"pass@1": 0.25}, "steps": 2, "wall_s": 1.5}
     with pytest.raises(TypeError):
         folder.write_summary({**summary, "bad": object()})
@@ -354,7 +372,7 @@ def _power_cut(*_: object) -> None:
     raise OSError("power cut")
 
 
-def test_a_summary_is_strict_json(folder):
+def test_a_summary_is_strict_json(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.write_summary({"before": {"pass@1": math.nan}})
     assert not (folder.path / "summary.json").exists()

@@ -1,5 +1,7 @@
 """Drawing a token from logits: temperature, top-p, inversion."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -32,20 +34,20 @@ NEVER = -math.inf
         (LARGEST_U, 3),
     ],
 )
-def test_draw_inverts_the_cumulative_distribution(u, token):
+def test_draw_inverts_the_cumulative_distribution(u: float, token: int) -> None:
     assert draw(torch.zeros(1, 4), torch.tensor([u], dtype=torch.float64)).tolist() == [token]
 
 
 @pytest.mark.parametrize(
     ("u", "token"), [(0.0, 1), (math.nextafter(0.5, 0), 1), (0.5, 4), (LARGEST_U, 4)]
 )
-def test_draw_passes_over_tokens_of_probability_zero(u, token):
+def test_draw_passes_over_tokens_of_probability_zero(u: float, token: int) -> None:
     logp = torch.tensor([[NEVER, 0.0, NEVER, NEVER, 0.0, NEVER]])
     assert draw(logp, torch.tensor([u], dtype=torch.float64)).tolist() == [token]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_draw_finds_a_possible_token_wherever_u_falls(seed):
+def test_draw_finds_a_possible_token_wherever_u_falls(seed: int) -> None:
     """Every boundary between two tokens, its neighbours, and both ends, where the sum of rounded
     probabilities is not exactly 1 and most tokens are impossible."""
     rng = torch.Generator().manual_seed(seed)
@@ -65,13 +67,13 @@ def test_draw_finds_a_possible_token_wherever_u_falls(seed):
     assert set(tokens.tolist()) == set((logp > NEVER).nonzero().flatten().tolist())
 
 
-def test_rows_are_drawn_independently():
+def test_rows_are_drawn_independently() -> None:
     logp = torch.tensor([[0.0, NEVER], [NEVER, 0.0], [0.0, 0.0], [0.0, 0.0]])
     u = torch.tensor([0.9, 0.1, 0.1, 0.9], dtype=torch.float64)
     assert draw(logp, u).tolist() == [0, 1, 0, 1]
 
 
-def test_frequencies_match_the_probabilities():
+def test_frequencies_match_the_probabilities() -> None:
     probs = torch.tensor([0.5, 0.3, 0.0, 0.15, 0.05])
     draws = 20_000
     u = torch.from_numpy(generator(0, "frequencies").random(draws))
@@ -91,7 +93,7 @@ def test_frequencies_match_the_probabilities():
     ("temperature", "expected"),
     [(1.0, [0.25, 0.75]), (0.5, [0.1, 0.9]), (2.0, [1 / (1 + 3**0.5), 3**0.5 / (1 + 3**0.5)])],
 )
-def test_temperature_divides_the_logits(temperature, expected):
+def test_temperature_divides_the_logits(temperature: float, expected: list[float]) -> None:
     logp = sampling_logprobs(torch.tensor([[0.0, math.log(3)]]), temperature, top_p=1.0)
     assert logp.exp()[0].tolist() == pytest.approx(expected, rel=1e-6)
 
@@ -116,7 +118,9 @@ def readable_top_p(logits: list[float], temperature: float, top_p: float) -> lis
     temperature=st.sampled_from([0.3, 1.0, 1.7]),
     top_p=st.sampled_from([1e-6, 0.1, 0.5, 0.95, 0.999]),
 )
-def test_top_p_is_that_of_a_readable_twin(seed, size, temperature, top_p):
+def test_top_p_is_that_of_a_readable_twin(
+    seed: int, size: int, temperature: float, top_p: float
+) -> None:
     logits = 2 * torch.randn(2, size, generator=torch.Generator().manual_seed(seed))
     probs = sampling_logprobs(logits, temperature, top_p).exp()
     for row, ours in zip(logits.tolist(), probs.tolist(), strict=True):
@@ -133,27 +137,29 @@ def test_top_p_is_that_of_a_readable_twin(seed, size, temperature, top_p):
         ([-9.0, 0.0, -9.0, 0.0], 0.9, [1, 3]),
     ],
 )
-def test_among_equally_probable_tokens_the_lower_ids_are_kept(logits, top_p, kept):
+def test_among_equally_probable_tokens_the_lower_ids_are_kept(
+    logits: list[float], top_p: float, kept: list[int]
+) -> None:
     logp = sampling_logprobs(torch.tensor([logits]), 1.0, top_p)[0]
     assert (logp > NEVER).nonzero().flatten().tolist() == kept
     assert logp[kept].exp().tolist() == pytest.approx([1 / len(kept)] * len(kept), rel=1e-6)
 
 
 @pytest.mark.parametrize("logits", [[1.0, 3.0, 2.0], [3.0, 3.0, 3.0], [0.0, 1e-6, 0.0]])
-def test_a_tiny_top_p_keeps_exactly_the_best_token(logits):
+def test_a_tiny_top_p_keeps_exactly_the_best_token(logits: list[float]) -> None:
     logp = sampling_logprobs(torch.tensor([logits]), 1.0, top_p=1e-9)[0]
     expected = [NEVER] * 3
     expected[logits.index(max(logits))] = 0.0
     assert logp.tolist() == expected
 
 
-def test_top_p_of_one_keeps_even_the_least_probable_token():
+def test_top_p_of_one_keeps_even_the_least_probable_token() -> None:
     logp = sampling_logprobs(torch.tensor([[0.0, -80.0]]), 1.0, top_p=1.0)[0]
     assert logp.tolist() == pytest.approx([0.0, -80.0])
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_log_probs_of_bfloat16_logits_are_float32(top_p):
+def test_log_probs_of_bfloat16_logits_are_float32(top_p: float) -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]], dtype=torch.bfloat16)
     logp = sampling_logprobs(logits, 0.7, top_p)
     assert logp.dtype == torch.float32
@@ -164,14 +170,14 @@ def test_log_probs_of_bfloat16_logits_are_float32(top_p):
 # Random numbers
 
 
-def test_streams_are_told_apart_by_every_part_and_its_type():
+def test_streams_are_told_apart_by_every_part_and_its_type() -> None:
     streams = [(0, "q", 1), (0, "q", 11), (0, "q1", 1), ("0", "q", 1), (0, "q"), (0, "q", 1, 1)]
     assert len({generator(*stream).random() for stream in streams}) == len(streams)
     assert generator(0, "q", 1).random(3).tolist() == generator(0, "q", 1).random(3).tolist()
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_logits_that_are_no_numbers_are_refused(broken):
+def test_logits_that_are_no_numbers_are_refused(broken: float) -> None:
     """One row of several; where every logit is the same infinity there is no distribution."""
     logits_BV = torch.zeros(3, 4)
     logits_BV[1, 2] = broken

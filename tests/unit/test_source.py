@@ -1,5 +1,7 @@
 """Which questions a step asks."""
 
+from __future__ import annotations
+
 import pytest
 
 from ttrl.data.sources import QuestionList
@@ -17,7 +19,9 @@ def ids(order: QuestionList, steps: range) -> list[str]:
 @pytest.mark.parametrize(
     ("count", "per_step", "steps"), [(12, 4, 3), (14, 4, 3), (15, 4, 3), (4, 4, 1), (5, 1, 5)]
 )
-def test_an_epoch_asks_no_question_twice_and_drops_an_incomplete_step(count, per_step, steps):
+def test_an_epoch_asks_no_question_twice_and_drops_an_incomplete_step(
+    count: int, per_step: int, steps: int
+) -> None:
     questions = order(count, per_step)
     assert questions.window == steps
     for epoch in range(5):
@@ -26,32 +30,34 @@ def test_an_epoch_asks_no_question_twice_and_drops_an_incomplete_step(count, per
         assert set(asked) <= {str(i) for i in range(count)}
 
 
-def test_all_questions_have_their_turn_although_some_are_dropped_in_each_epoch():
+def test_all_questions_have_their_turn_although_some_are_dropped_in_each_epoch() -> None:
     assert len(set(ids(order(14, 4), range(1, 31)))) == 14
 
 
 @pytest.mark.parametrize(("count", "per_step", "left_out"), [(12, 8, 4), (12, 4, 0), (14, 4, 2)])
-def test_questions_that_a_pass_leaves_out_are_counted(count, per_step, left_out):
+def test_questions_that_a_pass_leaves_out_are_counted(
+    count: int, per_step: int, left_out: int
+) -> None:
     assert order(count, per_step).left_out == left_out
 
 
-def test_epochs_are_shuffled_differently():
+def test_epochs_are_shuffled_differently() -> None:
     questions = order(30, 10)
     epochs = [tuple(ids(questions, range(3 * e + 1, 3 * e + 4))) for e in range(4)]
     assert len({*epochs, tuple(str(i) for i in range(30))}) == 5
 
 
-def test_a_step_is_a_pure_function_of_seed_and_step():
+def test_a_step_is_a_pure_function_of_seed_and_step() -> None:
     forward, backward = order(20, 5), order(20, 5)
     steps = range(1, 13)
     asked = {step: ids(forward, range(step, step + 1)) for step in steps}
     assert asked == {step: ids(backward, range(step, step + 1)) for step in reversed(steps)}
 
 
-def test_seeds_give_different_orders():
+def test_seeds_give_different_orders() -> None:
     assert len({tuple(ids(order(20, 5, seed), range(1, 5))) for seed in range(10)}) == 10
 
 
-def test_too_few_questions_for_one_step_are_refused():
+def test_too_few_questions_for_one_step_are_refused() -> None:
     with pytest.raises(UserError, match=r"rollout\.questions_per_step = 4, but only 3 training"):
         order(3, 4)

@@ -4,21 +4,25 @@ By default 12 forms x 10 groups, some 16 000 pairs of answers. This file as a pr
 ``python tests/unit/test_spelled_values.py 200``, takes more groups and prints what it found.
 """
 
+from __future__ import annotations
+
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spelled_values import FORMS
+from spelled_values import FORMS, Spelled
 
 from ttrl.answers import Grader
 from ttrl.settings import AnswerSettings
 
 
-def group(form, rng):
+def group(form: Callable[[Random], Spelled], rng: Random) -> dict[str, Any]:
     """Spellings of six values of a form, three of each."""
     value_of = {}
     for _ in range(6):
@@ -29,7 +33,7 @@ def group(form, rng):
 
 
 @pytest.fixture(scope="module")
-def grader():
+def grader() -> Iterator[Grader]:
     with Grader(AnswerSettings(deadline_s=60.0)) as one:
         yield one
 
@@ -37,7 +41,7 @@ def grader():
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
-def test_classes_are_values(grader, form, seed):
+def test_classes_are_values(grader: Grader, form: Callable[[Random], Spelled], seed: int) -> None:
     rng = Random(seed)
     value_of = group(form, rng)
     answers = list(value_of)
@@ -51,7 +55,7 @@ def test_classes_are_values(grader, form, seed):
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32))
-def test_forms_do_not_merge_with_each_other(grader, seed):
+def test_forms_do_not_merge_with_each_other(grader: Grader, seed: int) -> None:
     """All forms at once, with answers alone and in pairs: classes of a group are those of pairs."""
     rng = Random(seed)
     value_of = {}

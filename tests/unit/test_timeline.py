@@ -52,19 +52,19 @@ def old_job(recipe: str) -> Job:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("resumed", [False, True], ids=["new", "resumed"])
 @pytest.mark.parametrize("labels", ["votes", "teacher"])
-def test_every_recipe_runs_to_its_second_step(recipe, resumed, labels):
+def test_every_recipe_runs_to_its_second_step(recipe: str, resumed: bool, labels: str) -> None:
     job = job_of(recipe, f"reward.labels={labels}")
     played = play(job, order(job.settings, resumed=resumed))
     assert list(lacking(job, played)) == []
     assert all(p.total + p.wanted <= job.machine.usable for p in played)
 
 
-def test_an_a100_of_40_gb_has_39_4():
+def test_an_a100_of_40_gb_has_39_4() -> None:
     assert MACHINES["8xa100-40gb"].usable / 2**30 == pytest.approx(A100_40GB_GIB, abs=0.05)
 
 
 @pytest.mark.parametrize("recipe", OLD)
-def test_in_the_old_order_vllm_did_not_start_for_six_of_nine(recipe):
+def test_in_the_old_order_vllm_did_not_start_for_six_of_nine(recipe: str) -> None:
     job = old_job(recipe)
     red = list(lacking(job, play(job, OLD_START)))
     assert bool(red) == (recipe in REFUSED)
@@ -72,7 +72,7 @@ def test_in_the_old_order_vllm_did_not_start_for_six_of_nine(recipe):
 
 
 @pytest.mark.parametrize("recipe", OLD)
-def test_with_room_made_first_it_starts_for_all(recipe):
+def test_with_room_made_first_it_starts_for_all(recipe: str) -> None:
     job = old_job(recipe)
     assert list(lacking(job, play(job, START[: START.index("sleep")]))) == []
 
@@ -80,7 +80,7 @@ def test_with_room_made_first_it_starts_for_all(recipe):
 @pytest.mark.parametrize(
     "recipe", sorted(r for r in REFUSED if "7b" in r or r.endswith("3.1-8b-instruct"))
 )
-def test_a_push_into_an_engine_that_is_awake_did_not_fit(recipe):
+def test_a_push_into_an_engine_that_is_awake_did_not_fit(recipe: str) -> None:
     job = old_job(recipe)
     red = list(lacking(job, play(job, ("load", "offload", "start", "rollout", "push"))))
     assert [text.partition(" needs")[0] for text in red] == ["push"]
@@ -88,13 +88,13 @@ def test_a_push_into_an_engine_that_is_awake_did_not_fit(recipe):
 
 
 @pytest.mark.parametrize("recipe", sorted(REFUSED))
-def test_a_policy_that_came_back_beside_an_engine_that_was_awake_did_not_fit(recipe):
+def test_a_policy_that_came_back_beside_an_engine_that_was_awake_did_not_fit(recipe: str) -> None:
     job = old_job(recipe)
     red = list(lacking(job, play(job, (*START, *OLD_RESUME))))
     assert any(text.startswith("reload needs ") for text in red)
 
 
-def test_memory_that_was_offloaded_comes_back_as_much():
+def test_memory_that_was_offloaded_comes_back_as_much() -> None:
     job = job_of("8xa100-40gb/qwen2.5-7b")
     played = play(job, (*START, *STEP, *STEP))
     backs = [p for p in played if p.name == "reload"]
@@ -104,7 +104,7 @@ def test_memory_that_was_offloaded_comes_back_as_much():
     assert pushes == [pushes[0]] * 3
 
 
-def test_a_share_that_the_trainer_does_not_leave_is_said():
+def test_a_share_that_the_trainer_does_not_leave_is_said() -> None:
     job = job_of("8xa100-40gb/qwen2.5-7b", "rollout.gpu_memory_share=0.95")
     assert next(problems(job)).startswith(
         "start: vLLM wants 37.4 GiB free (rollout.gpu_memory_share = 0.95), and "

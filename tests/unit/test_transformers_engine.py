@@ -1,7 +1,10 @@
 """The embedded rollout engine against plain forward passes of its own model."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -51,7 +54,9 @@ def tokens(samples: dict[str, tuple[Completion, ...]]) -> dict[str, list[tuple[i
     return {id: [c.token_ids for c in completions] for id, completions in samples.items()}
 
 
-def assert_same_samples(ours, theirs):
+def assert_same_samples(
+    ours: dict[str, tuple[Completion, ...]], theirs: dict[str, tuple[Completion, ...]]
+) -> None:
     assert tokens(ours) == tokens(theirs)
     for id, completions in ours.items():
         for a, b in zip(completions, theirs[id], strict=True):
@@ -80,7 +85,7 @@ ARCHITECTURES = {
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
-def test_logprobs_are_those_of_a_plain_forward(name, top_p):
+def test_logprobs_are_those_of_a_plain_forward(name: str, top_p: float) -> None:
     ours = engine(name.partition("-")[0], batch_size=7, **ARCHITECTURES[name])
     params = dataclasses.replace(PARAMS, top_p=top_p)
     samples = sample(ours, params=params)
@@ -95,7 +100,7 @@ def test_logprobs_are_those_of_a_plain_forward(name, top_p):
             assert completion.logprobs == pytest.approx(expected, abs=LOGP_TOLERANCE)
 
 
-def test_samples_follow_the_distribution_of_the_model():
+def test_samples_follow_the_distribution_of_the_model() -> None:
     """The first token of many samples, against the model's own probabilities."""
     ours = engine(batch_size=2000)
     params = SamplingParams(n=2000, temperature=1.3, max_new_tokens=1)
@@ -115,12 +120,12 @@ def test_samples_follow_the_distribution_of_the_model():
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 24, 1000])
-def test_samples_do_not_depend_on_the_batch_size(batch_size):
+def test_samples_do_not_depend_on_the_batch_size(batch_size: int) -> None:
     assert_same_samples(sample(engine(batch_size=batch_size)), sample(engine(batch_size=9)))
 
 
 @pytest.mark.parametrize("picked", [[3, 2, 1, 0], [2], [1, 3]])
-def test_samples_do_not_depend_on_the_other_questions_or_their_order(picked):
+def test_samples_do_not_depend_on_the_other_questions_or_their_order(picked: list[int]) -> None:
     expected = sample(engine())
     questions = [QUESTIONS[i] for i in picked]
     assert_same_samples(
@@ -128,12 +133,12 @@ def test_samples_do_not_depend_on_the_other_questions_or_their_order(picked):
     )
 
 
-def test_samples_do_not_depend_on_how_many_are_asked_for():
+def test_samples_do_not_depend_on_how_many_are_asked_for() -> None:
     few, many = sample(engine()), sample(engine(), params=dataclasses.replace(PARAMS, n=11))
     assert_same_samples(few, {id: completions[: PARAMS.n] for id, completions in many.items()})
 
 
-def test_an_engine_keeps_nothing_from_one_call_to_the_next():
+def test_an_engine_keeps_nothing_from_one_call_to_the_next() -> None:
     ours = engine()
     first = sample(ours)
     sample(ours, params=dataclasses.replace(PARAMS, stream=("other",)))
@@ -141,7 +146,9 @@ def test_an_engine_keeps_nothing_from_one_call_to_the_next():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
-def test_cutting_out_finished_rows_changes_no_sample(share, monkeypatch):
+def test_cutting_out_finished_rows_changes_no_sample(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At 0 the batch shrinks before every token, at 2 never."""
     expected = sample(engine())
     monkeypatch.setattr(transformers_engine, "COMPACT_SHARE", share)
@@ -149,7 +156,7 @@ def test_cutting_out_finished_rows_changes_no_sample(share, monkeypatch):
 
 
 @pytest.mark.parametrize("stream", [(0, "rollout", 2), (1, "rollout", 1), (0, "exam", 1), ()])
-def test_another_stream_gives_other_samples(stream):
+def test_another_stream_gives_other_samples(stream: tuple[int | str, ...]) -> None:
     """Compared on first tokens, which no earlier difference can have changed."""
     ours = engine(batch_size=100)
     params = dataclasses.replace(PARAMS, n=20, max_new_tokens=1)
@@ -160,7 +167,7 @@ def test_another_stream_gives_other_samples(stream):
         assert equal < 10
 
 
-def test_samples_of_one_question_differ_and_so_do_questions_with_one_prompt():
+def test_samples_of_one_question_differ_and_so_do_questions_with_one_prompt() -> None:
     prompt = QUESTIONS[3].prompt_ids
     twins = [Question("a", "unused", prompt), Question("b", "unused", prompt)]
     params = dataclasses.replace(PARAMS, max_new_tokens=60)
@@ -168,7 +175,7 @@ def test_samples_of_one_question_differ_and_so_do_questions_with_one_prompt():
     assert len({*samples["a"], *samples["b"]}) == 2 * params.n
 
 
-def test_nothing_to_sample():
+def test_nothing_to_sample() -> None:
     assert sample(engine(), []) == {}
 
 
@@ -176,7 +183,7 @@ def test_nothing_to_sample():
 # Where a completion ends
 
 
-def test_a_completion_ends_with_its_first_stop_token_or_at_the_limit():
+def test_a_completion_ends_with_its_first_stop_token_or_at_the_limit() -> None:
     params = dataclasses.replace(PARAMS, n=40)
     completions = [c for group in sample(engine(), params=params).values() for c in group]
     stops = {*STOPS, TOKENIZER.eos_token_id}
@@ -195,7 +202,7 @@ def test_a_completion_ends_with_its_first_stop_token_or_at_the_limit():
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
-def test_a_shorter_limit_cuts_the_same_samples_short(limit):
+def test_a_shorter_limit_cuts_the_same_samples_short(limit: int) -> None:
     full = sample(engine())
     short = sample(engine(), params=dataclasses.replace(PARAMS, max_new_tokens=limit))
     assert tokens(short) == {id: [t[:limit] for t in group] for id, group in tokens(full).items()}
@@ -210,11 +217,13 @@ def test_a_shorter_limit_cuts_the_same_samples_short(limit):
         (TOKENIZER.eos_token_id, {TOKENIZER.eos_token_id}),
     ],
 )
-def test_stop_tokens_are_those_of_model_and_tokenizer(eos_token_id, expected):
+def test_stop_tokens_are_those_of_model_and_tokenizer(
+    eos_token_id: int | list[int] | None, expected: set[int]
+) -> None:
     assert engine(eos_token_id=eos_token_id).stop_ids == expected
 
 
-def test_each_of_several_stop_tokens_ends_a_completion():
+def test_each_of_several_stop_tokens_ends_a_completion() -> None:
     params = dataclasses.replace(PARAMS, n=200)
     samples = sample(engine(batch_size=200), QUESTIONS[:1], params)["q0"]
     last = {c.token_ids[-1] for c in samples if c.finish_reason is FinishReason.STOP}
@@ -222,7 +231,7 @@ def test_each_of_several_stop_tokens_ends_a_completion():
     assert len(last) > 5
 
 
-def test_text_is_the_decoded_tokens_without_special_ones():
+def test_text_is_the_decoded_tokens_without_special_ones() -> None:
     completions = [c for group in sample(engine()).values() for c in group]
     for completion in completions:
         assert completion.text == TOKENIZER.decode(completion.token_ids, skip_special_tokens=True)
@@ -234,14 +243,14 @@ def test_text_is_the_decoded_tokens_without_special_ones():
 # The model's context
 
 
-def test_a_prompt_without_room_for_the_answer_is_refused():
+def test_a_prompt_without_room_for_the_answer_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"'q1' has 40 tokens .* 41 in all, .* context is 40; lower"
     ):
         sample(engine(max_position_embeddings=40), params=SamplingParams(1, 1.0, 1))
 
 
-def test_prompt_and_answer_may_fill_the_context():
+def test_prompt_and_answer_may_fill_the_context() -> None:
     ours = engine("gpt2", n_positions=60, max_position_embeddings=60)
     assert sample(ours)["q1"]
 
@@ -251,7 +260,9 @@ def test_prompt_and_answer_may_fill_the_context():
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}])
-def test_after_a_push_the_engine_samples_as_one_built_from_these_weights(changes):
+def test_after_a_push_the_engine_samples_as_one_built_from_these_weights(
+    changes: dict[str, Any],
+) -> None:
     ours, theirs = engine(seed=0, **changes), engine(seed=1, **changes)
     expected = sample(theirs)
     assert tokens(sample(ours)) != tokens(expected)
@@ -259,7 +270,7 @@ def test_after_a_push_the_engine_samples_as_one_built_from_these_weights(changes
     assert sample(ours) == expected
 
 
-def test_pushed_weights_are_copies():
+def test_pushed_weights_are_copies() -> None:
     ours, policy = engine(seed=0), tiny_model(seed=1)
     ours.load_weights(policy.named_parameters())
     expected = sample(ours)
@@ -269,7 +280,7 @@ def test_pushed_weights_are_copies():
     assert sample(ours) == expected
 
 
-def test_pushed_weights_are_rounded_to_the_engine_s_type():
+def test_pushed_weights_are_rounded_to_the_engine_s_type() -> None:
     model, policy = tiny_model(seed=0).to(torch.bfloat16), tiny_model(seed=1)
     ours = TransformersEngine(model, TOKENIZER, 8)
     ours.load_weights(policy.named_parameters())
@@ -280,7 +291,7 @@ def test_pushed_weights_are_rounded_to_the_engine_s_type():
     assert sample(ours, params=dataclasses.replace(PARAMS, max_new_tokens=2))
 
 
-def test_a_push_with_a_missing_weight_names_it():
+def test_a_push_with_a_missing_weight_names_it() -> None:
     ours = engine()
     partial = dict(ours.model.named_parameters())
     del partial["model.norm.weight"]
@@ -288,14 +299,14 @@ def test_a_push_with_a_missing_weight_names_it():
         ours.load_weights(partial.items())
 
 
-def test_a_push_with_an_unknown_weight_names_it():
+def test_a_push_with_an_unknown_weight_names_it() -> None:
     ours = engine()
     more = {**dict(ours.model.named_parameters()), "model.extra": torch.zeros(3)}
     with pytest.raises(RuntimeError, match=r"unknown parameter 'model\.extra'"):
         ours.load_weights(more.items())
 
 
-def test_a_push_of_another_shape_is_refused_even_where_it_could_be_broadcast():
+def test_a_push_of_another_shape_is_refused_even_where_it_could_be_broadcast() -> None:
     ours = engine()
     weights = dict(ours.model.named_parameters())
     weights["lm_head.weight"] = weights["lm_head.weight"][:1].clone()
@@ -310,10 +321,12 @@ def test_a_push_of_another_shape_is_refused_even_where_it_could_be_broadcast():
 class Backwards:
     """An engine that answers the last question first, with its own name."""
 
-    def load_weights(self, weights):
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         self.names = [name for name, _ in weights]
 
-    def sample(self, questions, params):
+    def sample(
+        self, questions: Sequence[Question], params: SamplingParams
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
         for i in reversed(range(len(questions))):
             yield i, (Completion((i,), (0.0,), questions[i].id, FinishReason.STOP),) * params.n
 
@@ -321,11 +334,11 @@ class Backwards:
 class Source:
     """A policy with one weight."""
 
-    def named_weights(self):
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield "w", torch.zeros(1)
 
 
-def test_the_pool_returns_groups_in_the_order_of_the_questions():
+def test_the_pool_returns_groups_in_the_order_of_the_questions() -> None:
     pool, finished = RolloutPool(Backwards()), []
     groups = pool.sample(QUESTIONS, PARAMS, on_group=lambda g: finished.append(g.question.id))
     assert [g.question for g in groups] == QUESTIONS
@@ -333,7 +346,7 @@ def test_the_pool_returns_groups_in_the_order_of_the_questions():
     assert finished == ["q3", "q2", "q1", "q0"]
 
 
-def test_the_pool_counts_the_pushes_that_reached_the_engine():
+def test_the_pool_counts_the_pushes_that_reached_the_engine() -> None:
     backwards = Backwards()
     pool = RolloutPool(backwards)
     assert pool.sample(QUESTIONS[:1], PARAMS)[0].policy_version == 0

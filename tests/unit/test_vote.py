@@ -1,5 +1,7 @@
 """Who wins, and that the order of the voters does not matter."""
 
+from __future__ import annotations
+
 import random
 
 import pytest
@@ -11,7 +13,7 @@ from ttrl.rewards import majority_vote
 from ttrl.types import Vote
 
 
-def test_example_of_the_type():
+def test_example_of_the_type() -> None:
     assert majority_vote(("7", "7.0", None, "8")) == Vote(
         answers_G=("7", "7.0", None, "8"),
         clusters_G=(0, 0, None, 1),
@@ -25,7 +27,7 @@ def test_example_of_the_type():
     )
 
 
-def test_equivalent_spellings_vote_together():
+def test_equivalent_spellings_vote_together() -> None:
     vote = majority_vote(["3", "3", r"\frac{1}{2}", "0.5", "1/2"])
     assert vote.clusters_G == (1, 1, 0, 0, 0)
     assert vote.counts == (3, 2)
@@ -33,17 +35,17 @@ def test_equivalent_spellings_vote_together():
     assert vote.margin == pytest.approx(0.2)
 
 
-def test_label_is_the_most_common_spelling_of_a_voter():
+def test_label_is_the_most_common_spelling_of_a_voter() -> None:
     assert majority_vote(["0.5", r"\frac12", r"\frac12", "7"]).majority == r"\frac12"
     assert majority_vote(["025", "25.0", "25.0", "7"]).majority == "25.0"
 
 
-def test_equally_common_spellings_shorter_then_smaller():
+def test_equally_common_spellings_shorter_then_smaller() -> None:
     assert majority_vote(["25.0", "025", "+25"]).majority == "+25"
     assert majority_vote(["25.0", "025"]).majority == "025"
 
 
-def test_tied_classes_shorter_then_smaller():
+def test_tied_classes_shorter_then_smaller() -> None:
     vote = majority_vote(["10", "9", "10", "9", "8"])
     assert vote.majority == "9"
     assert vote.clusters_G == (1, 0, 1, 0, 2)
@@ -54,20 +56,20 @@ def test_tied_classes_shorter_then_smaller():
     assert not majority_vote(["7", "8", "7"]).tied
 
 
-def test_abstentions_never_win_but_count_in_the_shares():
+def test_abstentions_never_win_but_count_in_the_shares() -> None:
     vote = majority_vote([None, None, None, "5"])
     assert (vote.majority, vote.majority_ratio, vote.margin, vote.abstained) == ("5", 0.25, 0.25, 3)
     assert vote.clusters_G == (None, None, None, 0)
 
 
-def test_answers_without_content_abstain():
+def test_answers_without_content_abstain() -> None:
     vote = majority_vote(["", " ", r"\,", "5"])
     assert vote.answers_G == (None, None, None, "5")
     assert (vote.majority, vote.counts, vote.abstained) == ("5", (1,), 3)
 
 
 @pytest.mark.parametrize("answers", [[None, None], ["", ""], []])
-def test_nobody_votes(answers):
+def test_nobody_votes(answers: list[str | None]) -> None:
     nobody = (None,) * len(answers)
     expected = Vote(nobody, nobody, (), (), None, 0.0, 0.0, len(answers), False)
     assert majority_vote(answers) == expected
@@ -80,7 +82,7 @@ voters = st.lists(
 
 
 @given(voters, st.randoms(use_true_random=False))
-def test_order_of_the_voters_does_not_matter(answers, rng: random.Random):
+def test_order_of_the_voters_does_not_matter(answers: list[str | None], rng: random.Random) -> None:
     order = rng.sample(range(len(answers)), len(answers))
     vote, shuffled = majority_vote(answers), majority_vote([answers[i] for i in order])
     assert shuffled.clusters_G == tuple(vote.clusters_G[i] for i in order)
@@ -89,7 +91,7 @@ def test_order_of_the_voters_does_not_matter(answers, rng: random.Random):
 
 
 @given(voters)
-def test_classes_are_those_of_the_grader(answers):
+def test_classes_are_those_of_the_grader(answers: list[str | None]) -> None:
     vote = majority_vote(answers)
     voted = [(a, c) for a, c in zip(answers, vote.clusters_G, strict=True) if c is not None]
     for a, cluster_a in voted:

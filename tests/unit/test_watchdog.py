@@ -1,5 +1,7 @@
 """What hangs is ended in bounded time, and says where it hung."""
 
+from __future__ import annotations
+
 import subprocess
 import time
 from pathlib import Path

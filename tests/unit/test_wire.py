@@ -80,7 +80,9 @@ def test_shared_weights_are_what_was_written_and_belong_to_the_reader(dtype: str
     shared.close()
 
 
-def test_a_gpu_writes_into_pinned_memory_until_it_is_given_back(monkeypatch) -> None:
+def test_a_gpu_writes_into_pinned_memory_until_it_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls: list[tuple[object, ...]] = []
 
     def check_error(code: int) -> None:
