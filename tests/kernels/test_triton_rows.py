@@ -255,8 +255,8 @@ def test_kept_rows_are_written_from_the_top(kept: list[int], dtype: torch.dtype)
 
 def test_the_gradient_lies_in_the_memory_of_the_logits() -> None:
     logits, targets, temperature = case(2, 90)
-    stats = triton.row_stats(logits, targets, temperature, None)
     before, both = logits.clone(), torch.arange(2, device=DEVICE)
+    stats = triton.row_stats(logits, targets, temperature, None)
     assert torch.equal(logits, before)  # statistics only read
     out = triton.row_grad_(
         logits, both, targets, temperature, None, stats, random_grads(2), torch.bfloat16

@@ -397,7 +397,7 @@ def test_duplicated_questions_are_said_and_kept(load: Callable[..., QuestionSet]
     assert load(*rows[:2]).remarks == ()
 
 
-def test_fields_of_the_held_out_set_may_be_others(load: Callable[..., QuestionSet]) -> None:
+def test_fields_of_the_held_out_set_may_be_others() -> None:
     data = DataSettings(
         train="a", held_out="b", for_held_out={"prompt_field": "q", "split": "test"}
     )
