@@ -75,7 +75,7 @@ PARTS = (
         "the same with every layout of heads and windows; Liger's gradients",
         50,
         f"{ATTENTION_TESTS}the_kernel_computes_what_the_other_path_does",
-        f"{ATTENTION_TESTS}ligers_kernels_give_the_same_gradients",
+        "tests/unit/test_packed_models.py::test_ligers_kernels_give_the_same_gradients",
         dry=(f"{ATTENTION_TESTS}no_row_sees_a_later_one",),
         ttrl=True,
     ),

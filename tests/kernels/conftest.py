@@ -55,3 +55,12 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder(rows._load("torch"))
     monkeypatch.setattr(rows, "_load", lambda name: recorder)
     return recorder
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven float32 rows a chunk, so that the last of them is short."""
+    from cases import V
+    from ttrl_kernels import chunks
+
+    monkeypatch.setattr(chunks, "LOGITS_BYTES", 7 * V * 4)

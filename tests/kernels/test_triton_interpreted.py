@@ -23,17 +23,28 @@ IN_THE_HOST_LOOP = (
 
 @pytest.mark.parametrize(
     ("tests", "arguments"),
-    [("test_triton_rows.py", []), ("test_linear_policy_loss.py", ["-k", IN_THE_HOST_LOOP])],
+    [
+        (["test_triton_rows.py"], []),
+        (["test_linear_policy_loss.py", "test_policy_loss_traps.py"], ["-k", IN_THE_HOST_LOOP]),
+    ],
     ids=["rows by themselves", "rows in the host loop"],
 )
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="this is the interpreted process")
 def test_in_the_interpreter(
-    tests: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+    tests: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a GPU: the rows know CUDA devices and the CPU, and interpreted kernels take that."""
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / tests), *arguments)
+    command = (
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *(str(HERE / name) for name in tests),
+        *arguments,
+    )
     run = run_python(*command)
     output = run.stdout + run.stderr
     assert run.returncode == 0, output

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ttrl.data.questions import QuestionSet
     from ttrl.settings import ModelSettings
 
 
@@ -28,3 +32,33 @@ def model(saved_model: ModelSettings) -> PreTrainedModel:
     from ttrl.models.packed_model import load_policy_model
 
     return load_policy_model(saved_model)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., str]:
+    """Writes a recipe file and returns its path."""
+
+    def write(text: str, name: str = "mine.toml") -> str:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., QuestionSet]:
+    """Writes rows to a .json file and loads them; every rejection is allowed unless stated."""
+    from tiny_tokenizer import tiny_tokenizer
+
+    from ttrl.data.questions import load_questions
+    from ttrl.settings import DataSettings
+
+    def load(*rows: object, **settings: object) -> QuestionSet:
+        path = tmp_path / "q.json"
+        path.write_text(json.dumps(rows))
+        settings = {"max_rejected_share": 1.0, **settings}
+        data = DataSettings.model_validate({"train": str(path), **settings})
+        return load_questions(data.train, data, tiny_tokenizer())
+
+    return load

@@ -3,71 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import json
 import re
-import sys
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from plans import A100_40GB, CONFIGS, MACHINES, RECIPES, gib, job_of, outline, plan_of
 from rich.console import Console
 
-from ttrl import cli
 from ttrl.models.pretrained import load_bare_outline
-from ttrl.plan import GIB, Machine, ModelShape, Plan, plan
+from ttrl.plan import GIB, Machine, ModelShape, plan
 from ttrl.plan.host import host_memory
 from ttrl.plan.machine import SHARES
-from ttrl.plan.memory import Job
 from ttrl.plan.report import show
 from ttrl.plan.speed import collective_seconds, optimizer_seconds
 from ttrl.report.display import Display
 from ttrl.run.planned import planned_memory
 from ttrl.settings import ModelSettings
 from ttrl.settings.recipe import RECIPES as RECIPE_FOLDER
-from ttrl.settings.recipe import load_settings, recipe_names
+from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
-
-CONFIGS = Path(__file__).parent / "model_configs"
-A100_40GB = Machine(8, 40)
-H100_80GB = Machine(8, 80).changed(
-    ["tflops=989", "hbm_gb_s=3350", "link_gb_s=400", "pcie_gb_s=50", "host_gb_s=400"]
-)
-MACHINES = {
-    "8xa100-40gb": A100_40GB,
-    "1x40gb": Machine(1, 40),
-    "1x24gb": Machine(1, 24),
-    "8xh100-80gb": H100_80GB,
-    "16xh100-80gb": dataclasses.replace(H100_80GB, gpus=16, node_link_gb_s=50),
-}
-RECIPES = [name for name in recipe_names() if "/" in name]
-
-
-@functools.cache
-def outline(model: str) -> Any:
-    return load_bare_outline(ModelSettings(path=str(CONFIGS / f"{model}.json")))
-
-
-def plan_of(recipe: str, *overrides: str, machine: Machine | None = None) -> Plan:
-    """A machine's recipe on its own machine, or another."""
-    place, _, name = recipe.partition("/")
-    settings = load_settings(recipe, overrides=overrides)
-    return plan(settings, outline(name.removesuffix("-lora")), machine or MACHINES[place])
-
-
-def job_of(recipe: str, *overrides: str) -> Job:
-    """A machine's recipe, not planned yet."""
-    place, _, name = recipe.partition("/")
-    settings = load_settings(recipe, overrides=overrides)
-    return Job(ModelShape.of(outline(name.removesuffix("-lora"))), settings, MACHINES[place])
-
-
-def gib(found: Plan, phase: str, *items: str) -> float:
-    """GiB of some items of a phase, or its total."""
-    (one,) = (p for p in found.phases if p.name == phase)
-    return (sum(one.items.get(i, 0) for i in items) if items else one.total) / GIB
 
 
 @pytest.mark.parametrize(
@@ -411,86 +369,4 @@ def test_models_of_absurd_sizes(changes: dict[str, Any], message: str, tmp_path:
     path = tmp_path / "absurd.json"
     path.write_text(json.dumps({**config, **changes}))
     with pytest.raises(UserError, match=message):
-        ModelShape.of(load_bare_outline(ModelSettings(path=str(path))))
-
-
-def call(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of ``ttrl plan ...``, without network."""
-    monkeypatch.setattr(sys, "argv", ["ttrl", "plan", *arguments])
-    monkeypatch.setenv("COLUMNS", "140")
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-        raise SystemExit(0)
-    out = capsys.readouterr()
-    return int(stop.value.code or 0), out.out, out.err
-
-
-def test_the_command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    output = tmp_path / "plan.json"
-    arguments = [
-        "8xa100-40gb/qwen2.5-math-7b", "--gpus", "8", "--gpu-memory", "40",
-        "--model-config", str(CONFIGS / "qwen2.5-math-7b.json"),
-    ]  # fmt: skip
-    code, out, err = call(capsys, monkeypatch, *arguments, "--json", str(output))
-    assert (code, err) == (0, "")
-    assert "7.616 B parameters, 56 KiB" in out
-    assert re.search(r"^ moments +7\.09 +7\.09 +7\.09 *$", out, re.MULTILINE)
-    written = json.loads(output.read_text())
-    assert written["fits"]
-    assert written["phases"]["loss"]["moments"] == 8 * 7_615_616_512 // 8
-    few = ("--gpus", "2", "--set", "rollout.tensor_parallel=1")
-    code, out, err = call(capsys, monkeypatch, *arguments, *few)
-    assert code == 1
-    assert "GiB on each GPU" in out
-    assert err.startswith("ttrl: does not fit: load needs ")
-    assert err.count("\n") == 1
-
-
-def test_the_embedded_model_fits_anything(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, out, _ = call(capsys, monkeypatch, "tiny-arithmetic", "--gpu-memory", "8")
-    assert code == 0
-    assert "local, transformers" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--model-config", "no.json"], "no.json: there is no such file"),
-        (["--model-config", "list.json"], "holds no settings"),
-        (["--model-config", "remote.json"], "names code on the hub"),
-        (["--machine", "tflop=1"], "did you mean 'tflops'?"),
-        (["--json", "no/such/x.json"], "no folder no/such"),
-    ],
-)
-def test_errors_are_one_line(
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "list.json").write_text("[]")
-    (tmp_path / "remote.json").write_text('{"model_type": "qwen2", "attn_implementation": "a/b"}')
-    code, out, err = call(capsys, monkeypatch, "8xa100-40gb/qwen2.5-math-7b", *arguments)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.count("\n") == 1
-
-
-def test_a_model_with_experts_is_refused(tmp_path: Path) -> None:
-    config = {
-        "model_type": "qwen3_moe", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 50,
-        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
-        "num_experts": 4, "moe_intermediate_size": 16,
-    }  # fmt: skip
-    path = tmp_path / "moe.json"
-    path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="only models without experts"):
         ModelShape.of(load_bare_outline(ModelSettings(path=str(path))))

@@ -1,0 +1,99 @@
+"""``ttrl plan`` on the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from plans import CONFIGS
+
+from ttrl import cli
+from ttrl.models.pretrained import load_bare_outline
+from ttrl.plan import ModelShape
+from ttrl.settings import ModelSettings
+from ttrl.types import UserError
+
+
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of ``ttrl plan ...``, without network."""
+    monkeypatch.setattr(sys, "argv", ["ttrl", "plan", *arguments])
+    monkeypatch.setenv("COLUMNS", "140")
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+        raise SystemExit(0)
+    out = capsys.readouterr()
+    return int(stop.value.code or 0), out.out, out.err
+
+
+def test_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    output = tmp_path / "plan.json"
+    arguments = [
+        "8xa100-40gb/qwen2.5-math-7b", "--gpus", "8", "--gpu-memory", "40",
+        "--model-config", str(CONFIGS / "qwen2.5-math-7b.json"),
+    ]  # fmt: skip
+    code, out, err = call(capsys, monkeypatch, *arguments, "--json", str(output))
+    assert (code, err) == (0, "")
+    assert "7.616 B parameters, 56 KiB" in out
+    assert re.search(r"^ moments +7\.09 +7\.09 +7\.09 *$", out, re.MULTILINE)
+    written = json.loads(output.read_text())
+    assert written["fits"]
+    assert written["phases"]["loss"]["moments"] == 8 * 7_615_616_512 // 8
+    few = ("--gpus", "2", "--set", "rollout.tensor_parallel=1")
+    code, out, err = call(capsys, monkeypatch, *arguments, *few)
+    assert code == 1
+    assert "GiB on each GPU" in out
+    assert err.startswith("ttrl: does not fit: load needs ")
+    assert err.count("\n") == 1
+
+
+def test_the_embedded_model_fits_anything(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = call(capsys, monkeypatch, "tiny-arithmetic", "--gpu-memory", "8")
+    assert code == 0
+    assert "local, transformers" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model-config", "no.json"], "no.json: there is no such file"),
+        (["--model-config", "list.json"], "holds no settings"),
+        (["--model-config", "remote.json"], "names code on the hub"),
+        (["--machine", "tflop=1"], "did you mean 'tflops'?"),
+        (["--json", "no/such/x.json"], "no folder no/such"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "remote.json").write_text('{"model_type": "qwen2", "attn_implementation": "a/b"}')
+    code, out, err = call(capsys, monkeypatch, "8xa100-40gb/qwen2.5-math-7b", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_model_with_experts_is_refused(tmp_path: Path) -> None:
+    config = {
+        "model_type": "qwen3_moe", "hidden_size": 32, "intermediate_size": 64, "vocab_size": 50,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+        "num_experts": 4, "moe_intermediate_size": 16,
+    }  # fmt: skip
+    path = tmp_path / "moe.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="only models without experts"):
+        ModelShape.of(load_bare_outline(ModelSettings(path=str(path))))
