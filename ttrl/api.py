@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
+from ttrl.system.launch import is_main
+from ttrl.types import UserError
 
 if TYPE_CHECKING:  # importing ttrl loads nothing heavy
     from rich.console import Console
     from transformers import PreTrainedModel
 
     from ttrl.rewards.estimators import RewardEstimator
-    from ttrl.trainer import Callback
+    from ttrl.run.callbacks import Callback
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def train(
         replay: the rollouts folder of another run, whose answers are trained on.
         resume: go on with the run in ``run_dir`` from its last checkpoint.
         estimator: your own, in place of the one that ``reward.estimator`` names.
-        callbacks: called with a `ttrl.types.StepResult` after each step; a string that one of
-            them returns stops the run, for that reason.
+        callbacks: called with a `ttrl.types.StepResult` after each step, before anything is
+            measured; a string that one of them returns ends the run, for that reason and for good.
         console: where to show progress; None: on the screen.
 
     Raises:
@@ -86,14 +88,17 @@ def train(
     from ttrl.report.display import Display
     from ttrl.run.run_folder import RunFolder
 
-    settings = recipe
-    if not isinstance(settings, Settings):
+    if not isinstance(recipe, Settings):
         settings = load_settings(str(recipe), model=model, overrides=overrides)
+    elif model is not None or overrides:
+        raise UserError("ttrl.train: settings are whole; model and overrides are for a recipe")
+    else:
+        settings = recipe
     folder = RunFolder(Path(run_dir) if run_dir is not None else Path("runs") / settings.name)
     summary = trainer.train(
         settings,
         folder,
-        Display(console or Console()),
+        Display(console or Console(quiet=not is_main())),
         None if replay is None else Path(replay),
         resume=resume,
         estimator=estimator,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ttrl.credit.credit import Credit
 from ttrl.credit.group_baseline import GroupBaseline
+from ttrl.data.prompts import refuse_unread_variables
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.data.sources import QuestionList, QuestionSource, make_source
 from ttrl.evaluation.evaluation import Evaluation, Measured
@@ -95,6 +96,7 @@ class Parts:
         """Return what tells this run from another, after so many steps."""
         return Identity(
             settings=self.settings,
+            estimator=self.scorer.name,
             replayed=self.replayed and (done < self.last or self.last == self.total),
             questions=self.source.digest(),
             model=self.digests,
@@ -103,8 +105,8 @@ class Parts:
 
     def first_questions(self, wanted: int) -> list[Question]:
         """Return the first ``wanted`` questions that training asks."""
-        asked = chain.from_iterable(map(self.source.questions, count(1)))
-        return list(islice(asked, wanted))
+        steps = range(1, 1 + min(wanted, self.total))
+        return list(islice(chain.from_iterable(map(self.source.questions, steps)), wanted))
 
 
 def build(
@@ -122,6 +124,7 @@ def build(
     clock = Clock()
     make_repeatable(settings.threads, settings.seed)
     refuse_impossible(settings, replay, ranks)
+    workflow = make_workflow(settings)
     tokenizer = load_tokenizer(settings.model)
     source, key, evaluations = load_data(settings, tokenizer, scorer, display)
     total = total_steps(settings, source)
@@ -152,7 +155,7 @@ def build(
         digests=digests,
         labels=labels,
         scorer=scorer,
-        workflow=make_workflow(settings),
+        workflow=workflow,
         credit=GroupBaseline(settings),
         pool=pool,
         sampling_ranks=sampling_ranks,
@@ -178,7 +181,9 @@ def load_data(
     for remark in (*train_set.remarks, *held_out.remarks):
         display.note(remark)
     outline = load_outline(settings.model)
-    asked = (*train_set.questions, *(q for q in held_out.questions if q.id in held_out.key.answers))
+    trained = train_set.questions or tuple(source.questions(1))  # of what cannot be listed
+    refuse_unread_variables(settings.data, tokenizer)
+    asked = (*trained, *(q for q in held_out.questions if q.id in held_out.key.answers))
     refuse_absent_ids(asked, outline, tokenizer)
     refuse_overflow(asked, voting(settings), context_room(outline))
     if shared := overlap(train_set, held_out):
@@ -224,4 +229,9 @@ def label_source(
         case "teacher":
             return Teacher(model, settings.reward.teacher_decay, ranks)
         case "ground_truth":
+            if not key.answers:
+                raise UserError(
+                    'reward.labels = "ground_truth": data.train = '
+                    f"{settings.data.train!r} has no reference answers"
+                )
             return ReferenceAnswers(key)

@@ -15,7 +15,7 @@ nothing else, so training with the answers removed or shuffled gives the same we
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import partial
@@ -38,6 +38,8 @@ from ttrl.rewards.scorer import GroupScorer, in_background
 from ttrl.rollout.agreement import Agreement
 from ttrl.rollout.pool import closed_at_the_end
 from ttrl.rollout.sampling import verifying, voting
+from ttrl.rollout.workflows.checks import PoolAsk, estimate_of, refuse_other_groups
+from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
 from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost
 from ttrl.run.run_folder import RunFolder, Summary
@@ -60,9 +62,6 @@ from ttrl.types import (
 
 Rollout = tuple[list[CompletionGroup], list[Estimate]]
 """The groups of a step, and an estimate of each."""
-
-Callback = Callable[[StepResult], str | None]
-"""Function that is called after each step, on every rank; a reason it returns stops the run."""
 
 
 def train(
@@ -207,11 +206,12 @@ class Trainer:
                 ratios = [f.result().vote.majority_ratio for f in over if f.exception() is None]
                 bar.advance(f"majority ratio {fmean(ratios):.2f}" if ratios else "")
 
-            ask = partial(parts.pool.sample, decided=early)
+            ask = PoolAsk(parts.pool, self.settings.rollout.temperature, early)
             groups = parts.workflow.run(ask, questions, step, on_group)
+            refuse_other_groups(groups, questions, self.settings.rollout.workflow)
             ranks.on_rank_zero(partial(self.folder.keep_answers, step, groups))
             found = ranks.gather_dict({id: future.result() for id, future in judged.items()})
-        estimates = [found[group.question.id] for group in groups]
+        estimates = [estimate_of(group, found) for group in groups]
         ranks.on_rank_zero(partial(self.folder.keep_estimates, step, groups, estimates))
         return groups, estimates
 
@@ -290,12 +290,10 @@ class Trainer:
     def _reason_to_stop(self, result: StepResult) -> str | None:
         """Ask the guards, and the callbacks."""
         reason = self.parts.guards.reason_to_stop(result.step, result.groups, result.metrics)
-        for callback in self.callbacks:
-            found = callback(result)
-            said = next(filter(None, self.ranks.gather(found)), None)
-            if said is not None and reason is None:
-                self.display.note(f"stopped in step {result.step}: {said}")
-                reason = f"step {result.step}: {said}"
+        said = ask_callbacks(self.callbacks, result, self.ranks)
+        if said is not None and reason is None:
+            self.display.note(f"stopped in step {result.step}: {said}")
+            reason = f"step {result.step}: {said}"
         return reason
 
     def _measure(self, step: int) -> dict[str, Scores]:
@@ -336,10 +334,10 @@ class Trainer:
 
     def _save(self, result: StepResult) -> None:
         parts = self.parts
-        states = states_of({**parts.stateful(), **parts.stateful_engine()})
-        identity = parts.identity(self.done).as_json()
-        state = {"step": self.done, "identity": identity, "parts": states}
         with self._limited("save"):
+            states = states_of({**parts.stateful(), **parts.stateful_engine()})
+            identity = parts.identity(self.done).as_json()
+            state = {"step": self.done, "identity": identity, "parts": states}
             self.saving.save(self.done, state, shards_of(parts.stateful()), self._score(result))
 
     def restore(self, checkpoint: Checkpoint) -> None:

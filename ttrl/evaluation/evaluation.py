@@ -106,7 +106,12 @@ class Evaluation:
             temperature=evaluation.temperature,
             top_p=evaluation.top_p,
             max_new_tokens=self.settings.rollout.max_new_tokens,
-            stream=(self.settings.seed, "exam", self.name, step),  # its name from the first run on
+            stream=(
+                self.settings.seed,
+                "exam",
+                self.name,
+                step,
+            ),  # kept, so that measurements sample as before
         )
         total = sum(q.id in self.asked.key.answers for q in self.asked.questions)
         with display.bar(f"measuring: {self.name}", total) as bar:

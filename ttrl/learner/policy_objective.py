@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PolicyObjective:
-    """PPO's clip, CISPO or none, against the sampler or the policy before the updates."""
+    """PPO's clip, CISPO, SAPO or none, against the sampler or the policy before the updates."""
 
     settings: LossSettings
     temperature: float

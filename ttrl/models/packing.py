@@ -124,6 +124,8 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
 
 def _at_trained(values: Sequence[float], trained: Sequence[bool]) -> list[float]:
     """Put the values of the trained rows where those are, and 0 elsewhere."""
+    if len(values) != sum(trained):
+        raise ValueError(f"{len(values)} numbers for {sum(trained)} trained tokens")
     rest = iter(values)
     return [next(rest) if on else 0.0 for on in trained]
 

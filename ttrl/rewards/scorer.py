@@ -51,10 +51,17 @@ class GroupScorer:
         self.settings = settings
         self.grader = grader
         self.extract = make_extractor(settings.answers.extract)
-        self.name = reward.estimator if estimator is None else type(estimator).__name__
+        self.name = reward.estimator if estimator is None else type(estimator).__qualname__
         self.foreign = estimator is not None or is_plugin(reward.estimator)
         """Whether the estimator is code that we did not write."""
-        self.estimator = estimator or make_estimator(reward.estimator, reward.options)
+        if estimator is not None and reward.options:
+            raise UserError(
+                f"reward.options = {reward.options!r} would be ignored: the estimator is an object "
+                "that was made already; give it its options there"
+            )
+        if estimator is None:
+            estimator = make_estimator(reward.estimator, reward.options)
+        self.estimator = estimator
         if reward.labels != "votes" and not getattr(self.estimator, "uses_label", True):
             raise UserError(
                 f"reward.labels = {reward.labels!r} would be ignored: reward.estimator = "

@@ -17,6 +17,8 @@ class Identity:
     """The settings, data and model that a run began with."""
 
     settings: Settings
+    estimator: str
+    """Its name, also where it is an object that was given to `ttrl.train`."""
     replayed: bool
     """Whether the run trains on recorded answers."""
     questions: str
@@ -30,6 +32,7 @@ class Identity:
         """Return the identity as JSON, for a checkpoint."""
         return {
             "settings": self.settings.model_dump(mode="json"),
+            "estimator": self.estimator,
             "replayed": self.replayed,
             "questions": self.questions,
             "model": self.model,
@@ -49,6 +52,7 @@ class Identity:
             raise UserError(f"--resume: {add}, as when the run was started")
         model = f"model.path = {self.settings.model.path!r}"
         for what, then, now in (
+            ("the estimator", saved["estimator"], self.estimator),
             ("data.train", saved["questions"], self.questions),
             (f"the configuration of {model}", saved["model"]["config"], self.model["config"]),
             (f"one of the weights of {model}", saved["model"]["weights"], self.model["weights"]),

@@ -25,6 +25,11 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
             f"rollout.tensor_parallel = {shared} does not divide the {ranks.count} ranks of this "
             "run: start a multiple of it, one per GPU (--ranks)"
         )
+    if settings.policy.backend == "zero3" and not launched():
+        raise UserError(
+            'policy.backend = "zero3" needs processes that a launcher has started: ttrl train, '
+            "torchrun or deepspeed"
+        )
     if backend_of(settings, launched=launched()) == "local":
         refuse_for_local(settings, ranks.count, "were started", "start one")
     else:
@@ -41,6 +46,11 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
     if replay is not None and settings.reward.labels == "teacher":
         raise UserError(
             '--replay: a teacher\'s answers are not recorded (reward.labels = "teacher")'
+        )
+    if replay is not None and settings.rollout.workflow != "single_turn":
+        raise UserError(
+            f"--replay: rollout.workflow = {settings.rollout.workflow!r} would be run once more on "
+            'what it has made of the answers; only those of "single_turn" can be trained on again'
         )
     if replay is None and settings.rollout.engine == "vllm":
         require_vllm()

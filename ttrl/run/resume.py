@@ -131,7 +131,8 @@ def how_to_go_on(folder: RunFolder, settings: Settings) -> str:
 
 def replay_command(folder: RunFolder, settings: Settings) -> str:
     """Say what trains on a run's answers in a new folder; empty if there are none, or not all."""
-    if not folder.last_sampled() or settings.reward.labels == "teacher":  # whose are not recorded
+    replayable = settings.reward.labels != "teacher" and settings.rollout.workflow == "single_turn"
+    if not folder.last_sampled() or not replayable:  # see `ttrl.run.preflight`
         return ""
     ranks = f" --ranks {os.environ['WORLD_SIZE']}" if launched() else ""
     return (

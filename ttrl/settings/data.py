@@ -21,7 +21,8 @@ class DataSettings(Section):
     "hub:OWNER/NAME", "arithmetic:train", or "arithmetic:stream", which has no end. In a recipe, a
     file beside it comes first."""
     held_out: str | None = None
-    """Questions to measure on but never train on; same forms as ``train``."""
+    """Questions to measure on but never train on; same forms as ``train``, but no
+    stream."""
     for_held_out: dict[HeldOutKey, str] = Field(default_factory=dict)
     """Which of split, subset, revision and the names of fields are others for ``held_out``, for
     example ``prompt_field = "question"``."""

@@ -20,14 +20,14 @@ class LossSettings(Section):
     ] = "ppo_clip"
     """Policy term of a token, from the ratio policy / sampler r and the advantage A. ppo_clip: the
     worse of r x A and clip(r) x A. cispo: log-prob x A, weighted by clip(r): a clipped token keeps
-    its gradient. sapo: A, weighted by a gate that fades out around r = 1. none: r x A."""
+    its gradient. sapo: A, weighted by a gate that fades out away from r = 1. none: r x A."""
     ratio_level: Literal["token", "sequence"] = "token"
     """Whether each token has its own ratio, or all of a sequence their geometric mean (GSPO, whose
     clips are of the order of 3e-4)."""
     clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """The ratio is clipped below at 1 - clip_low."""
+    """ppo_clip and cispo: the ratio is clipped below at 1 - clip_low."""
     clip_high: Annotated[float, Field(ge=0)] = 0.2
-    """The ratio is clipped above at 1 + clip_high."""
+    """ppo_clip and cispo: the ratio is clipped above at 1 + clip_high."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Dual-clip PPO: bounds the loss of tokens with a negative advantage; None is off."""
     old_logprobs: Literal["sampler", "policy"] = "sampler"

@@ -60,6 +60,11 @@ def _rollout_rules(settings: Settings) -> Iterator[str]:
             f'rollout.tensor_parallel = {shared} needs rollout.placement = "colocated": ranks '
             "share an engine"
         )
+    if rollout.stop_when_decided and rollout.workflow != "single_turn":
+        yield (
+            'rollout.stop_when_decided = true needs rollout.workflow = "single_turn": of '
+            f"{rollout.workflow!r} nobody knows which answers will vote"
+        )
     if shared != 1 and rollout.engine != "vllm":
         yield f'rollout.tensor_parallel = {shared} needs rollout.engine = "vllm"'
 

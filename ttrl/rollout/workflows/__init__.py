@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ttrl.rollout.workflows.base import Ask, OnGroup, Workflow
+from ttrl.rollout.workflows.own import OwnWorkflow
 from ttrl.rollout.workflows.single_turn import SingleTurn
 from ttrl.settings import Settings
 from ttrl.settings.errors import did_you_mean
-from ttrl.settings.plugins import is_plugin, load_plugin
+from ttrl.settings.plugins import is_plugin
 from ttrl.types import UserError
 
 __all__ = ["WORKFLOWS", "Ask", "OnGroup", "SingleTurn", "Workflow", "make_workflow"]
@@ -23,12 +24,11 @@ def make_workflow(settings: Settings) -> Workflow:
     """Make the workflow that ``rollout.workflow`` names.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if there is none of that name, or a user's own cannot be made.
     """
     name = settings.rollout.workflow
     if is_plugin(name):
-        workflow: Workflow = load_plugin(name, "rollout.workflow")(settings)
-        return workflow
+        return OwnWorkflow(name, settings)
     if name not in WORKFLOWS:
         raise UserError(
             f"rollout.workflow = {name!r} is unknown{did_you_mean(name, WORKFLOWS)}: expected one "

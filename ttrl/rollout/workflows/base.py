@@ -35,9 +35,11 @@ class Workflow(Protocol):
 
         Args:
             ask: samples; may be called several times, for each of them with random numbers of
-                their own (`SamplingParams.stream`).
+                their own (`SamplingParams.stream`); without ``top_p``, of which the loss knows
+                nothing.
             questions: the step's.
             step: the training step.
-            on_group: to be told of each group that is to vote: each must be told of by one rank.
+            on_group: to be told of each group that is to vote, as it is returned, by a rank at
+                least.
         """
         ...

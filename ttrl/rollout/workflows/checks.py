@@ -1,0 +1,78 @@
+"""What a workflow may ask, and what it may return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ttrl.rollout.pool import RolloutPool
+from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.workflows.base import OnGroup
+from ttrl.types import Completion, CompletionGroup, Estimate, Question, UserError
+
+
+@dataclass(frozen=True, slots=True)
+class PoolAsk:
+    """The rollout pool as an `Ask`; answers sampled at another temperature say so."""
+
+    pool: RolloutPool
+    temperature: float
+    """``rollout.temperature``."""
+    decided: Callable[[Sequence[Completion], int], bool] | None = None
+    """See `RolloutPool.sample`."""
+
+    def __call__(
+        self, questions: Sequence[Question], params: SamplingParams, on_group: OnGroup, /
+    ) -> list[CompletionGroup]:
+        """Sample; see `Ask`.
+
+        Raises:
+            UserError: for a ``top_p`` below 1, of which the loss would know nothing.
+        """
+        if params.top_p < 1:
+            raise UserError(
+                f"rollout.workflow asks with top_p = {params.top_p}: expected 1, as the loss knows "
+                "the whole distribution only"
+            )
+
+        def marked(group: CompletionGroup) -> CompletionGroup:
+            if params.temperature == self.temperature:
+                return group
+            at = float(params.temperature)
+            return replace(
+                group, completions=tuple(replace(c, temperature=at) for c in group.completions)
+            )
+
+        groups = self.pool.sample(
+            questions, params, lambda group: on_group(marked(group)), self.decided
+        )
+        return [marked(group) for group in groups]
+
+
+def refuse_other_groups(
+    groups: Sequence[CompletionGroup], questions: Sequence[Question], name: str
+) -> None:
+    """Raise a UserError unless there is one group per question, in the same order."""
+    found, wanted = ([x.id for x in y] for y in ((g.question for g in groups), questions))
+    if found != wanted:
+        raise UserError(
+            f"rollout.workflow = {name!r} returned groups of {len(found)} questions, {found[:3]} "
+            f"..., expected one for each of {len(wanted)}, in their order: {wanted[:3]} ..."
+        )
+    if empty := [group.question.id for group in groups if not group.completions]:
+        raise UserError(f"rollout.workflow = {name!r} returned no answer to {empty[0]!r}")
+
+
+def estimate_of(group: CompletionGroup, found: Mapping[str, Estimate]) -> Estimate:
+    """Return the estimate of a group.
+
+    Raises:
+        UserError: if the workflow has not told of it, or of another one of the same question.
+    """
+    estimate = found.get(group.question.id)
+    if estimate is None or len(estimate.rewards_G) != len(group.completions):
+        raise UserError(
+            f"rollout.workflow returned {len(group.completions)} answers to {group.question.id!r}, "
+            "and told on_group of others; expected the very group that is returned"
+        )
+    return estimate
