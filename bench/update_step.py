@@ -200,7 +200,7 @@ def planned_gib(found: Plan) -> dict[str, dict[str, float]]:
     moments = {}
     for phase in found.phases:
         items = {k: v / GIB for k, v in phase.items.items() if k not in NOT_THE_TRAINER}
-        if phase.name in ("load", *PARTS.values()):
+        if phase.name in ("load", "loss", *PARTS.values()):
             moments[phase.name] = {**items, "total": sum(items.values())}
     return moments
 
