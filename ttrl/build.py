@@ -181,8 +181,10 @@ def load_data(
     for remark in (*train_set.remarks, *held_out.remarks):
         display.note(remark)
     outline = load_outline(settings.model)
-    trained = train_set.questions or tuple(source.questions(1))  # of what cannot be listed
-    refuse_unread_variables(settings.data, tokenizer)
+    trained = train_set.questions
+    if not trained:  # it cannot be listed, so nothing of it has been checked: the first step says
+        refuse_unread_variables(settings.data, tokenizer)
+        trained = tuple(source.questions(1))
     asked = (*trained, *(q for q in held_out.questions if q.id in held_out.key.answers))
     refuse_absent_ids(asked, outline, tokenizer)
     refuse_overflow(asked, voting(settings), context_room(outline))

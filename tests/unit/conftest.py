@@ -54,11 +54,13 @@ def load(tmp_path: Path) -> Callable[..., QuestionSet]:
     from ttrl.data.questions import load_questions
     from ttrl.settings import DataSettings
 
+    tokenizer = tiny_tokenizer()
+
     def load(*rows: object, **settings: object) -> QuestionSet:
         path = tmp_path / "q.json"
         path.write_text(json.dumps(rows))
         settings = {"max_rejected_share": 1.0, **settings}
         data = DataSettings.model_validate({"train": str(path), **settings})
-        return load_questions(data.train, data, tiny_tokenizer())
+        return load_questions(data.train, data, tokenizer)
 
     return load

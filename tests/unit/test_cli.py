@@ -9,21 +9,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from command_line import call
 
-from ttrl import cli
 from ttrl.settings.recipe import model_names
-
-
-def call(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of ``ttrl ...``, in this process."""
-    monkeypatch.setattr(sys, "argv", ["ttrl", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-        raise SystemExit(0)
-    out = capsys.readouterr()
-    return int(stop.value.code or 0), out.out, out.err
 
 
 @pytest.mark.parametrize("recipe", ["aime24", "amc", "math500", "gpqa"])

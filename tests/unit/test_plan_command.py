@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import call
 from plans import CONFIGS
 
-from ttrl import cli
 from ttrl.models.pretrained import load_bare_outline
 from ttrl.plan import ModelShape
 from ttrl.settings import ModelSettings
 from ttrl.types import UserError
 
 
-def call(
+def plan_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
 ) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of ``ttrl plan ...``, without network."""
-    monkeypatch.setattr(sys, "argv", ["ttrl", "plan", *arguments])
+    """(exit code, stdout, stderr) of ``ttrl plan ...`` on a wide screen, without network."""
     monkeypatch.setenv("COLUMNS", "140")
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-        raise SystemExit(0)
-    out = capsys.readouterr()
-    return int(stop.value.code or 0), out.out, out.err
+    return call(capsys, monkeypatch, "plan", *arguments)
 
 
 def test_the_command(
@@ -38,7 +32,7 @@ def test_the_command(
         "8xa100-40gb/qwen2.5-math-7b", "--gpus", "8", "--gpu-memory", "40",
         "--model-config", str(CONFIGS / "qwen2.5-math-7b.json"),
     ]  # fmt: skip
-    code, out, err = call(capsys, monkeypatch, *arguments, "--json", str(output))
+    code, out, err = plan_command(capsys, monkeypatch, *arguments, "--json", str(output))
     assert (code, err) == (0, "")
     assert "7.616 B parameters, 56 KiB" in out
     assert re.search(r"^ moments +7\.09 +7\.09 +7\.09 *$", out, re.MULTILINE)
@@ -46,7 +40,7 @@ def test_the_command(
     assert written["fits"]
     assert written["phases"]["loss"]["moments"] == 8 * 7_615_616_512 // 8
     few = ("--gpus", "2", "--set", "rollout.tensor_parallel=1")
-    code, out, err = call(capsys, monkeypatch, *arguments, *few)
+    code, out, err = plan_command(capsys, monkeypatch, *arguments, *few)
     assert code == 1
     assert "GiB on each GPU" in out
     assert err.startswith("ttrl: does not fit: load needs ")
@@ -56,7 +50,7 @@ def test_the_command(
 def test_the_embedded_model_fits_anything(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out, _ = call(capsys, monkeypatch, "tiny-arithmetic", "--gpu-memory", "8")
+    code, out, _ = plan_command(capsys, monkeypatch, "tiny-arithmetic", "--gpu-memory", "8")
     assert code == 0
     assert "local, transformers" in out
 
@@ -81,7 +75,7 @@ def test_errors_are_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "remote.json").write_text('{"model_type": "qwen2", "attn_implementation": "a/b"}')
-    code, out, err = call(capsys, monkeypatch, "8xa100-40gb/qwen2.5-math-7b", *arguments)
+    code, out, err = plan_command(capsys, monkeypatch, "8xa100-40gb/qwen2.5-math-7b", *arguments)
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -28,12 +28,9 @@ class LocalModel(TrainedModel):
         if needs_reference(settings):
             frozen = copy.deepcopy(self.model).eval().requires_grad_(False)
             self.reference = self._packed(frozen, settings)
-        self.optimizer = adamw(model, settings.optimizer, fused=self._fused)
-
-    @property
-    def _fused(self) -> bool:
-        """Whether AdamW is one kernel: on a GPU torch's other one needs a copy of all weights."""
-        return bool(self.model.device.type == "cuda")
+        # One kernel on a GPU: torch's other AdamW needs a copy of all weights there.
+        fused = model.device.type == "cuda"
+        self.optimizer = adamw(model, settings.optimizer, fused=fused)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield all parameters, by their transformers names; tied ones once."""
@@ -73,24 +70,12 @@ class LocalModel(TrainedModel):
             state = self.optimizer.state.get(parameter, {})
             yield from ((f"{kind}/{name}", state[kind]) for kind in KINDS if kind in state)
 
-    def _make_moments(self) -> None:
-        steps = float(self.steps_taken)
-        for _, parameter in self._trained():
-            if parameter not in self.optimizer.state:
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(steps, device=parameter.device if self._fused else None),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
-
     @property
-    def steps_taken(self) -> int:
-        """The number of optimizer steps so far."""
-        return max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
+    def _adam(self) -> torch.optim.Optimizer:
+        return self.optimizer
 
-    def _set_steps_taken(self, steps: int) -> None:
-        for state in self.optimizer.state.values():
-            state["step"].fill_(steps)
+    def _optimized(self) -> Iterable[torch.Tensor]:
+        return (parameter for _, parameter in self._trained())
 
     def _zero_grad(self) -> None:
         self.optimizer.zero_grad()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
 from typing import Any
@@ -140,19 +140,33 @@ class TrainedModel(ABC):
         """Restore what `state` returned, whose `shards` are then to be loaded."""
         if steps := state["steps_taken"]:
             self._make_moments()
-            self._set_steps_taken(steps)
+            for moments in self._adam.state.values():
+                moments["step"].fill_(steps)
 
     @property
     @abstractmethod
+    def _adam(self) -> torch.optim.Optimizer:
+        """The AdamW that holds the moments."""
+
+    @abstractmethod
+    def _optimized(self) -> Iterable[torch.Tensor]:
+        """Return the tensors that `_adam` changes, by which it keeps their moments."""
+
+    @property
     def steps_taken(self) -> int:
         """The number of optimizer steps so far, by which AdamW's moments are corrected."""
+        return max((int(state["step"]) for state in self._adam.state.values()), default=0)
 
-    @abstractmethod
-    def _set_steps_taken(self, steps: int) -> None: ...
-
-    @abstractmethod
     def _make_moments(self) -> None:
-        """Make what the optimizer itself makes in its first step."""
+        """Make what AdamW itself makes in its first step, for tensors that have none yet."""
+        fused, steps = self._adam.defaults["fused"], float(self.steps_taken)
+        for tensor in self._optimized():
+            if not self._adam.state.get(tensor):
+                self._adam.state[tensor] = {
+                    "step": torch.tensor(steps, device=tensor.device if fused else None),
+                    "exp_avg": torch.zeros_like(tensor),
+                    "exp_avg_sq": torch.zeros_like(tensor),
+                }
 
     @abstractmethod
     def _zero_grad(self) -> None:

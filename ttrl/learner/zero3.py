@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any, Self
 
@@ -210,24 +210,9 @@ class Zero3Model(TrainedModel):
         adam: torch.optim.Optimizer = self.engine.optimizer.optimizer
         return adam
 
-    def _make_moments(self) -> None:
-        for flat in self.engine.optimizer.fp32_partitioned_groups_flat:
-            if not self._adam.state[flat]:
-                fused = self._adam.defaults["fused"]
-                self._adam.state[flat] = {
-                    "step": torch.tensor(0.0, device=flat.device if fused else None),
-                    "exp_avg": torch.zeros_like(flat),
-                    "exp_avg_sq": torch.zeros_like(flat),
-                }
-
-    @property
-    def steps_taken(self) -> int:
-        """The number of optimizer steps so far."""
-        return max((int(state["step"]) for state in self._adam.state.values()), default=0)
-
-    def _set_steps_taken(self, steps: int) -> None:
-        for state in self._adam.state.values():
-            state["step"].fill_(steps)
+    def _optimized(self) -> Iterable[torch.Tensor]:
+        flat: list[torch.Tensor] = self.engine.optimizer.fp32_partitioned_groups_flat
+        return flat
 
     def _shard(self, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
         """Return the float32 tensor itself, as the optimizer holds it, wherever that is."""
