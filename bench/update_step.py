@@ -28,7 +28,7 @@ from record import Record, part_parser, skip
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ttrl.learner.backends import make_trained_model
-from ttrl.learner.objective import LogProbs, Loss, Network
+from ttrl.learner.objective import Loss, Network, Scorer
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import load_bare_outline
@@ -87,10 +87,10 @@ class Meter:
         return self.objective.token_weights(samples)
 
     def prepared(
-        self, steps: Sequence[Sequence[TrainSample]], logprobs: LogProbs
+        self, steps: Sequence[Sequence[TrainSample]], score: Scorer
     ) -> list[Sequence[TrainSample]]:
         """As the objective says."""
-        return self.objective.prepared(steps, logprobs)
+        return self.objective.prepared(steps, score)
 
     def loss(self, network: Network, batch: PackedBatch) -> Loss:
         """The objective's, measured."""

@@ -85,6 +85,11 @@ class Parts:
             "labels": self.labels,
             "measured": self.measured,
             "clock": self.clock,
+            **self.credit.models,
+            "source": self.source,
+            "workflow": self.workflow,
+            "credit": self.credit,
+            "objective": self.objective,
         }
         return {name: part for name, part in named.items() if isinstance(part, Stateful)}
 

@@ -24,10 +24,12 @@ from statistics import fmean
 
 from ttrl.answers import Grader
 from ttrl.build import Parts, build
+from ttrl.credit.credit import Assigned
 from ttrl.evaluation.evaluation import Scores
 from ttrl.evaluation.metrics import (
     evaluation_metrics,
     labelled_metrics,
+    mismatch_metrics,
     update_metrics,
     vote_metrics,
 )
@@ -54,7 +56,6 @@ from ttrl.types import (
     Estimate,
     Question,
     StepResult,
-    TrainSample,
     UpdateResult,
     UserError,
     WeightSource,
@@ -168,16 +169,16 @@ class Trainer:
             "time/rollout_s": sampled - begun,
             **memory_metrics("rollout"),
         }
-        assigned = parts.credit.assign(groups, estimates, step)
-        scorer, chosen = parts.scorer, assigned.chosen
-        metrics |= vote_metrics(groups, estimates, scorer.history, scorer.grader, chosen)
-        metrics |= labelled_metrics(groups, estimates, parts.key, scorer.grader, chosen)
+        scorer, past = parts.scorer, dict(parts.scorer.history)
         scorer.remember(step, groups, estimates)
         self.ahead = self._rollout_ahead(step)
         if self.ahead is None:
             parts.pool.sleep()
-        updates = self._update(assigned.samples, step)
-        metrics |= update_metrics(updates)
+        assigned, updates = self._update(groups, estimates, step)
+        chosen = assigned.chosen
+        metrics |= vote_metrics(groups, estimates, past, scorer.grader, chosen)
+        metrics |= labelled_metrics(groups, estimates, parts.key, scorer.grader, chosen)
+        metrics |= update_metrics(updates) | mismatch_metrics(updates) | dict(assigned.metrics)
         metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
         metrics |= self._figures_of_the_start(step, metrics)
         return StepResult(step, groups, estimates, metrics)
@@ -239,19 +240,22 @@ class Trainer:
         pool.push_weights(self.parts.model)
         return {group.question.id: scorer.vote(group).majority for group in groups}
 
-    def _update(self, samples: Sequence[TrainSample], step: int) -> list[UpdateResult]:
-        """Train the policy."""
+    def _update(
+        self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], step: int
+    ) -> tuple[Assigned, list[UpdateResult]]:
+        """Assign credit, which may train models of its own, and train the policy."""
         parts = self.parts
         remedy = "lower memory.tokens_per_batch, or set memory.gradient_checkpointing = true"
         try:
             rate = learning_rate(step, parts.total, self.settings.optimizer)
             with self._limited("update"), memory_suffices("during the update", remedy):
+                assigned = parts.credit.assign(groups, estimates, step)
                 parts.model.reload()
-                updates = parts.model.update(samples, parts.objective, rate)
+                updates = parts.model.update(assigned.samples, parts.objective, rate)
         except FloatingPointError as error:
             raise UserError(f"step {step}: {error}") from error
         parts.labels.after_update(parts.model)
-        return updates
+        return assigned, updates
 
     def push_weights(self) -> None:
         """Bring the engine to the policy's weights, in what memory the policy can spare."""

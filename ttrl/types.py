@@ -240,6 +240,10 @@ class TrainSample:
     computed, because nothing needs it."""
     temperature: float | None = None
     """The sampling temperature, see `Completion.temperature`."""
+    returns: tuple[float, ...] | None = None
+    """Per trained token, the reward from there to the end; None: nothing is trained to know it."""
+    values: tuple[float, ...] | None = None
+    """Per trained token, what a critic expected of ``returns``; None: nothing needs it."""
 
     @classmethod
     def of_answer(
@@ -299,6 +303,10 @@ class PackedBatch:
     temperature_T: torch.Tensor | None = None
     """float32: what each token was sampled at, 0 for ``rollout.temperature``; None: all were at
     that."""
+    returns_T: torch.Tensor | None = None
+    """float32: see `TrainSample.returns`; 0 where there is no target."""
+    values_T: torch.Tensor | None = None
+    """float32: see `TrainSample.values`; 0 where there is no target."""
 
 
 @dataclass(frozen=True, slots=True)

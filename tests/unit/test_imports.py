@@ -19,8 +19,8 @@ LAYERS = (
     {"trainer"},
     {"build"},
     {"run", "evaluation", "plan", "doctor"},
-    {"rewards", "rollout", "learner", "data"},
-    {"answers", "credit", "models"},
+    {"credit", "rewards", "rollout", "learner", "data"},
+    {"answers", "models"},
     {"settings", "system", "report"},
     {"types"},
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ttrl.credit.advantages import group_advantages
 from ttrl.credit.credit import Assigned
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
 from ttrl.system.rng import generator
 from ttrl.types import CompletionGroup, Estimate, TrainSample
@@ -17,6 +18,7 @@ class GroupBaseline:
     def __init__(self, settings: Settings) -> None:
         """Read ``reward.advantages``, ``.selection``, ``policy.trained_samples`` and ``seed``."""
         self.settings = settings
+        self.models: dict[str, TrainedModel] = {}
 
     def assign(
         self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], step: int

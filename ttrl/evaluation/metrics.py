@@ -215,26 +215,36 @@ def _draw(ways: Sequence[int], available: int, at_most: int) -> list[int]:
 # Of the update and the evaluations
 
 
-def update_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
-    """Return the figures of a step's optimizer steps, as ``policy/...`` and ``mismatch/...``.
+def update_metrics(updates: Sequence[UpdateResult], model: str = "policy") -> dict[str, float]:
+    """Return the figures of a step's optimizer steps of a model, as ``MODEL/...``.
 
-    ``policy/...`` are means, but sums of counts and the largest gap. ``mismatch/...`` is the first
-    one's distance from the sampler, before anything has moved. None were taken where unanimous
-    votes left nothing to learn: then only the count 0 is there.
+    They are means, but sums of counts, and the largest of what is the largest already. None were
+    taken where unanimous votes left nothing to learn: then only the count 0 is there.
     """
-    metrics: dict[str, float] = {"policy/updates": len(updates)}
+    metrics: dict[str, float] = {f"{model}/updates": len(updates)}
     if not updates:
         return metrics
     for name in ("loss", "grad_norm", "learning_rate"):
-        metrics[f"policy/{name}"] = fmean(getattr(update, name) for update in updates)
+        metrics[f"{model}/{name}"] = fmean(getattr(update, name) for update in updates)
     for name in ("tokens", "sequences", "skipped_sequences"):
-        metrics[f"policy/{name}"] = sum(getattr(update, name) for update in updates)
+        metrics[f"{model}/{name}"] = sum(getattr(update, name) for update in updates)
     first = updates[0]
     for name in first.means:
-        metrics[f"policy/{name}"] = fmean(update.means[name] for update in updates)
+        metrics[f"{model}/{name}"] = fmean(update.means[name] for update in updates)
     for name in first.largest:
-        metrics[f"policy/{name}"] = max(update.largest[name] for update in updates)
-    return metrics | {
+        metrics[f"{model}/{name}"] = max(update.largest[name] for update in updates)
+    return metrics
+
+
+def mismatch_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
+    """Return the first update's distance from the sampler, before anything has moved.
+
+    An objective that does not measure it has none.
+    """
+    if not updates or "sampler_kl" not in updates[0].means:
+        return {}
+    first = updates[0]
+    return {
         "mismatch/kl": first.means["sampler_kl"],
         "mismatch/mean_log_ratio": first.means["sampler_log_ratio"],
         "mismatch/max_log_ratio": first.largest["sampler_max_gap"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -13,8 +13,18 @@ from ttrl.types import PackedBatch, TrainSample
 Network = Callable[..., Any]
 """A `ttrl.models.packed_model.PackedModel`, or what wraps it: (batch, **options of the head)."""
 
-LogProbs = Callable[[Sequence[TrainSample]], list[tuple[float, ...]]]
-"""The trained model's own log-probs of what each sample trains on, by all ranks together."""
+
+class TokenScores(NamedTuple):
+    """What a language model says of the trained tokens of a sample."""
+
+    logprobs: tuple[float, ...]
+    """Log-prob of each token, in nats."""
+    entropies: tuple[float, ...]
+    """Entropy of the distribution that each token was drawn from, in nats."""
+
+
+Scorer = Callable[[Sequence[TrainSample]], list[TokenScores]]
+"""The trained model's own scores of each sample, by all ranks together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,7 @@ class Objective(Protocol):
         ...
 
     def prepared(
-        self, steps: Sequence[Sequence[TrainSample]], logprobs: LogProbs
+        self, steps: Sequence[Sequence[TrainSample]], score: Scorer
     ) -> list[Sequence[TrainSample]]:
         """Complete the samples of a rollout's optimizer steps, before the first one is taken."""
         ...

@@ -15,7 +15,7 @@ from torch import Tensor
 from ttrl_kernels import PolicyLoss
 
 from ttrl.learner.correction import corrected
-from ttrl.learner.objective import LogProbs, Loss, Network
+from ttrl.learner.objective import Loss, Network, Scorer
 from ttrl.models.packing import sequence_ids, sequence_weights, temperature_of
 from ttrl.settings import LossSettings, Settings
 from ttrl.types import PackedBatch, TrainSample
@@ -55,7 +55,7 @@ class PolicyObjective:
         return sequence_weights(samples, self.settings.aggregation, self.max_new_tokens)
 
     def prepared(
-        self, steps: Sequence[Sequence[TrainSample]], logprobs: LogProbs
+        self, steps: Sequence[Sequence[TrainSample]], score: Scorer
     ) -> list[Sequence[TrainSample]]:
         """Add the policy's own log-probs where ``loss.old_logprobs`` needs them.
 
@@ -68,7 +68,7 @@ class PolicyObjective:
         later = [s for step in steps[known:] for s in step if self.has_gradient(s)]
         if not later:
             return list(steps)
-        own = iter(logprobs(later))
+        own = (scores.logprobs for scores in score(later))
         return [
             *steps[:known],
             *(

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from ttrl_kernels import chosen_backend
 
-from ttrl.learner.objective import Loss, Objective
+from ttrl.learner.objective import Loss, Objective, TokenScores
 from ttrl.models import lora
 from ttrl.models.packed_model import PackedModel
 from ttrl.models.packing import batch_of, deal, pack, temperature_of
@@ -206,22 +206,39 @@ class TrainedModel(ABC):
         return logp_T
 
     @torch.no_grad()
-    def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
-        """Compute the log-prob of each trained token, at the temperature that it was sampled at.
+    def per_token(
+        self,
+        samples: Sequence[TrainSample],
+        figures: Callable[[PackedBatch], Sequence[torch.Tensor]],
+    ) -> list[list[tuple[float, ...]]]:
+        """Compute ``figures`` [T] of packed batches; return each sample's, per trained token.
 
         All ranks call this together, with the same samples, and share the work.
         """
         room, ranks = self.settings.memory.tokens_per_batch, self.ranks
-        own: dict[int, tuple[float, ...]] = {}
+        own: dict[int, list[tuple[float, ...]]] = {}
         for chosen in deal(samples, room, ranks.count)[ranks.rank :: ranks.count]:
             together = [samples[i] for i in chosen]
             batch = _to(batch_of(together, [0.0] * len(together)), self.model.device)
-            temperature = temperature_of(batch, self.settings.rollout.temperature)
-            logp_T = self.network(batch, temperature=temperature).logp_T
-            values = iter(logp_T[batch.targets_T >= 0].tolist())
-            own |= {i: tuple(islice(values, len(samples[i].logprobs))) for i in chosen}
+            trained_T = batch.targets_T >= 0
+            values = [iter(figure_T[trained_T].tolist()) for figure_T in figures(batch)]
+            own |= {i: [tuple(islice(v, len(samples[i].logprobs))) for v in values] for i in chosen}
         found = ranks.gather_dict(own)
         return [found[i] for i in range(len(samples))]
+
+    def score(self, samples: Sequence[TrainSample]) -> list[TokenScores]:
+        """Compute each trained token's log-prob and entropy, at its sampling temperature."""
+
+        def scores(batch: PackedBatch) -> Sequence[torch.Tensor]:
+            temperature = temperature_of(batch, self.settings.rollout.temperature)
+            found: Sequence[torch.Tensor] = self.network(batch, temperature=temperature)
+            return found
+
+        return [TokenScores(*figures) for figures in self.per_token(samples, scores)]
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
+        """Compute the log-prob of each trained token, at the temperature that it was sampled at."""
+        return [scores.logprobs for scores in self.score(samples)]
 
     @strictly_deterministic()
     def update(
@@ -246,7 +263,7 @@ class TrainedModel(ABC):
         steps = [step for step in steps if any(map(objective.has_gradient, step))]
         return [
             self._optimizer_step(step, objective, rate)
-            for step in objective.prepared(steps, self.logprobs)
+            for step in objective.prepared(steps, self.score)
         ]
 
     def _optimizer_step(

@@ -85,15 +85,14 @@ def _rows(sample: TrainSample) -> int:
 def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
     """Pack the samples one after the other; ``weights`` are those of their tokens."""
     if not samples:  # a rank's share of nothing: it goes through the model as any other does
-        nothing = TrainSample("", (0, 0), (False, True), (0.0,), (0.0,), old_logprobs=(0.0,))
+        zero = (0.0,)
+        nothing = TrainSample(
+            "", (0, 0), (False, True), zero, zero, old_logprobs=zero, returns=zero, values=zero
+        )
         samples, weights = [nothing], [0.0]
-    known = all(s.old_logprobs is not None for s in samples)
     token_ids: list[int] = []
     positions: list[int] = []
     targets: list[int] = []
-    sampler_logp: list[float] = []
-    old_logp: list[float] = []
-    advantages: list[float] = []
     token_weights: list[float] = []
     temperatures: list[float] = []
     for sample, weight in zip(samples, weights, strict=True):
@@ -101,9 +100,6 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
         token_ids += sample.token_ids[:-1]
         positions += range(_rows(sample))
         targets += [t if on else -100 for t, on in zip(sample.token_ids[1:], trained, strict=True)]
-        sampler_logp += _at_trained(sample.logprobs, trained)
-        old_logp += _at_trained(sample.old_logprobs or (0.0,) * len(sample.logprobs), trained)
-        advantages += _at_trained(sample.advantages, trained)
         token_weights += [weight if on else 0.0 for on in trained]
         temperatures += [sample.temperature or 0.0] * len(trained)
     return PackedBatch(
@@ -114,12 +110,30 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
         ),
         longest=max(map(_rows, samples)),
         targets_T=torch.tensor(targets),
-        sampler_logp_T=torch.tensor(sampler_logp),
-        old_logp_T=torch.tensor(old_logp) if known else None,
-        advantages_T=torch.tensor(advantages),
+        sampler_logp_T=_vector(samples, [s.logprobs for s in samples]),
+        old_logp_T=_known(samples, [s.old_logprobs for s in samples]),
+        advantages_T=_vector(samples, [s.advantages for s in samples]),
         token_weights_T=torch.tensor(token_weights),
         temperature_T=torch.tensor(temperatures) if any(temperatures) else None,
+        returns_T=_known(samples, [s.returns for s in samples]),
+        values_T=_known(samples, [s.values for s in samples]),
     )
+
+
+def _known(
+    samples: Sequence[TrainSample], values_S: Sequence[Sequence[float] | None]
+) -> torch.Tensor | None:
+    """Lay out what every sample knows; None where one does not."""
+    known = [values for values in values_S if values is not None]
+    return _vector(samples, known) if len(known) == len(samples) else None
+
+
+def _vector(samples: Sequence[TrainSample], values_S: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Lay out one number per trained token as [T], with 0 on all other rows."""
+    rows: list[float] = []
+    for sample, values in zip(samples, values_S, strict=True):
+        rows += _at_trained(values, sample.trained[1:])
+    return torch.tensor(rows)
 
 
 def _at_trained(values: Sequence[float], trained: Sequence[bool]) -> list[float]:
