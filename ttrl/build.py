@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ttrl.credit.credit import Credit
-from ttrl.credit.group_baseline import GroupBaseline
+from ttrl.credit import Credit, make_credit
 from ttrl.data.prompts import refuse_unread_variables
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.data.sources import QuestionList, QuestionSource, make_source
@@ -134,13 +133,15 @@ def build(
     source, key, evaluations = load_data(settings, tokenizer, scorer, display)
     total = total_steps(settings, source)
     model = make_trained_model(settings, ranks)
+    credit = make_credit(settings, model)
     digests = model_digests(model, getattr(torch, settings.model.dtype))
     labels = label_source(settings, key, model, ranks)
     # Rollouts may go on while the update talks to the other ranks.
     sampling_ranks = ranks.own_group() if settings.rollout.overlap else ranks
     last = total
     if replay is None:
-        model.offload()  # vLLM starts only if all of its share of the GPU is free
+        for trained in (model, *credit.models.values()):
+            trained.offload()  # vLLM starts only if all of its share of the GPU is free
         pool = make_pool(settings, tokenizer, sampling_ranks, load_weights=False)
     else:
         engine = RecordedEngine(replay)
@@ -161,7 +162,7 @@ def build(
         labels=labels,
         scorer=scorer,
         workflow=workflow,
-        credit=GroupBaseline(settings),
+        credit=credit,
         pool=pool,
         sampling_ranks=sampling_ranks,
         total=total,

@@ -24,7 +24,7 @@ from statistics import fmean
 
 from ttrl.answers import Grader
 from ttrl.build import Parts, build
-from ttrl.credit.credit import Assigned
+from ttrl.credit import Assigned
 from ttrl.evaluation.evaluation import Scores
 from ttrl.evaluation.metrics import (
     evaluation_metrics,
@@ -179,6 +179,8 @@ class Trainer:
         metrics |= vote_metrics(groups, estimates, past, scorer.grader, chosen)
         metrics |= labelled_metrics(groups, estimates, parts.key, scorer.grader, chosen)
         metrics |= update_metrics(updates) | mismatch_metrics(updates) | dict(assigned.metrics)
+        for name, learned in assigned.updates.items():
+            metrics |= update_metrics(learned, name)
         metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
         metrics |= self._figures_of_the_start(step, metrics)
         return StepResult(step, groups, estimates, metrics)
@@ -338,11 +340,12 @@ class Trainer:
 
     def _save(self, result: StepResult) -> None:
         parts = self.parts
+        score = parts.guards.score(result.metrics)
         with self._limited("save"):
             states = states_of({**parts.stateful(), **parts.stateful_engine()})
             identity = parts.identity(self.done).as_json()
             state = {"step": self.done, "identity": identity, "parts": states}
-            self.saving.save(self.done, state, shards_of(parts.stateful()), self._score(result))
+            self.saving.save(self.done, state, shards_of(parts.stateful()), score)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue a run of the same settings from a checkpoint, on any number of ranks.
@@ -360,23 +363,16 @@ class Trainer:
                 raise ValueError(f"the state of step {state['step']}")
             parts.identity(done=0).refuse_other(state["identity"], checkpoint.path)
         parts.pool.sleep()  # it takes the place of what comes back
-        parts.model.reload()  # what is not on the GPU would be written to a copy
+        for model in (parts.model, *parts.credit.models.values()):
+            model.reload()  # what is not on the GPU would be written to a copy
         self.done = checkpoint.step
         with checkpoint.errors_as_user_error():
             states = dict(state["parts"])
         restore(parts.stateful(), states, checkpoint, self.ranks)
+        for model in parts.credit.models.values():
+            model.offload()
         self.push_weights()
         restore(parts.stateful_engine(), states, checkpoint, self.ranks)
-
-    def _score(self, result: StepResult) -> float | None:
-        """Rate the policy by ``checkpoint.best``; None if nobody asks, or it collapses."""
-        match self.settings.checkpoint.best:
-            case "majority_ratio":
-                collapsed = result.metrics["guard/collapse"]
-                return None if collapsed else self.parts.guards.collapse.majority_ratio
-            case "held_out":
-                return result.metrics.get("eval/held_out/pass@1")
-        return None
 
     def _finish(self, stopped: str | None) -> Summary:
         """Save the model, and say what was reached, unless the run can still go on."""

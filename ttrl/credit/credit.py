@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ttrl.learner.trained_model import TrainedModel
-from ttrl.types import CompletionGroup, Estimate, TrainSample
+from ttrl.types import CompletionGroup, Estimate, TrainSample, UpdateResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class Assigned:
     """Per group, the indices of the completions that the samples are of."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Figures of the assignment, as they are in ``metrics.jsonl``."""
+    updates: Mapping[str, Sequence[UpdateResult]] = field(default_factory=dict)
+    """The optimizer steps of the credit's own models, by their names."""
 
 
 class Credit(Protocol):

@@ -17,7 +17,10 @@ class GroupBaseline:
 
     def __init__(self, settings: Settings) -> None:
         """Read ``reward.advantages``, ``.selection``, ``policy.trained_samples`` and ``seed``."""
-        self.settings = settings
+        kind = settings.reward.advantages
+        if kind == "gae" or kind == "prime":
+            raise ValueError(f"{kind} is no comparison within a group")
+        self.settings, self.kind = settings, kind
         self.models: dict[str, TrainedModel] = {}
 
     def assign(
@@ -35,7 +38,7 @@ class GroupBaseline:
         for group, estimate in zip(groups, estimates, strict=True):
             advantages_G = estimate.advantages_G
             if advantages_G is None:
-                advantages_G = group_advantages(estimate.rewards_G, self.settings.reward.advantages)
+                advantages_G = group_advantages(estimate.rewards_G, self.kind)
             chosen.append(choose(group, estimate, advantages_G, self.settings, step))
             for i in chosen[-1]:
                 completion = group.completions[i]

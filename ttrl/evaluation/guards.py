@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ttrl.answers import Extractor
@@ -34,6 +34,7 @@ class Guards:
             window: steps that are compared with the first so many.
             note: is told of warnings.
         """
+        self.best = settings.checkpoint.best
         self.collapse = CollapseGuard(settings.guard, window)
         self.abstention = AbstentionGuard(settings, extract)
         self.mismatch = MismatchGuard(settings.guard.sampler_kl)
@@ -51,6 +52,15 @@ class Guards:
     ) -> str | None:
         """Return why the run must stop after this step, if it must; adds ``guard/...``."""
         return self._collapsed(step, metrics) or self._without_voters(step, groups, metrics)
+
+    def score(self, metrics: Mapping[str, float]) -> float | None:
+        """Rate the policy by ``checkpoint.best``; None if nobody asks, or it collapses."""
+        match self.best:
+            case "majority_ratio":
+                return None if metrics["guard/collapse"] else self.collapse.majority_ratio
+            case "held_out":
+                return metrics.get("eval/held_out/pass@1")
+        return None
 
     def warn_of_abstentions(
         self, when: str, share: float, groups: Sequence[CompletionGroup]

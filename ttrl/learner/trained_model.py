@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from ttrl_kernels import chosen_backend
 
-from ttrl.learner.objective import Loss, Objective, TokenScores
+from ttrl.learner.objective import Loss, Objective, Scorer, TokenScores
 from ttrl.models import lora
 from ttrl.models.packed_model import PackedModel
 from ttrl.models.packing import batch_of, deal, pack, temperature_of
@@ -31,11 +31,13 @@ from ttrl.types import PackedBatch, TrainSample, UpdateResult, UserError
 
 
 def needs_reference(settings: Settings) -> bool:
-    """Say whether a copy of the starting model is to be kept, as it is, for the KL term.
+    """Say whether a copy of the starting model is to be kept, as it is, to compare with.
 
     Without adapters a model that has some is the starting one.
     """
-    return settings.loss.kl_coef > 0 and settings.lora.rank is None
+    reward = settings.reward
+    compared = settings.loss.kl_coef > 0 or reward.kl_coef > 0 or reward.advantages == "prime"
+    return compared and settings.lora.rank is None
 
 
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
@@ -191,13 +193,20 @@ class TrainedModel(ABC):
         """Clip the gradients, which have this norm, and take the optimizer step."""
 
     @torch.no_grad()
-    def reference_logp(self, batch: PackedBatch) -> torch.Tensor:
+    def reference_logp(
+        self, batch: PackedBatch, temperature: float | torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Compute the starting model's log-probs [T] of a batch's targets.
 
         Without a `reference` it is the model without its adapters.
+
+        Args:
+            batch: what to compute them of.
+            temperature: None: that of the sampling.
         """
         logp_T: torch.Tensor
-        temperature = temperature_of(batch, self.settings.rollout.temperature)
+        if temperature is None:
+            temperature = temperature_of(batch, self.settings.rollout.temperature)
         if self.reference is not None:
             logp_T = self.reference(batch, temperature=temperature).logp_T
         else:
@@ -236,6 +245,17 @@ class TrainedModel(ABC):
 
         return [TokenScores(*figures) for figures in self.per_token(samples, scores)]
 
+    def _scored_once(self) -> Scorer:
+        """Return `score` for weights that do not move: samples of several epochs cost it once."""
+        known: dict[int, TokenScores] = {}
+
+        def score(samples: Sequence[TrainSample]) -> list[TokenScores]:
+            new = list({id(s): s for s in samples if id(s) not in known}.values())
+            known.update(zip(map(id, new), self.score(new), strict=True))
+            return [known[id(sample)] for sample in samples]
+
+        return score
+
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
         """Compute the log-prob of each trained token, at the temperature that it was sampled at."""
         return [scores.logprobs for scores in self.score(samples)]
@@ -261,9 +281,10 @@ class TrainedModel(ABC):
         size = self.settings.policy.sequences_per_update
         steps = [samples[i : i + size] for i in range(0, len(samples), size)]
         steps = [step for step in steps if any(map(objective.has_gradient, step))]
+        epochs = steps * self.settings.policy.epochs_per_rollout
         return [
             self._optimizer_step(step, objective, rate)
-            for step in objective.prepared(steps, self.score)
+            for step in objective.prepared(epochs, self._scored_once())
         ]
 
     def _optimizer_step(

@@ -24,6 +24,7 @@ from ttrl.learner.trained_model import KINDS, TrainedModel, needs_reference
 from ttrl.models import lora
 from ttrl.models.packed_model import make_packed
 from ttrl.models.pretrained import layer_of, load_bare_outline
+from ttrl.models.value_head import ValueHead
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
@@ -103,7 +104,8 @@ class Zero3Model(TrainedModel):
             frozen = self._packed(reference.eval().requires_grad_(False), settings)
             self.reference, *_ = deepspeed.initialize(model=frozen, config=config)
         super().__init__(model, settings, ranks)
-        for parameter in model.parameters():  # adapters are not divided yet, and still float32
+        # Adapters and a value head are not divided yet, and may still be float32.
+        for parameter in model.parameters():
             if parameter.requires_grad and not hasattr(parameter, "ds_id"):
                 parameter.data = parameter.data.to(getattr(torch, settings.model.dtype))
         offloaded = settings.memory.offload_optimizer
@@ -118,8 +120,10 @@ class Zero3Model(TrainedModel):
         self._offload = Offload()
 
     @classmethod
-    def load(cls, settings: Settings, ranks: Ranks) -> Self:
+    def load(cls, settings: Settings, ranks: Ranks, *, value_head: bool = False) -> Self:
         """Read the settings' model, and its reference, from the files into the ranks' shares.
+
+        With ``value_head`` it has one in the place of its output layer.
 
         Raises:
             UserError: on all ranks, see `load_partitioned` and `load_policy_model`.
@@ -140,7 +144,10 @@ class Zero3Model(TrainedModel):
             return model
 
         reference = load() if needs_reference(settings) else None
-        return cls(load(), settings, ranks, reference)
+        model = load()
+        if value_head:
+            ValueHead.replace(model)
+        return cls(model, settings, ranks, reference)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield all parameters, by their transformers names, gathered one layer at a time."""

@@ -8,6 +8,7 @@ parameters are those of peft: ``X.weight`` becomes ``X.base_layer.weight``, ``X.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 from ttrl_kernels import FusedLMHead
 
+from ttrl.models.value_head import ValueHead
 from ttrl.settings import Settings
 from ttrl.types import UserError
 
@@ -54,6 +56,7 @@ def add_adapters(model: PreTrainedModel, settings: Settings) -> None:
         target_modules=targets if isinstance(targets, str) else list(targets),
     )
     model.requires_grad_(False)
+    head = model.get_output_embeddings()
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         try:
@@ -61,14 +64,30 @@ def add_adapters(model: PreTrainedModel, settings: Settings) -> None:
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"lora.targets = {targets!r}: {reason}") from error
-    if type(model.get_output_embeddings()) is not FusedLMHead:
+    if model.get_output_embeddings() is not head:
         raise UserError(
             f"lora.targets = {targets!r} names the output layer, whose log-probs are "
             'computed without its logits: leave it out, as "all-linear" does'
         )
+    if isinstance(head, ValueHead):  # it has no base that could be frozen
+        head.requires_grad_(True)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def another_of_its_base(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model without its adapters, with the same frozen weights: not copies of them."""
+    from peft.tuners.lora import LoraLayer
+
+    frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
+    other: PreTrainedModel = copy.deepcopy(model, frozen)
+    for name, layer in list(other.named_modules()):
+        if isinstance(layer, LoraLayer):
+            other.set_submodule(name, layer.base_layer)
+    if hasattr(other, "peft_config"):
+        del other.peft_config  # of adapters that it does not have
+    return other
 
 
 def _refuse_target(model: PreTrainedModel, target: str) -> None:
@@ -83,7 +102,7 @@ def _refuse_target(model: PreTrainedModel, target: str) -> None:
         linear = {
             n.rpartition(".")[2]
             for n, m in layers.items()
-            if isinstance(m, torch.nn.Linear) and not isinstance(m, FusedLMHead)
+            if isinstance(m, torch.nn.Linear) and not isinstance(m, FusedLMHead | ValueHead)
         }
         raise UserError(
             f"lora.targets: no layer is called {target!r}; expected names of linear layers: "

@@ -2,6 +2,7 @@
 
 from ttrl.settings.answers import AnswerSettings
 from ttrl.settings.checkpoint import CheckpointSettings
+from ttrl.settings.critic import CriticSettings
 from ttrl.settings.data import DataSettings
 from ttrl.settings.evaluation import EvaluationSettings
 from ttrl.settings.guard import GuardSettings
@@ -11,6 +12,7 @@ from ttrl.settings.memory import MemorySettings
 from ttrl.settings.model import ModelSettings
 from ttrl.settings.optimizer import OptimizerSettings
 from ttrl.settings.policy import PolicySettings
+from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.section import Section
@@ -19,6 +21,7 @@ from ttrl.settings.settings import Settings
 __all__ = [
     "AnswerSettings",
     "CheckpointSettings",
+    "CriticSettings",
     "DataSettings",
     "EvaluationSettings",
     "GuardSettings",
@@ -28,6 +31,7 @@ __all__ = [
     "ModelSettings",
     "OptimizerSettings",
     "PolicySettings",
+    "PrimeSettings",
     "RewardSettings",
     "RolloutSettings",
     "Section",

@@ -17,3 +17,6 @@ class PolicySettings(Section):
     """Answers per question that are trained on: the first ones, as in the paper."""
     sequences_per_update: Positive = 32
     """Sequences in one optimizer step."""
+    epochs_per_rollout: Positive = 1
+    """Passes of the update over a step's samples, in the same order; a critic's and a reward
+    model's make one."""

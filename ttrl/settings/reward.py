@@ -25,10 +25,21 @@ class RewardSettings(Section):
     keeps the starting model, whose labels are then sampled once per question."""
     allow_ground_truth: bool = False
     """Must be true for ``labels = "ground_truth"``: training then reads reference answers."""
-    advantages: Literal["mean_std", "mean", "rloo", "none"] = "mean_std"
+    advantages: Literal["mean_std", "mean", "rloo", "none", "gae", "prime"] = "mean_std"
     """mean_std: reward minus the group's mean, by the group's standard deviation (GRPO). mean:
     without the division (Dr. GRPO). rloo: reward minus the mean of the others. none: the reward
-    itself, for estimators whose rewards already have signs."""
+    itself, for estimators whose rewards already have signs. gae: against what a critic expects,
+    token by token (PPO, see [critic]). prime: with implicit rewards of all tokens, see [prime]."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """gae: every token's reward is lowered by this times its KL estimate against the starting
+    model, of which a copy is then kept in memory, except with ``lora.rank``."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """See ``kl_coef``; the estimators are those of ``loss.kl_estimator``."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """Move ``kl_coef`` after each step so that the mean KL of a token comes near this; None: keep
+    it."""
+    kl_horizon: Annotated[float, Field(gt=0)] = 10000.0
+    """kl_target: sequences in which the coefficient may change by up to 20 %."""
     selection: Literal["first", "random", "balanced"] = "first"
     """Which answers of a group are trained on, where there are more than
     ``policy.trained_samples``: the first ones (the paper), random ones, or as many with a positive

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
+from ttrl.settings.reward import RewardSettings
 
 if TYPE_CHECKING:
     from ttrl.settings.settings import Settings
@@ -19,6 +20,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _overlap_rules(settings)
     yield from _update_rules(settings)
     yield from _loss_rules(settings.loss)
+    yield from _credit_rules(settings)
     yield from _memory_rules(settings)
     yield from _measurement_rules(settings)
 
@@ -114,6 +116,29 @@ def _loss_rules(loss: LossSettings) -> Iterator[str]:
         yield f'loss.dual_clip = {loss.dual_clip} needs loss.policy = "ppo_clip"'
     if loss.kl_estimator != LossSettings().kl_estimator and loss.kl_coef == 0:
         yield f'loss.kl_estimator = "{loss.kl_estimator}" needs loss.kl_coef above 0'
+
+
+def _credit_rules(settings: Settings) -> Iterator[str]:
+    reward, used = settings.reward, settings.reward.advantages
+    for kind, name in (("gae", "critic"), ("prime", "prime")):
+        section = getattr(settings, name)
+        if section != type(section)() and used != kind:
+            yield f'[{name}] needs reward.advantages = "{kind}" (it is "{used}")'
+    if reward.kl_coef > 0 and used != "gae":
+        yield (
+            f'reward.kl_coef = {reward.kl_coef} needs reward.advantages = "gae": elsewhere an '
+            "answer has one reward, not one per token; set loss.kl_coef"
+        )
+    for name in ("kl_estimator", "kl_target", "kl_horizon"):
+        if reward.kl_coef == 0 and getattr(reward, name) != type(reward).model_fields[name].default:
+            yield f"reward.{name} = {getattr(reward, name)!r} needs reward.kl_coef above 0"
+    if reward.kl_target is None and reward.kl_horizon != RewardSettings().kl_horizon:
+        yield f"reward.kl_horizon = {reward.kl_horizon} needs reward.kl_target"
+    if used == "prime" and settings.policy.trained_samples == 1:
+        yield (
+            'reward.advantages = "prime" compares each answer with the others that are trained '
+            "on: set policy.trained_samples to 2 or more"
+        )
 
 
 def _memory_rules(settings: Settings) -> Iterator[str]:

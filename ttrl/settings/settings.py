@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import tomli_w
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ttrl.settings.answers import AnswerSettings
 from ttrl.settings.checkpoint import CheckpointSettings
+from ttrl.settings.critic import CriticSettings
 from ttrl.settings.data import DataSettings
 from ttrl.settings.evaluation import EvaluationSettings
 from ttrl.settings.guard import GuardSettings
@@ -23,10 +24,18 @@ from ttrl.settings.memory import MemorySettings
 from ttrl.settings.model import ModelSettings
 from ttrl.settings.optimizer import OptimizerSettings
 from ttrl.settings.policy import PolicySettings
+from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import broken_rules
 from ttrl.settings.section import Count, Positive, Section
+
+ALGORITHMS: dict[str, dict[str, dict[str, object]]] = {
+    "grpo": {},
+    "ppo": {"reward": {"advantages": "gae"}},
+    "prime": {"reward": {"advantages": "prime"}},
+}
+"""What each algorithm sets that is not set by itself, by section."""
 
 
 class Settings(Section):
@@ -34,6 +43,9 @@ class Settings(Section):
 
     name: str
     """Names the run folder."""
+    algorithm: Literal["grpo", "ppo", "prime"] = "grpo"
+    """The paper's three in a word: whose advantages are the default of ``reward.advantages``.
+    grpo: mean_std. ppo: gae, with a critic. prime: prime, with a reward model."""
     model: ModelSettings
     data: DataSettings
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -48,6 +60,8 @@ class Settings(Section):
     answers: AnswerSettings = AnswerSettings()
     reward: RewardSettings = RewardSettings()
     guard: GuardSettings = GuardSettings()
+    critic: CriticSettings = CriticSettings()
+    prime: PrimeSettings = PrimeSettings()
     policy: PolicySettings = PolicySettings()
     loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -61,6 +75,17 @@ class Settings(Section):
     def longest(self) -> int:
         """The number of tokens of prompt and answer together, unless the model takes fewer."""
         return self.data.max_prompt_tokens + self.rollout.max_new_tokens
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_algorithm(cls, tables: Any) -> Any:
+        """Fill in what ``algorithm`` says and nothing else does."""
+        chosen = ALGORITHMS.get(tables.get("algorithm", "grpo")) if isinstance(tables, dict) else {}
+        for section, defaults in (chosen or {}).items():
+            given = tables.get(section, {})
+            if isinstance(given, dict):
+                tables = {**tables, section: {**defaults, **given}}
+        return tables
 
     @pydantic.model_validator(mode="after")
     def _rules(self) -> Self:

@@ -1,0 +1,68 @@
+"""The answers that are trained on, with one reward each, for credits that work token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ttrl.credit.advantages import group_advantages
+from ttrl.credit.group_baseline import choose
+from ttrl.settings import Settings
+from ttrl.types import CompletionGroup, Estimate, TrainSample, UserError
+
+
+class Outcomes(NamedTuple):
+    """The samples of a step, whose advantages are still to be computed."""
+
+    samples: list[TrainSample]
+    """Per chosen answer, a sample with advantages of 0."""
+    rewards: list[float]
+    """Per sample, what the answer earned."""
+    chosen: list[list[int]]
+    """Per group, the indices of the chosen answers, which are the next samples in order."""
+
+    def groups(self) -> Iterator[slice]:
+        """Yield where each group's samples are."""
+        start = 0
+        for indices in self.chosen:
+            yield slice(start, start + len(indices))
+            start += len(indices)
+
+
+def outcomes(
+    groups: Sequence[CompletionGroup],
+    estimates: Sequence[Estimate],
+    settings: Settings,
+    step: int,
+) -> Outcomes:
+    """Choose a step's samples as ``reward.selection`` says.
+
+    Raises:
+        UserError: if an estimator brings advantages of its own, which would be ignored.
+    """
+    found = Outcomes([], [], [])
+    for group, estimate in zip(groups, estimates, strict=True):
+        if estimate.advantages_G is not None:
+            raise UserError(
+                f"reward.estimator = {settings.reward.estimator!r} says itself what an answer is "
+                f"worth, which reward.advantages = {settings.reward.advantages!r} would ignore: "
+                'choose another estimator, or reward.advantages = "mean_std"'
+            )
+        # Only "balanced" looks at these: who did better than the group.
+        better_G = group_advantages(estimate.rewards_G, "mean")
+        found.chosen.append(choose(group, estimate, better_G, settings, step))
+        for i in found.chosen[-1]:
+            completion = group.completions[i]
+            found.rewards.append(estimate.rewards_G[i])
+            found.samples.append(
+                TrainSample.of_answer(
+                    group.question.id,
+                    group.question.prompt_ids,
+                    completion.token_ids,
+                    completion.logprobs,
+                    0.0,
+                    estimate.weight,
+                    completion.temperature,
+                )
+            )
+    return found

@@ -1,0 +1,50 @@
+"""The loss of a critic: clipped squared errors of its values (PPO, arXiv 1707.06347)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ttrl.learner.objective import Loss, Network, Scorer
+from ttrl.types import PackedBatch, TrainSample
+
+
+@dataclass(frozen=True, slots=True)
+class ValueObjective:
+    """Half the squared distance of values from returns, as far as values may move at a time."""
+
+    clip: float | None
+    """How far a value may move from `TrainSample.values`; None: any distance."""
+
+    def has_gradient(self, sample: TrainSample) -> bool:
+        """Return True: hardly a value is right to the bit."""
+        return True
+
+    def token_weights(self, samples: Sequence[TrainSample]) -> list[float]:
+        """Return the same weight for every token: the loss is a mean over tokens."""
+        return [1 / sum(len(s.logprobs) for s in samples)] * len(samples)
+
+    def prepared(
+        self, steps: Sequence[Sequence[TrainSample]], score: Scorer
+    ) -> list[Sequence[TrainSample]]:
+        """Return the samples as they are: they bring ``returns`` and ``values``."""
+        return list(steps)
+
+    def loss(self, network: Network, batch: PackedBatch) -> Loss:
+        """Compute w · ½ max((V − R)², (V_old + clip(V − V_old, ±ε) − R)²), summed over tokens."""
+        if batch.returns_T is None or batch.values_T is None:
+            raise ValueError("a critic is trained on samples with returns and values")
+        values_T = network(batch)
+        errors_T = (values_T - batch.returns_T).square()
+        clipped_T = torch.zeros_like(errors_T, dtype=torch.bool)
+        if self.clip is not None:
+            moved_T = (values_T - batch.values_T).clamp(-self.clip, self.clip)
+            held_T = (batch.values_T + moved_T - batch.returns_T).square()
+            clipped_T = held_T > errors_T
+            errors_T = torch.maximum(errors_T, held_T)
+        return Loss(
+            loss=(batch.token_weights_T * 0.5 * errors_T).sum(),
+            means={"clip_fraction": clipped_T},
+        )
