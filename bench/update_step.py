@@ -33,7 +33,7 @@ from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import load_bare_outline
 from ttrl.plan import Machine, Plan, plan
-from ttrl.plan.speed import token_flops
+from ttrl.plan.speed import update_flops
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
 from ttrl.system.memory import GIB
@@ -182,7 +182,7 @@ def speed(found: Plan, lengths: Sequence[int], seconds: Mapping[str, float]) -> 
     job, shape = found.job, found.job.shape
     body = sum(2 * (shape.body + shape.layers * shape.query * n) * n for n in lengths)
     head = 2 * shape.head * sum(lengths) * (2 if job.adapters else 3)  # gradients are made at once
-    every = sum(token_flops(job, n) * n for n in lengths)
+    every = sum(update_flops(job, n) * n for n in lengths)
     useful = every - body * job.settings.memory.gradient_checkpointing
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((v for k, v in PEAK_TFLOPS.items() if k in gpu), None)

@@ -34,6 +34,7 @@ from ttrl.evaluation.metrics import (
     vote_metrics,
 )
 from ttrl.learner.optimizer import learning_rate
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
 from ttrl.rewards.estimators import RewardEstimator
 from ttrl.rewards.scorer import GroupScorer, in_background
@@ -363,14 +364,15 @@ class Trainer:
                 raise ValueError(f"the state of step {state['step']}")
             parts.identity(done=0).refuse_other(state["identity"], checkpoint.path)
         parts.pool.sleep()  # it takes the place of what comes back
-        for model in (parts.model, *parts.credit.models.values()):
-            model.reload()  # what is not on the GPU would be written to a copy
         self.done = checkpoint.step
         with checkpoint.errors_as_user_error():
             states = dict(state["parts"])
-        restore(parts.stateful(), states, checkpoint, self.ranks)
-        for model in parts.credit.models.values():
-            model.offload()
+        for name, part in parts.stateful().items():
+            if isinstance(part, TrainedModel):
+                part.reload()  # what is not on the GPU would be written to a copy
+            restore({name: part}, states, checkpoint, self.ranks)
+            if isinstance(part, TrainedModel):
+                part.offload()
         self.push_weights()
         restore(parts.stateful_engine(), states, checkpoint, self.ranks)
 

@@ -16,13 +16,15 @@ from rich.console import Console
 from scripted_vllm import LOGPROB, Card, Sizes, install
 from small_run import SMALL, interrupted
 
-from ttrl.learner.backends import make_trained_model
+from ttrl.learner.backends import make_second_model, make_trained_model
 from ttrl.learner.local import LocalModel
 from ttrl.learner.objective import Objective
+from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import load_bare_outline
 from ttrl.plan import Machine, ModelShape
 from ttrl.plan.memory import Job, engine_weights, loading, prefill, push, states
-from ttrl.plan.timeline import LEAVES, RESUME, START, STEP, VERIFY, order
+from ttrl.plan.second_model import LEAVES
+from ttrl.plan.timeline import RESUME, START, STEP, VERIFY, order
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings import ModelSettings, Settings
@@ -102,6 +104,28 @@ def settings_of(job: Job, *overrides: str) -> Settings:
 
 def each_once(events: Sequence[str]) -> list[str]:
     return [event for event, _ in groupby(events)]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "prime"])
+def test_a_second_model_is_trained_when_the_timeline_says(
+    algorithm: str, job: Job, card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def watched(policy: TrainedModel, *arguments: object, **options: bool) -> TrainedModel:
+        model = make_second_model(policy, *arguments, **options)
+        update = model.update
+
+        def noted(*parts: object) -> list[UpdateResult]:
+            card.happens("credit")
+            return update(*parts)
+
+        model.update = noted  # type: ignore[method-assign,assignment]
+        return model
+
+    monkeypatch.setattr("ttrl.credit.make_second_model", watched)
+    settings = settings_of(job, f"algorithm={algorithm}")
+    train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+    *events, _, _, _ = card.events
+    assert events == each_once(order(settings))
 
 
 @pytest.mark.parametrize("labels", ["votes", "teacher"])

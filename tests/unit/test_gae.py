@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from statistics import fmean, pvariance
 
 import pytest
@@ -9,7 +10,7 @@ from tiny_models import make_settings
 
 from ttrl.credit.gae import critic_metrics, gae, lambda_of
 from ttrl.credit.kl_in_reward import KlInReward
-from ttrl.settings import CriticSettings, RewardSettings
+from ttrl.settings import CriticSettings, RewardSettings, Settings
 from ttrl.types import TrainSample
 
 
@@ -150,13 +151,16 @@ def test_settings_without_effect_are_refused(sections: dict[str, dict], words: s
 
 def test_an_algorithm_is_a_word_for_its_parts() -> None:
     def advantages(*words: str, **reward: str) -> str:
-        tables = make_settings().model_dump(exclude={"critic", "prime"}) | dict(
-            zip(("algorithm",), words, strict=False)
-        )
-        tables["reward"] = reward
-        return type(make_settings()).model_validate(tables).reward.advantages
+        tables = make_settings().model_dump(exclude={"algorithm", "reward"})
+        tables |= dict(zip(("algorithm",), words, strict=False)) | {"reward": reward}
+        settings = Settings.model_validate(tables)
+        assert Settings.model_validate(tomllib.loads(settings.to_toml())) == settings
+        return settings.reward.advantages
 
     assert advantages() == advantages("grpo") == "mean_std"
-    assert advantages("ppo") == "gae"
-    assert advantages("prime") == "prime"
-    assert advantages("ppo", advantages="rloo") == "rloo"  # a part that is set by itself
+    assert advantages("ppo") == advantages(advantages="gae") == "gae"
+    assert advantages("prime") == advantages("prime", advantages="prime") == "prime"
+    assert advantages("grpo", advantages="rloo") == "rloo"  # a part that is set by itself
+    for word, part in (("ppo", "rloo"), ("ppo", "prime"), ("grpo", "gae"), ("prime", "mean")):
+        with pytest.raises(ValueError, match=f'algorithm = "{word}" contradicts reward.advantages'):
+            advantages(word, advantages=part)

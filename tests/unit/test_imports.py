@@ -108,7 +108,7 @@ def test_only_what_computes_with_the_kernels_or_plans_them_imports_them() -> Non
         for path, tree in TTRL.items()
         if any(name.split(".")[0] == "ttrl_kernels" for name in imported(tree))
     }
-    assert users == {"learner", "models", "doctor", "plan"}
+    assert users == {"credit", "learner", "models", "doctor", "plan"}
 
 
 def test_the_kernels_import_torch_and_triton_only() -> None:

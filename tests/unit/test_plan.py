@@ -201,7 +201,7 @@ def test_an_optimizer_in_the_host_takes_its_bandwidth() -> None:
     job = job_of("8xa100-40gb/qwen2.5-32b")
     size = job.shape.parameters
     expected = 8 * 30 * size / 200e9 + (10 + 8) * 2 * size / 8 / 20e9
-    assert optimizer_seconds(job, updates=8, batches=10) == pytest.approx(expected)
+    assert optimizer_seconds(job, updates=8, batches=10, parameters=size) == pytest.approx(expected)
     assert plan_of("8xa100-40gb/qwen2.5-32b").seconds["offload"] == 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from test_plan import MACHINES, RECIPES, job_of
 
@@ -57,6 +59,48 @@ def test_every_recipe_runs_to_its_second_step(recipe: str, resumed: bool, labels
     played = play(job, order(job.settings, resumed=resumed))
     assert list(lacking(job, played)) == []
     assert all(p.total + p.wanted <= job.machine.usable for p in played)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "prime"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "8xa100-40gb/qwen2.5-math-1.5b",
+        "8xa100-40gb/qwen2.5-math-7b",
+        "1x24gb/qwen2.5-math-1.5b-lora",
+    ],
+)
+@pytest.mark.parametrize("resumed", [False, True], ids=["new", "resumed"])
+def test_a_second_model_fits_beside_the_policy(recipe: str, algorithm: str, resumed: bool) -> None:
+    job = job_of(recipe, f"algorithm={algorithm}")
+    played = play(job, order(job.settings, resumed=resumed))
+    assert [p.name for p in played].count("credit") == 2 * 3
+    assert list(lacking(job, played)) == []
+
+
+def test_a_second_model_is_counted_as_the_policy_is() -> None:
+    """Qwen2.5-Math-7B in eighths: 2 + 2 + 4 + 8 bytes per parameter; a critic has no head.
+
+    Its optimizer is away while the policy is trained, and the policy's while it is."""
+    whole, head, hidden = 7_615_616_512, 152064 * 3584, 3584
+    share = math.ceil((whole - head + hidden) / 8)
+    job = job_of(
+        "8xa100-40gb/qwen2.5-math-7b", "algorithm=ppo", "memory.offload_during_rollout=true"
+    )
+    played = play(job, order(job.settings))
+    credit = [p for p in played if p.name == "credit"]
+    update = [p for p in played if p.name == "backward"]
+    assert credit[-1].items["critic parameters"] == pytest.approx(2 * share, abs=2)
+    assert credit[-1].items["critic master weights"] == pytest.approx(4 * share, abs=4)
+    assert credit[-1].items["critic moments"] == pytest.approx(8 * share, abs=8)
+    assert "moments" not in credit[-1].items and "master weights" not in credit[-1].items
+    assert "logits chunk" not in credit[0].items
+    assert update[-1].items["critic parameters"] == pytest.approx(2 * share, abs=2)
+    assert "critic moments" not in update[-1].items
+    prime = job_of("8xa100-40gb/qwen2.5-math-7b", "algorithm=prime")
+    items = next(p.items for p in play(prime, order(prime.settings)) if p.name == "credit")
+    assert items["reward model parameters"] == items["reference model"] == 2 * whole // 8
+    assert "logits chunk" in items
 
 
 def test_an_a100_of_40_gb_has_39_4() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ttrl.learner.zero3 import SUB_GROUP
 from ttrl.plan.machine import GIB
 from ttrl.plan.memory import Job
+from ttrl.plan.second_model import trained
 
 
 def host_memory(job: Job) -> dict[str, int]:
@@ -16,14 +17,14 @@ def host_memory(job: Job) -> dict[str, int]:
     With ``memory.offload_optimizer`` DeepSpeed keeps gradients twice, as they come and, for each
     of its sub-groups, in float32: both in memory that torch pins, and rounds up to a power of two.
     """
-    memory, trained = job.settings.memory, job.adapters or job.shape.parameters
-    own = math.ceil(trained / job.ranks)
+    memory, policy = job.settings.memory, job.adapters or job.shape.parameters
+    shares = [math.ceil(size / job.ranks) for size in (policy, trained(job))]
+    own = sum(shares)
     each: dict[str, int] = {}
     if memory.offload_during_rollout or memory.offload_optimizer:
         each["optimizer state"] = 12 * own
     if memory.offload_optimizer:
-        groups = math.ceil(own / SUB_GROUP)
-        each["gradients"] = _pinned(2 * own) + groups * _pinned(4 * min(SUB_GROUP, own))
+        each["gradients"] = sum(_gradients(share) for share in shares if share)
     teacher = 0
     if job.settings.reward.labels == "teacher":  # each rank has a share of all its weights
         teacher = 4 * math.ceil(job.shape.parameters / job.ranks)
@@ -31,7 +32,7 @@ def host_memory(job: Job) -> dict[str, int]:
         moved = teacher if job.settings.reward.teacher_decay < 1 else 0
         each["a checkpoint's copy"] = 12 * own + moved
     if job.settings.guard.on_collapse == "stop":
-        each["kept weights"] = 2 * 4 * own
+        each["kept weights"] = 2 * 4 * shares[0]
     if teacher:
         each["teacher"] = teacher
     processes = job.machine.in_node if job.zero3 else 1
@@ -43,6 +44,11 @@ def host_lacking(job: Job) -> Iterator[str]:
     need, has = sum(host_memory(job).values()) / GIB, job.machine.host_gib
     if has is not None and need > has:
         yield f"the host needs {need:.0f} of {has:g} GiB"
+
+
+def _gradients(share: int) -> int:
+    groups = math.ceil(share / SUB_GROUP)
+    return _pinned(2 * share) + groups * _pinned(4 * min(SUB_GROUP, share))
 
 
 def _pinned(size: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from ttrl_kernels.chunks import most_rows
 
+from ttrl.learner.trained_model import needs_reference
 from ttrl.learner.zero3 import REDUCE_BUCKET, SUB_GROUP
 from ttrl.models.recompute import recomputed_layers
 from ttrl.plan.machine import GIB, Machine
@@ -102,18 +103,22 @@ def states(job: Job) -> dict[str, int]:
     the host's memory, gradients included.
     """
     shape = job.shape
-    trained = job.adapters or shape.parameters
-    weight, master = (2, 4) if job.zero3 else (4, 0)
     frozen = job.narrow * shape.parameters if job.adapters else 0
+    found = states_of(job, job.adapters or shape.parameters, frozen)
+    size = (2 if job.zero3 else 4) * shape.parameters
+    kept = size if needs_reference(job.settings) else 0
+    return found | {"reference model": math.ceil(kept / job.ranks)}
+
+
+def states_of(job: Job, trained: int, frozen: int) -> dict[str, int]:
+    """Count what `states` does, of a model with so many trained parameters and frozen bytes."""
+    weight, master = (2, 4) if job.zero3 else (4, 0)
     items = {
         "parameters": weight * trained + frozen,
         "gradients": weight * trained,
         "master weights": master * trained,
         "moments": 8 * trained,
-        "reference model": 0,
     }
-    if not job.adapters and job.settings.loss.kl_coef > 0:
-        items["reference model"] = weight * shape.parameters
     if job.settings.memory.offload_optimizer:
         del items["gradients"], items["master weights"], items["moments"]
     return {name: math.ceil(value / job.ranks) for name, value in items.items()}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 
 from ttrl.plan.memory import Job, kv_tokens, states
+from ttrl.plan.second_model import second_model, trained
+from ttrl.plan.second_model import states as second_states
 
 GIGA = 1e9
 
@@ -14,6 +18,7 @@ def seconds(job: Job) -> dict[str, float]:
     return {
         "rollout": rollout_seconds(job),
         "push": push_seconds(job),
+        "credit": credit_seconds(job),
         "update": update_seconds(job),
         "offload": offload_seconds(job),
     }
@@ -74,34 +79,63 @@ def collective_seconds(job: Job, size: float) -> float:
 def update_seconds(job: Job) -> float:
     """Estimate the time for training on the chosen answers, all of them.
 
-    Zero advantages cost nothing, but are not known beforehand. Under ZeRO-3 each micro-batch
-    gathers all weights forward and backward, and divides the gradients, beside none of its
-    arithmetic.
+    Zero advantages cost nothing, but are not known beforehand.
+    """
+    flops = update_flops(job, trained_length(job))
+    epochs = job.settings.policy.epochs_per_rollout
+    return epochs * training_seconds(job, flops, job.adapters or job.shape.parameters)
+
+
+def credit_seconds(job: Job) -> float:
+    """Estimate the time for scoring a step's samples, and for training the second model on them.
+
+    A critic has no head. A reward model's samples are scored by it and by the starting model, which
+    its loss needs again. A KL penalty in the reward takes the policy's scores and the start's.
+    """
+    name = second_model(job)
+    if name is None:
+        return 0.0
+    headless = replace(job, shape=replace(job.shape, head=0))
+    own = headless if name == "critic" else job
+    length = trained_length(job)
+    flops = token_flops(own, length) + scoring_flops(own, length)
+    others = 2 if name == "reward model" or job.settings.reward.kl_coef > 0 else 0
+    return training_seconds(job, flops + others * scoring_flops(job, length), trained(job))
+
+
+def trained_length(job: Job) -> float:
+    """Estimate the tokens of a sequence that is trained on."""
+    return (
+        job.machine.prompt_tokens + job.machine.answer_share * job.settings.rollout.max_new_tokens
+    )
+
+
+def training_seconds(job: Job, flops: float, parameters: int) -> float:
+    """Estimate the time for a pass over a step's samples, at so many operations per token.
+
+    Under ZeRO-3 each micro-batch gathers all weights forward and backward, and divides the
+    gradients, beside none of its arithmetic.
     """
     machine, shape, policy = job.machine, job.shape, job.settings.policy
-    rollout = job.settings.rollout
-    length = machine.prompt_tokens + machine.answer_share * rollout.max_new_tokens
-    sequences = rollout.questions_per_step * policy.trained_samples
-    tokens = sequences * length / job.ranks
+    sequences = job.settings.rollout.questions_per_step * policy.trained_samples
+    tokens = sequences * trained_length(job) / job.ranks
     updates = math.ceil(sequences / policy.sequences_per_update)
     batches = max(updates, tokens / job.tokens)
-    compute = (
-        tokens * token_flops(job, length) / (machine.train_utilization * machine.tflops * 1e12)
-    )
+    compute = tokens * flops / (machine.train_utilization * machine.tflops * 1e12)
     passes = 2 if job.adapters else 3
     communication = batches * collective_seconds(job, passes * 2 * shape.parameters)
-    return compute + communication + optimizer_seconds(job, updates, batches)
+    return compute + communication + optimizer_seconds(job, updates, batches, parameters)
 
 
-def optimizer_seconds(job: Job, updates: float, batches: float) -> float:
-    """Estimate the time for the optimizer steps.
+def optimizer_seconds(job: Job, updates: float, batches: float, parameters: int) -> float:
+    """Estimate the time for the optimizer steps of so many trained parameters.
 
     Each reads and writes weights and both moments, and reads the gradients. With
     ``memory.offload_optimizer`` that is the host's memory, which a node's GPUs share; each
     micro-batch's gradients go there, and each step's weights come back.
     """
     machine = job.machine
-    own = (job.adapters or job.shape.parameters) / job.ranks
+    own = parameters / job.ranks
     if not job.settings.memory.offload_optimizer:
         return updates * 30 * own / (machine.hbm_gb_s * GIGA)
     moved = (batches + updates) * 2 * own / machine.pcie_gb_s
@@ -111,21 +145,42 @@ def optimizer_seconds(job: Job, updates: float, batches: float) -> float:
 def token_flops(job: Job, length: float) -> float:
     """Count operations per trained token of sequences of ``length`` tokens, with recomputation.
 
-    A forward pass multiplies with every parameter, and attention with half of the sequence on
-    average; the backward pass costs twice that, or once with frozen weights. The head is three
-    products whatever is recomputed.
+    The backward pass costs twice what the forward pass does, or once with frozen weights. The head
+    is three products whatever is recomputed.
     """
-    shape = job.shape
-    forward = 2 * shape.body + 2 * shape.layers * shape.query * length
-    passes = 1 + (1 if job.adapters else 2) + job.recomputed / shape.layers
-    reference = (forward + 2 * shape.head) if job.settings.loss.kl_coef > 0 else 0
-    return passes * forward + 2 * shape.head * (2 if job.adapters else 3) + reference
+    passes = 1 + (1 if job.adapters else 2) + job.recomputed / job.shape.layers
+    head = 2 * job.shape.head * (2 if job.adapters else 3)
+    return passes * forward_flops(job, length) + head
+
+
+def forward_flops(job: Job, length: float) -> float:
+    """Count a forward pass's operations per token, the head's aside.
+
+    It multiplies with every parameter, and attention with half of the sequence on average.
+    """
+    return 2 * job.shape.body + 2 * job.shape.layers * job.shape.query * length
+
+
+def scoring_flops(job: Job, length: float) -> float:
+    """Count operations per token of log-probs without a gradient."""
+    return forward_flops(job, length) + 2 * job.shape.head
+
+
+def update_flops(job: Job, length: float) -> float:
+    """Count operations per token that the policy is trained on, those of the reference included."""
+    reference = scoring_flops(job, length) if job.settings.loss.kl_coef > 0 else 0.0
+    return token_flops(job, length) + reference
 
 
 def offload_seconds(job: Job) -> float:
     """Estimate the time for optimizer state to the host and back; used gradients are forgotten."""
     if not job.settings.memory.offload_during_rollout:
         return 0.0
-    own = states(job)
-    away = own["master weights"] + own["moments"]
+    away = sum(size for item, size in _optimizer_states(job))
     return 2 * away / (job.machine.pcie_gb_s * GIGA)
+
+
+def _optimizer_states(job: Job) -> Iterator[tuple[str, int]]:
+    """Yield what phase offload moves, of the policy and of the second model."""
+    for found in (states(job), second_states(job)):
+        yield from ((n, s) for n, s in found.items() if n.endswith(("master weights", "moments")))

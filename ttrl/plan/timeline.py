@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from ttrl.plan import memory
 from ttrl.plan.machine import GIB
 from ttrl.plan.memory import Job
+from ttrl.plan.second_model import LEAVES, NAMES, leaves, second_model
+from ttrl.plan.second_model import loss as second_loss
+from ttrl.plan.second_model import states as second_states
 from ttrl.settings import Settings
 
 PUSH = ("wake weights", "push", "wake cache")
@@ -29,16 +32,18 @@ MEASURE = ("rollout",)
 TEACHER = ("sleep", *PUSH, "rollout", "sleep", *PUSH)
 """A teacher's weights are pushed and asked, and then the policy's again."""
 STEP = ("rollout", "sleep", "reload", "update", "offload", *PUSH)
+CREDIT_STEP = ("rollout", "sleep", "credit", "reload", "update", "offload", *PUSH)
+"""With a critic or a reward model, which is trained while the policy's states are away."""
 
-LEAVES = ("gradients", "master weights", "moments")
-"""What phase offload takes off the GPU."""
-PEAKS = ("load", "start", "push", "verify", "rollout", "loss", "backward", "optimizer")
+PEAKS = ("load", "start", "push", "verify", "rollout", "credit", "loss", "backward", "optimizer")
 """Phases at which memory can be highest; between them there is never more."""
 
 
 def order(settings: Settings, *, resumed: bool = False) -> tuple[str, ...]:
     """List what a run does up to the end of its second step, as far as GPU memory sees it."""
-    step = (*TEACHER, *STEP) if settings.reward.labels == "teacher" else STEP
+    step = CREDIT_STEP if settings.reward.advantages in NAMES else STEP
+    if settings.reward.labels == "teacher":
+        step = (*TEACHER, *step)
     begun = (*RESUME, *VERIFY) if resumed else (*VERIFY, *MEASURE)
     return (*START, *begun, *step, *step)
 
@@ -117,7 +122,9 @@ class _Card:
         self.job = job
         self.held = {"CUDA, NCCL": job.machine.context}
         self.away: dict[str, int] = {}
-        """Bytes on the host, by what they are for."""
+        """Bytes of the policy on the host, by what they are for."""
+        self.second_away: dict[str, int] = {}
+        """The same of the second model."""
         self.phases: list[Phase] = []
 
     def take(self, items: Mapping[str, int], *names: str) -> None:
@@ -146,11 +153,18 @@ def _load(card: _Card) -> None:
     if card.job.zero3:  # its buffers for gradients are there from the beginning
         card.take(states, "gradients", "master weights")
     card.note("load", transit)
+    if second := second_model(card.job):
+        own = second_states(card.job)
+        card.take(own, f"{second} parameters")
+        if card.job.zero3:
+            card.take(own, f"{second} gradients", f"{second} master weights")
+        card.note("load", transit)
 
 
 def _offload(card: _Card) -> None:
     if card.job.settings.memory.offload_during_rollout:
         card.away |= card.give(*LEAVES)
+        card.second_away |= card.give(*leaves(card.job))
 
 
 def _reload(card: _Card) -> None:
@@ -203,6 +217,22 @@ def _sampling(job: Job) -> dict[str, int]:
     return items if job.vllm else items | {"KV cache": memory.kv_cache(job)}
 
 
+def _credit(card: _Card) -> None:
+    """Train the second model; what the policy has besides its weights is away meanwhile."""
+    job, own = card.job, second_states(card.job)
+    card.take(card.second_away)
+    card.take(own, *(item for item in own if item.endswith("gradients")))
+    forward = memory.activations(job) | memory.gathered(job)
+    copies = memory.weight_copies(job, in_backward=False)
+    card.note("credit", forward | second_loss(job) | copies)
+    copies = memory.weight_copies(job, in_backward=True)
+    card.note("credit", forward | memory.recomputed(job) | copies)
+    card.take(own, *(item for item in own if item.endswith("moments")))
+    card.note("credit", memory.optimizer_temporaries(job))
+    if job.settings.memory.offload_during_rollout:
+        card.second_away = card.give(*leaves(job))
+
+
 def _update(card: _Card) -> None:
     """Train: gradients stay until the next update, moments for ever."""
     job, states = card.job, memory.states(card.job)
@@ -226,6 +256,7 @@ _EVENTS: dict[str, Callable[[_Card], None]] = {
     "wake cache": _wake_cache,
     "verify": _verify,
     "rollout": _rollout,
+    "credit": _credit,
     "reload": _reload,
     "update": _update,
 }

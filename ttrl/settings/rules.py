@@ -129,6 +129,12 @@ def _credit_rules(settings: Settings) -> Iterator[str]:
             f'reward.kl_coef = {reward.kl_coef} needs reward.advantages = "gae": elsewhere an '
             "answer has one reward, not one per token; set loss.kl_coef"
         )
+    wanted = {"ppo": "gae", "prime": "prime"}.get(settings.algorithm or used, "grpo")
+    if settings.algorithm and (used if used in ("gae", "prime") else "grpo") != wanted:
+        yield (
+            f'algorithm = "{settings.algorithm}" contradicts reward.advantages = "{used}": unset '
+            "one of them"
+        )
     for name in ("kl_estimator", "kl_target", "kl_horizon"):
         if reward.kl_coef == 0 and getattr(reward, name) != type(reward).model_fields[name].default:
             yield f"reward.{name} = {getattr(reward, name)!r} needs reward.kl_coef above 0"

@@ -30,12 +30,8 @@ from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import broken_rules
 from ttrl.settings.section import Count, Positive, Section
 
-ALGORITHMS: dict[str, dict[str, dict[str, object]]] = {
-    "grpo": {},
-    "ppo": {"reward": {"advantages": "gae"}},
-    "prime": {"reward": {"advantages": "prime"}},
-}
-"""What each algorithm sets that is not set by itself, by section."""
+ALGORITHMS = {"grpo": "mean_std", "ppo": "gae", "prime": "prime"}
+"""``reward.advantages`` of each algorithm, where that is not set by itself."""
 
 
 class Settings(Section):
@@ -43,9 +39,10 @@ class Settings(Section):
 
     name: str
     """Names the run folder."""
-    algorithm: Literal["grpo", "ppo", "prime"] = "grpo"
-    """The paper's three in a word: whose advantages are the default of ``reward.advantages``.
-    grpo: mean_std. ppo: gae, with a critic. prime: prime, with a reward model."""
+    algorithm: Literal["grpo", "ppo", "prime"] | None = None
+    """The paper's three in a word. grpo: ``reward.advantages`` = "mean_std", unless another
+    comparison within the group is set. ppo: "gae", with a critic. prime: "prime", with a reward
+    model. None: what ``reward.advantages`` says."""
     model: ModelSettings
     data: DataSettings
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -78,13 +75,12 @@ class Settings(Section):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_algorithm(cls, tables: Any) -> Any:
-        """Fill in what ``algorithm`` says and nothing else does."""
-        chosen = ALGORITHMS.get(tables.get("algorithm", "grpo")) if isinstance(tables, dict) else {}
-        for section, defaults in (chosen or {}).items():
-            given = tables.get(section, {})
-            if isinstance(given, dict):
-                tables = {**tables, section: {**defaults, **given}}
+    def _advantages_of_the_algorithm(cls, tables: Any) -> Any:
+        """Fill in ``reward.advantages``, where ``algorithm`` is set and that is not."""
+        chosen = ALGORITHMS.get(tables.get("algorithm", "")) if isinstance(tables, dict) else None
+        reward = tables.get("reward", {}) if chosen else None
+        if isinstance(reward, dict) and "advantages" not in reward:
+            return {**tables, "reward": {**reward, "advantages": chosen}}
         return tables
 
     @pydantic.model_validator(mode="after")

@@ -1,0 +1,77 @@
+"""Steps of PPO and PRIME that both sides compute: the ranks under DeepSpeed, and one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tiny_models import answer_of, figures_of, make_settings, prompt_of, update
+
+from ttrl.credit import make_credit
+from ttrl.learner.trained_model import TrainedModel
+from ttrl.rewards.vote import majority_vote
+from ttrl.settings import Settings
+from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question, TrainSample
+
+CREDITS: dict[str, dict[str, dict[str, Any]]] = {
+    "ppo": {
+        "reward": {"advantages": "gae", "kl_coef": 0.1, "kl_target": 0.01, "kl_horizon": 20.0},
+        "critic": {"learning_rate": 3e-3, "gae_lambda": 0.9, "value_clip": 0.05},
+        "policy": {"epochs_per_rollout": 2},
+    },
+    "ppo-lora": {
+        "reward": {"advantages": "gae"},
+        "critic": {"learning_rate": 3e-3},
+        "lora": {"rank": 3},
+    },
+    "prime": {"reward": {"advantages": "prime"}, "prime": {"learning_rate": 3e-3}},
+    "prime-lora": {
+        "reward": {"advantages": "prime"},
+        "prime": {"learning_rate": 3e-3, "update": "before"},
+        "lora": {"rank": 3},
+    },
+}
+"""Changed settings of each; two updates per step, of four sequences and of two."""
+
+
+def credit_settings(case: str, folder: Path) -> Settings:
+    """Settings of a case, whose model is in `zero3_cases.prepare`'s folder."""
+    changes = CREDITS[case]
+    policy = {"sequences_per_update": 4, "trained_samples": 3, **changes.get("policy", {})}
+    return make_settings(
+        model={"path": str(folder / "untied")},
+        memory={"tokens_per_batch": 40},
+        optimizer={"grad_clip": 1e3},
+        **{**changes, "policy": policy},
+    )
+
+
+def credit_steps(policy: TrainedModel, samples: list[TrainSample]) -> dict[str, Any]:
+    """Two steps on two questions with three answers each; returns all that came out."""
+    credit = make_credit(policy.settings, policy)
+    groups = [_group(samples[i : i + 3]) for i in (0, 3)]
+    estimates = [
+        Estimate(majority_vote(["1", "1", "0"]), (1.0, 0.0, 1.0), "1"),
+        Estimate(majority_vote(["1", "0", "0"]), (0.0, 1.0, 1.0), "0", weight=0.5),
+    ]
+    found: dict[str, Any] = {"advantages": [], "results": [], "metrics": []}
+    for step in (1, 2):
+        assigned = credit.assign(groups, estimates, step)
+        found["advantages"] += [a for sample in assigned.samples for a in sample.advantages]
+        found["metrics"] += [dict(assigned.metrics)]
+        for results in (*assigned.updates.values(), update(policy, assigned.samples, 1e-3)):
+            found["results"] += [figures_of(result) for result in results]
+    models = (policy, *credit.models.values())
+    found["steps_taken"] = [model.steps_taken for model in models]
+    found["moved"] = [
+        sum(float(p.abs().sum()) for p in model.shards(("exp_avg",)).values()) for model in models
+    ]
+    return found
+
+
+def _group(samples: list[TrainSample]) -> CompletionGroup:
+    completions = tuple(
+        Completion(answer_of(s), s.logprobs, "", FinishReason.STOP) for s in samples
+    )
+    prompt = prompt_of(samples[0])
+    return CompletionGroup(Question(samples[0].question_id, "", prompt), completions, 1)
