@@ -68,8 +68,21 @@ def test_run_folder(run: Run) -> None:
     assert step["policy/updates"] == 2
 
 
-def test_each_metric_is_explained(run: Run) -> None:
-    overrides = ["evaluation.every=1", "loss.kl_coef=0.01", "reward.estimator=confidence"]
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["evaluation.every=1", "loss.kl_coef=0.01", "reward.estimator=confidence"],
+            {"vote/majority_ratio", "policy/kl", "eval/train/pass@1", "mismatch/at_start_logits"},
+        ),
+        (
+            ["algorithm=ppo", "reward.kl_coef=0.1"],
+            {"critic/explained_variance", "critic/clip_fraction", "reward/kl_coef"},
+        ),
+        (["algorithm=prime"], {"reward_model/rank_accuracy", "reward_model/log_ratio"}),
+    ],
+)
+def test_each_metric_is_explained(run: Run, overrides: list[str], expected: set[str]) -> None:
     lines = (run("run", overrides) / "metrics.jsonl").read_text().splitlines()
     written = {name.partition("/level=")[0] for line in lines for name in json.loads(line)}
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
@@ -81,7 +94,6 @@ def test_each_metric_is_explained(run: Run) -> None:
     ]
     unexplained = {name for name in written if not any(re.fullmatch(p, name) for p in patterns)}
     assert unexplained == set()
-    expected = {"vote/majority_ratio", "policy/kl", "eval/train/pass@1", "mismatch/at_start_logits"}
     assert expected <= written
 
 

@@ -27,5 +27,5 @@ def test_a_setting_of_ours_exists(setting: str) -> None:
         found = getattr(found, name)
     if value:
         changed = load_settings("tiny-arithmetic", overrides=[f"{key}={value}"])
-        section, _, name = key.partition(".")
-        assert f'"{getattr(getattr(changed, section), name)}"' == value
+        section, _, name = key.rpartition(".")
+        assert f'"{getattr(getattr(changed, section, changed), name)}"' == value

@@ -95,13 +95,19 @@ def test_an_override_needs_key_and_value(override: str) -> None:
         ("sed=1", "seed"),
         ("rollout.vote=3", "rollout.votes"),
         ("rolout.votes=3", "rollout.votes"),
-        ("learning_rate=3", "optimizer.learning_rate"),
+        ("warmup_share=3", "optimizer.warmup_share"),
         ("data.chat_template_kwarg.x=1", "data.chat_template_kwargs"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(override: str, nearest: str) -> None:
     key = override.partition("=")[0]
     assert refusal(override) == f"unknown setting {key!r} (did you mean {nearest!r}?)"
+
+
+def test_a_key_of_several_sections_names_them_all() -> None:
+    message = refusal("learning_rate=3")
+    assert message.startswith("unknown setting 'learning_rate' (did you mean ")
+    assert all(f"'{s}.learning_rate'" in message for s in ("optimizer", "critic", "prime"))
 
 
 @pytest.mark.parametrize("key", ["rollout", "zzz", "seed.x", "optimizer.betas.x"])

@@ -99,7 +99,7 @@ def test_a_second_model_is_counted_as_the_policy_is() -> None:
     assert "critic moments" not in update[-1].items
     prime = job_of("8xa100-40gb/qwen2.5-math-7b", "algorithm=prime")
     items = next(p.items for p in play(prime, order(prime.settings)) if p.name == "credit")
-    assert items["reward model parameters"] == items["reference model"] == 2 * whole // 8
+    assert items["PRM parameters"] == items["reference model"] == 2 * whole // 8
     assert "logits chunk" in items
 
 

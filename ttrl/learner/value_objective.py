@@ -15,8 +15,8 @@ from ttrl.types import PackedBatch, TrainSample
 class ValueObjective:
     """Half the squared distance of values from returns, as far as values may move at a time."""
 
-    clip: float | None
-    """How far a value may move from `TrainSample.values`; None: any distance."""
+    clip: float
+    """How far a value may move from `TrainSample.values`."""
 
     def has_gradient(self, sample: TrainSample) -> bool:
         """Return True: hardly a value is right to the bit."""
@@ -38,13 +38,9 @@ class ValueObjective:
             raise ValueError("a critic is trained on samples with returns and values")
         values_T = network(batch)
         errors_T = (values_T - batch.returns_T).square()
-        clipped_T = torch.zeros_like(errors_T, dtype=torch.bool)
-        if self.clip is not None:
-            moved_T = (values_T - batch.values_T).clamp(-self.clip, self.clip)
-            held_T = (batch.values_T + moved_T - batch.returns_T).square()
-            clipped_T = held_T > errors_T
-            errors_T = torch.maximum(errors_T, held_T)
-        return Loss(
-            loss=(batch.token_weights_T * 0.5 * errors_T).sum(),
-            means={"clip_fraction": clipped_T},
-        )
+        moved_T = values_T - batch.values_T
+        held_T = batch.values_T + moved_T.clamp(-self.clip, self.clip) - batch.returns_T
+        held_T = held_T.square()
+        clipped_T = (moved_T.abs() > self.clip) & (held_T > errors_T)
+        loss = (batch.token_weights_T * 0.5 * torch.maximum(errors_T, held_T)).sum()
+        return Loss(loss, means={"clip_fraction": clipped_T})

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ttrl.plan import memory
 from ttrl.plan.memory import Job
 
-NAMES = {"gae": "critic", "prime": "reward model"}
-"""What it is called, by ``reward.advantages``; other advantages need none."""
+NAMES = {"gae": "critic", "prime": "PRM"}
+"""What it is called, by ``reward.advantages``: PRIME's is a process reward model. Other advantages
+need none."""
 
 LEAVES = ("gradients", "master weights", "moments")
 """What phase offload takes off the GPU, of this model as of the policy."""

@@ -99,7 +99,7 @@ def credit_seconds(job: Job) -> float:
     own = headless if name == "critic" else job
     length = trained_length(job)
     flops = token_flops(own, length) + scoring_flops(own, length)
-    others = 2 if name == "reward model" or job.settings.reward.kl_coef > 0 else 0
+    others = 2 if name == "PRM" or job.settings.reward.kl_coef > 0 else 0
     return training_seconds(job, flops + others * scoring_flops(job, length), trained(job))
 
 

@@ -18,9 +18,9 @@ class CriticSettings(Section):
     """Its AdamW's decoupled weight decay."""
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """First steps of the run in which the critic alone is trained."""
-    value_clip: Annotated[float, Field(gt=0)] | None = 0.5
-    """A value that moves further than this from what it was before the update has no gradient;
-    None: all have one."""
+    value_clip: Annotated[float, Field(gt=0)] = 0.5
+    """How far a value may move from what it was before the update: further away it has no
+    gradient, unless it has to come back."""
     gamma: Share = 1.0
     """Discount of later rewards, per token."""
     gae_lambda: Share = 1.0

@@ -33,10 +33,12 @@ def _readable(error: Any) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest the nearest known word; for a dotted key also by its last part, in any section."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    if not near:
-        tails = {key.rpartition(".")[2]: key for key in known}
-        near = [tails[t] for t in difflib.get_close_matches(word.rpartition(".")[2], tails, n=1)]
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    """Suggest the nearest known word; for a dotted key also by its last part, in all sections."""
+    known, last = list(known), word.rpartition(".")[2]
+    tails: dict[str, list[str]] = {}
+    for key in known:
+        tails.setdefault(key.rpartition(".")[2], []).append(key)
+    near = tails.get(word) or difflib.get_close_matches(word, known, n=1)
+    for tail in [] if near else difflib.get_close_matches(last, tails, n=1):
+        near = tails[tail]
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
