@@ -1,0 +1,198 @@
+"""Algorithms, losses, advantages and label sources on the embedded task, over several seeds.
+
+    .venv/bin/python bench/algorithms.py                     all that is missing, and every table
+    .venv/bin/python bench/algorithms.py --only algorithms   one table
+    .venv/bin/python bench/algorithms.py --show              run nothing
+
+All runs of a table have the same budget of samples and of updates. They are separate processes on
+one thread each, as many at a time as there are cores. Every finished run is kept in
+``bench/results/algorithms.json`` at once, and not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from machine import ROOT, describe
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = ROOT / "bench" / "results" / "algorithms.json"
+COMMON = [
+    "epochs=3",
+    "threads=1",
+    "data.held_out=none",
+    "rollout.votes=32",
+    "policy.trained_samples=16",
+    "policy.sequences_per_update=256",
+]
+"""Half the votes and less than half the steps of the recipe: many runs have to be paid for."""
+SEVERAL_UPDATES = ["policy.sequences_per_update=64", "loss.old_logprobs=policy"]
+"""Where the ratio matters: four optimizer steps on each rollout."""
+HIGH_RATE = "optimizer.learning_rate=1e-3"
+VERIFIER = "bench/verifiers/casting_out_nines.py:check"
+PPO = ["algorithm=ppo", "critic.learning_rate=3e-4"]
+PRIME = ["algorithm=prime", "prime.learning_rate=3e-4"]
+"""Both rates are twice the policy's of the recipe, as those of the paper's scripts are."""
+
+Variants = dict[str, list[str]]
+TABLES: dict[str, Variants] = {
+    "algorithms": {"GRPO": [], "PPO": PPO, "PRIME": PRIME},
+    "advantages": {kind: [f"reward.advantages={kind}"] for kind in ("mean_std", "mean", "rloo")},
+    "losses": {
+        "PPO's clip": SEVERAL_UPDATES,
+        "CISPO": [*SEVERAL_UPDATES, "loss.policy=cispo"],
+        "SAPO": [*SEVERAL_UPDATES, "loss.policy=sapo"],
+        "no clip": [*SEVERAL_UPDATES, "loss.policy=none"],
+        "GSPO": [
+            *SEVERAL_UPDATES,
+            "loss.ratio_level=sequence",
+            "loss.clip_low=3e-4",
+            "loss.clip_high=4e-4",
+        ],
+    },
+    "estimators": {
+        "majority": [],
+        "soft": ["reward.estimator=soft"],
+        "scrl": ["reward.estimator=scrl"],
+        "restrain": ["reward.estimator=restrain"],
+        "ddrl": ["reward.estimator=ddrl", "reward.options.k=16"],
+        "evol": ["reward.estimator=evol"],
+        "confidence": ["reward.estimator=confidence"],
+        "verified": ["reward.estimator=verified", f"reward.options.verifier={VERIFIER}"],
+        "teacher (start)": ["reward.labels=teacher"],
+        "teacher (EMA 0.9)": ["reward.labels=teacher", "reward.teacher_decay=0.9"],
+        "ground truth": ["reward.labels=ground_truth", "reward.allow_ground_truth=true"],
+        "random": ["reward.estimator=random"],
+        "high rate: majority": [HIGH_RATE],
+        "high rate: majority, guard": [HIGH_RATE, "guard.on_collapse=stop"],
+        "high rate: teacher (start)": [HIGH_RATE, "reward.labels=teacher"],
+    },
+}
+"""Table -> variant -> settings on top of the recipe and `COMMON`."""
+
+CURVES = (
+    "label/ground_truth_reward",
+    "policy/entropy",
+    "vote/majority_ratio",
+    "label/label_accuracy",
+)
+"""Kept step by step; the first is pass@1 of the votes."""
+COLUMNS = {
+    "majority ratio": ("vote/majority_ratio", 100),
+    "label accuracy": ("label/label_accuracy", 100),
+    "entropy (nats)": ("policy/entropy", 1),
+}
+"""Means over the last pass, and what they are multiplied by."""
+
+
+def main() -> None:
+    """Run what is missing, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--only", nargs="+", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--show", action="store_true", help="run nothing")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS, metavar=("SETTINGS", "SEED"))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(run(json.loads(arguments.one[0]), int(arguments.one[1]))))
+        return
+    console = Console()
+    record = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
+    if not arguments.show:
+        complete(record, arguments.only, arguments.seeds, arguments.jobs, console)
+    for name in arguments.only:
+        console.print(table(name, record["runs"]))
+
+
+def complete(
+    record: dict[str, Any], tables: list[str], seeds: list[int], jobs: int, console: Console
+) -> None:
+    """Make the runs that the record lacks; those with the same settings are one run."""
+    runs, lock = record["runs"], threading.Lock()
+    wanted = {key_of(s): s for name in tables for s in TABLES[name].values()}
+    missing = [
+        (key, seed) for seed in seeds for key in wanted if str(seed) not in runs.get(key, {})
+    ]
+
+    def one(task: tuple[str, int]) -> None:
+        key, seed = task
+        command = [sys.executable, __file__, "--one", json.dumps(wanted[key]), str(seed)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            console.print(f"{key}, seed {seed} failed: {done.stderr.strip()[-500:]}")
+            return
+        with lock:
+            found = json.loads(done.stdout.splitlines()[-1])
+            runs.setdefault(key, {})[str(seed)] = found
+            record.update({"common": COMMON, "tables": TABLES, "machine": describe()})
+            RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            before, after = (100 * found[when]["pass@1"] for when in ("before", "after"))
+            console.print(
+                f"{key}, seed {seed}: pass@1 {before:.1f} -> {after:.1f}, {found['wall_s']:.0f} s"
+            )
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, missing))
+
+
+def key_of(settings: list[str]) -> str:
+    """Name a run by what it changes."""
+    return " ".join(settings) or "the recipe"
+
+
+def run(changes: list[str], seed: int) -> dict[str, Any]:
+    """Return one run's figures."""
+    from ttrl.report.display import Display
+    from ttrl.run.run_folder import RunFolder
+    from ttrl.settings.recipe import load_settings
+    from ttrl.trainer import train
+
+    settings = load_settings("tiny-arithmetic", overrides=[*COMMON, *changes, f"seed={seed}"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        summary = train(settings, RunFolder(path), Display(Console(quiet=True)))
+        steps = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "before": {k: summary["before"][k] for k in ("pass@1", "pass@16")},
+        "after": {k: summary["after"][k] for k in ("pass@1", "pass@16")},
+        "curves": {
+            name: [round(step[name], 4) for step in steps if name in step] for name in CURVES
+        },
+        "steps": summary["steps"],
+        "stopped": summary["stopped"],
+        "wall_s": summary["wall_s"],
+    }
+
+
+def table(name: str, runs: dict[str, dict[str, Any]]) -> Table:
+    """Make a table of means over seeds, with the lowest and the highest."""
+    out = Table(name, "seeds", "pass@1", "pass@16", *COLUMNS, title="in %, after training")
+    for variant, settings in TABLES[name].items():
+        if results := list(runs.get(key_of(settings), {}).values()):
+            columns = [[100 * r["after"][k] for r in results] for k in ("pass@1", "pass@16")]
+            for metric, factor in COLUMNS.values():
+                columns.append([factor * last_pass(r["curves"][metric]) for r in results])
+            spread = (f"{fmean(c):.3g} ({min(c):.3g}-{max(c):.3g})" for c in columns)
+            out.add_row(variant, str(len(results)), *spread)
+    return out
+
+
+def last_pass(curve: list[float]) -> float:
+    """Average the last third of a run of three passes."""
+    return fmean(curve[-(len(curve) // 3 or 1) :])
+
+
+if __name__ == "__main__":
+    main()
