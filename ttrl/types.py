@@ -161,6 +161,8 @@ class PastVote:
     """The label of that step."""
     majority_ratio: float
     """`Vote.majority_ratio` of that step."""
+    changed: bool = False
+    """Whether the label was another one than at the visit before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,8 @@ class VotedGroup:
     """Which answers are equivalent to ``label``; an abstention never is."""
     history: tuple[PastVote, ...] = ()
     """Earlier visits to this question, oldest first."""
+    changed: bool = False
+    """Whether ``label`` is another one than at the last of them."""
     stream: tuple[int | str, ...] = ()
     """Stream of random numbers, to pass to `ttrl.system.rng.generator`."""
 

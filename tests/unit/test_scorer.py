@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -56,12 +57,24 @@ def test_history_is_what_was_remembered(tmp_path: Any) -> None:
         groups = [group(*answers)]
         spy.remember(step, groups, [spy.estimate(g, None, step) for g in groups])
     spy.estimate(group("5"), None, 9)
-    first, second = PastVote(1, "1", 2 / 3), PastVote(2, "2", 1.0)
+    first, second = PastVote(1, "1", 2 / 3), PastVote(2, "2", 1.0, changed=True)
     assert spy.estimator.seen == [  # type: ignore[attr-defined]
         ((), (3, "reward", 1, "q1")),
         ((first,), (3, "reward", 2, "q1")),
         ((first, second), (3, "reward", 9, "q1")),
     ]
+
+
+def test_a_label_has_changed_unless_it_is_an_equivalent_one() -> None:
+    scorer, changes = judge(), []
+    for step, answers in enumerate((("1", "1"), ("1.0", "2/2"), ("2", "2"), (None,) * 2), start=1):
+        groups = [group(*answers)]
+        scorer.remember(step, groups, [scorer.estimate(g, None, step) for g in groups])
+        changes.append(scorer.history["q1"][-1].changed)
+    assert changes == [False, False, True, True]
+    again = judge()
+    again.load_state(json.loads(json.dumps(scorer.state())))
+    assert again.history == scorer.history
 
 
 def test_the_settings_name_the_extractor(tmp_path: Any) -> None:

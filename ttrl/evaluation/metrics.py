@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from ttrl.answers import Grader, default_grader, tie_order
-from ttrl.rewards.vote import answer_entropy, majority_vote
+from ttrl.rewards.vote import answer_entropy, majority_vote, same_label
 from ttrl.types import (
     AnswerKey,
     CompletionGroup,
@@ -56,7 +56,7 @@ def vote_metrics(
         if indices:
             row["trained/majority_reward"] = fmean(estimate.rewards_G[i] for i in indices)
         if visits := history.get(group.question.id):
-            same = _same_label(visits[-1].label, estimate.label, grader)
+            same = same_label(visits[-1].label, estimate.label, grader)
             row["vote/flip_rate"] = float(not same)
         completions = group.completions
         row["rollout/response_tokens_mean"] = fmean(len(c.token_ids) for c in completions)
@@ -79,10 +79,6 @@ def _vote_figures(vote: Vote) -> Metrics:
         "vote/distinct_answers": float(len(vote.counts)),
         "vote/entropy": answer_entropy(vote),
     }
-
-
-def _same_label(a: str | None, b: str | None, grader: Grader) -> bool:
-    return a == b if a is None or b is None else grader.equivalent(a, b)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any
 
 from ttrl.answers import Grader, make_extractor
 from ttrl.rewards.estimators import RewardEstimator, make_estimator
-from ttrl.rewards.vote import majority_vote
+from ttrl.rewards.vote import majority_vote, same_label
 from ttrl.settings import Settings
 from ttrl.settings.plugins import errors_as_user_error, is_plugin
 from ttrl.types import Completion, CompletionGroup, Estimate, PastVote, UserError, Vote, VotedGroup
@@ -93,12 +93,14 @@ class GroupScorer:
             label = labels.get(group.question.id)
             votes = vote.answers_G
             agrees_G = (False,) * len(votes) if label is None else self.grader.agree(votes, label)
+        history = self.history.get(group.question.id, ())
         voted = VotedGroup(
             group=group,
             vote=vote,
             label=label,
             agrees_G=agrees_G,
-            history=self.history.get(group.question.id, ()),
+            history=history,
+            changed=self._changed(history, label),
             stream=(self.settings.seed, "reward", step, group.question.id),
         )
         with errors_as_user_error(self.name, "reward.estimator") if self.foreign else nullcontext():
@@ -122,14 +124,18 @@ class GroupScorer:
     def remember(self, step: int, groups: list[CompletionGroup], estimates: list[Estimate]) -> None:
         """Make a finished step part of the history."""
         for group, estimate in zip(groups, estimates, strict=True):
-            past = PastVote(step, estimate.label, estimate.vote.majority_ratio)
             earlier = self.history.get(group.question.id, ())
+            changed = self._changed(earlier, estimate.label)
+            past = PastVote(step, estimate.label, estimate.vote.majority_ratio, changed)
             self.history[group.question.id] = (*earlier, past)
 
+    def _changed(self, history: Sequence[PastVote], label: str | None) -> bool:
+        return bool(history) and not same_label(history[-1].label, label, self.grader)
+
     def state(self) -> dict[str, list[list[Any]]]:
-        """Return the history as JSON: question id -> [step, label, share] of each visit."""
+        """Return the history as JSON: question id -> the fields of each `PastVote`."""
         return {
-            question: [[past.step, past.label, past.majority_ratio] for past in earlier]
+            question: [list(astuple(past)) for past in earlier]
             for question, earlier in self.history.items()
         }
 

@@ -59,3 +59,8 @@ def answer_entropy(vote: Vote) -> float:
 def most_common(spellings: Counter[str]) -> str:
     """Return the most common spelling; of equally common ones, the smallest by `tie_order`."""
     return min(spellings, key=lambda spelling: (-spellings[spelling], tie_order(spelling)))
+
+
+def same_label(a: str | None, b: str | None, grader: Grader) -> bool:
+    """Say whether two labels are equivalent; no label is equivalent to none only."""
+    return a == b if a is None or b is None else grader.equivalent(a, b)

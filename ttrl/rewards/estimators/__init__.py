@@ -8,6 +8,7 @@ from ttrl.rewards.estimators import (  # registered by being imported
     novelty,
     shares,
     verifier,
+    visits,
 )
 from ttrl.rewards.estimators.base import Estimator, RewardEstimator, make_estimator, register
 
@@ -23,4 +24,5 @@ __all__ = [
     "register",
     "shares",
     "verifier",
+    "visits",
 ]
