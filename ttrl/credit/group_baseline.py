@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from ttrl.credit.advantages import group_advantages
+from ttrl.credit.advantages import group_advantages, within_group
 from ttrl.credit.credit import Assigned
+from ttrl.credit.whitening import whiten
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
 from ttrl.system.rng import generator
@@ -13,12 +15,17 @@ from ttrl.types import CompletionGroup, Estimate, TrainSample
 
 
 class GroupBaseline:
-    """Compares each answer with the others of its group (GRPO, Dr. GRPO, RLOO)."""
+    """Compares each answer with the others of its group, and with the step's, where asked for.
+
+    That is GRPO, Dr. GRPO, RLOO, OPO, MaxRL, pass@k and REINFORCE++.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Read ``reward.advantages``, ``.selection``, ``policy.trained_samples`` and ``seed``."""
         self.settings = settings
         self.models: dict[str, TrainedModel] = {}
+        self.kind = within_group(settings.reward.advantages)
+        self.whitens = self.kind != settings.reward.advantages
 
     def assign(
         self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], step: int
@@ -26,16 +33,15 @@ class GroupBaseline:
         """Choose what one update phase trains on, group by group, in sample order.
 
         Advantages are the estimator's own or, failing that, those of `group_advantages` over all
-        votes; `choose` says which completions are trained on. Samples without an advantage
-        (everybody agreed, or nobody answered) stay: they count in the means of the loss, and the
-        objective knows when they need no forward pass.
+        votes; `choose` says which completions are trained on. Only these are whitened, where that
+        is asked for. Samples without an advantage (everybody agreed, or nobody answered) stay:
+        they count in the means of the loss, and the objective knows when they need no forward
+        pass.
         """
         samples: list[TrainSample] = []
         chosen: list[list[int]] = []
         for group, estimate in zip(groups, estimates, strict=True):
-            advantages_G = estimate.advantages_G
-            if advantages_G is None:
-                advantages_G = group_advantages(estimate.rewards_G, self.settings.reward.advantages)
+            advantages_G = self._advantages(group, estimate)
             chosen.append(choose(group, estimate, advantages_G, self.settings, step))
             for i in chosen[-1]:
                 completion = group.completions[i]
@@ -50,7 +56,16 @@ class GroupBaseline:
                         completion.temperature,
                     )
                 )
+        if self.whitens:
+            whitened = whiten([sample.advantages for sample in samples])
+            samples = [replace(s, advantages=a) for s, a in zip(samples, whitened, strict=True)]
         return Assigned(samples, chosen)
+
+    def _advantages(self, group: CompletionGroup, estimate: Estimate) -> tuple[float, ...]:
+        if estimate.advantages_G is not None:
+            return estimate.advantages_G
+        lengths_G = [len(completion.token_ids) for completion in group.completions]
+        return group_advantages(estimate.rewards_G, self.kind, lengths_G)
 
 
 def choose(

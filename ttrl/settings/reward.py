@@ -25,10 +25,23 @@ class RewardSettings(Section):
     keeps the starting model, whose labels are then sampled once per question."""
     allow_ground_truth: bool = False
     """Must be true for ``labels = "ground_truth"``: training then reads reference answers."""
-    advantages: Literal["mean_std", "mean", "rloo", "none"] = "mean_std"
+    advantages: Literal[
+        "mean_std",
+        "mean",
+        "rloo",
+        "opo",
+        "pass_at_k",
+        "max_rl",
+        "reinforce_pp",
+        "reinforce_pp_baseline",
+        "none",
+    ] = "mean_std"
     """mean_std: reward minus the group's mean, by the group's standard deviation (GRPO). mean:
-    without the division (Dr. GRPO). rloo: reward minus the mean of the others. none: the reward
-    itself, for estimators whose rewards already have signs."""
+    without the division (Dr. GRPO). rloo: reward minus the mean of the others. opo: reward minus
+    the mean of the group's tokens. pass_at_k: what the best answer adds. max_rl: reward minus mean,
+    by the mean. reinforce_pp: the reward, whitened over the step's tokens (REINFORCE++);
+    reinforce_pp_baseline: reward minus mean, whitened. none: the reward itself, for estimators
+    whose rewards already have signs. The formulas: docs/advantages.md."""
     selection: Literal["first", "random", "balanced"] = "first"
     """Which answers of a group are trained on, where there are more than
     ``policy.trained_samples``: the first ones (the paper), random ones, or as many with a positive
