@@ -13,7 +13,7 @@ from tiny_models import answer_of
 
 from ttrl.credit.group_baseline import GroupBaseline
 from ttrl.settings import Settings
-from ttrl.types import CompletionGroup, Estimate, TrainSample
+from ttrl.types import CompletionGroup, Estimate, FinishReason, TrainSample
 
 
 def settings(
@@ -144,6 +144,27 @@ def test_estimators_own_advantages_mask_and_weight_are_kept() -> None:
         (4.0, 0.5, 4),
     ]
     assert [s.advantages[0] for s in samples([voted], [own], settings(1))] == [2.0]
+
+
+def test_truncated_answers_count_and_are_not_trained_on() -> None:
+    """Where that is asked for; without a mask they are."""
+    voted = group("7", "8", "7", "9", "7")
+    cut = tuple(
+        replace(c, finish_reason=FinishReason.LENGTH) if i in (0, 3) else c
+        for i, c in enumerate(voted.completions)
+    )
+    voted, masked = replace(voted, completions=cut), settings(2)
+    masked = masked.model_copy(
+        update={"policy": masked.policy.model_copy(update={"mask_truncated": True})}
+    )
+    found = samples([voted], [estimate(voted)], masked)  # the mean is 3 / 5 with them
+    assert [len(answer_of(s)) for s in found] == [2, 3]
+    assert [s.advantages[0] for s in found] == pytest.approx([-0.6, 0.4])
+    assert [len(answer_of(s)) for s in samples([voted], [estimate(voted)], settings(2))] == [1, 2]
+    kept = estimate(voted, keep_G=(True, False, False, True, True))
+    assert [len(answer_of(s)) for s in samples([voted], [kept], masked)] == [5]
+    all_cut = tuple(replace(c, finish_reason=FinishReason.LENGTH) for c in voted.completions)
+    assert samples([replace(voted, completions=all_cut)], [estimate(voted)], masked) == []
 
 
 def test_one_estimate_per_group() -> None:

@@ -11,7 +11,7 @@ from ttrl.credit.whitening import whiten
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
 from ttrl.system.rng import generator
-from ttrl.types import CompletionGroup, Estimate, TrainSample
+from ttrl.types import CompletionGroup, Estimate, FinishReason, TrainSample
 
 
 class GroupBaseline:
@@ -77,8 +77,8 @@ def choose(
 ) -> list[int]:
     """Return the indices of a group's completions that are trained on, in sample order.
 
-    ``policy.trained_samples`` of those that the estimator keeps, or all if they are fewer, by
-    ``reward.selection``:
+    ``policy.trained_samples`` of those that the estimator keeps, and that were not cut off where
+    ``policy.mask_truncated``, or all if they are fewer, by ``reward.selection``:
 
     - ``first``: the first ones, as in the paper.
     - ``random``: drawn anew in each step, from a stream of their own.
@@ -87,6 +87,8 @@ def choose(
     """
     keep_G = estimate.keep_G or (True,) * len(estimate.rewards_G)
     kept = [i for i, keep in enumerate(keep_G) if keep]
+    if settings.policy.mask_truncated:
+        kept = [i for i in kept if group.completions[i].finish_reason is not FinishReason.LENGTH]
     wanted = min(settings.policy.trained_samples, len(kept))
     match settings.reward.selection:
         case "first":
