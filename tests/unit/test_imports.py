@@ -17,6 +17,7 @@ LAYERS = (
     {"cli"},
     {"__init__", "api"},
     {"trainer"},
+    {"sampler"},
     {"build"},
     {"run", "evaluation", "plan", "doctor"},
     {"credit", "rewards", "rollout", "learner", "data"},

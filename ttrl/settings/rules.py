@@ -65,6 +65,11 @@ def _rollout_rules(settings: Settings) -> Iterator[str]:
             'rollout.stop_when_decided = true needs rollout.workflow = "single_turn": of '
             f"{rollout.workflow!r} nobody knows which answers will vote"
         )
+    if rollout.resample_rounds and settings.reward.labels == "teacher":
+        yield (
+            f"rollout.resample_rounds = {rollout.resample_rounds} would bring the engine to the "
+            'weights of reward.labels = "teacher" and back in each round: unset one of them'
+        )
     if shared != 1 and rollout.engine != "vllm":
         yield f'rollout.tensor_parallel = {shared} needs rollout.engine = "vllm"'
 

@@ -137,7 +137,8 @@ class RecordedEngine:
                 raise UserError(
                     f"--replay {self.folder}: step {self._step} has {len(recorded)} answers to "
                     f"question {question.id!r}; expected {params.first + params.n}. Replay with "
-                    "the config.toml of the run that it was recorded in"
+                    "the config.toml of the run that it was recorded in, or, where other rewards "
+                    "ask for other questions, with rollout.resample_rounds = 0"
                 )
             yield i, completions
 

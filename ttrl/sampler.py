@@ -1,0 +1,76 @@
+"""A step's answers: sampled, judged while others are still being sampled, and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+
+from ttrl.build import Parts
+from ttrl.rewards.scorer import in_background
+from ttrl.rollout.resampling import Rollout, rounds_of
+from ttrl.rollout.sampling import voting
+from ttrl.rollout.workflows.checks import PoolAsk, estimate_of, refuse_other_groups
+from ttrl.run.run_folder import RunFolder
+from ttrl.types import CompletionGroup, Question, WeightSource
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """Asks the questions of a step; all ranks do so together, perhaps beside an update."""
+
+    parts: Parts
+    folder: RunFolder
+
+    def rollout(self, step: int) -> Rollout:
+        """Sample a step's groups, and further ones in place of those that teach nothing."""
+        source, rollout = self.parts.source, Rollout()
+        own, further = source.questions(step), partial(source.further, step)
+        for asked in rounds_of(own, further, rollout, self.parts.settings.rollout.resample_rounds):
+            self._ask(asked, step, rollout)
+        return rollout
+
+    def _ask(self, questions: Sequence[Question], step: int, rollout: Rollout) -> None:
+        """Sample groups, judge them while others are still being sampled, and add them.
+
+        Each rank judges the groups that it samples. Both are on disk when they are known: what
+        fails in judging is raised when all groups have been sampled and kept.
+        """
+        parts, settings, ranks = self.parts, self.parts.settings, self.parts.sampling_ranks
+        labels = parts.labels.labels_for(questions, step, self._elect)
+        judge = partial(parts.scorer.estimate, labels=labels, step=step)
+        early = parts.scorer.decided if settings.rollout.stop_when_decided else None
+        title = f"step {step}: sampling{' further' if rollout.groups else ''}"
+        with (
+            parts.display.bar(title, len(questions)) as bar,
+            in_background(judge) as (submit, judged),
+        ):
+
+            def on_group(group: CompletionGroup) -> None:
+                submit(group)
+                over = [f for f in list(judged.values()) if f.done()]
+                ratios = [f.result().vote.majority_ratio for f in over if f.exception() is None]
+                bar.advance(f"majority ratio {fmean(ratios):.2f}" if ratios else "")
+
+            ask = PoolAsk(parts.pool, settings.rollout.temperature, early)
+            groups = parts.workflow.run(ask, questions, step, on_group)
+            refuse_other_groups(groups, questions, settings.rollout.workflow)
+            answers = [*rollout.groups, *groups]
+            ranks.on_rank_zero(partial(self.folder.keep_answers, step, answers))
+            found = ranks.gather_dict({id: future.result() for id, future in judged.items()})
+        rollout.add(groups, [estimate_of(group, found) for group in groups])
+        keep = partial(self.folder.keep_estimates, step, rollout.groups, rollout.estimates)
+        ranks.on_rank_zero(keep)
+
+    def _elect(
+        self, teacher: WeightSource, questions: Sequence[Question], step: int
+    ) -> dict[str, str | None]:
+        """Return a teacher's majorities; the pool is at the policy's weights again afterwards."""
+        pool, scorer = self.parts.pool, self.parts.scorer
+        pool.push_weights(teacher)
+        with self.parts.display.bar(f"step {step}: teacher", len(questions)) as bar:
+            params = voting(self.parts.settings, "teacher", step)
+            groups = pool.sample(questions, params, lambda group: bar.advance())
+        pool.push_weights(self.parts.model)
+        return {group.question.id: scorer.vote(group).majority for group in groups}
