@@ -212,6 +212,8 @@ class Estimate:
     """How far the estimator trusts its label, 0 to 1."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Further label-free figures of this estimator, averaged over the step's questions."""
+    extra_rewards: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Rewards per completion of ``reward.extra``, by name; not of the estimator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,30 @@ def test_reference_answers_train_only_if_asked_for_twice(run: Run, tmp_path: Pat
     assert _weights(right) != _weights(wrong)
 
 
+def test_extra_rewards_and_masked_answers(run: Run) -> None:
+    """The last 14 of 44 tokens cost something, and what was cut off is not trained on."""
+    options = [
+        "rollout.max_new_tokens=44",
+        "reward.overlong_buffer=14",
+        "policy.mask_truncated=true",
+    ]
+    gdpo = ["reward.extra.soft_overlong=0.5", "reward.extra_aggregation=normalize_then_sum"]
+    folder = run("extra", [*options, *gdpo])
+    for step, line in enumerate(_steps(folder), start=1):
+        groups = [row["completions"] for row in _rollouts(folder, step)]
+        penalties = [
+            answer["extra_rewards"]["soft_overlong"] for answers in groups for answer in answers
+        ]
+        assert penalties == [-max(0, a["tokens"] - 30) / 14 for answers in groups for a in answers]
+        assert -1 in penalties and 0 in penalties
+        assert line["reward/extra/soft_overlong"] == pytest.approx(sum(penalties) / len(penalties))
+        rewards = [answer["reward"] for answers in groups for answer in answers]
+        assert line["reward/majority_reward"] == pytest.approx(sum(rewards) / len(rewards))
+        whole = [sum(a["finish_reason"] == "stop" for a in answers) for answers in groups]
+        live = line["policy/sequences"] + line["policy/skipped_sequences"]
+        assert live == sum(min(6, n) for n in whole) < 24
+
+
 def test_a_fixed_teacher_gives_the_same_labels_in_every_pass(run: Run, tmp_path: Path) -> None:
     options = [_questions(tmp_path / "few.jsonl", 4), "reward.labels=teacher"]
     folder = run("teacher", [*options, "optimizer.learning_rate=1e-2"])

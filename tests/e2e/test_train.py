@@ -71,6 +71,7 @@ def test_run_folder(run: Run) -> None:
 def test_each_metric_is_explained(run: Run) -> None:
     overrides = ["evaluation.every=1", "loss.kl_coef=0.01", "reward.estimator=confidence"]
     overrides += ["rollout.resample_rounds=1"]
+    overrides += ["reward.extra.soft_overlong=0.5", "reward.overlong_buffer=16"]
     lines = (run("run", overrides) / "metrics.jsonl").read_text().splitlines()
     written = {name.partition("/level=")[0] for line in lines for name in json.loads(line)}
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()

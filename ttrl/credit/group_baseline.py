@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ttrl.credit.advantages import group_advantages, within_group
 from ttrl.credit.credit import Assigned
+from ttrl.credit.several_rewards import several_advantages
 from ttrl.credit.whitening import whiten
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
@@ -21,11 +23,12 @@ class GroupBaseline:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Read ``reward.advantages``, ``.selection``, ``policy.trained_samples`` and ``seed``."""
+        """Read ``reward``, ``policy.trained_samples``, ``policy.mask_truncated`` and ``seed``."""
         self.settings = settings
         self.models: dict[str, TrainedModel] = {}
         self.kind = within_group(settings.reward.advantages)
-        self.whitens = self.kind != settings.reward.advantages
+        each = settings.reward.extra_aggregation == "normalize_then_sum"
+        self.whitens = each or self.kind != settings.reward.advantages
 
     def assign(
         self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], step: int
@@ -65,7 +68,8 @@ class GroupBaseline:
         if estimate.advantages_G is not None:
             return estimate.advantages_G
         lengths_G = [len(completion.token_ids) for completion in group.completions]
-        return group_advantages(estimate.rewards_G, self.kind, lengths_G)
+        compare = partial(group_advantages, kind=self.kind, lengths_G=lengths_G)
+        return several_advantages(estimate, self.settings.reward, compare)
 
 
 def choose(

@@ -293,6 +293,9 @@ def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
         {"text": said["text"], "answer": answer, "reward": reward} | said
         for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
     ]
+    for name, rewards_G in estimate.extra_rewards.items():
+        for said, reward in zip(completions, rewards_G, strict=True):
+            said.setdefault("extra_rewards", {})[name] = reward
     known = {"label": estimate.label, "majority_ratio": estimate.vote.majority_ratio}
     return record | known | {"completions": completions}
 

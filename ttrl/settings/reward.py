@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ttrl.settings.section import Section
+from ttrl.settings.section import Positive, Section
 
 
 class RewardSettings(Section):
@@ -42,6 +42,16 @@ class RewardSettings(Section):
     by the mean. reinforce_pp: the reward, whitened over the step's tokens (REINFORCE++);
     reinforce_pp_baseline: reward minus mean, whitened. none: the reward itself, for estimators
     whose rewards already have signs. The formulas: docs/advantages.md."""
+    extra: dict[str, float] = Field(default_factory=dict)
+    """Rewards beside the estimator's, each with its weight; the estimator's own has 1.
+    soft_overlong: DAPO's penalty for long answers, see ``overlong_buffer``. FILE.py:FUNCTION: your
+    own, from a `ttrl.types.CompletionGroup` to a number per completion."""
+    extra_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """sum_then_normalize: advantages are those of the weighted sum of all rewards.
+    normalize_then_sum: of each reward, then summed, and whitened over the step's tokens (GDPO)."""
+    overlong_buffer: Positive | None = None
+    """soft_overlong: tokens below ``rollout.max_new_tokens`` over which the penalty falls from 0 to
+    -1."""
     selection: Literal["first", "random", "balanced"] = "first"
     """Which answers of a group are trained on, where there are more than
     ``policy.trained_samples``: the first ones (the paper), random ones, or as many with a positive

@@ -17,6 +17,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _data_rules(settings)
     yield from _rollout_rules(settings)
     yield from _overlap_rules(settings)
+    yield from _extra_reward_rules(settings)
     yield from _update_rules(settings)
     yield from _loss_rules(settings.loss)
     yield from _memory_rules(settings)
@@ -84,6 +85,33 @@ def _overlap_rules(settings: Settings) -> Iterator[str]:
         yield (
             'rollout.overlap = true leaves reward.labels = "teacher" no time to be asked: unset '
             "one of them"
+        )
+
+
+def _extra_reward_rules(settings: Settings) -> Iterator[str]:
+    reward, longest = settings.reward, settings.rollout.max_new_tokens
+    buffer, each = reward.overlong_buffer, reward.extra_aggregation == "normalize_then_sum"
+    if ("soft_overlong" in reward.extra) != (buffer is not None):
+        yield (
+            f"reward.extra = {reward.extra} and reward.overlong_buffer = {buffer}: soft_overlong "
+            "and its buffer need each other; set both, or neither"
+        )
+    elif buffer is not None and buffer > longest:
+        yield (
+            f"reward.overlong_buffer = {buffer} is more than rollout.max_new_tokens = {longest}: "
+            "even the shortest answer would be too long"
+        )
+    if each and not reward.extra:
+        yield 'reward.extra_aggregation = "normalize_then_sum" needs reward.extra: there is no sum'
+    if each and reward.advantages != "mean_std":
+        yield (
+            'reward.extra_aggregation = "normalize_then_sum" needs reward.advantages = "mean_std", '
+            f'got "{reward.advantages}": it is how GDPO normalizes each reward'
+        )
+    if reward.extra and reward.advantages == "max_rl":
+        yield (
+            'reward.advantages = "max_rl" divides by the mean reward, which reward.extra may bring '
+            "below 0: unset one of them"
         )
 
 
