@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 
 from ttrl.build import Parts
 from ttrl.rewards.scorer import in_background
 from ttrl.rollout.resampling import Rollout, rounds_of
-from ttrl.rollout.sampling import voting
+from ttrl.rollout.sampling import greedy, voting
 from ttrl.rollout.workflows.checks import PoolAsk, estimate_of, refuse_other_groups
 from ttrl.run.run_folder import RunFolder
-from ttrl.types import CompletionGroup, Question, WeightSource
+from ttrl.types import Completion, CompletionGroup, Question, WeightSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Sampler:
         fails in judging is raised when all groups have been sampled and kept.
         """
         parts, settings, ranks = self.parts, self.parts.settings, self.parts.sampling_ranks
+        baseline = self._greedy(questions, step)
         labels = parts.labels.labels_for(questions, step, self._elect)
         judge = partial(parts.scorer.estimate, labels=labels, step=step)
         early = parts.scorer.decided if settings.rollout.stop_when_decided else None
@@ -48,7 +49,7 @@ class Sampler:
         ):
 
             def on_group(group: CompletionGroup) -> None:
-                submit(group)
+                submit(replace(group, greedy=baseline.get(group.question.id)))
                 over = [f for f in list(judged.values()) if f.done()]
                 ratios = [f.result().vote.majority_ratio for f in over if f.exception() is None]
                 bar.advance(f"majority ratio {fmean(ratios):.2f}" if ratios else "")
@@ -56,12 +57,20 @@ class Sampler:
             ask = PoolAsk(parts.pool, settings.rollout.temperature, early)
             groups = parts.workflow.run(ask, questions, step, on_group)
             refuse_other_groups(groups, questions, settings.rollout.workflow)
+            groups = [replace(group, greedy=baseline.get(group.question.id)) for group in groups]
             answers = [*rollout.groups, *groups]
             ranks.on_rank_zero(partial(self.folder.keep_answers, step, answers))
             found = ranks.gather_dict({id: future.result() for id, future in judged.items()})
         rollout.add(groups, [estimate_of(group, found) for group in groups])
         keep = partial(self.folder.keep_estimates, step, rollout.groups, rollout.estimates)
         ranks.on_rank_zero(keep)
+
+    def _greedy(self, questions: Sequence[Question], step: int) -> dict[str, Completion]:
+        """Sample the greedy answers, by question, if advantages need them."""
+        if self.parts.settings.reward.advantages != "remax":
+            return {}
+        groups = self.parts.pool.sample(questions, greedy(self.parts.settings, step))
+        return {group.question.id: group.completions[0] for group in groups}
 
     def _elect(
         self, teacher: WeightSource, questions: Sequence[Question], step: int

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file
 from small_run import Run
 
 from ttrl.data.arithmetic import question_rows
 from ttrl.models.pretrained import TINY_BASE
 from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
+from ttrl.trainer import train
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
@@ -67,6 +71,31 @@ def test_extra_rewards_and_masked_answers(run: Run) -> None:
         whole = [sum(a["finish_reason"] == "stop" for a in answers) for answers in groups]
         live = line["policy/sequences"] + line["policy/skipped_sequences"]
         assert live == sum(min(6, n) for n in whole) < 24
+
+
+def test_remax_compares_with_a_greedy_answer(run: Run) -> None:
+    options = ["reward.advantages=remax", "policy.trained_samples=8", "max_steps=1"]
+    folder, cold = run("remax", options), run("cold", [*options, "rollout.temperature=0.01"])
+    compared, same = _rollouts(folder, 1), _rollouts(cold, 1)
+    (line,) = _steps(folder)
+    taught = 0
+    for row, frozen in zip(compared, same, strict=True):
+        # Nearly at temperature 0, every vote is the greedy answer.
+        assert {answer["text"] for answer in frozen["completions"]} == {row["greedy"]["text"]}
+        answers = {c["text"]: c["reward"] for c in row["completions"]}
+        expected = answers.get(row["greedy"]["text"], row["greedy"]["reward"])
+        assert row["greedy"]["reward"] == expected
+        taught += sum(c["reward"] != row["greedy"]["reward"] for c in row["completions"])
+    assert line["reward/greedy_reward"] == sum(row["greedy"]["reward"] for row in compared) / 4
+    assert line["policy/sequences"] == taught > 0  # r is not the greedy answer's
+    assert line["rollout/tokens"] == sum(c["tokens"] for r in compared for c in r["completions"])
+    assert _steps(cold)[0]["policy/updates"] == 0
+
+    settings = load_settings(str(folder / "config.toml"))
+    again = RunFolder(folder.parent / "again")
+    train(settings, again, Display(Console(quiet=True)), folder / "rollouts")
+    for name in ("model/model.safetensors", "rollouts/step_00001.jsonl"):
+        assert (again.path / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_a_fixed_teacher_gives_the_same_labels_in_every_pass(run: Run, tmp_path: Path) -> None:

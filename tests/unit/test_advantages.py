@@ -32,6 +32,14 @@ def test_rloo_compares_with_the_mean_of_the_others() -> None:
     assert group_advantages((1.0, 0.5, -1.5), "rloo") == pytest.approx((1.5, 0.75, -2.25))
 
 
+def test_remax_subtracts_the_greedy_answer_s_reward() -> None:
+    assert group_advantages((1.0, 0.0, 1.0), "remax", greedy=1.0) == (0.0, -1.0, 0.0)
+    assert group_advantages((1.0, 1.0), "remax", greedy=0.0) == (1.0, 1.0)
+    assert group_advantages((0.0, 0.0), "remax", greedy=0.0) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="there is none"):
+        group_advantages((1.0, 0.0), "remax")
+
+
 def test_none_takes_the_rewards_as_they_are() -> None:
     assert group_advantages((1.0, 0.0, -1.0), "none") == (1.0, 0.0, -1.0)
     assert group_advantages([-1.0, -1.0], "none") == (-1.0, -1.0)

@@ -236,6 +236,10 @@ def test_all_wrong_values_are_reported_together() -> None:
             'got "rloo"',
         ),
         (
+            ["reward.extra={'a.py:b'=1}", "reward.advantages=remax"],
+            'reward.advantages = "remax" compares with whether a greedy answer agrees',
+        ),
+        (
             ["reward.extra={'a.py:b'=1}", "reward.advantages=max_rl"],
             'reward.advantages = "max_rl" divides by the mean reward',
         ),

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ttrl.types import UserError
 
-GroupAdvantages = Literal["mean_std", "mean", "rloo", "opo", "pass_at_k", "max_rl", "none"]
+GroupAdvantages = Literal["mean_std", "mean", "rloo", "opo", "pass_at_k", "max_rl", "remax", "none"]
 """Ways to compare a completion with its own group."""
 
 AdvantageKind = GroupAdvantages | Literal["reinforce_pp", "reinforce_pp_baseline"]
@@ -33,7 +33,10 @@ def within_group(kind: AdvantageKind) -> GroupAdvantages:
 
 
 def group_advantages(
-    rewards_G: Sequence[float], kind: GroupAdvantages, lengths_G: Sequence[int] = ()
+    rewards_G: Sequence[float],
+    kind: GroupAdvantages,
+    lengths_G: Sequence[int] = (),
+    greedy: float | None = None,
 ) -> tuple[float, ...]:
     """Compute how much better each completion did than its group.
 
@@ -50,15 +53,18 @@ def group_advantages(
       adds nothing.
     - ``max_rl``: (r - mean) / mean, MaxRL (arXiv 2602.02710): the gradient of the log-likelihood
       of being right, where GRPO has a share of it. Hard questions weigh more.
+    - ``remax``: r - reward of a greedy answer, ReMax (arXiv 2310.10505).
     - ``none``: r itself, compared with nothing.
 
     Equal rewards give zeros, exactly, so that a group with nothing to learn can be recognised;
-    except with ``none``, where they can teach something.
+    except with ``none``, where they can teach something, and ``remax``, if the greedy answer earns
+    something else.
 
     Args:
         rewards_G: one reward per completion.
         kind: which of these.
         lengths_G: each completion's number of tokens; ``opo`` needs them.
+        greedy: the reward of the greedy answer; ``remax`` needs it.
 
     Returns:
         One advantage per completion, without unit.
@@ -68,6 +74,10 @@ def group_advantages(
     """
     if kind == "none":
         return tuple(rewards_G)
+    if kind == "remax":
+        if greedy is None:
+            raise ValueError("remax compares with a greedy answer, and there is none")
+        return tuple(reward - greedy for reward in rewards_G)
     if kind == "max_rl" and min(rewards_G, default=0.0) < 0:
         raise UserError(
             f'reward.advantages = "max_rl" divides by the mean reward: got a reward of '

@@ -19,7 +19,7 @@ from ttrl.types import CompletionGroup, Estimate, FinishReason, TrainSample
 class GroupBaseline:
     """Compares each answer with the others of its group, and with the step's, where asked for.
 
-    That is GRPO, Dr. GRPO, RLOO, OPO, MaxRL, pass@k and REINFORCE++.
+    That is GRPO, Dr. GRPO, RLOO, OPO, MaxRL, ReMax, pass@k and REINFORCE++.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -68,7 +68,8 @@ class GroupBaseline:
         if estimate.advantages_G is not None:
             return estimate.advantages_G
         lengths_G = [len(completion.token_ids) for completion in group.completions]
-        compare = partial(group_advantages, kind=self.kind, lengths_G=lengths_G)
+        greedy = estimate.greedy_reward
+        compare = partial(group_advantages, kind=self.kind, lengths_G=lengths_G, greedy=greedy)
         return several_advantages(estimate, self.settings.reward, compare)
 
 

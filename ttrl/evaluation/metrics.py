@@ -53,6 +53,8 @@ def vote_metrics(
     for group, estimate, indices in zip(groups, estimates, trained, strict=True):
         row = _vote_figures(estimate.vote)
         row["reward/majority_reward"] = fmean(estimate.rewards_G)
+        if estimate.greedy_reward is not None:
+            row["reward/greedy_reward"] = estimate.greedy_reward
         for name, rewards_G in estimate.extra_rewards.items():
             row[f"reward/extra/{shown(name)}"] = fmean(rewards_G)
         row["estimator/confidence"] = estimate.confidence

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ttrl.answers import Grader, make_extractor
 from ttrl.rewards.estimators import RewardEstimator, make_estimator
+from ttrl.rewards.estimators.agreement import Majority
 from ttrl.rewards.estimators.base import LARGEST
 from ttrl.rewards.extra import ExtraRewards
 from ttrl.rewards.vote import majority_vote
@@ -65,6 +66,12 @@ class GroupScorer:
                 f"{self.name!r} weighs the voters' own answers and looks at no label; "
                 'choose another, for example "majority"'
             )
+        if reward.advantages == "remax" and type(self.estimator) is not Majority:
+            raise UserError(
+                'reward.advantages = "remax" needs reward.estimator = "majority", got '
+                f"{self.name!r}: what a greedy answer, which does not vote, would earn from others "
+                "nobody knows"
+            )
         self.extra = ExtraRewards(settings)
         if reward.extra and getattr(self.estimator, "own_advantages", False):
             raise _nothing_to_add_to(self.name)
@@ -106,7 +113,8 @@ class GroupScorer:
         checked = _checked(estimate, len(group.completions), self.name)
         if self.extra.functions and checked.advantages_G is not None:
             raise _nothing_to_add_to(self.name)
-        return replace(checked, extra_rewards=self.extra.of(group))
+        greedy_reward = self._greedy_reward(group, vote, label)
+        return replace(checked, extra_rewards=self.extra.of(group), greedy_reward=greedy_reward)
 
     def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
         """Say whether ``remaining`` further votes cannot change who wins, not even by a tie.
@@ -142,6 +150,13 @@ class GroupScorer:
             question: tuple(PastVote(*visit) for visit in visits)
             for question, visits in state.items()
         }
+
+    def _greedy_reward(self, group: CompletionGroup, vote: Vote, label: str | None) -> float | None:
+        """Compute what `majority` would pay for the greedy answer, which does not vote."""
+        if group.greedy is None or label is None:
+            return None if group.greedy is None else 0.0
+        answers = (*vote.answers_G, self.extract(group.greedy.text))
+        return float(self.grader.agree(answers, label)[-1])
 
     def _vote(self, completions: Sequence[Completion]) -> Vote:
         return majority_vote([self.extract(c.text) for c in completions], self.grader)

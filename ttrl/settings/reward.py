@@ -32,6 +32,7 @@ class RewardSettings(Section):
         "opo",
         "pass_at_k",
         "max_rl",
+        "remax",
         "reinforce_pp",
         "reinforce_pp_baseline",
         "none",
@@ -39,9 +40,10 @@ class RewardSettings(Section):
     """mean_std: reward minus the group's mean, by the group's standard deviation (GRPO). mean:
     without the division (Dr. GRPO). rloo: reward minus the mean of the others. opo: reward minus
     the mean of the group's tokens. pass_at_k: what the best answer adds. max_rl: reward minus mean,
-    by the mean. reinforce_pp: the reward, whitened over the step's tokens (REINFORCE++);
-    reinforce_pp_baseline: reward minus mean, whitened. none: the reward itself, for estimators
-    whose rewards already have signs. The formulas: docs/advantages.md."""
+    by the mean. remax: reward minus that of a greedy answer, which is sampled for it. reinforce_pp:
+    the reward, whitened over the step's tokens (REINFORCE++); reinforce_pp_baseline: reward minus
+    mean, whitened. none: the reward itself, for estimators whose rewards already have signs. The
+    formulas: docs/advantages.md."""
     extra: dict[str, float] = Field(default_factory=dict)
     """Rewards beside the estimator's, each with its weight; the estimator's own has 1.
     soft_overlong: DAPO's penalty for long answers, see ``overlong_buffer``. FILE.py:FUNCTION: your

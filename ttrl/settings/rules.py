@@ -108,6 +108,11 @@ def _extra_reward_rules(settings: Settings) -> Iterator[str]:
             'reward.extra_aggregation = "normalize_then_sum" needs reward.advantages = "mean_std", '
             f'got "{reward.advantages}": it is how GDPO normalizes each reward'
         )
+    if reward.extra and reward.advantages == "remax":
+        yield (
+            'reward.advantages = "remax" compares with whether a greedy answer agrees, and knows '
+            "nothing of reward.extra: unset one of them"
+        )
     if reward.extra and reward.advantages == "max_rl":
         yield (
             'reward.advantages = "max_rl" divides by the mean reward, which reward.extra may bring '
