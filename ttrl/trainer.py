@@ -40,13 +40,13 @@ from ttrl.rollout.agreement import Agreement
 from ttrl.rollout.pool import closed_at_the_end
 from ttrl.rollout.resampling import Rollout
 from ttrl.rollout.sampling import verifying
+from ttrl.rollout_phase import RolloutPhase
 from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
 from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost
 from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
 from ttrl.run.stateful import restore, shards_of, states_of
-from ttrl.sampler import Sampler
 from ttrl.settings import Settings
 from ttrl.system.memory import memory_metrics, memory_suffices
 from ttrl.system.ranks import join_ranks, leave_ranks
@@ -119,7 +119,7 @@ class Trainer:
         self.done = 0
         """The number of steps done."""
         self.agreement: Agreement | None = None
-        self.sampler = Sampler(parts, folder)
+        self.rollout_phase = RolloutPhase(parts, folder)
         self.beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.ahead: Future[Rollout] | None = None
         """The next step's rollout, where ``rollout.overlap`` has begun it."""
@@ -156,7 +156,7 @@ class Trainer:
         """Sample, let vote, assign credit, and update the policy."""
         parts, begun = self.parts, time.perf_counter()
         with self._limited("rollout"):
-            rollout = self.sampler.rollout(step) if self.ahead is None else self.ahead.result()
+            rollout = self.rollout_phase.run(step) if self.ahead is None else self.ahead.result()
         groups, estimates = rollout.groups, rollout.estimates
         sampled = time.perf_counter()
         metrics = {
@@ -192,7 +192,7 @@ class Trainer:
         overlap = self.settings.rollout.overlap and step < last
         if not overlap or self.saving.due(step, last):
             return None
-        return self.beside.submit(self.sampler.rollout, step + 1)
+        return self.beside.submit(self.rollout_phase.run, step + 1)
 
     def _update(self, rollout: Rollout, step: int) -> tuple[Assigned, list[UpdateResult]]:
         """Assign credit, which may train models of its own, and train the policy."""

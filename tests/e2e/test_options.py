@@ -73,6 +73,16 @@ def test_extra_rewards_and_masked_answers(run: Run) -> None:
         assert live == sum(min(6, n) for n in whole) < 24
 
 
+@pytest.mark.parametrize("advantages", ["mean_std", "reinforce_pp"])
+def test_a_step_in_which_all_is_cut_off_trains_on_nothing(run: Run, advantages: str) -> None:
+    options = ["rollout.max_new_tokens=4", "policy.mask_truncated=true", "data.held_out=none"]
+    folder = run("cut", [*options, f"reward.advantages={advantages}", "max_steps=1"])
+    (line,) = _steps(folder)
+    assert line["rollout/truncated_share"] == 1
+    assert line["policy/updates"] == 0
+    assert "trained/majority_reward" not in line
+
+
 def test_remax_compares_with_a_greedy_answer(run: Run) -> None:
     options = ["reward.advantages=remax", "policy.trained_samples=8", "max_steps=1"]
     folder, cold = run("remax", options), run("cold", [*options, "rollout.temperature=0.01"])

@@ -17,7 +17,7 @@ LAYERS = (
     {"cli"},
     {"__init__", "api"},
     {"trainer"},
-    {"sampler"},
+    {"rollout_phase"},
     {"build"},
     {"run", "evaluation", "plan", "doctor"},
     {"credit", "rewards", "rollout", "learner", "data"},

@@ -17,13 +17,13 @@ from ttrl.types import Completion, CompletionGroup, Question, WeightSource
 
 
 @dataclass(frozen=True, slots=True)
-class Sampler:
+class RolloutPhase:
     """Asks the questions of a step; all ranks do so together, perhaps beside an update."""
 
     parts: Parts
     folder: RunFolder
 
-    def rollout(self, step: int) -> Rollout:
+    def run(self, step: int) -> Rollout:
         """Sample a step's groups, and further ones in place of those that teach nothing."""
         source, rollout = self.parts.source, Rollout()
         own, further = source.questions(step), partial(source.further, step)
