@@ -20,7 +20,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 from ttrl.answers import Grader
 from ttrl.build import Parts, build
@@ -37,14 +36,15 @@ from ttrl.learner.optimizer import learning_rate
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
 from ttrl.rewards.estimators import RewardEstimator
-from ttrl.rewards.scorer import GroupScorer, in_background
+from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.agreement import Agreement
 from ttrl.rollout.pool import closed_at_the_end
-from ttrl.rollout.sampling import verifying, voting
-from ttrl.rollout.workflows.checks import PoolAsk, estimate_of, refuse_other_groups
+from ttrl.rollout.resampling import Rollout
+from ttrl.rollout.sampling import verifying
 from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
 from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost
+from ttrl.run.rollout_phase import RolloutPhase
 from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
 from ttrl.run.stateful import restore, shards_of, states_of
@@ -54,16 +54,10 @@ from ttrl.system.ranks import join_ranks, leave_ranks
 from ttrl.system.watchdog import Watchdog
 from ttrl.types import (
     CompletionGroup,
-    Estimate,
-    Question,
     StepResult,
     UpdateResult,
     UserError,
-    WeightSource,
 )
-
-Rollout = tuple[list[CompletionGroup], list[Estimate]]
-"""The groups of a step, and an estimate of each."""
 
 
 def train(
@@ -126,7 +120,19 @@ class Trainer:
         self.done = 0
         """The number of steps done."""
         self.agreement: Agreement | None = None
-        self.sampler = ThreadPoolExecutor(1, thread_name_prefix="rollout")
+        self.rollout_phase = RolloutPhase(
+            parts.settings,
+            parts.source,
+            parts.workflow,
+            parts.pool,
+            parts.model,
+            parts.labels,
+            parts.scorer,
+            parts.sampling_ranks,
+            folder,
+            parts.display,
+        )
+        self.beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.ahead: Future[Rollout] | None = None
         """The next step's rollout, where ``rollout.overlap`` has begun it."""
 
@@ -162,7 +168,8 @@ class Trainer:
         """Sample, let vote, assign credit, and update the policy."""
         parts, begun = self.parts, time.perf_counter()
         with self._limited("rollout"):
-            groups, estimates = self._rollout(step) if self.ahead is None else self.ahead.result()
+            rollout = self.rollout_phase.run(step) if self.ahead is None else self.ahead.result()
+        groups, estimates = rollout.groups, rollout.estimates
         sampled = time.perf_counter()
         metrics = {
             "step": step,
@@ -175,49 +182,19 @@ class Trainer:
         self.ahead = self._rollout_ahead(step)
         if self.ahead is None:
             parts.pool.sleep()
-        assigned, updates = self._update(groups, estimates, step)
-        chosen = assigned.chosen
+        assigned, updates = self._update(rollout, step)
+        chosen = rollout.chosen(assigned.chosen)
         metrics |= vote_metrics(groups, estimates, past, scorer.grader, chosen)
         metrics |= labelled_metrics(groups, estimates, parts.key, scorer.grader, chosen)
         metrics |= update_metrics(updates) | mismatch_metrics(updates) | dict(assigned.metrics)
         for name, learned in assigned.updates.items():
             metrics |= update_metrics(learned, name)
+        metrics |= rollout.metrics() if self.settings.rollout.resample_rounds else {}
         metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
         metrics |= self._figures_of_the_start(step, metrics)
         return StepResult(step, groups, estimates, metrics)
 
     # --- Parts of a step
-
-    def _rollout(self, step: int) -> Rollout:
-        """Sample a step's groups, and judge them while others are still being sampled.
-
-        Each rank judges the groups that it samples. Both are on disk when they are known: what
-        fails in judging is raised when all groups have been sampled and kept.
-        """
-        parts, ranks = self.parts, self.parts.sampling_ranks
-        questions = parts.source.questions(step)
-        labels = parts.labels.labels_for(questions, step, self._elect)
-        judge = partial(parts.scorer.estimate, labels=labels, step=step)
-        early = parts.scorer.decided if self.settings.rollout.stop_when_decided else None
-        with (
-            self.display.bar(f"step {step}: sampling", len(questions)) as bar,
-            in_background(judge) as (submit, judged),
-        ):
-
-            def on_group(group: CompletionGroup) -> None:
-                submit(group)
-                over = [f for f in list(judged.values()) if f.done()]
-                ratios = [f.result().vote.majority_ratio for f in over if f.exception() is None]
-                bar.advance(f"majority ratio {fmean(ratios):.2f}" if ratios else "")
-
-            ask = PoolAsk(parts.pool, self.settings.rollout.temperature, early)
-            groups = parts.workflow.run(ask, questions, step, on_group)
-            refuse_other_groups(groups, questions, self.settings.rollout.workflow)
-            ranks.on_rank_zero(partial(self.folder.keep_answers, step, groups))
-            found = ranks.gather_dict({id: future.result() for id, future in judged.items()})
-        estimates = [estimate_of(group, found) for group in groups]
-        ranks.on_rank_zero(partial(self.folder.keep_estimates, step, groups, estimates))
-        return groups, estimates
 
     def _rollout_ahead(self, step: int) -> Future[Rollout] | None:
         """Begin to sample the step after this one, if that is asked for.
@@ -229,25 +206,13 @@ class Trainer:
         overlap = self.settings.rollout.overlap and step < last
         if not overlap or self.saving.due(step, last):
             return None
-        return self.sampler.submit(self._rollout, step + 1)
+        return self.beside.submit(self.rollout_phase.run, step + 1)
 
-    def _elect(
-        self, teacher: WeightSource, questions: Sequence[Question], step: int
-    ) -> dict[str, str | None]:
-        """Return a teacher's majorities; the pool is at the policy's weights again afterwards."""
-        pool, scorer = self.parts.pool, self.parts.scorer
-        pool.push_weights(teacher)
-        with self.display.bar(f"step {step}: teacher", len(questions)) as bar:
-            params = voting(self.settings, "teacher", step)
-            groups = pool.sample(questions, params, lambda group: bar.advance())
-        pool.push_weights(self.parts.model)
-        return {group.question.id: scorer.vote(group).majority for group in groups}
-
-    def _update(
-        self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], step: int
-    ) -> tuple[Assigned, list[UpdateResult]]:
+    def _update(self, rollout: Rollout, step: int) -> tuple[Assigned, list[UpdateResult]]:
         """Assign credit, which may train models of its own, and train the policy."""
         parts = self.parts
+        groups = [rollout.groups[i] for i in rollout.batch]
+        estimates = [rollout.estimates[i] for i in rollout.batch]
         remedy = "lower memory.tokens_per_batch, or set memory.gradient_checkpointing = true"
         try:
             rate = learning_rate(step, parts.total, self.settings.optimizer)

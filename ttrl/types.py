@@ -115,6 +115,9 @@ class CompletionGroup:
     """Answers in sample order: completion ``i`` depends on the seed (step, question, i) alone."""
     policy_version: int
     """The number of weight pushes the engine had received when it sampled this group."""
+    greedy: Completion | None = None
+    """The most probable answer, token by token, where ReMax compares with it. It does not vote, and
+    is not trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,10 @@ class Estimate:
     """How far the estimator trusts its label, 0 to 1."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Further label-free figures of this estimator, averaged over the step's questions."""
+    extra_rewards: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Rewards per completion of ``reward.extra``, by name; not of the estimator."""
+    greedy_reward: float | None = None
+    """Reward of `CompletionGroup.greedy`, if there is one; not of the estimator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file
 from small_run import Run
 
 from ttrl.data.arithmetic import question_rows
 from ttrl.models.pretrained import TINY_BASE
 from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
+from ttrl.trainer import train
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
@@ -43,6 +47,65 @@ def test_reference_answers_train_only_if_asked_for_twice(run: Run, tmp_path: Pat
     assert [step["reward/majority_reward"] for step in _steps(wrong)] == [0.0, 0.0]
     assert [step["policy/updates"] for step in _steps(wrong)] == [0, 0]
     assert _weights(right) != _weights(wrong)
+
+
+def test_extra_rewards_and_masked_answers(run: Run) -> None:
+    """The last 14 of 44 tokens cost something, and what was cut off is not trained on."""
+    options = [
+        "rollout.max_new_tokens=44",
+        "reward.overlong_buffer=14",
+        "policy.mask_truncated=true",
+    ]
+    gdpo = ["reward.extra.soft_overlong=0.5", "reward.extra_aggregation=normalize_then_sum"]
+    folder = run("extra", [*options, *gdpo])
+    for step, line in enumerate(_steps(folder), start=1):
+        groups = [row["completions"] for row in _rollouts(folder, step)]
+        penalties = [
+            answer["extra_rewards"]["soft_overlong"] for answers in groups for answer in answers
+        ]
+        assert penalties == [-max(0, a["tokens"] - 30) / 14 for answers in groups for a in answers]
+        assert -1 in penalties and 0 in penalties
+        assert line["reward/extra/soft_overlong"] == pytest.approx(sum(penalties) / len(penalties))
+        rewards = [answer["reward"] for answers in groups for answer in answers]
+        assert line["reward/majority_reward"] == pytest.approx(sum(rewards) / len(rewards))
+        whole = [sum(a["finish_reason"] == "stop" for a in answers) for answers in groups]
+        live = line["policy/sequences"] + line["policy/skipped_sequences"]
+        assert live == sum(min(6, n) for n in whole) < 24
+
+
+@pytest.mark.parametrize("advantages", ["mean_std", "reinforce_pp"])
+def test_a_step_in_which_all_is_cut_off_trains_on_nothing(run: Run, advantages: str) -> None:
+    options = ["rollout.max_new_tokens=4", "policy.mask_truncated=true", "data.held_out=none"]
+    folder = run("cut", [*options, f"reward.advantages={advantages}", "max_steps=1"])
+    (line,) = _steps(folder)
+    assert line["rollout/truncated_share"] == 1
+    assert line["policy/updates"] == 0
+    assert "trained/majority_reward" not in line
+
+
+def test_remax_compares_with_a_greedy_answer(run: Run) -> None:
+    options = ["reward.advantages=remax", "policy.trained_samples=8", "max_steps=1"]
+    folder, cold = run("remax", options), run("cold", [*options, "rollout.temperature=0.01"])
+    compared, same = _rollouts(folder, 1), _rollouts(cold, 1)
+    (line,) = _steps(folder)
+    taught = 0
+    for row, frozen in zip(compared, same, strict=True):
+        # Nearly at temperature 0, every vote is the greedy answer.
+        assert {answer["text"] for answer in frozen["completions"]} == {row["greedy"]["text"]}
+        answers = {c["text"]: c["reward"] for c in row["completions"]}
+        expected = answers.get(row["greedy"]["text"], row["greedy"]["reward"])
+        assert row["greedy"]["reward"] == expected
+        taught += sum(c["reward"] != row["greedy"]["reward"] for c in row["completions"])
+    assert line["reward/greedy_reward"] == sum(row["greedy"]["reward"] for row in compared) / 4
+    assert line["policy/sequences"] == taught > 0  # r is not the greedy answer's
+    assert line["rollout/tokens"] == sum(c["tokens"] for r in compared for c in r["completions"])
+    assert _steps(cold)[0]["policy/updates"] == 0
+
+    settings = load_settings(str(folder / "config.toml"))
+    again = RunFolder(folder.parent / "again")
+    train(settings, again, Display(Console(quiet=True)), folder / "rollouts")
+    for name in ("model/model.safetensors", "rollouts/step_00001.jsonl"):
+        assert (again.path / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_a_fixed_teacher_gives_the_same_labels_in_every_pass(run: Run, tmp_path: Path) -> None:

@@ -38,6 +38,20 @@ def test_a_step_s_questions_depend_on_seed_and_step_alone() -> None:
     assert first.questions(7)[0].prompt.startswith(f"What is {ids[0][0].replace('+', ' + ')}?")
 
 
+def test_further_questions_are_those_that_would_come_next() -> None:
+    few, more = (
+        make_source(settings, load_tokenizer(settings.model))[0]
+        for settings in (
+            load_settings("tiny-arithmetic", overrides=[*STREAM, f"rollout.questions_per_step={n}"])
+            for n in (4, 9)
+        )
+    )
+    next_ones = more.questions(3)[4:]
+    assert few.further(3, 0, 5) == next_ones
+    assert few.further(3, 2, 3) == next_ones[2:]
+    assert few.further(3, 0, 0) == few.further(3, 5, 0) == []
+
+
 def test_a_run_on_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
     settings = load_settings("tiny-arithmetic", overrides=STREAM)
     train(settings, RunFolder(tmp_path / "whole"), Display(Console(quiet=True)))

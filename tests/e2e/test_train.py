@@ -79,6 +79,14 @@ def test_run_folder(run: Run) -> None:
             ["algorithm=ppo", "reward.kl_coef=0.1"],
             {"critic/explained_variance", "critic/clip_fraction", "reward/kl_coef"},
         ),
+        (
+            [
+                "rollout.resample_rounds=1",
+                "reward.extra.soft_overlong=0.5",
+                "reward.overlong_buffer=16",
+            ],
+            {"vote/majority_ratio"},
+        ),
         (["algorithm=prime"], {"reward_model/rank_accuracy", "reward_model/log_ratio"}),
     ],
 )

@@ -216,6 +216,43 @@ def test_all_wrong_values_are_reported_together() -> None:
             ["rollout.placement=separate", "rollout.engines=3", "rollout.engine_gpus=[1, 2]"],
             "rollout.engine_gpus = [1, 2] names 2 GPUs, but rollout.engines = 3",
         ),
+        (
+            ["reward.extra.soft_overlong=1"],
+            "reward.extra = {'soft_overlong': 1.0} and reward.overlong_buffer = None: soft_over",
+        ),
+        (
+            ["reward.overlong_buffer=9"],
+            "reward.extra = {} and reward.overlong_buffer = 9: soft_",
+        ),
+        (
+            ["reward.extra.soft_overlong=1", "reward.overlong_buffer=81"],
+            "reward.overlong_buffer = 81 is more than rollout.max_new_tokens = 80",
+        ),
+        (
+            ["reward.extra_aggregation=normalize_then_sum"],
+            'reward.extra_aggregation = "normalize_then_sum" needs reward.extra',
+        ),
+        (
+            [
+                "reward.extra={'a.py:b'=1}",
+                "reward.extra_aggregation=normalize_then_sum",
+                "reward.advantages=rloo",
+            ],
+            'reward.extra_aggregation = "normalize_then_sum" needs reward.advantages = "mean_std", '
+            'got "rloo"',
+        ),
+        (
+            ["reward.extra={'a.py:b'=1}", "reward.advantages=remax"],
+            'reward.advantages = "remax" compares with whether a greedy answer agrees',
+        ),
+        (
+            ["reward.extra={'a.py:b'=1}", "reward.advantages=max_rl"],
+            'reward.advantages = "max_rl" divides by the mean reward',
+        ),
+        (
+            ["rollout.resample_rounds=2", "reward.labels=teacher"],
+            "rollout.resample_rounds = 2 would bring the engine to the weights of",
+        ),
         (["checkpoint.best=held_out"], 'checkpoint.best = "held_out" needs data.held_out, and'),
         (
             ["checkpoint.best=held_out", "evaluation.every=4"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from tiny_models import answer_of
 
 from ttrl.credit.group_baseline import GroupBaseline
 from ttrl.settings import Settings
-from ttrl.types import CompletionGroup, Estimate, TrainSample
+from ttrl.types import CompletionGroup, Estimate, FinishReason, TrainSample
 
 
 def settings(
@@ -67,6 +68,51 @@ def test_advantage_setting_decides() -> None:
     assert [s.advantages[0] for s in chosen] == pytest.approx([0.5, -1.5, 0.5, 0.5], rel=1e-5)
 
 
+def test_opo_knows_the_answers_lengths() -> None:
+    # 1 to 4 tokens; (1 + 3 + 4) / 10 of all are of agreeing answers
+    voted = group("7", "8", "7", "7")
+    chosen = samples([voted], [estimate(voted)], settings(4, "opo"))
+    assert [s.advantages[0] for s in chosen] == pytest.approx([0.2, -0.8, 0.2, 0.2])
+
+
+def test_reinforce_pp_whitens_the_returns_of_all_trained_tokens() -> None:
+    """Of two answers each: 1 token of reward 1 and 2 of 0, and, of a unanimous group, 3 of 1.
+
+    So 4 tokens have 1 and 2 have 0: mean 2/3, and (4 / 9 + 2 * 4 / 9) / 5 = 4 / 15 is the variance.
+    """
+    mixed, same = group("7", "8", "7", id="mixed"), group("5", "5", "5", id="same")
+    chosen = samples([mixed, same], [estimate(mixed), estimate(same)], settings(2, "reinforce_pp"))
+    up, down = (1 / 3) / math.sqrt(4 / 15), (-2 / 3) / math.sqrt(4 / 15)
+    assert [len(s.advantages) for s in chosen] == [1, 2, 1, 2]
+    assert [s.advantages for s in chosen] == [
+        pytest.approx((a,) * n, rel=1e-7) for a, n in ((up, 1), (down, 2), (up, 1), (up, 2))
+    ]
+
+
+def test_reinforce_pp_baseline_whitens_what_the_group_leaves() -> None:
+    """1/3 on 1 token, -2/3 on 2, 0 on 3: mean -1/6, Σ x² = 1, so variance (1 - 1/6) / 5 = 1/6."""
+    mixed, same = group("7", "8", "7", id="mixed"), group("5", "5", "5", id="same")
+    chosen = samples(
+        [mixed, same], [estimate(mixed), estimate(same)], settings(2, "reinforce_pp_baseline")
+    )
+    whitened = [(x + 1 / 6) * math.sqrt(6) for x in (1 / 3, -2 / 3, 0, 0)]
+    assert [s.advantages[-1] for s in chosen] == pytest.approx(whitened, rel=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["reinforce_pp", "reinforce_pp_baseline"])
+def test_nothing_but_unanimous_groups_whitens_to_zeros(kind: str) -> None:
+    voted = group("7", "7", "7")
+    chosen = samples([voted, voted], [estimate(voted)] * 2, settings(3, kind))
+    assert {a for s in chosen for a in s.advantages} == {0.0}
+
+
+def test_an_estimator_s_own_advantages_are_whitened_instead() -> None:
+    voted = group("7", "8")  # tokens: 3, 0, 0; mean 1, variance 3
+    own = estimate(voted, advantages_G=(3.0, 0.0))
+    chosen = samples([voted], [own], settings(2, "reinforce_pp"))
+    assert [s.advantages[0] for s in chosen] == pytest.approx([2 / 3**0.5, -1 / 3**0.5])
+
+
 def test_groups_without_anything_to_learn_stay_with_advantage_zero() -> None:
     unanimous, mixed, silent = (
         group("7", "7.0", "7", id="unanimous"),
@@ -98,6 +144,27 @@ def test_estimators_own_advantages_mask_and_weight_are_kept() -> None:
         (4.0, 0.5, 4),
     ]
     assert [s.advantages[0] for s in samples([voted], [own], settings(1))] == [2.0]
+
+
+def test_truncated_answers_count_and_are_not_trained_on() -> None:
+    """Where that is asked for; without a mask they are."""
+    voted = group("7", "8", "7", "9", "7")
+    cut = tuple(
+        replace(c, finish_reason=FinishReason.LENGTH) if i in (0, 3) else c
+        for i, c in enumerate(voted.completions)
+    )
+    voted, masked = replace(voted, completions=cut), settings(2)
+    masked = masked.model_copy(
+        update={"policy": masked.policy.model_copy(update={"mask_truncated": True})}
+    )
+    found = samples([voted], [estimate(voted)], masked)  # the mean is 3 / 5 with them
+    assert [len(answer_of(s)) for s in found] == [2, 3]
+    assert [s.advantages[0] for s in found] == pytest.approx([-0.6, 0.4])
+    assert [len(answer_of(s)) for s in samples([voted], [estimate(voted)], settings(2))] == [1, 2]
+    kept = estimate(voted, keep_G=(True, False, False, True, True))
+    assert [len(answer_of(s)) for s in samples([voted], [kept], masked)] == [5]
+    all_cut = tuple(replace(c, finish_reason=FinishReason.LENGTH) for c in voted.completions)
+    assert samples([replace(voted, completions=all_cut)], [estimate(voted)], masked) == []
 
 
 def test_one_estimate_per_group() -> None:

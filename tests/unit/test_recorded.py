@@ -67,6 +67,31 @@ def test_so_they_do_when_they_have_been_judged(groups: list[CompletionGroup], fo
     ]
 
 
+def test_greedy_answers_lie_beside_the_votes(groups: list[CompletionGroup], folder: Path) -> None:
+    asked = replace(PARAMS, n=1, stream=(0, "rollout", 1, "greedy"))
+    with pytest.raises(UserError, match="step 1 has 0 greedy answers to question 'a'; expected 1"):
+        list(RecordedEngine(folder).sample(QUESTIONS, asked))
+    rng = np.random.default_rng(1)
+    compared = [replace(g, greedy=_completion(rng, "greedy")) for g in groups]
+    run = RunFolder(folder.parent)
+    run.keep_answers(1, compared)
+    estimate = Estimate(majority_vote(["1", None, None]), (1.0, 0.0, 0.0), "1", greedy_reward=1.0)
+    for _ in range(2):  # before and after they are judged
+        engine = RecordedEngine(folder)
+        assert list(engine.sample(QUESTIONS, asked)) == [
+            (i, (group.greedy,)) for i, group in enumerate(compared)
+        ]
+        assert list(engine.sample(QUESTIONS, PARAMS)) == [
+            (i, group.completions) for i, group in enumerate(compared)
+        ]
+        run.keep_estimates(1, compared, [estimate] * len(groups))
+    row = json.loads((folder / "step_00001.jsonl").open().readline())
+    assert (row["greedy"]["text"], row["greedy"]["reward"]) == ("greedy", 1.0)
+    rewritten(folder, lambda rows: rows[0]["greedy"].update(text="edited"))
+    with pytest.raises(UserError, match="does not say what was sampled"):
+        list(RecordedEngine(folder).sample(QUESTIONS, PARAMS))
+
+
 def test_rounds_come_back_too(groups: list[CompletionGroup], folder: Path) -> None:
     parts = RecordedEngine(folder).sample(QUESTIONS, replace(PARAMS, n=1, first=2))
     assert list(parts) == [(i, g.completions[2:]) for i, g in enumerate(groups)]

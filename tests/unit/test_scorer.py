@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,6 +32,34 @@ def test_a_label_from_elsewhere_is_what_counts() -> None:
     assert estimate.label == "3.0"
     assert estimate.rewards_G == (0.0, 1.0, 0.0, 0.0)
     assert estimate.vote.majority == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("greedy", "labels", "expected"),
+    [
+        ("0.5", None, 1.0),  # as the majority
+        ("3", None, 0.0),
+        (None, None, 0.0),
+        ("3", {"q1": "3.0"}, 1.0),
+        ("1/2", {"q1": None}, 0.0),
+    ],
+)
+def test_a_greedy_answer_is_judged_and_does_not_vote(
+    greedy: str | None, labels: Any, expected: float
+) -> None:
+    voted = group("1/2", "3", "1/2", None)
+    estimate = judge().estimate(replace(voted, greedy=completion(boxed(greedy))), labels, 1)
+    assert estimate.greedy_reward == expected
+    without = judge().estimate(voted, labels, 1)
+    assert without == replace(estimate, greedy_reward=None)
+
+
+def test_remax_needs_rewards_that_a_greedy_answer_can_have() -> None:
+    with pytest.raises(
+        UserError, match=r'"remax" needs reward\.estimator = "majority", got \'soft'
+    ):
+        judge("reward.advantages=remax", "reward.estimator=soft")
+    judge("reward.advantages=remax")
 
 
 @pytest.mark.parametrize("labels", [{"q1": None}, {}, {"q1": "7"}])

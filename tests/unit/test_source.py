@@ -61,3 +61,30 @@ def test_seeds_give_different_orders() -> None:
 def test_too_few_questions_for_one_step_are_refused() -> None:
     with pytest.raises(UserError, match=r"rollout\.questions_per_step = 4, but only 3 training"):
         order(3, 4)
+
+
+# ---------------------------------------------------------------------------------------------
+# Further questions
+
+
+def test_further_questions_are_the_others_in_an_order_of_the_step_s_own() -> None:
+    questions = order(20, 5)
+    for step in range(1, 9):
+        others = [q.id for q in questions.further(step, 0, 99)]
+        assert sorted([*others, *ids(questions, range(step, step + 1))], key=int) == [
+            str(i) for i in range(20)
+        ]
+        parts = [questions.further(step, first, 4) for first in (0, 4, 8, 12)]
+        assert [q.id for part in parts for q in part] == others
+        assert questions.further(step, 0, 0) == questions.further(step, 15, 3) == []
+        assert len(questions.further(step, 13, 3)) == 2
+
+
+def test_further_questions_depend_on_seed_and_step_alone() -> None:
+    orders = {
+        tuple(q.id for q in order(20, 5, seed).further(step, 0, 3))
+        for seed in (0, 1)
+        for step in (1, 5)
+    }
+    assert len(orders) == 4
+    assert order(20, 5).further(7, 2, 3) == order(20, 5).further(7, 0, 5)[2:]

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-from ttrl.credit.advantages import group_advantages
+from ttrl.credit.advantages import group_advantages, within_group
 from ttrl.credit.credit import Assigned
+from ttrl.credit.several_rewards import several_advantages
+from ttrl.credit.whitening import whiten
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
 from ttrl.system.rng import generator
-from ttrl.types import CompletionGroup, Estimate, TrainSample
+from ttrl.types import CompletionGroup, Estimate, FinishReason, TrainSample
 
 
 class GroupBaseline:
-    """Compares each answer with the others of its group (GRPO, Dr. GRPO, RLOO)."""
+    """Compares each answer with the others of its group, and with the step's, where asked for.
+
+    That is GRPO, Dr. GRPO, RLOO, OPO, MaxRL, ReMax, pass@k and REINFORCE++.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        """Read ``reward.advantages``, ``.selection``, ``policy.trained_samples`` and ``seed``."""
-        kind = settings.reward.advantages
-        if kind == "gae" or kind == "prime":
-            raise ValueError(f"{kind} is no comparison within a group")
-        self.settings, self.kind = settings, kind
+        """Read ``reward``, ``policy.trained_samples``, ``policy.mask_truncated`` and ``seed``."""
+        self.settings = settings
         self.models: dict[str, TrainedModel] = {}
+        self.kind = within_group(settings.reward.advantages)
+        each = settings.reward.extra_aggregation == "normalize_then_sum"
+        self.whitens = each or self.kind != settings.reward.advantages
 
     def assign(
         self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], step: int
@@ -29,16 +36,15 @@ class GroupBaseline:
         """Choose what one update phase trains on, group by group, in sample order.
 
         Advantages are the estimator's own or, failing that, those of `group_advantages` over all
-        votes; `choose` says which completions are trained on. Samples without an advantage
-        (everybody agreed, or nobody answered) stay: they count in the means of the loss, and the
-        objective knows when they need no forward pass.
+        votes; `choose` says which completions are trained on. Only these are whitened, where that
+        is asked for. Samples without an advantage (everybody agreed, or nobody answered) stay:
+        they count in the means of the loss, and the objective knows when they need no forward
+        pass.
         """
         samples: list[TrainSample] = []
         chosen: list[list[int]] = []
         for group, estimate in zip(groups, estimates, strict=True):
-            advantages_G = estimate.advantages_G
-            if advantages_G is None:
-                advantages_G = group_advantages(estimate.rewards_G, self.kind)
+            advantages_G = self._advantages(group, estimate)
             chosen.append(choose(group, estimate, advantages_G, self.settings, step))
             for i in chosen[-1]:
                 completion = group.completions[i]
@@ -53,7 +59,18 @@ class GroupBaseline:
                         completion.temperature,
                     )
                 )
+        if self.whitens:
+            whitened = whiten([sample.advantages for sample in samples])
+            samples = [replace(s, advantages=a) for s, a in zip(samples, whitened, strict=True)]
         return Assigned(samples, chosen)
+
+    def _advantages(self, group: CompletionGroup, estimate: Estimate) -> tuple[float, ...]:
+        if estimate.advantages_G is not None:
+            return estimate.advantages_G
+        lengths_G = [len(completion.token_ids) for completion in group.completions]
+        greedy = estimate.greedy_reward
+        compare = partial(group_advantages, kind=self.kind, lengths_G=lengths_G, greedy=greedy)
+        return several_advantages(estimate, self.settings.reward, compare)
 
 
 def choose(
@@ -65,8 +82,8 @@ def choose(
 ) -> list[int]:
     """Return the indices of a group's completions that are trained on, in sample order.
 
-    ``policy.trained_samples`` of those that the estimator keeps, or all if they are fewer, by
-    ``reward.selection``:
+    ``policy.trained_samples`` of those that the estimator keeps, and that were not cut off where
+    ``policy.mask_truncated``, or all if they are fewer, by ``reward.selection``:
 
     - ``first``: the first ones, as in the paper.
     - ``random``: drawn anew in each step, from a stream of their own.
@@ -75,6 +92,8 @@ def choose(
     """
     keep_G = estimate.keep_G or (True,) * len(estimate.rewards_G)
     kept = [i for i, keep in enumerate(keep_G) if keep]
+    if settings.policy.mask_truncated:
+        kept = [i for i in kept if group.completions[i].finish_reason is not FinishReason.LENGTH]
     wanted = min(settings.policy.trained_samples, len(kept))
     match settings.reward.selection:
         case "first":

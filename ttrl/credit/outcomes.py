@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ttrl.credit.advantages import group_advantages
 from ttrl.credit.group_baseline import choose
+from ttrl.credit.several_rewards import total_rewards
 from ttrl.settings import Settings
 from ttrl.types import CompletionGroup, Estimate, TrainSample, UserError
 
@@ -48,12 +49,13 @@ def outcomes(
                 f"worth, which reward.advantages = {settings.reward.advantages!r} would ignore: "
                 'choose another estimator, or reward.advantages = "mean_std"'
             )
+        rewards_G = total_rewards(estimate, settings.reward)
         # Only "balanced" looks at these: who did better than the group.
-        better_G = group_advantages(estimate.rewards_G, "mean")
+        better_G = group_advantages(rewards_G, "mean")
         found.chosen.append(choose(group, estimate, better_G, settings, step))
         for i in found.chosen[-1]:
             completion = group.completions[i]
-            found.rewards.append(estimate.rewards_G[i])
+            found.rewards.append(rewards_G[i])
             found.samples.append(
                 TrainSample.of_answer(
                     group.question.id,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from ttrl.answers import Grader, default_grader, tie_order
+from ttrl.rewards.extra import shown
 from ttrl.rewards.vote import answer_entropy, majority_vote, same_label
 from ttrl.types import (
     AnswerKey,
@@ -52,6 +53,10 @@ def vote_metrics(
     for group, estimate, indices in zip(groups, estimates, trained, strict=True):
         row = _vote_figures(estimate.vote)
         row["reward/majority_reward"] = fmean(estimate.rewards_G)
+        if estimate.greedy_reward is not None:
+            row["reward/greedy_reward"] = estimate.greedy_reward
+        for name, rewards_G in estimate.extra_rewards.items():
+            row[f"reward/extra/{shown(name)}"] = fmean(rewards_G)
         row["estimator/confidence"] = estimate.confidence
         if indices:
             row["trained/majority_reward"] = fmean(estimate.rewards_G[i] for i in indices)

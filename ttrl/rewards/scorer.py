@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ttrl.answers import Grader, make_extractor
 from ttrl.rewards.estimators import RewardEstimator, make_estimator
+from ttrl.rewards.estimators.agreement import Majority
+from ttrl.rewards.estimators.base import LARGEST
+from ttrl.rewards.extra import ExtraRewards
 from ttrl.rewards.vote import majority_vote, same_label
 from ttrl.settings import Settings
 from ttrl.settings.plugins import errors_as_user_error, is_plugin
@@ -20,11 +23,6 @@ if TYPE_CHECKING:
 
 GRADING_THREADS = 4
 """Threads that grade; they wait for worker processes most of the time."""
-
-LARGEST = 1e15
-"""The largest of an estimator's numbers. Further ones would be finite here, and not when averaged,
-turned into advantages, or multiplied with each other in float32: after the update, when it is too
-late."""
 
 
 class GroupScorer:
@@ -44,8 +42,8 @@ class GroupScorer:
             estimator: takes the place of the one that ``reward.estimator`` names.
 
         Raises:
-            UserError: if there is no such estimator or extractor, or the estimator would not look
-                at the labels that were asked for.
+            UserError: if there is no such estimator, extractor or extra reward, or the estimator
+                would not look at the labels that were asked for, or leaves nothing to add to.
         """
         reward = settings.reward
         self.settings = settings
@@ -68,6 +66,15 @@ class GroupScorer:
                 f"{self.name!r} weighs the voters' own answers and looks at no label; "
                 'choose another, for example "majority"'
             )
+        if reward.advantages == "remax" and type(self.estimator) is not Majority:
+            raise UserError(
+                'reward.advantages = "remax" needs reward.estimator = "majority", got '
+                f"{self.name!r}: what a greedy answer, which does not vote, would earn from others "
+                "nobody knows"
+            )
+        self.extra = ExtraRewards(settings)
+        if reward.extra and getattr(self.estimator, "own_advantages", False):
+            raise _nothing_to_add_to(self.name)
         self._failed: UserError | None = None
         self.history: dict[str, tuple[PastVote, ...]] = {}
         """Question id -> the question's earlier visits, oldest first."""
@@ -105,7 +112,11 @@ class GroupScorer:
         )
         with errors_as_user_error(self.name, "reward.estimator") if self.foreign else nullcontext():
             estimate = self.estimator.estimate(voted)
-        return _checked(estimate, len(group.completions), self.name)
+        checked = _checked(estimate, len(group.completions), self.name)
+        if self.extra.functions and checked.advantages_G is not None:
+            raise _nothing_to_add_to(self.name)
+        greedy_reward = self._greedy_reward(group, vote, label)
+        return replace(checked, extra_rewards=self.extra.of(group), greedy_reward=greedy_reward)
 
     def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
         """Say whether ``remaining`` further votes cannot change who wins, not even by a tie.
@@ -146,8 +157,22 @@ class GroupScorer:
             for question, visits in state.items()
         }
 
+    def _greedy_reward(self, group: CompletionGroup, vote: Vote, label: str | None) -> float | None:
+        """Compute what `majority` would pay for the greedy answer, which does not vote."""
+        if group.greedy is None or label is None:
+            return None if group.greedy is None else 0.0
+        answers = (*vote.answers_G, self.extract(group.greedy.text))
+        return float(self.grader.agree(answers, label)[-1])
+
     def _vote(self, completions: Sequence[Completion]) -> Vote:
         return majority_vote([self.extract(c.text) for c in completions], self.grader)
+
+
+def _nothing_to_add_to(estimator: str) -> UserError:
+    return UserError(
+        f"reward.extra would be ignored: reward.estimator = {estimator!r} brings its own "
+        "advantages, to which no reward is added; unset reward.extra, or choose another estimator"
+    )
 
 
 def _checked(returned: object, completions: int, name: str) -> Estimate:

@@ -39,6 +39,14 @@ def voting(settings: Settings, *stream: int | str) -> SamplingParams:
     )
 
 
+def greedy(settings: Settings, step: int) -> SamplingParams:
+    """Return how the most probable answer is sampled, token by token, that ReMax compares with.
+
+    The smallest ``top_p`` keeps one token, for every engine alike.
+    """
+    return replace(voting(settings, "rollout", step, "greedy"), n=1, top_p=1e-6)
+
+
 def verifying(settings: Settings) -> SamplingParams:
     """Return how the few short answers are sampled that engine and policy are compared by."""
     votes = voting(settings, "verify")

@@ -267,10 +267,12 @@ def _valid(generation: GenerationConfig) -> GenerationConfig:
 
 def _sampled(group: CompletionGroup) -> dict[str, Any]:
     """Write a question's answers as JSON, as far as they are known once they are sampled."""
+    greedy = {} if group.greedy is None else {"greedy": _said(group.greedy)}
     return {
         "question": group.question.id,
         "prompt": group.question.prompt,
         "policy_version": group.policy_version,
+        **greedy,
         "completions": [_said(c) for c in group.completions],
     }
 
@@ -293,6 +295,11 @@ def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
         {"text": said["text"], "answer": answer, "reward": reward} | said
         for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
     ]
+    for name, rewards_G in estimate.extra_rewards.items():
+        for said, reward in zip(completions, rewards_G, strict=True):
+            said.setdefault("extra_rewards", {})[name] = reward
+    if group.greedy is not None:
+        record["greedy"] |= {"reward": estimate.greedy_reward}
     known = {"label": estimate.label, "majority_ratio": estimate.vote.majority_ratio}
     return record | known | {"completions": completions}
 

@@ -15,6 +15,9 @@ class PolicySettings(Section):
     None: zero3 where a launcher started the run, else local."""
     trained_samples: Positive = 32
     """Answers per question that are trained on: the first ones, as in the paper."""
+    mask_truncated: bool = False
+    """Train on no answer that was cut off at ``rollout.max_new_tokens``, DAPO's overlong filter:
+    it votes, and counts in its group's mean, and another takes its place if there is one."""
     sequences_per_update: Positive = 32
     """Sequences in one optimizer step."""
     epochs_per_rollout: Positive = 1

@@ -20,7 +20,7 @@ from ttrl.types import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 # Their keys are not known beforehand, or are checked by their type.
-_OPEN_TABLES = ("data.chat_template_kwargs", "data.for_held_out", "reward.options")
+_OPEN_TABLES = ("data.chat_template_kwargs", "data.for_held_out", "reward.options", "reward.extra")
 _FILES = (
     ("data", "train"),
     ("data", "held_out"),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ttrl.settings.section import Section
+from ttrl.settings.section import Positive, Section
 
 
 class RewardSettings(Section):
@@ -25,11 +25,28 @@ class RewardSettings(Section):
     keeps the starting model, whose labels are then sampled once per question."""
     allow_ground_truth: bool = False
     """Must be true for ``labels = "ground_truth"``: training then reads reference answers."""
-    advantages: Literal["mean_std", "mean", "rloo", "none", "gae", "prime"] = "mean_std"
+    advantages: Literal[
+        "mean_std",
+        "mean",
+        "rloo",
+        "opo",
+        "pass_at_k",
+        "max_rl",
+        "remax",
+        "reinforce_pp",
+        "reinforce_pp_baseline",
+        "none",
+        "gae",
+        "prime",
+    ] = "mean_std"
     """mean_std: reward minus the group's mean, by the group's standard deviation (GRPO). mean:
-    without the division (Dr. GRPO). rloo: reward minus the mean of the others. none: the reward
-    itself, for estimators whose rewards already have signs. gae: against what a critic expects,
-    token by token (PPO, see [critic]). prime: with implicit rewards of all tokens, see [prime]."""
+    without the division (Dr. GRPO). rloo: reward minus the mean of the others. opo: reward minus
+    the mean of the group's tokens. pass_at_k: what the best answer adds. max_rl: reward minus mean,
+    by the mean. remax: reward minus that of a greedy answer, which is sampled for it. reinforce_pp:
+    the reward, whitened over the step's tokens (REINFORCE++); reinforce_pp_baseline: reward minus
+    mean, whitened. none: the reward itself, for estimators whose rewards already have signs. gae:
+    against what a critic expects, token by token (PPO, see [critic]). prime: with implicit rewards
+    of all tokens, see [prime]. The formulas: docs/advantages.md and docs/algorithms.md."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
     """gae: every token's reward is lowered by this times its KL estimate against the starting
     model, of which a copy is then kept in memory, except with ``lora.rank``."""
@@ -40,6 +57,16 @@ class RewardSettings(Section):
     it."""
     kl_horizon: Annotated[float, Field(gt=0)] = 10000.0
     """kl_target: sequences in which the coefficient may change by up to 20 %."""
+    extra: dict[str, float] = Field(default_factory=dict)
+    """Rewards beside the estimator's, each with its weight; the estimator's own has 1.
+    soft_overlong: DAPO's penalty for long answers, see ``overlong_buffer``. FILE.py:FUNCTION: your
+    own, from a `ttrl.types.CompletionGroup` to a number per completion."""
+    extra_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """sum_then_normalize: advantages are those of the weighted sum of all rewards.
+    normalize_then_sum: of each reward, then summed, and whitened over the step's tokens (GDPO)."""
+    overlong_buffer: Positive | None = None
+    """soft_overlong: tokens below ``rollout.max_new_tokens`` over which the penalty falls from 0 to
+    -1."""
     selection: Literal["first", "random", "balanced"] = "first"
     """Which answers of a group are trained on, where there are more than
     ``policy.trained_samples``: the first ones (the paper), random ones, or as many with a positive

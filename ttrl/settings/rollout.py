@@ -50,6 +50,9 @@ class RolloutSettings(Section):
     overlap: bool = False
     """Sample the next step's votes during this step's update, with the weights from before it.
     The update then corrects for them as for its own clipping: by the ratio to the sampler."""
+    resample_rounds: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Dynamic sampling (DAPO): as often, at most, ask further questions in place of those whose
+    answers are all worth the same, because their votes agree fully or not at all. 0: never."""
     stop_when_decided: bool = False
     """Sample a question's votes in four rounds, and stop after a round in which the winner leads
     by more than the votes still to come: the label is that of all votes, its share is not."""

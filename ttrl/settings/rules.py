@@ -18,6 +18,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _data_rules(settings)
     yield from _rollout_rules(settings)
     yield from _overlap_rules(settings)
+    yield from _extra_reward_rules(settings)
     yield from _update_rules(settings)
     yield from _loss_rules(settings.loss)
     yield from _credit_rules(settings)
@@ -67,6 +68,11 @@ def _rollout_rules(settings: Settings) -> Iterator[str]:
             'rollout.stop_when_decided = true needs rollout.workflow = "single_turn": of '
             f"{rollout.workflow!r} nobody knows which answers will vote"
         )
+    if rollout.resample_rounds and settings.reward.labels == "teacher":
+        yield (
+            f"rollout.resample_rounds = {rollout.resample_rounds} would bring the engine to the "
+            'weights of reward.labels = "teacher" and back in each round: unset one of them'
+        )
     if shared != 1 and rollout.engine != "vllm":
         yield f'rollout.tensor_parallel = {shared} needs rollout.engine = "vllm"'
 
@@ -81,6 +87,43 @@ def _overlap_rules(settings: Settings) -> Iterator[str]:
         yield (
             'rollout.overlap = true leaves reward.labels = "teacher" no time to be asked: unset '
             "one of them"
+        )
+
+
+def _extra_reward_rules(settings: Settings) -> Iterator[str]:
+    reward, longest = settings.reward, settings.rollout.max_new_tokens
+    buffer, each = reward.overlong_buffer, reward.extra_aggregation == "normalize_then_sum"
+    if ("soft_overlong" in reward.extra) != (buffer is not None):
+        yield (
+            f"reward.extra = {reward.extra} and reward.overlong_buffer = {buffer}: soft_overlong "
+            "and its buffer need each other; set both, or neither"
+        )
+    elif buffer is not None and buffer > longest:
+        yield (
+            f"reward.overlong_buffer = {buffer} is more than rollout.max_new_tokens = {longest}: "
+            "even the shortest answer would be too long"
+        )
+    if each and not reward.extra:
+        yield 'reward.extra_aggregation = "normalize_then_sum" needs reward.extra: there is no sum'
+    if each and reward.advantages != "mean_std":
+        yield (
+            'reward.extra_aggregation = "normalize_then_sum" needs reward.advantages = "mean_std", '
+            f'got "{reward.advantages}": it is how GDPO normalizes each reward'
+        )
+    if reward.extra and reward.advantages == "remax":
+        yield (
+            'reward.advantages = "remax" compares with whether a greedy answer agrees, and knows '
+            "nothing of reward.extra: unset one of them"
+        )
+    if reward.extra and reward.advantages == "prime":
+        yield (
+            'reward.advantages = "prime" learns to predict rewards of 0 to 1, which reward.extra '
+            "may leave: unset one of them"
+        )
+    if reward.extra and reward.advantages == "max_rl":
+        yield (
+            'reward.advantages = "max_rl" divides by the mean reward, which reward.extra may bring '
+            "below 0: unset one of them"
         )
 
 

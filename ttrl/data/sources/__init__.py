@@ -10,6 +10,7 @@ from ttrl.data.sources.base import QuestionSource, Source
 from ttrl.data.sources.question_list import QuestionList
 from ttrl.data.sources.sums import sums
 from ttrl.settings import Settings
+from ttrl.types import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,10 +27,16 @@ def make_source(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Sourc
     """Make the source that ``data.train`` names: one of `SOURCES`, or a list that is loaded.
 
     Raises:
-        UserError: see `load_questions` and `QuestionList`.
+        UserError: see `load_questions` and `QuestionList`; or if a step already asks all there is,
+            and ``rollout.resample_rounds`` wants more.
     """
+    per_step, rounds = settings.rollout.questions_per_step, settings.rollout.resample_rounds
     if settings.data.train in SOURCES:
         return SOURCES[settings.data.train](settings, tokenizer)
     loaded = load_questions(settings.data.train, settings.data, tokenizer)
-    per_step, seed = settings.rollout.questions_per_step, settings.seed
-    return QuestionList(loaded.questions, per_step, seed, settings.epochs), loaded
+    if rounds and len(loaded.questions) == per_step:
+        raise UserError(
+            f"rollout.resample_rounds = {rounds} has nothing to ask: each step asks all {per_step} "
+            "questions of data.train; set it to 0, or lower rollout.questions_per_step"
+        )
+    return QuestionList(loaded.questions, per_step, settings.seed, settings.epochs), loaded

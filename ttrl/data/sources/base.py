@@ -25,6 +25,19 @@ class QuestionSource(Protocol):
         """Return the questions of a step, counted from 1."""
         ...
 
+    def further(self, step: int, first: int, count: int) -> list[Question]:
+        """Return what a step asks in place of questions that teach nothing.
+
+        All that a step may ask beyond its `questions` is a sequence without repetition, a function
+        of the step as these are; this is its part from ``first`` on, or what there is of it.
+
+        Args:
+            step: the training step.
+            first: how many of the sequence have been asked.
+            count: how many are wanted.
+        """
+        ...
+
     def digest(self) -> str:
         """Return what tells the source from another one of the same settings."""
         ...

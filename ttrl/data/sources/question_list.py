@@ -45,6 +45,13 @@ class QuestionList:
         picked: np.ndarray = shuffled[i * self.per_step : (i + 1) * self.per_step]
         return [self.all[j] for j in picked]
 
+    def further(self, step: int, first: int, count: int) -> list[Question]:
+        """Return others of the list, in an order of the step's own; see `QuestionSource`."""
+        own = {question.id for question in self.questions(step)}
+        shuffled = generator(self.seed, "further", step).permutation(len(self.all))
+        others = [self.all[j] for j in shuffled if self.all[j].id not in own]
+        return others[first : first + count]
+
     def digest(self) -> str:
         """Return a digest of all questions, in order."""
         digest = hashlib.sha256()

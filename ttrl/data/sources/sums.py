@@ -29,9 +29,18 @@ class Sums:
 
     def questions(self, step: int) -> list[Question]:
         """Return the questions of a step, counted from 1; they depend on nothing else."""
+        return self._drawn(step, self.settings.rollout.questions_per_step)
+
+    def further(self, step: int, first: int, count: int) -> list[Question]:
+        """Return what would be drawn next; see `QuestionSource`."""
+        begin = self.settings.rollout.questions_per_step + first
+        return self._drawn(step, begin + count)[begin:]
+
+    def _drawn(self, step: int, count: int) -> list[Question]:
+        """Return the first ``count`` questions that a step's random numbers give."""
         rng = random.Random(f"sums {self.settings.seed} {step}")
         asked: dict[str, Question] = {}
-        while len(asked) < self.settings.rollout.questions_per_step:
+        while len(asked) < count:
             level = rng.choice(arithmetic.LEVELS)
             a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
             if (a, b) not in self.reserved:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ class Ddrl(Estimator):
     Where fewer than K⁻ disagree, fewer than k are kept. The paper's last stage, fine-tuning on
     agreeing completions, is not part of this. ``policy.trained_samples`` should be k.
     """
+
+    own_advantages: ClassVar[bool] = True
 
     k: Annotated[int, Field(ge=2)] = 32
     """Completions of a group that are kept, at most."""

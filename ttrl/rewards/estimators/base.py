@@ -16,6 +16,11 @@ from ttrl.settings.errors import did_you_mean, readable_errors
 from ttrl.settings.plugins import is_plugin, load_plugin
 from ttrl.types import Estimate, UserError, VotedGroup
 
+LARGEST = 1e15
+"""The largest of an estimator's numbers. Further ones would be finite here, and not when averaged,
+turned into advantages, or multiplied with each other in float32: after the update, when it is too
+late."""
+
 
 class RewardEstimator(Protocol):
     """Turns a group that has voted into rewards; called by several threads at once."""
@@ -34,6 +39,9 @@ class Estimator(Section):
 
     uses_label: ClassVar[bool] = True
     """Whether it pays agreement with `VotedGroup.label`, so that labels may come from elsewhere."""
+
+    own_advantages: ClassVar[bool] = False
+    """Whether it returns advantages itself, so that there is no reward to compare or add to."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
         """Compute an estimate as `RewardEstimator` demands."""

@@ -90,6 +90,7 @@ class Restrain(Estimator):
     """
 
     uses_label: ClassVar[bool] = False
+    own_advantages: ClassVar[bool] = True
 
     sigma: Annotated[float, Field(ge=1e-3)] = 0.25
     """Width of g: small, and the majority takes all the weight."""

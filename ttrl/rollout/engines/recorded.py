@@ -2,8 +2,9 @@
 
 Beside the readable answers of a step (``step_00001.jsonl``, see `ttrl.run.run_folder`) lies
 ``step_00001.safetensors``: the token ids (int32) and log-probs (float32) of all its completions,
-one after the other, and their lengths; 8 bytes a token. Its metadata hold a digest of what the
-other file says, so that a record that was edited does not train another policy without a word.
+one after the other, a question's greedy answer behind its votes, and their lengths; 8 bytes a
+token. Its metadata hold a digest of what the other file says, so that a record that was edited does
+not train another policy without a word.
 
 Both are written when the step has been sampled, so a step whose votes could not be counted, or
 whose update failed, is recorded like any other. What the votes say (label, answers, rewards) is
@@ -32,8 +33,8 @@ from ttrl.types import Completion, CompletionGroup, FinishReason, Question, User
 
 T = TypeVar("T")
 
-Answers = tuple[str, tuple[Completion, ...]]
-"""A prompt, and what was sampled for it."""
+Answers = tuple[str, tuple[Completion, ...], tuple[Completion, ...]]
+"""A prompt, the votes that were sampled for it, and the greedy answer, if there is one."""
 
 ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
 """Names of the files of a step; others are a user's."""
@@ -49,7 +50,8 @@ def step_file(folder: Path, step: int, kind: str) -> Path:
 
 def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:
     """Write the token ids and log-probs of these groups as the content of a safetensors file."""
-    completions = [c for group in groups for c in group.completions]
+    answers = {g.question.id: (g.question.prompt, g.completions, _greedy(g)) for g in groups}
+    completions = [c for _, votes, greedy in answers.values() for c in (*votes, *greedy)]
     ids = chain.from_iterable(c.token_ids for c in completions)
     logprobs = chain.from_iterable(c.logprobs for c in completions)
     content: bytes = save(
@@ -58,16 +60,20 @@ def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:
             "logprobs": np.fromiter(logprobs, dtype=np.float32),
             "lengths": np.array([len(c.token_ids) for c in completions], dtype=np.int32),
         },
-        {"digest": _digest({g.question.id: (g.question.prompt, g.completions) for g in groups})},
+        {"digest": _digest(answers)},
     )
     return content
+
+
+def _greedy(group: CompletionGroup) -> tuple[Completion, ...]:
+    return () if group.greedy is None else (group.greedy,)
 
 
 def _digest(answers: dict[str, Answers]) -> str:
     """Compute a digest of all that a step's jsonl says of its questions and answers, in order."""
     said = [
-        [question, prompt, [_said(c) for c in completions]]
-        for question, (prompt, completions) in answers.items()
+        [question, prompt, [_said(c) for c in votes], *([_said(c)] for c in greedy)]
+        for question, (prompt, votes, greedy) in answers.items()
     ]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
@@ -81,7 +87,8 @@ class RecordedEngine:
     """Samples what a run sampled; see `ttrl.rollout.engines.base.Engine` for the protocol.
 
     Same settings and data, so the same questions in the same steps: then training on the record
-    gives the same weights as the run that it was made in. Only the votes are recorded.
+    gives the same weights as the run that it was made in. Only the votes are recorded, and greedy
+    answers that they were compared with.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -123,7 +130,10 @@ class RecordedEngine:
             UserError: if anything else is asked for than was recorded.
         """
         for i, question in enumerate(questions):
-            prompt, recorded = self._of(params).get(question.id, (question.prompt, ()))
+            prompt, votes, greedy = self._of(params).get(question.id, (question.prompt, (), ()))
+            recorded, kind = (
+                (greedy, "greedy answers") if params.stream[-1] == "greedy" else (votes, "answers")
+            )
             if prompt != question.prompt:
                 at = len(commonprefix([prompt, question.prompt]))  # noqa: RUF071  # of any text
                 raise UserError(
@@ -135,16 +145,17 @@ class RecordedEngine:
             completions = recorded[params.first : params.first + params.n]
             if len(completions) < params.n:
                 raise UserError(
-                    f"--replay {self.folder}: step {self._step} has {len(recorded)} answers to "
+                    f"--replay {self.folder}: step {self._step} has {len(recorded)} {kind} to "
                     f"question {question.id!r}; expected {params.first + params.n}. Replay with "
-                    "the config.toml of the run that it was recorded in"
+                    "the config.toml of the run that it was recorded in, or, where other rewards "
+                    "ask for other questions, with rollout.resample_rounds = 0"
                 )
             yield i, completions
 
     def _of(self, params: SamplingParams) -> dict[str, Answers]:
         """Return the answers of the step that the stream names, by question."""
         match params.stream:
-            case (_, "rollout", int(step)):
+            case (_, "rollout", int(step)) | (_, "rollout", int(step), "greedy"):
                 if step != self._step:
                     self._answers = self._read(step)
                     self._step = step
@@ -183,7 +194,8 @@ class RecordedEngine:
         for number, line in enumerate(rows, start=1):
             try:
                 row = json.loads(line)
-                question, answers = _field(row, "question", str), _field(row, "completions", list)
+                question, votes = _field(row, "question", str), _field(row, "completions", list)
+                answers = [*votes, *([row["greedy"]] if "greedy" in row else [])]
                 if question in found:
                     raise ValueError(f"question {question!r} is there twice")
                 own, spans = spans[: len(answers)], spans[len(answers) :]
@@ -200,7 +212,8 @@ class RecordedEngine:
                     )
                     for answer, (begin, end) in zip(answers, own, strict=True)
                 )
-                found[question] = (_field(row, "prompt", str), completions)
+                counted, greedy = completions[: len(votes)], completions[len(votes) :]
+                found[question] = (_field(row, "prompt", str), counted, greedy)
             except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"--replay: {lines}, line {number}: {error}; expected the file as the run "

@@ -33,6 +33,8 @@ class Workflow(Protocol):
     ) -> list[CompletionGroup]:
         """Return one group per question, in the same order; all ranks call this together.
 
+        With ``rollout.resample_rounds`` it is called again in a step, for other questions.
+
         Args:
             ask: samples; may be called several times, for each of them with random numbers of
                 their own (`SamplingParams.stream`); without ``top_p``, of which the loss knows
