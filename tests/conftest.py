@@ -21,6 +21,7 @@ SLOW = {
     "unit/test_lost_engine.py": "waits for processes that hang",
     "unit/test_packaging.py": "builds wheels",
     "unit/test_plan_memory.py": "follows each allocation of an update",
+    "unit/test_policy_numbers.py": "updates in three types, with what is not finite",
     "unit/test_remote_engine.py": "engines in processes of their own",
     "unit/test_selftests.py": "Triton's interpreter",
 }

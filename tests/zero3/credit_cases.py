@@ -34,6 +34,11 @@ CREDITS: dict[str, dict[str, dict[str, Any]]] = {
 """Changed settings of each; two updates per step, of four sequences and of two."""
 
 
+def credits_of(ranks: int) -> list[str]:
+    """Two ranks compute all cases; one and four those without adapters."""
+    return [case for case in CREDITS if ranks == 2 or "lora" not in case]
+
+
 def credit_settings(case: str, folder: Path) -> Settings:
     """Settings of a case, whose model is in `zero3_cases.prepare`'s folder."""
     changes = CREDITS[case]

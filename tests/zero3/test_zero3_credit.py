@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from credit_cases import CREDITS, credit_settings, credit_steps
+from credit_cases import CREDITS, credit_settings, credit_steps, credits_of
 from zero3_cases import Seen, read_samples
 
 from ttrl.learner.local import LocalModel
@@ -31,8 +31,7 @@ def alone(zero3_folder: Path) -> Callable[[str], dict[str, Any]]:
     return compute
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-@pytest.mark.parametrize("case", CREDITS)
+@pytest.mark.parametrize(("case", "ranks"), [(c, n) for n in (1, 2, 4) for c in credits_of(n)])
 def test_any_number_of_ranks_assigns_the_same_credit(
     case: str,
     ranks: int,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from credit_cases import CREDITS, credit_settings, credit_steps
+from credit_cases import credit_settings, credit_steps, credits_of
 from safetensors.torch import save_file
 from tiny_models import TEMPERATURE, answer_of, figures_of, prompt_of, update
 from zero3_cases import (
@@ -81,7 +81,9 @@ def main(folder: Path, output: str) -> None:
     facts["not_finite"] = {
         name: not_finite(name, policy, clean, samples) for name in ("loss", "gradient", "sampler")
     }
-    facts["credits"] = {case: credited(case, folder, ranks, samples) for case in CREDITS}
+    facts["credits"] = {
+        case: credited(case, folder, ranks, samples) for case in credits_of(ranks.count)
+    }
     if ranks.is_main:
         Path(f"{output}.json").write_text(json.dumps(facts), encoding="utf-8")
         save_file(tensors, f"{output}.safetensors")
