@@ -28,10 +28,9 @@ from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import voting
 from ttrl.rollout.workflows import Workflow, make_workflow
-from ttrl.run.identity import Identity
+from ttrl.run.identity import Identity, model_digests
 from ttrl.run.planned import planned_memory
 from ttrl.run.preflight import refuse_impossible
-from ttrl.run.resume import model_digests
 from ttrl.run.stateful import Clock, Generators, Stateful
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks

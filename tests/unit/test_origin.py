@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ttrl_kernels import FusedLMHead
 
 from ttrl.learner.local import LocalModel
-from ttrl.run.resume import model_digests
+from ttrl.run.identity import model_digests
 
 needs_peft = pytest.mark.skipif(
     importlib.util.find_spec("peft") is None, reason="peft is not installed"

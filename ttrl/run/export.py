@@ -15,7 +15,8 @@ from ttrl.models import lora
 from ttrl.models.pretrained import layer_of, load_outline, load_tokenizer
 from ttrl.models.weight_files import WeightFiles
 from ttrl.run.checkpoint import Checkpoint, IncompleteError, best_of, find_newest, named_as_ours
-from ttrl.run.resume import settings_of, weights_digest
+from ttrl.run.identity import weights_digest
+from ttrl.run.resume import settings_of
 from ttrl.run.run_folder import save_model
 from ttrl.settings import Settings
 from ttrl.types import UserError

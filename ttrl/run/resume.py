@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
 from ttrl.run.checkpoint import Checkpoint, find_newest
+from ttrl.run.identity import refuse_differences
 from ttrl.run.run_folder import RunFolder
 from ttrl.run.saving import remove_after
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
 from ttrl.system.launch import launched
 from ttrl.types import UserError
-
-MAY_DIFFER = (
-    "checkpoint.",
-    "limits.",
-    "policy.backend",
-    "memory.tokens_per_batch",
-    "memory.gradient_checkpointing",
-    "memory.recompute_share",
-    "memory.offload_optimizer",
-    "memory.offload_during_rollout",
-    "memory.liger_kernels",
-    "rollout.batch_size",
-    "rollout.tensor_parallel",
-    "rollout.gpu_memory_share",
-    "rollout.kv_cache_gb",
-    "rollout.engines",
-    "rollout.engine_gpus",
-    "rollout.stuck_after_s",
-    "answers.workers",
-    "answers.memory_mb",
-    "threads",
-)
-"""Settings, or sections of them, that say how the work is done and not which: of these only
-rounding depends."""
-
-SAMPLED = 4096
-"""Numbers of each weight, at least, that say which model it is."""
-
-NOT_COMPUTED = {"architectures", "dtype", "transformers_version", "use_cache", "_name_or_path"}
-"""Fields of a model's configuration that are not what it computes, or that the backend decides."""
 
 
 def find_start(settings: Settings, folder: RunFolder, display: Display) -> Checkpoint:
@@ -172,68 +137,3 @@ def settings_of(config: Path) -> Settings:
         return load_settings(str(config))
     except UserError as error:
         raise UserError(f"{config}: {error}") from error
-
-
-def refuse_differences(before: Settings, now: Settings, what: str, advice: str) -> list[str]:
-    """Return what differs and may, as "KEY = NEW (was OLD)".
-
-    Args:
-        before: settings that the run once had.
-        now: those that it would be continued with.
-        what: what is wrong if they differ.
-        advice: what to do then.
-
-    Raises:
-        UserError: if something differs that may not.
-    """
-    then, here = (dict(_flat(s.model_dump())) for s in (before, now))
-    differ = {
-        key: f"{key} = {here.get(key)!r} (was {then.get(key)!r})"
-        for key in sorted(then.keys() | here.keys())
-        if then.get(key) != here.get(key)
-    }
-    # Nothing is sampled ahead of a checkpoint: then when they are taken decides what is sampled.
-    fixed = "checkpoint.every" if now.rollout.overlap else None
-    refused = [
-        text for key, text in differ.items() if key == fixed or not key.startswith(MAY_DIFFER)
-    ]
-    if refused:
-        raise UserError(f"--resume: {what}: {'; '.join(refused)}. {advice}")
-    return list(differ.values())
-
-
-def model_digests(policy: TrainedModel, dtype: torch.dtype) -> dict[str, str]:
-    """Compute digests of configuration and weights of a policy that has not been trained yet.
-
-    All ranks call this together.
-    """
-    text = policy.model.config.to_json_string(use_diff=True)
-    config = json.loads(text, object_hook=lambda d: {k: d[k] for k in d.keys() - NOT_COMPUTED})
-    return {
-        "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
-        "weights": weights_digest(policy.named_weights(), dtype),
-    }
-
-
-def weights_digest(named: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> str:
-    """Compute a digest that tells models apart.
-
-    Of each weight, its name, its shape and so many numbers, evenly spread, that neither a large
-    model costs much nor one that was trained, merged or quantized meanwhile looks the same. They
-    are compared in ``model.dtype``, which is all that one of the backends keeps of them.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in named:
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // SAMPLED)].to("cpu", dtype).float()
-        digest.update(repr((name, tuple(tensor.shape))).encode())
-        digest.update((some + 0.0).numpy().tobytes())  # -0.0, which merging adapters may lose
-    return digest.hexdigest()
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

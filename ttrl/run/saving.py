@@ -122,7 +122,7 @@ class Checkpoints:
         Args:
             step: names the checkpoint.
             state: JSON; rank 0's is saved.
-            shares: copies of this rank's tensors, by KIND/NAME, which nobody changes any more.
+            shares: copies of this rank's tensors, by PART/KIND/NAME, which nobody changes any more.
             score: by ``checkpoint.best``; None if it is no candidate.
 
         Raises:
