@@ -33,6 +33,7 @@ def test_a_step_s_questions_depend_on_seed_and_step_alone() -> None:
     ids = [[q.id for q in source.questions(7)] for source in (first, again, other)]
     assert ids[0] == ids[1] != ids[2]
     assert ids[0] != [q.id for q in first.questions(8)]
+    assert first.digest() == again.digest() != other.digest()
     asked = {tuple(map(int, q.id.split("+"))) for s in range(1, 200) for q in first.questions(s)}
     assert len(asked) > 700 and not asked & arithmetic.reserved()
     assert first.questions(7)[0].prompt.startswith(f"What is {ids[0][0].replace('+', ' + ')}?")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ttrl.data.sources import QuestionList
+from ttrl.rollout.workflows.checks import refuse_repeated
 from ttrl.types import Question, UserError
 
 
@@ -88,3 +89,14 @@ def test_further_questions_depend_on_seed_and_step_alone() -> None:
     }
     assert len(orders) == 4
     assert order(20, 5).further(7, 2, 3) == order(20, 5).further(7, 0, 5)[2:]
+
+
+# ---------------------------------------------------------------------------------------------
+# A step's questions
+
+
+def test_a_step_asks_no_id_twice() -> None:
+    asked = [Question(id, "?", (1,)) for id in ("a", "b", "a")]
+    refuse_repeated(asked[:2], step=3)
+    with pytest.raises(UserError, match="step 3 asks question 'a' twice"):
+        refuse_repeated(asked, step=3)

@@ -16,7 +16,12 @@ from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.resampling import Rollout, rounds_of
 from ttrl.rollout.sampling import greedy, voting
 from ttrl.rollout.workflows import Workflow
-from ttrl.rollout.workflows.checks import PoolAsk, estimate_of, refuse_other_groups
+from ttrl.rollout.workflows.checks import (
+    PoolAsk,
+    estimate_of,
+    refuse_other_groups,
+    refuse_repeated,
+)
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
@@ -54,6 +59,7 @@ class RolloutPhase:
         fails in judging is raised when all groups have been sampled and kept.
         """
         settings, ranks = self.settings, self.ranks
+        refuse_repeated([*questions, *(group.question for group in rollout.groups)], step)
         baseline = self._greedy(questions, step)
         labels = self.labels.labels_for(questions, step, self._elect)
         judge = partial(self.scorer.estimate, labels=labels, step=step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,9 @@ class Sums:
         return list(asked.values())
 
     def digest(self) -> str:
-        """Return nothing: the settings say all."""
-        return ""
+        """Return a digest of the first step: templates and tokenizers are in no setting."""
+        first = [(question.id, question.prompt_ids) for question in self.questions(1)]
+        return hashlib.sha256(repr(first).encode()).hexdigest()
 
     def _question(self, a: int, b: int) -> Question:
         data = self.settings.data

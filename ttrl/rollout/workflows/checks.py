@@ -49,6 +49,17 @@ class PoolAsk:
         return [marked(group) for group in groups]
 
 
+def refuse_repeated(questions: Sequence[Question], step: int) -> None:
+    """Raise a UserError if a step asks two questions of one id, which nothing could tell apart."""
+    ids = [question.id for question in questions]
+    if len(set(ids)) < len(ids):
+        twice = next(id for id in ids if ids.count(id) > 1)
+        raise UserError(
+            f"data.train: step {step} asks question {twice!r} twice: expected different ids in a "
+            "step"
+        )
+
+
 def refuse_other_groups(
     groups: Sequence[CompletionGroup], questions: Sequence[Question], name: str
 ) -> None:
