@@ -45,10 +45,29 @@ PPO = ["algorithm=ppo", "critic.learning_rate=3e-4"]
 PRIME = ["algorithm=prime", "prime.learning_rate=3e-4"]
 """Both rates are twice the policy's of the recipe, as those of the paper's scripts are."""
 
+HARD = "data.train=LEVELS 3 AND 4"
+"""Questions on which the first majority is wrong in nearly half of the cases: in hardly any of
+level 3, and in four of five of level 4. `run` writes them to a file."""
+ON_HARD = [HARD, "epochs=6"]
+"""As many steps, on half as many questions."""
+
 Variants = dict[str, list[str]]
 TABLES: dict[str, Variants] = {
     "algorithms": {"GRPO": [], "PPO": PPO, "PRIME": PRIME},
-    "advantages": {kind: [f"reward.advantages={kind}"] for kind in ("mean_std", "mean", "rloo")},
+    "advantages": {
+        kind: [f"reward.advantages={kind}"]
+        for kind in (
+            "mean_std",
+            "mean",
+            "rloo",
+            "opo",
+            "pass_at_k",
+            "max_rl",
+            "remax",
+            "reinforce_pp",
+            "reinforce_pp_baseline",
+        )
+    },
     "losses": {
         "PPO's clip": SEVERAL_UPDATES,
         "CISPO": [*SEVERAL_UPDATES, "loss.policy=cispo"],
@@ -68,6 +87,7 @@ TABLES: dict[str, Variants] = {
         "restrain": ["reward.estimator=restrain"],
         "ddrl": ["reward.estimator=ddrl", "reward.options.k=16"],
         "evol": ["reward.estimator=evol"],
+        "ttrl_guard": ["reward.estimator=ttrl_guard"],
         "confidence": ["reward.estimator=confidence"],
         "verified": ["reward.estimator=verified", f"reward.options.verifier={VERIFIER}"],
         "teacher (start)": ["reward.labels=teacher"],
@@ -77,6 +97,22 @@ TABLES: dict[str, Variants] = {
         "high rate: majority": [HIGH_RATE],
         "high rate: majority, guard": [HIGH_RATE, "guard.on_collapse=stop"],
         "high rate: teacher (start)": [HIGH_RATE, "reward.labels=teacher"],
+    },
+    "hard": {
+        "majority": ON_HARD,
+        "PPO": [*ON_HARD, *PPO],
+        "PRIME": [*ON_HARD, *PRIME],
+        "soft": [*ON_HARD, "reward.estimator=soft"],
+        "scrl": [*ON_HARD, "reward.estimator=scrl"],
+        "restrain": [*ON_HARD, "reward.estimator=restrain"],
+        "ttrl_guard": [*ON_HARD, "reward.estimator=ttrl_guard"],
+        "verified": [*ON_HARD, "reward.estimator=verified", f"reward.options.verifier={VERIFIER}"],
+        "teacher (EMA 0.9)": [*ON_HARD, "reward.labels=teacher", "reward.teacher_decay=0.9"],
+        "ground truth": [
+            *ON_HARD,
+            "reward.labels=ground_truth",
+            "reward.allow_ground_truth=true",
+        ],
     },
 }
 """Table -> variant -> settings on top of the recipe and `COMMON`."""
@@ -154,14 +190,18 @@ def key_of(settings: list[str]) -> str:
 
 def run(changes: list[str], seed: int) -> dict[str, Any]:
     """Return one run's figures."""
+    from ttrl.data.arithmetic import question_rows
     from ttrl.report.display import Display
     from ttrl.run.run_folder import RunFolder
     from ttrl.settings.recipe import load_settings
     from ttrl.trainer import train
 
-    settings = load_settings("tiny-arithmetic", overrides=[*COMMON, *changes, f"seed={seed}"])
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "run"
+        questions, path = Path(folder) / "hard.jsonl", Path(folder) / "run"
+        rows = [row for row in question_rows("train") if row["level"] in (3, 4)]
+        questions.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        changes = [f"data.train={questions}" if change == HARD else change for change in changes]
+        settings = load_settings("tiny-arithmetic", overrides=[*COMMON, *changes, f"seed={seed}"])
         summary = train(settings, RunFolder(path), Display(Console(quiet=True)))
         steps = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return {
