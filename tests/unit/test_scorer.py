@@ -199,6 +199,13 @@ def test_an_interrupt_waits_for_nobody() -> None:
     assert all(isinstance(future.exception(), UserError) for future in waiting)
 
 
+@pytest.mark.parametrize("name", ["restrain", "ddrl", "ttrl_guard"])
+@pytest.mark.parametrize("advantages", ["gae", "prime"])
+def test_own_advantages_leave_nothing_to_a_second_model(name: str, advantages: str) -> None:
+    with pytest.raises(UserError, match=f"'{advantages}' would be ignored: .* says itself"):
+        judge(f"reward.estimator={name}", f"reward.advantages={advantages}")
+
+
 def refuse_estimate(tmp_path: Any, arguments: str, words: str) -> None:
     """An estimator that returns ``Estimate(arguments)`` is refused in these words."""
     (tmp_path / "mine.py").write_text(

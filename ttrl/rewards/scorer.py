@@ -72,8 +72,15 @@ class GroupScorer:
                 f"{self.name!r}: what a greedy answer, which does not vote, would earn from others "
                 "nobody knows"
             )
+        own = getattr(self.estimator, "own_advantages", False)
+        if own and reward.advantages in ("gae", "prime"):
+            raise UserError(
+                f"reward.advantages = {reward.advantages!r} would be ignored: reward.estimator = "
+                f"{self.name!r} says itself what an answer is worth; choose another, for example "
+                '"majority"'
+            )
         self.extra = ExtraRewards(settings)
-        if reward.extra and getattr(self.estimator, "own_advantages", False):
+        if reward.extra and own:
             raise _nothing_to_add_to(self.name)
         self._failed: UserError | None = None
         self.history: dict[str, tuple[PastVote, ...]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -50,6 +50,8 @@ class TtrlGuard(Estimator):
     here it weighs the question in the loss. It leaves out at most a quarter of a batch; a question
     does not know the others here. Advantages are GRPO's, with the bonus of 3.
     """
+
+    own_advantages: ClassVar[bool] = True
 
     share: Share = 0.6
     """Majority ratio above which a label counts as confident."""
