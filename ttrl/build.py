@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ttrl.credit import Credit, make_credit
+from ttrl.credit.credit import Credit
+from ttrl.credit.make import make_credit
 from ttrl.data.prompts import refuse_unread_variables
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.data.sources import QuestionList, QuestionSource, make_source
@@ -222,6 +223,11 @@ def total_steps(settings: Settings, source: QuestionSource) -> int:
         raise UserError(
             f"data.train = {settings.data.train!r} has no end: set max_steps, by which the "
             "learning rate goes"
+        )
+    if (alone := settings.critic.warmup_steps) >= min(ends):
+        raise UserError(
+            f"critic.warmup_steps = {alone} leaves none of the run's {min(ends)} steps to the "
+            "policy: lower it"
         )
     return min(ends)
 

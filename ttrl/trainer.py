@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ttrl.answers import Grader
 from ttrl.build import Parts, build
-from ttrl.credit import Assigned
+from ttrl.credit.credit import Assigned
 from ttrl.evaluation.evaluation import Scores
 from ttrl.evaluation.metrics import (
     evaluation_metrics,
@@ -177,14 +177,14 @@ class Trainer:
             "time/rollout_s": sampled - begun,
             **memory_metrics("rollout"),
         }
-        scorer, past = parts.scorer, dict(parts.scorer.history)
+        scorer = parts.scorer
         scorer.remember(step, groups, estimates)
         self.ahead = self._rollout_ahead(step)
         if self.ahead is None:
             parts.pool.sleep()
         assigned, updates = self._update(rollout, step)
         chosen = rollout.chosen(assigned.chosen)
-        metrics |= vote_metrics(groups, estimates, past, scorer.grader, chosen)
+        metrics |= vote_metrics(groups, estimates, scorer.history, chosen)
         metrics |= labelled_metrics(groups, estimates, parts.key, scorer.grader, chosen)
         metrics |= update_metrics(updates) | mismatch_metrics(updates) | dict(assigned.metrics)
         for name, learned in assigned.updates.items():
@@ -215,7 +215,8 @@ class Trainer:
         estimates = [rollout.estimates[i] for i in rollout.batch]
         remedy = "lower memory.tokens_per_batch, or set memory.gradient_checkpointing = true"
         try:
-            rate = learning_rate(step, parts.total, self.settings.optimizer)
+            alone = self.settings.critic.warmup_steps  # the policy's rate begins behind them
+            rate = learning_rate(max(1, step - alone), parts.total - alone, self.settings.optimizer)
             with self._limited("update"), memory_suffices("during the update", remedy):
                 assigned = parts.credit.assign(groups, estimates, step)
                 parts.model.reload()

@@ -33,7 +33,7 @@ RUNS = {
     "prime": ("algorithm=prime", "prime.learning_rate=1e-4"),
 }
 
-MODEL = {"ppo": "critic", "prime": "reward_model"}
+MODEL = {"ppo": "critic", "prime": "prm"}
 """What each trains besides the policy."""
 
 

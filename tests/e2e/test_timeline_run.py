@@ -121,7 +121,7 @@ def test_a_second_model_is_trained_when_the_timeline_says(
         model.update = noted  # type: ignore[method-assign,assignment]
         return model
 
-    monkeypatch.setattr("ttrl.credit.make_second_model", watched)
+    monkeypatch.setattr("ttrl.credit.make.make_second_model", watched)
     settings = settings_of(job, f"algorithm={algorithm}")
     train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
     *events, _, _, _ = card.events

@@ -87,7 +87,7 @@ def test_run_folder(run: Run) -> None:
             ],
             {"vote/majority_ratio"},
         ),
-        (["algorithm=prime"], {"reward_model/rank_accuracy", "reward_model/log_ratio"}),
+        (["algorithm=prime"], {"prm/rank_accuracy", "prm/log_ratio"}),
     ],
 )
 def test_each_metric_is_explained(run: Run, overrides: list[str], expected: set[str]) -> None:

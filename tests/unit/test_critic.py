@@ -13,8 +13,9 @@ from tensors import assert_close_everywhere, gradients
 from tiny_models import LENGTHS, make_settings, plain_twin, saved, tiny_model, train_samples
 from transformers import PreTrainedModel
 
-from ttrl.credit import make_credit
 from ttrl.credit.gae import Gae, gae
+from ttrl.credit.make import make_credit
+from ttrl.credit.whitening import whiten
 from ttrl.learner.backends import make_second_model
 from ttrl.learner.local import LocalModel
 from ttrl.learner.policy_objective import PolicyObjective
@@ -205,3 +206,66 @@ def test_several_epochs_pass_over_the_same_samples(saved_model: ModelSettings) -
     other = LocalModel(load_policy_model(saved_model), once)
     (alone,) = other.update(samples, PolicyObjective.of(settings, other), rate=1e-3)
     assert alone.loss == results[0].loss
+
+
+def test_questions_of_weight_0_train_nothing(saved_model: ModelSettings) -> None:
+    settings = ppo_settings(saved_model)
+    credit = make_credit(settings, LocalModel(load_policy_model(saved_model), settings))
+    voted = [group("7", "8", "7", "7"), group("5", "5", "4", "5", id="q2")]
+    weights = (0.0, 0.5)
+    estimates = [
+        replace(estimate(g), weight=weight) for g, weight in zip(voted, weights, strict=True)
+    ]
+    assigned = credit.assign(voted, estimates, step=1)
+    assert [s.question_id for s in assigned.samples] == ["q2"] * 4
+    assert assigned.chosen == [[], [0, 1, 2, 3]]
+    assert assigned.updates["critic"][0].sequences == 4
+    nothing = credit.assign(voted[:1], estimates[:1], step=2)
+    assert (nothing.samples, nothing.chosen, nothing.updates) == ([], [[]], {})
+
+
+def test_a_lambda_of_the_lengths_is_that_of_the_policy_alone(saved_model: ModelSettings) -> None:
+    """VAPO: the critic's returns have λ = 1, and with γ = 1 are the outcome at every token."""
+    settings = ppo_settings(saved_model, {"length_adaptive": 0.6})
+    credit = make_credit(settings, LocalModel(load_policy_model(saved_model), settings))
+    assert isinstance(credit, Gae)
+    with torch.no_grad():
+        credit.critic.model.get_output_embeddings().weight.fill_(0.05)
+    voted = [group("7", "8", "7", "7")]
+    values = credit.values(credit.assign(voted, [estimate(voted[0])], step=1).samples)
+    expected: list[TrainSample] = []
+    update = credit.critic.update
+
+    def kept(samples: list[TrainSample], *rest: Any) -> Any:
+        expected.extend(samples)
+        return update(samples, *rest)
+
+    credit.critic.update = kept  # type: ignore[method-assign,assignment]
+    assigned = credit.assign(voted, [estimate(voted[0])], step=2)
+    for sample, reward in zip(expected, (1.0, 0.0, 1.0, 1.0), strict=True):
+        assert sample.returns == pytest.approx([reward] * len(sample.logprobs))
+    raw = [
+        gae((*[0.0] * (len(v) - 1), r), v, 1.0, max(0.0, 1 - 1 / (0.6 * len(v))))[0]
+        for v, r in zip(values, (1.0, 0.0, 1.0, 1.0), strict=True)
+    ]
+    for sample, tokens in zip(assigned.samples, whiten(raw), strict=True):
+        assert sample.advantages == pytest.approx(tokens, rel=1e-3, abs=1e-4)
+
+
+def test_what_is_not_finite_names_the_model_s_own_rate(saved_model: ModelSettings) -> None:
+    settings = ppo_settings(saved_model)
+    credit = make_credit(settings, LocalModel(load_policy_model(saved_model), settings))
+    samples = expecting(train_samples(LENGTHS))
+    bad = [replace(samples[0], returns=(float("nan"),) * 7), *samples[1:]]
+    with pytest.raises(FloatingPointError, match="question 'q0' has 7 of 7 returns nan"):
+        credit.models["critic"].update(bad, ValueObjective(0.5), 1e-3)
+    huge = [replace(s, returns=(3e38,) * len(s.logprobs)) for s in samples]
+    with pytest.raises(FloatingPointError, match=r"lower critic\.learning_rate"):
+        credit.models["critic"].update(huge, ValueObjective(0.5), 1e-3)
+
+
+def test_gradients_do_not_wait_beside_the_other_model(saved_model: ModelSettings) -> None:
+    settings = ppo_settings(saved_model)
+    credit = make_credit(settings, LocalModel(load_policy_model(saved_model), settings))
+    credit.assign([group("7", "8", "7", "7")], [estimate(group("7", "8", "7", "7"))], step=1)
+    assert all(p.grad is None for p in credit.models["critic"].model.parameters())

@@ -18,7 +18,7 @@ from ttrl.rewards.extra import soft_overlong
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
-from ttrl.types import CompletionGroup, Estimate, TrainSample, UserError
+from ttrl.types import CompletionGroup, Estimate, PastVote, TrainSample, UserError
 
 OWN = """
 def brief(group):
@@ -79,7 +79,8 @@ def test_the_scorer_adds_them_to_the_estimate(own: str) -> None:
         f"{own}:brief": (1.0, 1.0, 0.0, 0.0),
     }
     assert total_rewards(estimate, chosen.reward) == pytest.approx((3.0, 2.0, 1.0, 0.9))
-    figures = vote_metrics([voted], [estimate], {}, Grader(chosen.answers), [[0]])
+    history = {voted.question.id: (PastVote(1, estimate.label, 1.0),)}
+    figures = vote_metrics([voted], [estimate], history, [[0]])
     assert figures["reward/extra/soft_overlong"] == pytest.approx(-0.05)
     assert figures["reward/extra/brief"] == 0.5
     assert figures["reward/majority_reward"] == 0.75

@@ -8,7 +8,7 @@ from statistics import fmean, pvariance
 import pytest
 from tiny_models import make_settings
 
-from ttrl.credit.gae import critic_metrics, gae, lambda_of
+from ttrl.credit.gae import critic_metrics, gae, policy_lambda
 from ttrl.credit.kl_in_reward import KlInReward
 from ttrl.settings import CriticSettings, RewardSettings, Settings
 from ttrl.types import TrainSample
@@ -42,10 +42,10 @@ def test_without_discount_the_return_is_the_outcome() -> None:
 
 def test_lambda_grows_with_the_length() -> None:
     fixed, adaptive = CriticSettings(gae_lambda=0.9), CriticSettings(length_adaptive=0.05)
-    assert lambda_of(7, fixed) == 0.9
-    assert lambda_of(100, adaptive) == pytest.approx(0.8)
-    assert lambda_of(2000, adaptive) == pytest.approx(0.99)
-    assert lambda_of(10, adaptive) == 0.0  # the formula's is negative
+    assert policy_lambda(7, fixed) == 0.9
+    assert policy_lambda(100, adaptive) == pytest.approx(0.8)
+    assert policy_lambda(2000, adaptive) == pytest.approx(0.99)
+    assert policy_lambda(10, adaptive) == 0.0  # the formula's is negative
 
 
 def sample(returns: tuple[float, ...], values: tuple[float, ...]) -> TrainSample:
@@ -164,3 +164,9 @@ def test_an_algorithm_is_a_word_for_its_parts() -> None:
     for word, part in (("ppo", "rloo"), ("ppo", "prime"), ("grpo", "gae"), ("prime", "mean")):
         with pytest.raises(ValueError, match=f'algorithm = "{word}" contradicts reward.advantages'):
             advantages(word, advantages=part)
+    made = make_settings().model_copy(update={"reward": RewardSettings(estimator="soft")})
+    tables = {name: getattr(made, name) for name in ("name", "model", "data", "rollout", "policy")}
+    tables |= {"memory": made.memory, "reward": made.reward, "algorithm": "ppo"}
+    assert Settings(**tables).reward == RewardSettings(estimator="soft", advantages="gae")
+    with pytest.raises(ValueError, match="algorithm"):
+        Settings(**tables | {"algorithm": ["ppo"]})

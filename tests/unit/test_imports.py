@@ -185,3 +185,12 @@ def test_the_scan_itself_sees_what_it_should() -> None:
     now = {"typing.TYPE_CHECKING", "a.b", "c", "e.f", "g"}
     assert set(imported_at_once(tree)) == now
     assert set(imported(tree)) == {*now, "d", "i"}
+
+
+def test_settings_are_checked_without_torch() -> None:
+    """`ttrl train --dry-run` and a mistake in the settings are answered at once."""
+    script = (
+        "import sys, ttrl.rewards.scorer, ttrl.settings.recipe\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

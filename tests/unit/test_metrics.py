@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ttrl.answers import Grader, equivalent
 from ttrl.evaluation.metrics import labelled_metrics, maj_at_k, pass_at_k, vote_metrics
 from ttrl.rewards import majority_vote
+from ttrl.rewards.vote import same_label
 from ttrl.types import AnswerKey, CompletionGroup, PastVote
 
 GRADER = Grader()
@@ -27,12 +28,20 @@ SILENT = group(None, None, None, None, id="silent")  # no label
 def label_free(
     *groups: CompletionGroup, previous: dict[str, str | None] | None = None, trained: int = 2
 ) -> dict[str, float]:
-    history = {
-        question: (PastVote(1, "other", 0.9), PastVote(2, label, 0.5))
-        for question, label in (previous or {}).items()
-    }
+    history = {}
+    for g in groups:
+        label, id = estimate(g).label, g.question.id
+        earlier = ()
+        if id in (previous or {}):
+            earlier = (PastVote(1, "other", 0.9), PastVote(2, previous[id], 0.5))
+        changed = bool(earlier) and not same_label(previous[id], label, GRADER)
+        history[id] = (*earlier, PastVote(3, label, 0.5, changed))
     indices = [range(trained)] * len(groups)
-    return vote_metrics(groups, [estimate(g) for g in groups], history, GRADER, indices)
+    return vote_metrics(groups, [estimate(g) for g in groups], history, indices)
+
+
+FIRST = {g.question.id: (PastVote(1, None, 0.5),) for g in (SPLIT, TIED)}
+"""A history of first visits."""
 
 
 def labelled(*groups: CompletionGroup, key: AnswerKey, trained: int = 2) -> dict[str, float]:
@@ -99,13 +108,13 @@ def test_estimators_own_figures_are_averaged() -> None:
         replace(estimate(SPLIT), metrics={"novelty": 1.0}),
         replace(estimate(TIED), metrics={"novelty": 0.0}),
     ]
-    metrics = vote_metrics([SPLIT, TIED], estimates, {}, GRADER, [[0], [0]])
+    metrics = vote_metrics([SPLIT, TIED], estimates, FIRST, [[0], [0]])
     assert metrics["estimator/novelty"] == 0.5
 
 
 def test_trained_completions_are_those_that_were_selected() -> None:
     def reward(*indices: int) -> float | None:
-        found = vote_metrics([SPLIT], [estimate(SPLIT)], {}, GRADER, [indices])
+        found = vote_metrics([SPLIT], [estimate(SPLIT)], FIRST, [indices])
         return found.get("trained/majority_reward")
 
     assert (reward(1), reward(0, 2, 3), reward()) == (0, pytest.approx(2 / 3), None)

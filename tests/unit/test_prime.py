@@ -67,11 +67,11 @@ def test_health_is_about_sums_of_log_ratios() -> None:
     samples = train_samples([(1, 1)] * 5)
     found = Outcomes(samples, [1.0, 0.0, 0.0, 1.0, 0.0], [[0, 1, 2], [0, 1]])
     metrics = health([(0.5, 0.5), (-1.0,), (2.0,), (3.0,), (3.0,)], found)
-    assert metrics["reward_model/rank_accuracy"] == pytest.approx(1.5 / 3)
-    assert metrics["reward_model/sign_accuracy"] == pytest.approx(3 / 5)
-    assert metrics["reward_model/log_ratio_sum"] == pytest.approx(8 / 5)
+    assert metrics["prm/rank_accuracy"] == pytest.approx(1.5 / 3)
+    assert metrics["prm/sign_accuracy"] == pytest.approx(3 / 5)
+    assert metrics["prm/log_ratio_sum"] == pytest.approx(8 / 5)
     alike = Outcomes(samples[:2], [1.0, 1.0], [[0, 1]])
-    assert "reward_model/rank_accuracy" not in health([(1.0,), (2.0,)], alike)
+    assert "prm/rank_accuracy" not in health([(1.0,), (2.0,)], alike)
 
 
 def test_an_outcome_is_a_probability() -> None:
@@ -139,8 +139,8 @@ def test_when_it_learns(saved_model: ModelSettings, update: str) -> None:
     prime = {"update": update, "learning_rate": 1e-2, "beta": BETA}
     settings = prime_settings(saved_model, prime, sequences_per_update=4, grad_clip=1e3)
     policy = LocalModel(load_policy_model(saved_model), settings)
-    reward_model = make_second_model(policy, settings.optimizer)
-    credit = Prime(settings, policy, reward_model)
+    prm = make_second_model(policy, settings.optimizer)
+    credit = Prime(settings, policy, prm)
     samples = learners()
     ratios, updates = credit._scored_and_learned(samples)
     largest = [max(abs(q) for q in tokens) for tokens in ratios]
@@ -157,11 +157,11 @@ def test_when_it_learns(saved_model: ModelSettings, update: str) -> None:
 def test_it_learns_whom_to_like(saved_model: ModelSettings) -> None:
     settings = prime_settings(saved_model, {}, sequences_per_update=10, grad_clip=1e3)
     policy = LocalModel(load_policy_model(saved_model), settings)
-    reward_model = make_second_model(policy, settings.optimizer)
-    credit, samples = Prime(settings, policy, reward_model), learners()
+    prm = make_second_model(policy, settings.optimizer)
+    credit, samples = Prime(settings, policy, prm), learners()
     losses = []
     for _ in range(8):
-        (result,) = reward_model.update(samples, credit.objective, rate=3e-3)
+        (result,) = prm.update(samples, credit.objective, rate=3e-3)
         losses.append(result.loss)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses[-1] < 0.4
@@ -178,4 +178,4 @@ def test_the_policy_is_left_alone(saved_model: ModelSettings) -> None:
     before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
     credit._scored_and_learned(learners())
     assert all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
-    assert policy.steps_taken == 0 and credit.reward_model.steps_taken > 0
+    assert policy.steps_taken == 0 and credit.prm.steps_taken > 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from tiny_models import answer_of, figures_of, make_settings, prompt_of, update
 
-from ttrl.credit import make_credit
+from ttrl.credit.make import make_credit
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.rewards.vote import majority_vote
 from ttrl.settings import Settings

@@ -58,7 +58,7 @@ def test_the_cases_are_what_they_are_called(alone: Callable[[str], dict[str, Any
     assert alone("ppo-lora")["steps_taken"] == [4, 4]
     assert alone("prime")["steps_taken"] == alone("prime-lora")["steps_taken"] == [4, 4]
     assert alone("ppo")["metrics"][1]["reward/kl_coef"] != 0.1
-    assert alone("prime")["metrics"][0]["reward_model/rank_accuracy"] is not None
+    assert alone("prime")["metrics"][0]["prm/rank_accuracy"] is not None
     for case in CREDITS:
         spread = alone(case)["advantages"]
         assert max(spread) > 0.5 and min(spread) < -0.5

@@ -5,18 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Literal
 
+from ttrl.settings.reward import GroupAdvantages, StepAdvantages
 from ttrl.types import UserError
 
-GroupAdvantages = Literal["mean_std", "mean", "rloo", "opo", "pass_at_k", "max_rl", "remax", "none"]
-"""Ways to compare a completion with its own group."""
 
-AdvantageKind = GroupAdvantages | Literal["reinforce_pp", "reinforce_pp_baseline", "gae", "prime"]
-"""What ``reward.advantages`` can be."""
-
-
-def within_group(kind: AdvantageKind) -> GroupAdvantages:
+def within_group(kind: GroupAdvantages | StepAdvantages) -> GroupAdvantages:
     """Return what is compared within the group, before anything is whitened over the step.
 
     REINFORCE++ (arXiv 2501.03262) whitens each token's return, which without a discount is the

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean, pvariance
+
+import numpy as np
 
 from ttrl.credit.credit import Assigned
 from ttrl.credit.kl_in_reward import KlInReward
@@ -42,10 +43,11 @@ def gae(
     return tuple(advantages), returns
 
 
-def lambda_of(tokens: int, critic: CriticSettings) -> float:
-    """Return λ for an answer of so many tokens.
+def policy_lambda(tokens: int, critic: CriticSettings) -> float:
+    """Return the λ of the advantages of an answer of so many tokens.
 
-    ``critic.gae_lambda``, or 1 − 1/(α·tokens), but not below 0 (VAPO, arXiv 2504.05118).
+    ``critic.gae_lambda``, or 1 − 1/(α·tokens), but not below 0 (VAPO, arXiv 2504.05118). Returns,
+    which the critic learns, always have ``critic.gae_lambda``.
     """
     if critic.length_adaptive is None:
         return critic.gae_lambda
@@ -81,9 +83,9 @@ class Gae:
         for i, sample in enumerate(found.samples):
             rewards = [-penalty for penalty in penalties[i]]
             rewards[-1] += found.rewards[i]
-            lam = lambda_of(len(rewards), settings)
-            advantage, returns = gae(rewards, values[i], settings.gamma, lam)
-            advantages.append(advantage)
+            gamma, lam = settings.gamma, policy_lambda(len(rewards), settings)
+            advantages.append(gae(rewards, values[i], gamma, lam)[0])
+            _, returns = gae(rewards, values[i], gamma, settings.gae_lambda)
             expected.append(replace(sample, returns=returns, values=values[i]))
         updates = self.critic.update(expected, self.objective, settings.learning_rate)
         self.critic.offload()
@@ -115,10 +117,13 @@ class Gae:
 
 def critic_metrics(samples: Sequence[TrainSample]) -> dict[str, float]:
     """Say how well the critic knew the returns: explained variance is 1 − Var(R − V) / Var(R)."""
-    returns = [x for s in samples for x in s.returns or ()]
-    values = [x for s in samples for x in s.values or ()]
-    metrics = {"critic/return_mean": fmean(returns), "critic/value_mean": fmean(values)}
-    if spread := pvariance(returns):
-        errors = [r - v for r, v in zip(returns, values, strict=True)]
-        metrics["critic/explained_variance"] = 1 - pvariance(errors) / spread
+    returns = np.array([x for s in samples for x in s.returns or ()])
+    values = np.array([x for s in samples for x in s.values or ()])
+    metrics = {
+        "critic/return_mean": float(returns.mean()),
+        "critic/value_mean": float(values.mean()),
+    }
+    if len(set(returns.tolist())) > 1:
+        share = (returns - values).var() / returns.var()
+        metrics["critic/explained_variance"] = 1 - float(share)
     return metrics

@@ -46,22 +46,11 @@ class GroupBaseline:
         for group, estimate in zip(groups, estimates, strict=True):
             advantages_G = self._advantages(group, estimate)
             chosen.append(choose(group, estimate, advantages_G, self.settings, step))
-            for i in chosen[-1]:
-                completion = group.completions[i]
-                samples.append(
-                    TrainSample.of_answer(
-                        group.question.id,
-                        group.question.prompt_ids,
-                        completion.token_ids,
-                        completion.logprobs,
-                        advantages_G[i],
-                        estimate.weight,
-                        completion.temperature,
-                    )
-                )
+            samples += [sample_of(group, i, advantages_G[i], estimate.weight) for i in chosen[-1]]
         if self.whitens:
-            whitened = whiten([sample.advantages for sample in samples])
-            samples = [replace(s, advantages=a) for s, a in zip(samples, whitened, strict=True)]
+            live = [i for i, sample in enumerate(samples) if sample.weight]
+            for i, white in zip(live, whiten([samples[i].advantages for i in live]), strict=True):
+                samples[i] = replace(samples[i], advantages=white)
         return Assigned(samples, chosen)
 
     def _advantages(self, group: CompletionGroup, estimate: Estimate) -> tuple[float, ...]:
@@ -71,6 +60,20 @@ class GroupBaseline:
         greedy = estimate.greedy_reward
         compare = partial(group_advantages, kind=self.kind, lengths_G=lengths_G, greedy=greedy)
         return several_advantages(estimate, self.settings.reward, compare)
+
+
+def sample_of(group: CompletionGroup, i: int, advantage: float, weight: float) -> TrainSample:
+    """Make the sample of a group's ``i``-th completion."""
+    completion = group.completions[i]
+    return TrainSample.of_answer(
+        group.question.id,
+        group.question.prompt_ids,
+        completion.token_ids,
+        completion.logprobs,
+        advantage,
+        weight,
+        completion.temperature,
+    )
 
 
 def choose(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ttrl.credit.advantages import group_advantages
-from ttrl.credit.group_baseline import choose
+from ttrl.credit.group_baseline import choose, sample_of
 from ttrl.credit.several_rewards import total_rewards
 from ttrl.settings import Settings
 from ttrl.types import CompletionGroup, Estimate, TrainSample, UserError
@@ -36,7 +36,7 @@ def outcomes(
     settings: Settings,
     step: int,
 ) -> Outcomes:
-    """Choose a step's samples as ``reward.selection`` says.
+    """Choose a step's samples as ``reward.selection`` says; none of questions of weight 0.
 
     Raises:
         UserError: if an estimator brings advantages of its own, which would be ignored.
@@ -52,19 +52,9 @@ def outcomes(
         rewards_G = total_rewards(estimate, settings.reward)
         # Only "balanced" looks at these: who did better than the group.
         better_G = group_advantages(rewards_G, "mean")
-        found.chosen.append(choose(group, estimate, better_G, settings, step))
-        for i in found.chosen[-1]:
-            completion = group.completions[i]
-            found.rewards.append(rewards_G[i])
-            found.samples.append(
-                TrainSample.of_answer(
-                    group.question.id,
-                    group.question.prompt_ids,
-                    completion.token_ids,
-                    completion.logprobs,
-                    0.0,
-                    estimate.weight,
-                    completion.temperature,
-                )
-            )
+        left_out = estimate.weight == 0  # by the policy, and so by what is trained beside it
+        chosen = [] if left_out else choose(group, estimate, better_G, settings, step)
+        found.chosen.append(chosen)
+        found.rewards.extend(rewards_G[i] for i in chosen)
+        found.samples.extend(sample_of(group, i, 0.0, estimate.weight) for i in chosen)
     return found

@@ -36,12 +36,10 @@ class Prime:
     with the vote.
     """
 
-    def __init__(
-        self, settings: Settings, policy: TrainedModel, reward_model: TrainedModel
-    ) -> None:
+    def __init__(self, settings: Settings, policy: TrainedModel, prm: TrainedModel) -> None:
         """Read [prime]; the starting model is the reference of ``policy``."""
-        self.settings, self.policy, self.reward_model = settings, policy, reward_model
-        self.models = {"reward_model": reward_model}
+        self.settings, self.policy, self.prm = settings, policy, prm
+        self.models = {"prm": prm}
         self.objective = ImplicitRewardObjective(settings.prime.beta, self._reference_logp)
 
     def assign(
@@ -60,9 +58,9 @@ class Prime:
             replace(sample, returns=(reward,) * len(sample.logprobs))
             for sample, reward in zip(found.samples, found.rewards, strict=True)
         ]
-        self.reward_model.reload()
+        self.prm.reload()
         ratios, updates = self._scored_and_learned(learners)
-        self.reward_model.offload()
+        self.prm.offload()
         rewards = normalized(process_rewards(ratios, prime.beta))
         advantages: list[tuple[float, ...]] = []
         for group in found.groups():
@@ -76,14 +74,14 @@ class Prime:
             samples,
             found.chosen,
             metrics=health(ratios, found),
-            updates={"reward_model": updates},
+            updates={"prm": updates},
         )
 
     def _scored_and_learned(
         self, samples: Sequence[TrainSample]
     ) -> tuple[TokenNumbers, list[UpdateResult]]:
         """Compute log φ − log ref of every token; train φ before, after, or not at all."""
-        rate, model = self.settings.prime.learning_rate, self.reward_model
+        rate, model = self.settings.prime.learning_rate, self.prm
         match self.settings.prime.update:
             case "none":
                 return self._log_ratios(samples), []
@@ -102,10 +100,10 @@ class Prime:
 
     def _log_ratios(self, samples: Sequence[TrainSample]) -> TokenNumbers:
         def both(batch: PackedBatch) -> Sequence[torch.Tensor]:
-            own = self.reward_model.network(batch, temperature=1.0).logp_T
+            own = self.prm.network(batch, temperature=1.0).logp_T
             return (own - self._reference_logp(batch),)
 
-        return [ratios for (ratios,) in self.reward_model.per_token(samples, both)]
+        return [ratios for (ratios,) in self.prm.per_token(samples, both)]
 
     def _reference_logp(self, batch: PackedBatch) -> torch.Tensor:
         return self.policy.reference_logp(batch, temperature=1.0)
@@ -162,15 +160,15 @@ def leave_one_out(
 def health(ratios: TokenNumbers, found: Outcomes) -> dict[str, float]:
     """Say whether the reward model tells agreeing answers from others.
 
-    ``reward_model/rank_accuracy``: pairs of answers to a question with different outcomes of which
+    ``prm/rank_accuracy``: pairs of answers to a question with different outcomes of which
     the better one has the larger Σ q, ties being half right; absent without such pairs.
     ``sign_accuracy``: samples where Σ q > 0 exactly if the outcome is more than 1/2.
     """
     sums = [math.fsum(tokens) for tokens in ratios]
     right = [(q > 0) == (o > 0.5) for q, o in zip(sums, found.rewards, strict=True)]
     metrics = {
-        "reward_model/log_ratio_sum": fmean(sums),
-        "reward_model/sign_accuracy": fmean(right),
+        "prm/log_ratio_sum": fmean(sums),
+        "prm/sign_accuracy": fmean(right),
     }
     pairs: list[float] = []
     for group in found.groups():
@@ -182,5 +180,5 @@ def health(ratios: TokenNumbers, found: Outcomes) -> dict[str, float]:
             if outcome > other
         ]
     if pairs:
-        metrics["reward_model/rank_accuracy"] = fmean(pairs)
+        metrics["prm/rank_accuracy"] = fmean(pairs)
     return metrics

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from ttrl.answers import Grader, default_grader, tie_order
 from ttrl.rewards.extra import shown
-from ttrl.rewards.vote import answer_entropy, majority_vote, same_label
+from ttrl.rewards.vote import answer_entropy, majority_vote
 from ttrl.types import (
     AnswerKey,
     CompletionGroup,
@@ -35,7 +35,6 @@ def vote_metrics(
     groups: Sequence[CompletionGroup],
     estimates: Sequence[Estimate],
     history: Mapping[str, Sequence[PastVote]],
-    grader: Grader,
     trained: Sequence[Sequence[int]],
 ) -> Metrics:
     """Compute figures of one step that need no reference answer.
@@ -43,10 +42,9 @@ def vote_metrics(
     Args:
         groups: the step's groups.
         estimates: one per group, in the same order.
-        history: question id -> its earlier visits; ``vote/flip_rate`` is the share of questions
-            whose label is not equivalent to that of the visit before, and is absent if none of the
-            step's questions was asked before.
-        grader: says which labels are equivalent.
+        history: question id -> its visits, of which this step's is the last; ``vote/flip_rate`` is
+            the share of questions whose label has changed since the one before, and is absent if
+            none of the step's questions was asked before.
         trained: per group, the indices of the completions that are trained on (`choose`).
     """
     rows = []
@@ -60,9 +58,9 @@ def vote_metrics(
         row["estimator/confidence"] = estimate.confidence
         if indices:
             row["trained/majority_reward"] = fmean(estimate.rewards_G[i] for i in indices)
-        if visits := history.get(group.question.id):
-            same = same_label(visits[-1].label, estimate.label, grader)
-            row["vote/flip_rate"] = float(not same)
+        *earlier, now = history[group.question.id]
+        if earlier:
+            row["vote/flip_rate"] = float(now.changed)
         completions = group.completions
         row["rollout/response_tokens_mean"] = fmean(len(c.token_ids) for c in completions)
         row["rollout/truncated_share"] = fmean(

@@ -38,7 +38,8 @@ class LocalModel(TrainedModel):
         yield from lora.merged(named, lora.scale(self.settings))
 
     def offload(self) -> None:
-        """Leave everything where it is: see ``memory.offload_during_rollout``."""
+        """Forget the gradients, which a step that has been taken needs no more."""
+        self._zero_grad()
 
     def reload(self) -> None:
         """Do nothing: nothing has left."""

@@ -49,6 +49,8 @@ class TrainedModel(ABC):
 
     network: torch.nn.Module
     """A `PackedModel` of the model, or what wraps it."""
+    rate_setting = "optimizer.learning_rate"
+    """The setting of its learning rate, which a message advises to lower."""
     reference: torch.nn.Module | None
     """A `PackedModel` of the starting model, frozen, where `needs_reference`."""
 
@@ -332,6 +334,8 @@ class TrainedModel(ABC):
                 "advantage": sample.advantages,
                 "weight": (sample.weight,),
                 "sampler log-prob": sample.logprobs,
+                "return": sample.returns or (),
+                "value": sample.values or (),
             }
             for what, values in numbers.items():
                 bad = [value for value in values if not math.isfinite(value)]
@@ -352,7 +356,7 @@ class TrainedModel(ABC):
         raise FloatingPointError(
             f"the update is not finite (loss {loss}, gradient norm {grad_norm.item()}, "
             f"gradients of {bad[:3] or 'no parameter'}); the weights are unchanged; lower "
-            "optimizer.learning_rate"
+            f"{self.rate_setting}"
         )
 
 

@@ -162,6 +162,9 @@ def _load(card: _Card) -> None:
 
 
 def _offload(card: _Card) -> None:
+    """Move what phase offload moves; in one process the gradients are forgotten."""
+    if not card.job.zero3:
+        card.give("gradients")
     if card.job.settings.memory.offload_during_rollout:
         card.away |= card.give(*LEAVES)
         card.second_away |= card.give(*leaves(card.job))
@@ -229,12 +232,14 @@ def _credit(card: _Card) -> None:
     card.note("credit", forward | memory.recomputed(job) | copies)
     card.take(own, *(item for item in own if item.endswith("moments")))
     card.note("credit", memory.optimizer_temporaries(job))
+    if not job.zero3:
+        card.give(*(item for item in own if item.endswith("gradients")))
     if job.settings.memory.offload_during_rollout:
         card.second_away = card.give(*leaves(job))
 
 
 def _update(card: _Card) -> None:
-    """Train: gradients stay until the next update, moments for ever."""
+    """Train: gradients stay until the policy makes room, moments for ever."""
     job, states = card.job, memory.states(card.job)
     forward = memory.activations(job) | memory.gathered(job)
     card.take(states, "gradients")

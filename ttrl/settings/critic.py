@@ -24,6 +24,7 @@ class CriticSettings(Section):
     gamma: Share = 1.0
     """Discount of later rewards, per token."""
     gae_lambda: Share = 1.0
-    """lambda of generalized advantage estimation; 1: reward minus value, without bias."""
+    """lambda of generalized advantage estimation, for advantages and returns; 1: without bias."""
     length_adaptive: Annotated[float, Field(gt=0)] | None = None
-    """alpha of lambda = 1 - 1 / (alpha x tokens), in place of ``gae_lambda`` (VAPO)."""
+    """alpha of the advantages' own lambda = 1 - 1 / (alpha x tokens) (VAPO); returns have
+    ``gae_lambda``."""

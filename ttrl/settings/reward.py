@@ -8,6 +8,11 @@ from pydantic import Field
 
 from ttrl.settings.section import Positive, Section
 
+GroupAdvantages = Literal["mean_std", "mean", "rloo", "opo", "pass_at_k", "max_rl", "remax", "none"]
+"""Ways to compare an answer with its own group."""
+StepAdvantages = Literal["reinforce_pp", "reinforce_pp_baseline", "gae", "prime"]
+"""Ways that look at all of a step's tokens."""
+
 
 class RewardSettings(Section):
     """Settings of the way from answers to advantages."""
@@ -25,20 +30,7 @@ class RewardSettings(Section):
     keeps the starting model, whose labels are then sampled once per question."""
     allow_ground_truth: bool = False
     """Must be true for ``labels = "ground_truth"``: training then reads reference answers."""
-    advantages: Literal[
-        "mean_std",
-        "mean",
-        "rloo",
-        "opo",
-        "pass_at_k",
-        "max_rl",
-        "remax",
-        "reinforce_pp",
-        "reinforce_pp_baseline",
-        "none",
-        "gae",
-        "prime",
-    ] = "mean_std"
+    advantages: Literal[GroupAdvantages, StepAdvantages] = "mean_std"
     """mean_std: reward minus the group's mean, by the group's standard deviation (GRPO). mean:
     without the division (Dr. GRPO). rloo: reward minus the mean of the others. opo: reward minus
     the mean of the group's tokens. pass_at_k: what the best answer adds. max_rl: reward minus mean,

@@ -12,6 +12,9 @@ from ttrl.settings.reward import RewardSettings
 if TYPE_CHECKING:
     from ttrl.settings.settings import Settings
 
+ALGORITHMS = {"grpo": "mean_std", "ppo": "gae", "prime": "prime"}
+"""``reward.advantages`` of each algorithm, where that is not set by itself."""
+
 
 def broken_rules(settings: Settings) -> Iterator[str]:
     """Yield a message for every rule that ``settings`` break."""
@@ -67,6 +70,11 @@ def _rollout_rules(settings: Settings) -> Iterator[str]:
         yield (
             'rollout.stop_when_decided = true needs rollout.workflow = "single_turn": of '
             f"{rollout.workflow!r} nobody knows which answers will vote"
+        )
+    if settings.reward.advantages == "remax" and rollout.workflow != "single_turn":
+        yield (
+            'reward.advantages = "remax" needs rollout.workflow = "single_turn", as which its '
+            f"greedy answer is sampled; it is {rollout.workflow!r}"
         )
     if rollout.resample_rounds and settings.reward.labels == "teacher":
         yield (
@@ -172,8 +180,8 @@ def _credit_rules(settings: Settings) -> Iterator[str]:
             f'reward.kl_coef = {reward.kl_coef} needs reward.advantages = "gae": elsewhere an '
             "answer has one reward, not one per token; set loss.kl_coef"
         )
-    wanted = {"ppo": "gae", "prime": "prime"}.get(settings.algorithm or used, "grpo")
-    if settings.algorithm and (used if used in ("gae", "prime") else "grpo") != wanted:
+    kind = used if used in ("gae", "prime") else "mean_std"
+    if settings.algorithm and ALGORITHMS[settings.algorithm] != kind:
         yield (
             f'algorithm = "{settings.algorithm}" contradicts reward.advantages = "{used}": unset '
             "one of them"
@@ -183,6 +191,8 @@ def _credit_rules(settings: Settings) -> Iterator[str]:
             yield f"reward.{name} = {getattr(reward, name)!r} needs reward.kl_coef above 0"
     if reward.kl_target is None and reward.kl_horizon != RewardSettings().kl_horizon:
         yield f"reward.kl_horizon = {reward.kl_horizon} needs reward.kl_target"
+    if settings.prime.process_coef == settings.prime.outcome_coef == 0:
+        yield "prime.process_coef = prime.outcome_coef = 0: nothing would be worth anything"
     if used == "prime" and settings.policy.trained_samples == 1:
         yield (
             'reward.advantages = "prime" compares each answer with the others that are trained '

@@ -27,11 +27,8 @@ from ttrl.settings.policy import PolicySettings
 from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
-from ttrl.settings.rules import broken_rules
+from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
-
-ALGORITHMS = {"grpo": "mean_std", "ppo": "gae", "prime": "prime"}
-"""``reward.advantages`` of each algorithm, where that is not set by itself."""
 
 
 class Settings(Section):
@@ -77,10 +74,14 @@ class Settings(Section):
     @classmethod
     def _advantages_of_the_algorithm(cls, tables: Any) -> Any:
         """Fill in ``reward.advantages``, where ``algorithm`` is set and that is not."""
-        chosen = ALGORITHMS.get(tables.get("algorithm", "")) if isinstance(tables, dict) else None
-        reward = tables.get("reward", {}) if chosen else None
+        chosen = tables.get("algorithm") if isinstance(tables, dict) else None
+        if not isinstance(chosen, str) or chosen not in ALGORITHMS:
+            return tables
+        reward = tables.get("reward", {})
+        if isinstance(reward, RewardSettings):
+            reward = reward.model_dump(exclude_unset=True)
         if isinstance(reward, dict) and "advantages" not in reward:
-            return {**tables, "reward": {**reward, "advantages": chosen}}
+            return {**tables, "reward": {**reward, "advantages": ALGORITHMS[chosen]}}
         return tables
 
     @pydantic.model_validator(mode="after")
