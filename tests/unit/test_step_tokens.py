@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,14 @@ def test_kl_cov_penalizes_and_drops_nothing() -> None:
     assert {x for s in step.samples for x in s.policy_factors} == {1.0}
 
 
+def test_a_penalty_is_a_gradient() -> None:
+    (sample,) = train_samples([(1, 2)], advantage=0.0)
+    made = objective(policy="none", covariance="kl")
+    assert not made.has_gradient(sample)
+    assert not made.has_gradient(replace(sample, ratio_penalties=(0.0, 0.0)))
+    assert made.has_gradient(replace(sample, ratio_penalties=(0.0, 1.0)))
+
+
 def test_clip_cov_leaves_what_the_clip_has_alone() -> None:
     """The ratio exp(0.5) is above 1.2: with A > 0 it is clipped."""
     samples = train_samples([(2, 30), (1, 30)])
@@ -216,4 +225,8 @@ def test_a_sample_that_a_later_bonus_may_reach_is_scored() -> None:
         [moved, [*moved, *still]], lambda chosen: [TokenScores(s.logprobs, ()) for s in chosen]
     )
     assert first.samples[0].old_logprobs is None
+    (_, idle) = made.prepared(
+        [moved, still], lambda chosen: [TokenScores(s.logprobs, ()) for s in chosen]
+    )
+    assert idle.samples[0].old_logprobs == still[0].logprobs
     assert [s.old_logprobs for s in second.samples] == [s.logprobs for s in (*moved, *still)]
