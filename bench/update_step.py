@@ -28,7 +28,7 @@ from record import Record, part_parser, skip
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ttrl.learner.backends import make_trained_model
-from ttrl.learner.objective import Loss, Network, Scorer
+from ttrl.learner.objective import Loss, Network, PreparedStep, Scorer
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import load_bare_outline
@@ -39,7 +39,7 @@ from ttrl.settings.recipe import load_settings
 from ttrl.system.memory import GIB
 from ttrl.system.ranks import Ranks, join_ranks
 from ttrl.system.rng import make_repeatable
-from ttrl.types import PackedBatch, TrainSample, UserError
+from ttrl.types import PackedBatch, TrainSample, UpdateResult, UserError
 
 SIZES = (
     "vocab_size",
@@ -86,11 +86,13 @@ class Meter:
         """As the objective says."""
         return self.objective.token_weights(samples)
 
-    def prepared(
-        self, steps: Sequence[Sequence[TrainSample]], score: Scorer
-    ) -> list[Sequence[TrainSample]]:
+    def prepared(self, steps: Sequence[Sequence[TrainSample]], score: Scorer) -> list[PreparedStep]:
         """As the objective says."""
         return self.objective.prepared(steps, score)
+
+    def after_step(self, result: UpdateResult) -> None:
+        """As the objective says."""
+        self.objective.after_step(result)
 
     def loss(self, network: Network, batch: PackedBatch) -> Loss:
         """The objective's, measured."""

@@ -255,6 +255,11 @@ class TrainSample:
     """Per trained token, the reward from there to the end; None: nothing is trained to know it."""
     values: tuple[float, ...] | None = None
     """Per trained token, what a critic expected of ``returns``; None: nothing needs it."""
+    policy_factors: tuple[float, ...] | None = None
+    """Per trained token, a factor of its policy term, which leaves KL and entropy terms and every
+    mean as they are; None: 1, of all samples."""
+    ratio_penalties: tuple[float, ...] | None = None
+    """Per trained token, the weight of abs(log ratio) in its loss; None: 0, of all samples."""
 
     @classmethod
     def of_answer(
@@ -318,6 +323,10 @@ class PackedBatch:
     """float32: see `TrainSample.returns`; 0 where there is no target."""
     values_T: torch.Tensor | None = None
     """float32: see `TrainSample.values`; 0 where there is no target."""
+    policy_factors_T: torch.Tensor | None = None
+    """float32: see `TrainSample.policy_factors`; 0 where there is no target."""
+    ratio_penalty_T: torch.Tensor | None = None
+    """float32: see `TrainSample.ratio_penalties`; 0 where there is no target."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,15 +30,15 @@ import torch
 from torch import Tensor
 
 from ttrl_kernels.loss_math import (
-    PolicyOptions,
-    TokenData,
     TokenLosses,
     accumulation_dtype,
     token_gradients,
     token_losses,
 )
+from ttrl_kernels.policy_options import PolicyOptions
 from ttrl_kernels.rows import RowBackend, RowGrads, RowStats
 from ttrl_kernels.signature import Needs
+from ttrl_kernels.token_data import TokenData
 
 LOGITS_BYTES = 1 << 30
 """Size of the one logits buffer. Each chunk also reads and writes all of dW once, which equals
@@ -203,14 +203,14 @@ def policy_loss(
 ) -> PolicyLossParts:
     """Compute loss and gradients of the live rows.
 
-    Three matmuls per row, four with a sequence ratio. A token's gradient depends on its own
-    log-prob alone, so its logits become gradients while they are still there. A sequence ratio
-    needs every log-prob of the sequence first, so the logits are computed twice.
+    Three matmuls per row, four where whole sequences are needed. A token's gradient depends on its
+    own log-prob alone, so its logits become gradients while they are still there. A sequence's
+    ratio needs every log-prob of the sequence first, so the logits are computed twice.
     """
     gradients: Gradients | None = None
     if not any(needs):
         stats_L = logprob(head, backend)
-    elif options.ratio_level == "sequence":
+    elif options.needs_sequences:
         stats_L = logprob(head, backend)
         grads_L = RowGrads(*token_gradients(stats_L.logp, stats_L.entropy, tokens_L, options))
         gradients = logprob_gradients(head, backend, stats_L, grads_L, needs)

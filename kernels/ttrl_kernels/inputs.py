@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ttrl_kernels.chunks import Head
-from ttrl_kernels.loss_math import TokenData, accumulation_dtype
+from ttrl_kernels.loss_math import accumulation_dtype
 from ttrl_kernels.signature import HeadInputs
+from ttrl_kernels.token_data import TokenData
 
 IGNORED_TARGET = -100
 """The target that `linear_logprob` skips."""

@@ -23,15 +23,11 @@ from torch.autograd.function import once_differentiable
 from ttrl_kernels import chunks
 from ttrl_kernels.chunks import Gradients, product_dtype, weight_gradient_dtype
 from ttrl_kernels.inputs import IGNORED_TARGET, live_head
-from ttrl_kernels.loss_math import (
-    PolicyOptions,
-    TokenData,
-    accumulation_dtype,
-    check_tokens,
-    scatter_rows,
-)
+from ttrl_kernels.loss_math import accumulation_dtype, scatter_rows
+from ttrl_kernels.policy_options import PolicyOptions
 from ttrl_kernels.rows import RowGrads, RowStats, resolve_backend
 from ttrl_kernels.signature import HeadInputs, Needs, OutputGradients, Signature
+from ttrl_kernels.token_data import TokenData, check_tokens
 
 LOGPROB = Signature(HeadInputs)
 LOGPROB_GRADIENTS = Signature(HeadInputs, RowStats, OutputGradients, Needs)

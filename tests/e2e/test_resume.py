@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from small_run import SMALL, interrupted
 
 from ttrl.data.arithmetic import question_rows
+from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import KINDS
 from ttrl.models.pretrained import TINY_BASE
 from ttrl.report.display import Display
-from ttrl.run import saving
+from ttrl.run import saving, stateful
 from ttrl.run.resume import find_start
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
@@ -33,6 +34,7 @@ from ttrl.trainer import train
 from ttrl.types import UserError
 
 KILLED_RUN = str(Path(__file__).with_name("killed_run.py"))
+PARTS = {"generators": (stateful, "restore_globals"), "objective": (PolicyObjective, "load_state")}
 
 NOISY = '''
 import random
@@ -52,7 +54,7 @@ class Noisy:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with eight questions and an estimator that draws random numbers."""
+    """Eight questions and an estimator that draws random numbers."""
     folder = tmp_path_factory.mktemp("resume")
     rows = question_rows("train")[:8]
     (folder / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
@@ -71,6 +73,7 @@ def _overrides(place: Path, *more: str) -> list[str]:
         "rollout.questions_per_step=1",
         "policy.sequences_per_update=3",
         "checkpoint.every=2",
+        "loss.entropy_target=9",  # more than there is: its bonus has a state that always moves
         *more,
     ]
 
@@ -104,7 +107,6 @@ def killed(place: Path) -> Path:
 
 @pytest.fixture
 def left(killed: Path, tmp_path: Path) -> Path:
-    """A copy of what the killed run left."""
     return Path(shutil.copytree(killed, tmp_path / "left"))
 
 
@@ -116,14 +118,15 @@ def test_sigkill_and_resume(whole: Path, left: Path, place: Path) -> None:
     assert differences(whole, left) == set()
 
 
-def test_a_run_that_forgets_the_generators_differs(
-    whole: Path, left: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", PARTS)
+def test_a_run_that_forgets_a_part_differs(
+    part: str, whole: Path, left: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the comparison above would notice."""
-    monkeypatch.setattr("ttrl.run.stateful.restore_globals", lambda state: None)
+    monkeypatch.setattr(*PARTS[part], lambda *_: None)
     _train(left, _overrides(place), resume=True)
     found = differences(whole, left)
-    assert {"model", "metrics", "state/generators", "step_00004/rank_00000.safetensors"} <= found
+    assert {"model", "metrics", f"state/{part}", "step_00004/rank_00000.safetensors"} <= found
     assert "rollouts/step_00002.jsonl" not in found
 
 

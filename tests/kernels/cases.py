@@ -17,7 +17,7 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 Case = tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]
 """Hidden states, weight, targets, keywords."""
 _NATIVE = backends()["native"]
-# Every row backend of this machine in every dtype it works in; Triton's has files of its own.
+# Every row backend of this machine in every dtype it works in; in Triton's interpreter its own.
 BACKENDS = [pytest.param("torch", dtype, id=f"torch-{dtype}") for dtype in DTYPES] + [
     pytest.param(
         "native",
@@ -27,6 +27,8 @@ BACKENDS = [pytest.param("torch", dtype, id=f"torch-{dtype}") for dtype in DTYPE
     )
     for dtype in DTYPES[1:]
 ]
+if "interpreter" in backends()["triton"]:
+    BACKENDS = [pytest.param("triton", torch.float32, id="triton-torch.float32")]
 
 # Far from the clip borders log 0.8, log 1.2 and log 3: which side a token is on must not depend
 # on the dtype, or the comparison would be about luck.
@@ -41,6 +43,14 @@ OPTIONS = {
     "dual_clip": {"dual_clip": 3.0},
     "cispo": {"policy": "cispo"},
     "sapo": {"policy": "sapo"},
+    "cispo_capped": {"policy": "cispo", "clip_low": 1.0, "clip_high": 1.5},
+    "gmpo": {"policy": "gmpo", "clip_low": 0.3, "clip_high": 0.3},
+    "gmpo_on_policy": {"policy": "gmpo", "old_logp_T": None},
+    "dppo_tv": {"policy": "dppo_tv", "clip_low": 0.0018, "clip_high": 0.0014},
+    "dppo_kl": {"policy": "dppo_kl", "clip_low": 0.0006, "clip_high": 0.0007},
+    "off_policy_mask": {"policy": "none", "off_policy_mask": 0.3},
+    "off_policy_clip": {"off_policy_mask": 0.3, "dual_clip": 3.0},
+    "kl_cov": {"policy": "none", "ratio_penalty_T": 0.5},
     "sequence_clip": {"ratio_level": "sequence"},
     "sequence_none": {"ratio_level": "sequence", "policy": "none"},
     "sequence_cispo": {"ratio_level": "sequence", "policy": "cispo"},
@@ -48,12 +58,28 @@ OPTIONS = {
     "kl_k1": {"kl": "k1", "kl_coef": 0.3},
     "kl_k2": {"kl": "k2", "kl_coef": 0.3},
     "kl_k3": {"kl": "k3", "kl_coef": 0.3},
+    "kl_abs": {"kl": "abs", "kl_coef": 0.3},
+    "kl_k1+": {"kl": "k1+", "kl_coef": 0.3},
+    "kl_k3+": {"kl": "k3+", "kl_coef": 0.3},
+    "kl_abs+": {"kl": "abs+", "kl_coef": 0.3},
+    "kl_corrected": {"kl": "k3", "kl_coef": 0.3, "kl_bias_correction": True},
+    "kl_k3+_corrected": {"kl": "k3+", "kl_coef": 0.3, "kl_bias_correction": True},
+    "kl_corrected_on_policy": {"kl_coef": 0.3, "kl_bias_correction": True, "old_logp_T": None},
     "entropy": {"entropy_coef": 0.2},
     "entropy_penalty": {"entropy_coef": -0.2},
     "sequence_all": {
         "ratio_level": "sequence",
         "dual_clip": 3.0,
         "kl_coef": 0.3,
+        "entropy_coef": 0.2,
+    },
+    "gmpo_all": {
+        "policy": "gmpo",
+        "off_policy_mask": 0.3,
+        "ratio_penalty_T": 0.5,
+        "kl": "abs",
+        "kl_coef": 0.3,
+        "kl_bias_correction": True,
         "entropy_coef": 0.2,
     },
 }
@@ -112,7 +138,8 @@ def loss_case(
     ids = torch.randint(len(LOG_RATIOS), (tokens,), generator=g)
     noise = 0.02 * torch.randn(tokens, generator=g)
     old = logp.double() - torch.tensor(LOG_RATIOS)[ids] - noise
-    ref = logp.double() + torch.randn(tokens, generator=g)
+    gap = torch.randn(tokens, generator=g)
+    ref = logp.double() + gap + 0.1 * gap.sign()  # neither is on the kink of |logp - ref|
     weights = 0.1 + torch.rand(tokens, generator=g)
     dead = torch.rand(tokens, generator=g) < 0.25
     weights[dead] = 0
@@ -128,6 +155,9 @@ def loss_case(
         **head_options,
         **OPTIONS[options],
     }
+    if "ratio_penalty_T" in keywords:  # of some tokens, none of them on the kink of |log r|
+        far = (torch.tensor(LOG_RATIOS)[ids] != 0) & (torch.rand(tokens, generator=g) < 0.5)
+        keywords["ratio_penalty_T"] = keywords["ratio_penalty_T"] * far
     return hidden, weight, targets, keywords
 
 

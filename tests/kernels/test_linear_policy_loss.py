@@ -11,6 +11,7 @@ from cases import (
     BACKENDS,
     DTYPES,
     HEADS,
+    LOG_RATIOS,
     OPTIONS,
     as_float64,
     loss_case,
@@ -36,14 +37,17 @@ def test_every_option_against_the_oracle(
 
 @pytest.mark.parametrize("backend, dtype", BACKENDS)
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("options", ["clip", "entropy", "sequence_all"])
+@pytest.mark.parametrize("options", ["clip", "entropy", "sequence_all", "gmpo_all"])
 def test_every_head_against_the_oracle(
     head: str, options: str, backend: str, dtype: torch.dtype, small_chunks: None
 ) -> None:
     compare(loss_case(dtype, head, options, seed=1), dtype, backend=backend)
 
 
-@pytest.mark.parametrize("options", ["clip", "dual_clip", "cispo", "sequence_all"])
+CLIPS = ["clip", "dual_clip", "cispo", "gmpo", "dppo_tv", "dppo_kl", "off_policy_mask"]
+
+
+@pytest.mark.parametrize("options", [*CLIPS, "sequence_all"])
 def test_clipped_tokens_are_those_of_the_oracle(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(options=options)
     ours = linear_policy_loss(hidden, weight, targets, **keywords).clipped_T
@@ -53,7 +57,7 @@ def test_clipped_tokens_are_those_of_the_oracle(options: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 101), (6, 1, 1), (5, 7, 2), (64, 33, 257)], ids=str)
-@pytest.mark.parametrize("options", ["entropy", "sequence_all"])
+@pytest.mark.parametrize("options", ["entropy", "sequence_all", "gmpo_all"])
 def test_odd_shapes(shape: tuple[int, int, int], options: str) -> None:
     compare(loss_case(torch.float32, "bias", options, seed=3, shape=shape), torch.float32)
 
@@ -97,20 +101,52 @@ def test_only_live_rows_and_never_more_than_a_chunk(recorder: Recorder, small_ch
     assert max(recorder.stats_rows) == 7 and recorder.stats_rows[-1] == live % 7
 
 
-@pytest.mark.parametrize("options", ["clip", "sequence_clip"])
+SKIPPING = {
+    # The log-ratios at which a token of an advantage of 1 has no gradient.
+    "clip": (0.6, 2.0),
+    "sequence_clip": (0.6, 2.0),
+    "gmpo": (0.6, 2.0),
+    "sapo": (),
+    "off_policy_mask": (),
+}
+
+
+@pytest.mark.parametrize("options", SKIPPING)
 def test_rows_without_gradient_skip_the_gradient_work(
     options: str, recorder: Recorder, small_chunks: None
 ) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     live = keywords["token_weights_T"] != 0
-    # Advantages of whole sequences: number 1 is average, the others are better than that, so
-    # those with a log-ratio of 0.6 and 2 are clipped.
+    # Advantages of whole sequences: number 1 is average, the others are better than that.
     average = keywords["sequence_ids_T"] == 1
     keywords["advantages_T"] = torch.where(average, 0.0, 1.0)
     result = linear_policy_loss(hidden, weight, targets, **keywords)
-    idle = live & (average | (keywords["sequence_ids_T"] >= 4))
+    ratios = torch.tensor(LOG_RATIOS)[keywords["sequence_ids_T"]]
+    idle = live & (average | torch.isin(ratios, torch.tensor(SKIPPING[options])))
     assert 0 < int(idle.sum()) < result.live_rows
     assert result.gradient_rows == result.live_rows - int(idle.sum()) == sum(recorder.grad_rows)
+
+
+def test_a_sequence_that_is_masked_skips_the_gradient_work(
+    recorder: Recorder, small_chunks: None
+) -> None:
+    hidden, weight, targets, keywords = loss_case(torch.float32, options="off_policy_mask")
+    left_behind = keywords["sequence_ids_T"] == 0  # its log-ratios are -0.6
+    live = keywords["token_weights_T"] != 0
+    keywords["advantages_T"] = torch.full((len(targets),), -1.0)
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    assert result.clipped_T.tolist() == (live & left_behind).tolist()
+    assert result.clipped_T.any()
+    assert result.gradient_rows == sum(recorder.grad_rows) == int((live & ~left_behind).sum())
+
+
+def test_a_penalty_has_a_gradient_where_the_advantage_has_none(recorder: Recorder) -> None:
+    hidden, weight, targets, keywords = loss_case(torch.float32, options="kl_cov")
+    keywords["advantages_T"] = torch.zeros(len(targets))
+    live = keywords["token_weights_T"] != 0
+    penalized = live & (keywords["ratio_penalty_T"] != 0)
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    assert 0 < result.gradient_rows == sum(recorder.grad_rows) == int(penalized.sum()) < live.sum()
 
 
 @pytest.mark.parametrize("options", ["clip", "sequence_clip"])

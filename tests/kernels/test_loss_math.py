@@ -8,25 +8,10 @@ from typing import Any
 import pytest
 import torch
 from cases import HEADS, OPTIONS, loss_case
+from hand import f64, token_data
 from torch.testing import assert_close
-from ttrl_kernels import loss_math
-from ttrl_kernels.loss_math import PolicyOptions, TokenData
-from ttrl_kernels.policy_terms import POLICY_TERMS
-
-
-def f64(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def tokens(
-    advantages: torch.Tensor,
-    weights: torch.Tensor | None = None,
-    old: torch.Tensor | None = None,
-    ref: torch.Tensor | None = None,
-    ids: torch.Tensor | None = None,
-) -> TokenData:
-    weights = torch.ones_like(advantages) if weights is None else weights
-    return TokenData(advantages, weights, old, ref, ids)
+from ttrl_kernels import loss_math, ratios
+from ttrl_kernels.policy_options import PolicyOptions
 
 
 def test_uninitialized_memory_is_nan_in_these_tests() -> None:
@@ -89,13 +74,13 @@ def test_impossible_tokens_add_nothing_to_the_entropy_or_its_gradient() -> None:
 
 
 def test_token_ratio() -> None:
-    ratio = loss_math.policy_ratio(f64(-1, -2), tokens(f64(0, 0), old=f64(-1.5, -1.9)), "token")
+    ratio = ratios.policy_ratio(f64(-1, -2), token_data(f64(0, 0), old=f64(-1.5, -1.9)), "token")
     assert_close(ratio, f64(1.6487212707001282, 0.9048374180359595))
 
 
 def test_on_policy_ratio_is_one_and_carries_the_gradient() -> None:
     logp = f64(-1, -2).requires_grad_()
-    ratio = loss_math.policy_ratio(logp, tokens(f64(0, 0)), "token")
+    ratio = ratios.policy_ratio(logp, token_data(f64(0, 0)), "token")
     assert ratio.tolist() == [1, 1]
     assert torch.autograd.grad(ratio.sum(), logp)[0].tolist() == [1, 1]
 
@@ -104,7 +89,7 @@ def test_sequence_ratio_is_the_geometric_mean_over_interleaved_sequences() -> No
     ids = torch.tensor([7, 3, 7, 7])
     logp = f64(-1, -1, -1, -1).requires_grad_()
     old = logp.detach() - f64(0.1, -0.2, 0.3, 0.8)  # sequence 7 has mean 0.4
-    ratio = loss_math.policy_ratio(logp, tokens(f64(0, 0, 0, 0), old=old, ids=ids), "sequence")
+    ratio = ratios.policy_ratio(logp, token_data(f64(0, 0, 0, 0), old=old, ids=ids), "sequence")
     e4, e2 = math.exp(0.4), math.exp(-0.2)
     assert_close(ratio, f64(e4, e2, e4, e4))
     (grad,) = torch.autograd.grad((ratio * f64(1, 1, 2, 0)).sum(), logp)
@@ -113,104 +98,19 @@ def test_sequence_ratio_is_the_geometric_mean_over_interleaved_sequences() -> No
 
 def test_log_ratio_is_clamped_with_the_matching_gradient() -> None:
     d = f64(19, 21, -21, math.inf).requires_grad_()
-    ratio = loss_math.clamp_log_ratio(d).exp()
+    ratio = ratios.clamp_log_ratio(d).exp()
     assert_close(ratio, torch.exp(f64(19, 20, -20, 20)))
     assert_close(torch.autograd.grad(ratio.sum(), d)[0], f64(math.exp(19), 0, 0, 0))
 
 
-# --- policy terms: ratio, advantage -> loss, gradient by the ratio, clipped
-
-PPO = [
-    (1.5, 2, None, -2.4, 0, True),  # above 1.2 and better than average: capped
-    (0.5, 2, None, -1.0, -2, False),
-    (1.1, 2, None, -2.2, -2, False),
-    (0.5, -2, None, 1.6, 0, True),  # below 0.8 and worse than average: floored
-    (1.5, -2, None, 3.0, 2, False),
-    (5.0, -2, None, 10.0, 2, False),
-    (5.0, -2, 3.0, 6.0, 0, True),  # dual clip: at most 3·|A|
-    (2.5, -2, 3.0, 5.0, 2, False),
-    (5.0, 2, 3.0, -2.4, 0, True),  # dual clip leaves A > 0 alone
-    (1.5, 0, 3.0, 0.0, 0, False),
-]
-
-
-@pytest.mark.parametrize("ratio, advantage, dual, loss, grad, clipped", PPO)
-def test_ppo_clip(
-    ratio: float, advantage: float, dual: float | None, loss: float, grad: float, clipped: bool
-) -> None:
-    r = f64(ratio).requires_grad_()
-    options = PolicyOptions(dual_clip=dual)
-    term, flag = POLICY_TERMS["ppo_clip"](r, r.log(), f64(advantage), options)
-    assert term.item() == pytest.approx(loss, abs=1e-15)
-    assert torch.autograd.grad(term.sum(), r)[0].item() == grad
-    assert flag.item() is clipped
-
-
-def test_ppo_clip_bounds_are_two_settings() -> None:
-    options = PolicyOptions(clip_low=0.3, clip_high=0.28)
-    ppo_clip = POLICY_TERMS["ppo_clip"]
-    term, flag = ppo_clip(f64(1.25, 0.75), f64(0, 0), f64(1, -1), options)
-    assert_close(term, f64(-1.25, 0.75))
-    assert flag.tolist() == [False, False]
-    term, flag = ppo_clip(f64(1.29, 0.69), f64(0, 0), f64(1, -1), options)
-    assert_close(term, f64(-1.28, 0.7))
-    assert flag.tolist() == [True, True]
-
-
-def test_cispo_caps_the_weight_and_keeps_the_gradient() -> None:
-    logp = f64(-0.7, -0.7, -0.7).requires_grad_()
-    ratio = torch.exp(logp - logp.detach()) * f64(1.5, 1.1, 0.5)
-    term, flag = POLICY_TERMS["cispo"](ratio, logp, f64(2, 2, -1), PolicyOptions())
-    assert_close(term, f64(1.68, 1.54, -0.56))
-    assert_close(torch.autograd.grad(term.sum(), logp)[0], f64(-2.4, -2.2, 0.8))
-    assert flag.tolist() == [True, False, True]
-
-
-def test_sapo_fades_the_gradient_out() -> None:
-    """Gates sigma(0) = 1/2, sigma(ln 3) = 3/4; its slope is 4 sigma (1 - sigma), 1 at ratio 1."""
-    ratio = f64(1, 1 + math.log(3), 1, 1 + math.log(3) / 1.05).requires_grad_()
-    term, flag = POLICY_TERMS["sapo"](ratio, ratio.log(), f64(2, 2, -1, -1), PolicyOptions())
-    assert_close(term, f64(-4, -6, 2 / 1.05, 3 / 1.05))
-    assert_close(torch.autograd.grad(term.sum(), ratio)[0], f64(-2, -1.5, 1, 0.75))
-    assert not flag.any()
-
-
-def test_policy_none_is_reinforce_when_on_policy() -> None:
-    logp = f64(-0.7, -2).requires_grad_()
-    losses = loss_math.token_losses(
-        logp, f64(0, 0), tokens(f64(3, -4), weights=f64(0.5, 2)), PolicyOptions(policy="none")
-    )
-    assert losses.loss.tolist() == [-1.5, 8]
-    assert torch.autograd.grad(losses.loss.sum(), logp)[0].tolist() == [-1.5, 8]
-    assert not losses.clipped.any()
-
-
 # --- KL, entropy, aggregation
-
-
-@pytest.mark.parametrize(
-    "kind, value, grad",
-    [("k1", 0.5, 1), ("k2", 0.125, 0.5), ("k3", 0.10653065971263342, 0.3934693402873666)],
-)
-def test_kl_estimators(kind: str, value: float, grad: float) -> None:
-    logp = f64(-1).requires_grad_()
-    kl = loss_math.kl_estimate(logp, f64(-1.5), kind)
-    assert kl.item() == pytest.approx(value, abs=1e-15)
-    assert torch.autograd.grad(kl.sum(), logp)[0].item() == pytest.approx(grad, abs=1e-15)
-
-
-def test_k3_beyond_the_clamp_is_constant() -> None:
-    logp = f64(-50, 0).requires_grad_()
-    kl = loss_math.kl_estimate(logp, f64(0, -50), "k3")
-    assert_close(kl, f64(math.exp(20) - 21, math.exp(-20) + 19))
-    assert torch.autograd.grad(kl.sum(), logp)[0].tolist() == [0, 0]
 
 
 def test_weights_kl_and_entropy_add_up() -> None:
     losses = loss_math.token_losses(
         f64(-1, -1),
         f64(0.5, 2),
-        tokens(f64(2, -2), weights=f64(0.25, 0.5), old=f64(-1, -1), ref=f64(-1.5, -1)),
+        token_data(f64(2, -2), weights=f64(0.25, 0.5), old=f64(-1, -1), ref=f64(-1.5, -1)),
         PolicyOptions(kl="k1", kl_coef=0.1, entropy_coef=0.01),
     )
     # -r·A + 0.1·k1 - 0.01·H: (-2 + 0.05 - 0.005)/4 and (2 + 0 - 0.02)/2
@@ -219,13 +119,13 @@ def test_weights_kl_and_entropy_add_up() -> None:
 
 
 def test_coefficient_zero_switches_an_infinite_kl_off() -> None:
-    data = tokens(f64(1), old=f64(-1), ref=f64(-math.inf))
+    data = token_data(f64(1), old=f64(-1), ref=f64(-math.inf))
     losses = loss_math.token_losses(f64(-1), f64(0), data, PolicyOptions(kl="k1", kl_coef=0))
     assert losses.loss.item() == -1 and losses.kl.item() == math.inf
 
 
 def test_token_gradients_are_those_of_the_loss() -> None:
-    data = tokens(f64(2, 3), weights=f64(0.5, 0.25), old=f64(-1, -1))
+    data = token_data(f64(2, 3), weights=f64(0.5, 0.25), old=f64(-1, -1))
     grad_logp, grad_entropy = loss_math.token_gradients(
         f64(-1, -1), f64(0, 0), data, PolicyOptions(entropy_coef=0.1)
     )
@@ -237,9 +137,10 @@ def test_token_gradients_are_those_of_the_loss() -> None:
 # --- the whole oracle
 
 
-# Stop-gradients (on-policy, CISPO) are invisible to finite differences; their gradients are the
-# hand-computed ones above.
-SMOOTH = [k for k in OPTIONS if "on_policy" not in k and "cispo" not in k]
+# Stop-gradients (on-policy, CISPO, DPPO, the + of a KL estimator) are invisible to finite
+# differences; their gradients are the hand-computed ones.
+STOPPED = ("on_policy", "cispo", "dppo", "+")
+SMOOTH = [k for k in OPTIONS if not any(part in k for part in STOPPED)]
 
 
 @pytest.mark.parametrize("options", SMOOTH)
@@ -280,13 +181,19 @@ def test_dead_tokens_touch_nothing() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"policy": "trpo"}, "policy is 'trpo', expected one of ppo_clip, cispo, sapo, none"),
+        ({"policy": "trpo"}, "policy is 'trpo', expected one of ppo_clip, cispo, sapo, gmpo, dppo"),
         ({"ratio_level": "turn"}, "ratio_level is 'turn', expected one of token, sequence"),
-        ({"kl": "k4"}, "kl is 'k4', expected one of k1, k2, k3"),
+        ({"kl": "k2+"}, r"kl is 'k2\+', expected one of k1, k2, k3, abs, k1\+, k3\+, abs\+"),
         ({"clip_low": -0.1}, "clip_low is -0.1, expected .* 0.2 clips at 0.8"),
         ({"clip_high": math.nan}, "clip_high is nan, expected .* 0.2 clips at 1.2"),
         ({"dual_clip": 1.0}, "dual_clip is 1.0, expected a ratio above 1"),
         ({"dual_clip": 3.0, "policy": "cispo"}, "dual_clip .* only exists for policy='ppo_clip'"),
+        ({"off_policy_mask": -0.1}, "off_policy_mask is -0.1, expected a mean log-ratio >= 0"),
+        ({"off_policy_mask": math.nan}, "off_policy_mask is nan, expected a mean log-ratio >= 0"),
+        (
+            {"policy": "gmpo", "ratio_level": "sequence"},
+            "ratio_level is 'sequence' with policy='gmpo', which makes one ratio for a sequence",
+        ),
         ({"kl_coef": -0.1}, "kl_coef is -0.1, expected a finite number >= 0"),
         ({"entropy_coef": math.inf}, "entropy_coef is inf, expected a finite number"),
     ],

@@ -80,7 +80,7 @@ def test_one_dead_sequence_leaves_the_others_alone(options: str) -> None:
     compare((hidden, weight, targets, keywords), torch.float64)
 
 
-@pytest.mark.parametrize("options", ["none", "sequence_none"])
+@pytest.mark.parametrize("options", ["none", "sequence_none", "off_policy_mask"])
 def test_an_overflowing_ratio_is_bounded_and_has_no_gradient(options: str) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
     keywords["old_logp_T"] = torch.full((len(targets),), -1e4)
@@ -91,7 +91,10 @@ def test_an_overflowing_ratio_is_bounded_and_has_no_gradient(options: str) -> No
     assert result.gradient_rows == 0
 
 
-@pytest.mark.parametrize("options", ["clip", "kl_k3", "sequence_all"])
+NAN_CASES = ["clip", "kl_k3", "sequence_all", "gmpo", "dppo_tv", "dppo_kl", "off_policy_mask"]
+
+
+@pytest.mark.parametrize("options", NAN_CASES)
 @pytest.mark.parametrize("where", ["hidden", "old_logp_T", "advantages_T"])
 def test_nan_on_a_live_token_reaches_loss_and_gradient(where: str, options: str) -> None:
     hidden, weight, targets, keywords = loss_case(torch.float32, options=options)
@@ -146,6 +149,12 @@ def test_target_out_of_range_on_a_live_token() -> None:
             {"ratio_level": "sequence", "sequence_ids_T": None},
             "ratio_level is 'sequence' but sequence_ids_T is None",
         ),
+        ({"policy": "gmpo", "sequence_ids_T": None}, "policy is 'gmpo' but sequence_ids_T is None"),
+        (
+            {"off_policy_mask": 0.5, "sequence_ids_T": None},
+            "off_policy_mask is 0.5 but sequence_ids_T is None",
+        ),
+        ({"ratio_penalty_T": torch.ones(3)}, r"ratio_penalty_T is torch.float32 \[3\]"),
         ({"backend": "cuda"}, "backend is 'cuda', expected auto or one of triton, native, torch"),
         ({"policy": "trpo"}, "policy is 'trpo'"),
     ],

@@ -16,8 +16,8 @@ from ttrl_kernels import rows
 
 HERE = Path(__file__).parent
 IN_THE_HOST_LOOP = (
-    "(test_every_head_against_the_oracle and entropy or test_rows_without_gradient"
-    " or test_nan_on_a_live_token or test_repeated_runs) and float32"
+    "test_every_option or (test_every_head and (entropy or gmpo_all)) or test_nan_on_a_live_token"
+    " or test_repeated_runs"
 )
 
 

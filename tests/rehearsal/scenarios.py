@@ -66,6 +66,18 @@ UPDATES: dict[str, tuple[str, dict[str, Any]]] = {
             "tokens_per_batch": 40,
         },
     ),
+    "masked": (  # whole sequences, and what a step decides
+        "float32",
+        {
+            "loss_policy": "gmpo",
+            "off_policy_mask": 0.1,
+            "entropy_mask": 0.5,
+            "kl_coef": 0.1,
+            "kl_estimator": "k3+",
+            "kl_bias_correction": True,
+            "tokens_per_batch": 40,
+        },
+    ),
     "autocast": (
         "bfloat16",
         {"kl_coef": 0.1, "gradient_checkpointing": True, "recompute_share": 0.5},

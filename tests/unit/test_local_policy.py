@@ -27,6 +27,7 @@ from tiny_models import (
 from transformers import PreTrainedModel
 
 from ttrl.learner.local import LocalModel
+from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.models.packed_model import load_policy_model
 from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.sampling import SamplingParams
@@ -53,7 +54,19 @@ CASES: dict[str, dict[str, Any]] = {
     "kl": {"kl_coef": 0.5},
     "k1": {"kl_coef": 0.5, "kl_estimator": "k1"},
     "k2": {"kl_coef": 0.5, "kl_estimator": "k2"},
+    "abs": {"kl_coef": 0.5, "kl_estimator": "abs+"},
+    "k3-corrected": {"kl_coef": 0.5, "kl_estimator": "k3+", "kl_bias_correction": True},
     "cispo": {"loss_policy": "cispo"},
+    "cispo-one-bound": {"loss_policy": "cispo", "clip_low": 1.0, "clip_high": 1.0},
+    "gmpo": {"loss_policy": "gmpo", "aggregation": "sequence_mean"},
+    "dppo-tv": {"loss_policy": "dppo_tv", "clip_low": 1e-4, "clip_high": 1e-4},
+    "dppo-kl": {"loss_policy": "dppo_kl", "clip_low": 3e-5, "clip_high": 3e-5},
+    "off-policy": {"off_policy_mask": 0.1, "tokens_per_batch": 40},
+    "entropy-mask": {"entropy_mask": 0.3, "kl_coef": 0.1},
+    "entropy-mask-gmpo": {"loss_policy": "gmpo", "entropy_mask": 0.5, "tokens_per_batch": 40},
+    "kl-cov": {"loss_policy": "none", "covariance": "kl", "covariance_share": 0.1},
+    "clip-cov": {"covariance": "clip", "covariance_share": 1.0, "covariance_bounds": [0.2, 2.0]},
+    "adaptive-entropy": {"entropy_target": 10.0, "entropy_coef_step": 0.2},
     "gspo": {"ratio_level": "sequence", "clip_low": 0.01, "clip_high": 0.01},
     "cispo-of-sequences": {"loss_policy": "cispo", "ratio_level": "sequence"},
     "no-clip": {"loss_policy": "none", "aggregation": "sequence_mean"},
@@ -76,8 +89,9 @@ def test_updates_are_those_of_the_twin(case: str, model: PreTrainedModel) -> Non
     samples = near_samples(model)
     samples[3] = dataclasses.replace(samples[3], weight=2.5)
     policy, twin = LocalModel(model, settings), Twin(model, settings)
+    objective = PolicyObjective.of(settings, policy)
     for _ in range(2):
-        results = update(policy, samples, RATE)
+        results = policy.update(samples, objective, RATE)
         assert_same_results(results, twin.update(samples, RATE))
         assert_close_everywhere(gradients(policy.model), gradients(twin.model), 1e-4)
         assert [r.sequences for r in results] == [4, 4, 2]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from step_twin import sampler_factors
 from tiny_models import (
     TEMPERATURE,
     all_logprobs,
@@ -24,7 +25,6 @@ from tiny_models import (
 )
 from transformers import PreTrainedModel
 
-from ttrl.learner.correction import importance_weights
 from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.settings import LossSettings, ModelSettings, Settings
@@ -62,22 +62,17 @@ class Twin:
     def step(self, samples: list[TrainSample]) -> dict[str, float]:
         self.optimizer.zero_grad()
         tokens = sum(len(answer_of(s)) for s in samples)
-        losses, changed, gaps = [], 0, []
-        for sample in samples:
+        losses, gaps = [], []
+        with torch.no_grad():
+            own = [self.logprobs(self.start, s) for s in samples]
+        gaps_S = [
+            (own_n - torch.tensor(s.logprobs, dtype=torch.float64)).tolist()
+            for own_n, s in zip(own, samples, strict=True)
+        ]
+        factors, changed, dropped = sampler_factors(gaps_S, self.loss)
+        for sample, start_n, factor_n in zip(samples, own, factors, strict=True):
             sampler_n = torch.tensor(sample.logprobs, dtype=torch.float64)
-            with torch.no_grad():
-                start_n = self.logprobs(self.start, sample)
-            logp_n = self.logprobs(self.model, sample)
-            weight_n = (start_n - sampler_n).exp()
-            if self.loss.sampler_correction == "truncate":
-                changed += int((weight_n > CAP).sum())
-                weight_n = weight_n.minimum(torch.tensor(CAP))
-            elif self.loss.sampler_correction == "mask":
-                inside_n = (weight_n >= 1 / CAP) & (weight_n <= CAP)
-                changed += int((~inside_n).sum())
-                weight_n = weight_n * inside_n
-            else:
-                weight_n = torch.ones_like(weight_n)
+            logp_n, weight_n = self.logprobs(self.model, sample), torch.tensor(factor_n)
             ratio_n, a = (logp_n - start_n).exp(), sample.advantages[0]
             bounded_n = ratio_n.clamp(1 - self.loss.clip_low, 1 + self.loss.clip_high)
             objective_n = weight_n * torch.minimum(ratio_n * a, bounded_n * a)
@@ -91,20 +86,49 @@ class Twin:
         gap_T = torch.cat(gaps)
         return {
             "loss": loss.item(),
-            "corrected": changed / tokens,
+            "corrected": changed,
+            "rejected": dropped,
             "sampler_log_ratio": gap_T.mean().item(),
             "sampler_kl": (gap_T.exp() - gap_T - 1).mean().item(),
             "sampler_max_gap": gap_T.abs().max().item(),
         }
 
 
+CORRECTIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "truncate": {"sampler_correction": "truncate"},
+    "mask": {"sampler_correction": "mask"},
+    "mask-floor": {"sampler_correction": "mask", "sampler_ratio_floor": 0.55},
+    "mask-no-floor": {"sampler_correction": "mask", "sampler_ratio_floor": 0.0},
+    "product": {"sampler_correction": "truncate", "sampler_level": "sequence_product"},
+    "geometric": {
+        "sampler_correction": "mask",
+        "sampler_level": "sequence_geometric",
+        "sampler_ratio_cap": 1.25,
+    },
+    "normalized": {"sampler_correction": "truncate", "sampler_normalize": True},
+    "normalized-product": {
+        "sampler_correction": "truncate",
+        "sampler_level": "sequence_product",
+        "sampler_normalize": True,
+    },
+    "rejected": {"sampler_rejection": "token", "sampler_rejection_bound": 0.2},
+    "rejected-sequences": {
+        "sampler_correction": "truncate",
+        "sampler_rejection": "sequence_mean",
+        "sampler_rejection_kl": "k1",
+        "sampler_rejection_bound": 0.15,
+    },
+}
+
+
 @pytest.mark.parametrize("kl_coef", [0.0, 0.5])
-@pytest.mark.parametrize("correction", ["none", "truncate", "mask"])
+@pytest.mark.parametrize("correction", CORRECTIONS)
 def test_corrected_updates_are_those_of_the_twin(
     correction: str, kl_coef: float, saved_model: ModelSettings, samples: list[TrainSample]
 ) -> None:
     """The second step has moved away from the old log-probs; its gradient is the one compared."""
-    settings = settings_with(sampler_correction=correction, kl_coef=kl_coef)
+    settings = settings_with(kl_coef=kl_coef, **CORRECTIONS[correction])
     model = load_policy_model(saved_model)
     twin, policy = Twin(model, settings), LocalModel(model, settings)
     expected = [twin.step(samples[:4]), twin.step(samples[4:])]
@@ -117,8 +141,9 @@ def test_corrected_updates_are_those_of_the_twin(
     for name, p in twin.model.named_parameters():
         error = (policy.model.get_parameter(name).grad - p.grad).abs().max()
         assert error <= 1e-3 * p.grad.abs().max(), name
-    if correction != "none":
-        assert all(0.1 < r.means["corrected"] < 0.9 for r in results)
+    for setting, figure in (("sampler_correction", "corrected"), ("sampler_rejection", "rejected")):
+        acts = setting in CORRECTIONS[correction]
+        assert any(0.1 < r.means[figure] < 0.9 for r in results) == acts
 
 
 def gradients(start: ModelSettings, samples: list[TrainSample], **policy: Any) -> torch.Tensor:
@@ -155,6 +180,9 @@ def test_a_weight_that_is_never_capped_is_the_ratio_against_the_sampler(
         ({"old_logprobs": "sampler"}, 2),
         ({}, 3),  # the second step's old log-probs
         ({"sampler_correction": "mask"}, 3),  # both steps', in one pass
+        ({"sampler_rejection": "token", "sampler_rejection_bound": 0.2}, 3),
+        ({"entropy_mask": 0.2, "old_logprobs": "sampler"}, 3),
+        ({"off_policy_mask": 0.2, "old_logprobs": "sampler"}, 2),
         ({"sequences_per_update": 8}, 1),
         ({"sequences_per_update": 8, "sampler_correction": "mask"}, 2),
     ],
@@ -179,17 +207,31 @@ def test_steps_that_are_not_taken_cost_no_pass(
     assert (len(calls), result.means["clip_fraction"]) == (1, 0)
 
 
-def test_weights_by_hand() -> None:
-    log_ratio_T = torch.tensor([0.4, 0.5, 0.6, 1.0, 1.9, 2.1, 50.0]).log()
-    log_ratio_T[-1] = 500.0  # its ratio is infinite
-    weights_T, changed_T = importance_weights(log_ratio_T, "truncate", 2.0)
-    assert weights_T.tolist() == pytest.approx([0.4, 0.5, 0.6, 1.0, 1.9, 2.0, 2.0])
-    assert changed_T.tolist() == [False] * 5 + [True] * 2
-    weights_T, changed_T = importance_weights(log_ratio_T, "mask", 2.1)
-    assert weights_T.tolist() == pytest.approx([0.0, 0.5, 0.6, 1.0, 1.9, 2.1, 0.0])
-    assert changed_T.tolist() == [True] + [False] * 5 + [True]
-    weights_T, changed_T = importance_weights(log_ratio_T, "none", 2.0)
-    assert weights_T.tolist() == [1.0] * 7 and not changed_T.any()
+@pytest.mark.parametrize("correction", ["mask", "normalized-product", "rejected-sequences"])
+def test_micro_batches_do_not_change_a_correction(
+    correction: str, saved_model: ModelSettings, samples: list[TrainSample]
+) -> None:
+    whole, split = (
+        gradients(saved_model, samples, tokens_per_batch=room, **CORRECTIONS[correction])
+        for room in (1024, 40)
+    )
+    assert (whole - split).abs().max() < 1e-5 * whole.abs().max()
+
+
+def test_what_is_dropped_is_measured(
+    saved_model: ModelSettings, samples: list[TrainSample]
+) -> None:
+    """Sequences without a policy term still say how far the engine is from the policy."""
+    found = []
+    for changes in ({}, {"sampler_rejection": "sequence_max", "sampler_rejection_bound": 0.3}):
+        made = LocalModel(load_policy_model(saved_model), settings_with(**changes))
+        found.append(update(made, samples[:4], RATE)[0])
+    plain, dropping = found
+    assert dropping.means["rejected"] > 0.5
+    assert dropping.grad_norm < plain.grad_norm
+    for name in ("sampler_kl", "sampler_log_ratio"):
+        assert dropping.means[name] == plain.means[name]
+    assert dropping.largest == plain.largest
 
 
 def test_a_correction_needs_the_policys_own_log_probs() -> None:

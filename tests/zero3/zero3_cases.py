@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_settings, near_samples, read_sample, saved, tiny_model, update, worth
+from tiny_models import make_settings, near_samples, read_sample, saved, tiny_model, worth
 
 from ttrl.learner.local import LocalModel
+from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.settings import ModelSettings, Settings
@@ -45,6 +46,30 @@ CASES: dict[str, dict[str, Any]] = {
         "sampler_ratio_cap": 1.5,
     },
     "mask": {"old_logprobs": "policy", "sampler_correction": "mask", "tokens_per_batch": 40},
+    "gmpo": {"loss_policy": "gmpo", "aggregation": "sequence_mean", "tokens_per_batch": 40},
+    "gspo": {"ratio_level": "sequence", "clip_low": 0.05, "clip_high": 0.05},
+    "dppo-tv": {"loss_policy": "dppo_tv", "clip_low": 1e-4, "clip_high": 1e-4},
+    "off-policy-mask": {"off_policy_mask": 0.1, "tokens_per_batch": 40},
+    "kl-corrected": {"kl_coef": 0.5, "kl_estimator": "k3+", "kl_bias_correction": True},
+    "entropy-mask": {"entropy_mask": 0.3, "tokens_per_batch": 40},
+    "clip-cov": {"covariance": "clip", "covariance_share": 0.2, "covariance_bounds": [0.1, 3.0]},
+    "kl-cov": {
+        "loss_policy": "none",
+        "covariance": "kl",
+        "covariance_share": 0.1,
+        "tokens_per_batch": 40,
+    },
+    "sequence-correction": {
+        "old_logprobs": "policy",
+        "sampler_correction": "truncate",
+        "sampler_level": "sequence_product",
+        "sampler_normalize": True,
+        "sampler_rejection": "sequence_mean",
+        "sampler_rejection_kl": "k1",
+        "sampler_rejection_bound": 0.5,
+        "tokens_per_batch": 40,
+    },
+    "adaptive-entropy": {"entropy_target": 10.0, "entropy_coef_step": 0.1, "tokens_per_batch": 40},
     "lora": {"lora_rank": 3, "lora_alpha": 6.0},
     "lora-kl": {"lora_rank": 4, "kl_coef": 0.3, "gradient_checkpointing": True},
     # No clip: rounding would put tokens on its other side.
@@ -111,7 +136,8 @@ def case_model(case: str, folder: Path) -> ModelSettings:
 
 def two_rollouts(policy: TrainedModel, samples: list[TrainSample]) -> list[UpdateResult]:
     """All updates of a case."""
-    return [result for rate in RATES for result in update(policy, samples, rate)]
+    objective = PolicyObjective.of(policy.settings, policy)
+    return [result for rate in RATES for result in policy.update(samples, objective, rate)]
 
 
 def local_policy(case: str, folder: Path) -> LocalModel:

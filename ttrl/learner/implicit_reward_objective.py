@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from ttrl.learner.objective import Loss, Network, Scorer
+from ttrl.learner.objective import Loss, Network, PreparedStep, Scorer
 from ttrl.models.packing import sequence_ids
-from ttrl.types import PackedBatch, TrainSample
+from ttrl.types import PackedBatch, TrainSample, UpdateResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,9 @@ class ImplicitRewardObjective:
         """Return 1 / (S n_s): every one of S answers weighs the same, whatever its n_s tokens."""
         return [1 / (len(samples) * len(s.logprobs)) for s in samples]
 
-    def prepared(
-        self, steps: Sequence[Sequence[TrainSample]], score: Scorer
-    ) -> list[Sequence[TrainSample]]:
+    def prepared(self, steps: Sequence[Sequence[TrainSample]], score: Scorer) -> list[PreparedStep]:
         """Return the samples as they are: their ``returns`` are the outcomes."""
-        return list(steps)
+        return [PreparedStep(step) for step in steps]
 
     def loss(self, network: Network, batch: PackedBatch) -> Loss:
         """Compute the mean over answers of BCE(σ(β Σ_t q_t), outcome)."""
@@ -55,3 +53,6 @@ class ImplicitRewardObjective:
             self.beta * summed(ratio_T), outcomes_S, reduction="none"
         )
         return Loss(loss=(weights_S * losses_S).sum(), means={"log_ratio": ratio_T.detach()})
+
+    def after_step(self, result: UpdateResult) -> None:
+        """Take no notice: every step's loss is the same function."""

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from ttrl_kernels import chosen_backend
 
-from ttrl.learner.objective import Loss, Objective, Scorer, TokenScores
+from ttrl.learner.objective import Loss, Objective, PreparedStep, Scorer, TokenScores
 from ttrl.models import lora
 from ttrl.models.packed_model import PackedModel
 from ttrl.models.packing import batch_of, deal, pack, temperature_of
@@ -282,18 +282,19 @@ class TrainedModel(ABC):
         """
         size = self.settings.policy.sequences_per_update
         steps = [samples[i : i + size] for i in range(0, len(samples), size)]
-        steps = [step for step in steps if any(map(objective.has_gradient, step))]
-        epochs = steps * self.settings.policy.epochs_per_rollout
-        return [
-            self._optimizer_step(step, objective, rate)
-            for step in objective.prepared(epochs, self._scored_once())
-        ]
+        self._refuse_bad_samples(samples)
+        epochs, results = steps * self.settings.policy.epochs_per_rollout, []
+        for step in objective.prepared(epochs, self._scored_once()):
+            if any(map(objective.has_gradient, step.samples)):
+                result = self._optimizer_step(step, objective, rate)
+                objective.after_step(result)
+                results.append(result)
+        return results
 
     def _optimizer_step(
-        self, samples: Sequence[TrainSample], objective: Objective, rate: float
+        self, step: PreparedStep, objective: Objective, rate: float
     ) -> UpdateResult:
-        started = time.perf_counter()
-        self._refuse_bad_samples(samples)
+        started, samples = time.perf_counter(), step.samples
         weights = objective.token_weights(samples)
         live = [i for i, s in enumerate(samples) if objective.has_gradient(s)]
         batches = pack(
@@ -323,7 +324,7 @@ class TrainedModel(ABC):
             sequences=len(live),
             skipped_sequences=len(samples) - len(live),
             seconds=time.perf_counter() - started,
-            means={name: total / sums.tokens for name, total in sums.totals.items()},
+            means={**{k: total / sums.tokens for k, total in sums.totals.items()}, **step.means},
             largest=sums.largest,
         )
 

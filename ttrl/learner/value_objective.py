@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ttrl.learner.objective import Loss, Network, Scorer
-from ttrl.types import PackedBatch, TrainSample
+from ttrl.learner.objective import Loss, Network, PreparedStep, Scorer
+from ttrl.types import PackedBatch, TrainSample, UpdateResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,9 @@ class ValueObjective:
         """Return the same weight for every token: the loss is a mean over tokens."""
         return [1 / sum(len(s.logprobs) for s in samples)] * len(samples)
 
-    def prepared(
-        self, steps: Sequence[Sequence[TrainSample]], score: Scorer
-    ) -> list[Sequence[TrainSample]]:
+    def prepared(self, steps: Sequence[Sequence[TrainSample]], score: Scorer) -> list[PreparedStep]:
         """Return the samples as they are: they bring ``returns`` and ``values``."""
-        return list(steps)
+        return [PreparedStep(step) for step in steps]
 
     def loss(self, network: Network, batch: PackedBatch) -> Loss:
         """Compute w · ½ max((V − R)², (V_old + clip(V − V_old, ±ε) − R)²), summed over tokens."""
@@ -44,3 +42,6 @@ class ValueObjective:
         clipped_T = (moved_T.abs() > self.clip) & (held_T > errors_T)
         loss = (batch.token_weights_T * 0.5 * torch.maximum(errors_T, held_T)).sum()
         return Loss(loss, means={"clip_fraction": clipped_T})
+
+    def after_step(self, result: UpdateResult) -> None:
+        """Take no notice: every step's loss is the same function."""

@@ -87,7 +87,16 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
     if not samples:  # a rank's share of nothing: it goes through the model as any other does
         zero = (0.0,)
         nothing = TrainSample(
-            "", (0, 0), (False, True), zero, zero, old_logprobs=zero, returns=zero, values=zero
+            "",
+            (0, 0),
+            (False, True),
+            zero,
+            zero,
+            old_logprobs=zero,
+            returns=zero,
+            values=zero,
+            policy_factors=zero,
+            ratio_penalties=zero,
         )
         samples, weights = [nothing], [0.0]
     token_ids: list[int] = []
@@ -117,6 +126,8 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
         temperature_T=torch.tensor(temperatures) if any(temperatures) else None,
         returns_T=_known(samples, [s.returns for s in samples]),
         values_T=_known(samples, [s.values for s in samples]),
+        policy_factors_T=_known(samples, [s.policy_factors for s in samples]),
+        ratio_penalty_T=_known(samples, [s.ratio_penalties for s in samples]),
     )
 
 

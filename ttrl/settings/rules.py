@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _update_rules(settings)
     yield from _loss_rules(settings.loss)
     yield from _credit_rules(settings)
+    yield from _sampler_rules(settings.loss)
+    yield from _covariance_rules(settings.loss)
     yield from _memory_rules(settings)
     yield from _measurement_rules(settings)
 
@@ -158,15 +161,77 @@ def _update_rules(settings: Settings) -> Iterator[str]:
 
 
 def _loss_rules(loss: LossSettings) -> Iterator[str]:
+    if loss.dual_clip is not None and loss.policy != "ppo_clip":
+        yield f'loss.dual_clip = {loss.dual_clip} needs loss.policy = "ppo_clip"'
+    if loss.policy == "gmpo" and loss.ratio_level == "sequence":
+        yield (
+            'loss.ratio_level = "sequence" has no meaning with loss.policy = "gmpo", which makes '
+            "one ratio for a sequence by itself: unset it"
+        )
+    if loss.kl_coef == 0 and (which := _changed(loss, "kl_estimator", "kl_bias_correction")):
+        yield f"{which} needs loss.kl_coef above 0"
+    if loss.entropy_target is None and (
+        which := _changed(loss, "entropy_coef_step", "entropy_coef_max")
+    ):
+        yield f"{which} needs loss.entropy_target"
+    if loss.entropy_target is not None and loss.entropy_coef > loss.entropy_coef_max:
+        yield (
+            f"loss.entropy_coef = {loss.entropy_coef} is more than loss.entropy_coef_max = "
+            f"{loss.entropy_coef_max}: lower it, or raise that"
+        )
+
+
+def _sampler_rules(loss: LossSettings) -> Iterator[str]:
     if loss.sampler_correction != "none" and loss.old_logprobs != "policy":
         yield (
             f'loss.sampler_correction = "{loss.sampler_correction}" needs loss.old_logprobs = '
             '"policy": a ratio against the sampler\'s log-probs already holds the mismatch'
         )
-    if loss.dual_clip is not None and loss.policy != "ppo_clip":
-        yield f'loss.dual_clip = {loss.dual_clip} needs loss.policy = "ppo_clip"'
-    if loss.kl_estimator != LossSettings().kl_estimator and loss.kl_coef == 0:
-        yield f'loss.kl_estimator = "{loss.kl_estimator}" needs loss.kl_coef above 0'
+    if loss.sampler_correction == "none" and (
+        which := _changed(loss, "sampler_level", "sampler_normalize")
+    ):
+        yield f"{which} needs loss.sampler_correction"
+    if loss.sampler_ratio_floor is not None and loss.sampler_correction != "mask":
+        yield (
+            f"loss.sampler_ratio_floor = {loss.sampler_ratio_floor} needs loss.sampler_correction "
+            '= "mask"'
+        )
+    if loss.sampler_rejection != "none" and loss.sampler_rejection_bound is None:
+        yield (
+            f'loss.sampler_rejection = "{loss.sampler_rejection}" needs '
+            "loss.sampler_rejection_bound, in nats"
+        )
+    if loss.sampler_rejection == "none" and (
+        which := _changed(loss, "sampler_rejection_kl", "sampler_rejection_bound")
+    ):
+        yield f"{which} needs loss.sampler_rejection"
+
+
+def _covariance_rules(loss: LossSettings) -> Iterator[str]:
+    needed = {"clip": "ppo_clip", "kl": "none"}.get(loss.covariance, loss.policy)
+    if loss.policy != needed:
+        yield (
+            f'loss.covariance = "{loss.covariance}" needs loss.policy = "{needed}", not '
+            f'"{loss.policy}"'
+        )
+    if loss.covariance == "none" and (which := _changed(loss, "covariance_share")):
+        yield f"{which} needs loss.covariance"
+    if loss.covariance != "clip" and (which := _changed(loss, "covariance_bounds")):
+        yield f'{which} needs loss.covariance = "clip"'
+    if loss.covariance != "kl" and (which := _changed(loss, "covariance_kl_coef")):
+        yield f'{which} needs loss.covariance = "kl"'
+    low, high = loss.covariance_bounds
+    if not low < high:
+        yield f"loss.covariance_bounds = [{low}, {high}]: expected the lower one first"
+
+
+def _changed(loss: LossSettings, *names: str) -> str:
+    """Return the first of these settings, with its value, that is not its default; or ""."""
+    default = LossSettings()
+    for name in names:
+        if (value := getattr(loss, name)) != getattr(default, name):
+            return f"loss.{name} = {json.dumps(value)}"
+    return ""
 
 
 def _credit_rules(settings: Settings) -> Iterator[str]:
@@ -212,8 +277,8 @@ def _memory_rules(settings: Settings) -> Iterator[str]:
             f"memory.recompute_share = {memory.recompute_share} needs "
             "memory.gradient_checkpointing = true: without it nothing is recomputed"
         )
-    changed = (lora.alpha, lora.targets) != (default.alpha, default.targets)
-    if lora.rank is None and changed:
+    adapted = (lora.alpha, lora.targets) != (default.alpha, default.targets)
+    if lora.rank is None and adapted:
         yield "lora.alpha and lora.targets need lora.rank: without it all weights are trained"
 
 

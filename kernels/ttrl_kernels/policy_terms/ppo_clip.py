@@ -8,17 +8,22 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ttrl_kernels.loss_math import PolicyOptions
+    from ttrl_kernels.policy_options import PolicyOptions
+    from ttrl_kernels.token_data import TokenData
 
 
 def ppo_clip(
-    ratio: Tensor, logp: Tensor, advantages: Tensor, options: PolicyOptions
+    ratio: Tensor, logp: Tensor, tokens: TokenData, options: PolicyOptions
 ) -> tuple[Tensor, Tensor]:
     """Compute the clipped surrogate; where the clip decides, the gradient is exactly zero.
 
     m = min(r·A, clip(r, 1−low, 1+high)·A);  the term is −m,
     or with a dual clip c, for A < 0:  −max(m, c·A)
+
+    For c > 1 + high that is the two-sided clip (INTELLECT-2, 2505.07291; TRL's delta), which puts
+    min(r, c) in the place of the first r.
     """
+    advantages = tokens.advantages
     low, high, dual = options.clip_low, options.clip_high, options.dual_clip
     objective = torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
     clipped = ((advantages > 0) & (ratio > 1 + high)) | ((advantages < 0) & (ratio < 1 - low))

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ttrl_kernels.loss_math import PolicyOptions
+    from ttrl_kernels.policy_options import PolicyOptions
+    from ttrl_kernels.token_data import TokenData
 
 
 def unclipped(
-    ratio: Tensor, logp: Tensor, advantages: Tensor, options: PolicyOptions
+    ratio: Tensor, logp: Tensor, tokens: TokenData, options: PolicyOptions
 ) -> tuple[Tensor, Tensor]:
     """Compute −r·A: on-policy its gradient is that of REINFORCE, −A·∇logp."""
-    return -ratio * advantages, torch.zeros_like(ratio, dtype=torch.bool)
+    return -ratio * tokens.advantages, torch.zeros_like(ratio, dtype=torch.bool)
