@@ -83,7 +83,12 @@ class Fixed:
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("k1", (0.0, 0.1, 0.2)), ("k2", (0.0, 0.005, 0.02)), ("k3", (0.0, 0.00483742, 0.01873075))],
+    [
+        ("k1", (0.0, 0.1, 0.2)),
+        ("abs", (0.0, 0.1, 0.2)),
+        ("k2", (0.0, 0.005, 0.02)),
+        ("k3", (0.0, 0.00483742, 0.01873075)),
+    ],
 )
 def test_every_token_pays_for_its_distance_from_the_start(
     kind: str, expected: tuple[float, ...]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import torch
-from ttrl_kernels.kl import kl_estimate
+from ttrl_kernels.kl_estimators import kl_estimate
 
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import RewardSettings

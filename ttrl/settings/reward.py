@@ -42,8 +42,8 @@ class RewardSettings(Section):
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
     """gae: every token's reward is lowered by this times its KL estimate against the starting
     model, of which a copy is then kept in memory, except with ``lora.rank``."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """See ``kl_coef``; the estimators are those of ``loss.kl_estimator``."""
+    kl_estimator: Literal["k1", "k2", "k3", "abs"] = "k1"
+    """See ``kl_coef``, and ``loss.kl_estimator``."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
     """Move ``kl_coef`` after each step so that the mean KL of a token comes near this; None: keep
     it."""
