@@ -223,9 +223,13 @@ def policy_loss(
 def _one_pass(
     head: Head, backend: RowBackend, tokens_L: TokenData, options: PolicyOptions, needs: Needs
 ) -> tuple[RowStats, Gradients]:
-    """Compute statistics and gradients, each chunk's from logits that are computed once."""
+    """Compute statistics and gradients, each chunk's from logits that are computed once.
+
+    Rows without an advantage come last: where nothing else gives them a gradient, their chunks
+    leave dW alone, which every other one reads and writes as a whole.
+    """
     out, gradients = _empty_stats(head), Gradients(head, needs)
-    for at_C, logits_CV in head.logits(head.all_rows()):
+    for at_C, logits_CV in head.logits((tokens_L.advantages == 0).int().argsort(stable=True)):
         stats = head.row_stats(backend, at_C, logits_CV)
         _write(out, at_C, stats)
         grads = RowGrads(*token_gradients(stats.logp, stats.entropy, tokens_L.at(at_C), options))

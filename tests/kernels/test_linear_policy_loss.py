@@ -127,6 +127,16 @@ def test_rows_without_gradient_skip_the_gradient_work(
     assert result.gradient_rows == result.live_rows - int(idle.sum()) == sum(recorder.grad_rows)
 
 
+def test_rows_without_an_advantage_share_chunks(recorder: Recorder, small_chunks: None) -> None:
+    """Few rows that teach, all over the batch, add to dW in as few chunks as hold them."""
+    hidden, weight, targets, keywords = loss_case(torch.float32, options="none")
+    live = (keywords["token_weights_T"] != 0).nonzero().squeeze(1)
+    keywords["advantages_T"] = torch.zeros(len(targets)).index_fill(0, live[::4], 1.0)
+    result = linear_policy_loss(hidden, weight, targets, **keywords)
+    assert result.gradient_rows == len(live[::4]) == 9
+    assert len(recorder.stats_rows) == 5 and recorder.grad_rows == [7, 2]
+
+
 def test_a_sequence_that_is_masked_skips_the_gradient_work(
     recorder: Recorder, small_chunks: None
 ) -> None:
