@@ -54,6 +54,9 @@ Seen = tuple[dict[str, Any], Tensors]
 
 RATE = 3e-4
 
+PENALIZED = {"kl_coef": 0.1, "kl_estimator": "k3+", "kl_bias_correction": True}
+MASKED = {"off_policy_mask": 0.1, "entropy_mask": 0.5, "tokens_per_batch": 40}
+
 UPDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "float32": ("float32", {"kl_coef": 0.2, "entropy_coef": 0.05}),
     "corrected": (
@@ -66,18 +69,7 @@ UPDATES: dict[str, tuple[str, dict[str, Any]]] = {
             "tokens_per_batch": 40,
         },
     ),
-    "masked": (  # whole sequences, and what a step decides
-        "float32",
-        {
-            "loss_policy": "gmpo",
-            "off_policy_mask": 0.1,
-            "entropy_mask": 0.5,
-            "kl_coef": 0.1,
-            "kl_estimator": "k3+",
-            "kl_bias_correction": True,
-            "tokens_per_batch": 40,
-        },
-    ),
+    "masked": ("float32", {"loss_policy": "gmpo", **MASKED, **PENALIZED}),  # of whole sequences
     "autocast": (
         "bfloat16",
         {"kl_coef": 0.1, "gradient_checkpointing": True, "recompute_share": 0.5},
