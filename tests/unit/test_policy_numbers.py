@@ -133,12 +133,21 @@ def test_a_gradient_that_is_not_finite_is_named(value: float, model: PreTrainedM
     assert_equal_to_the_bit(weights(policy.model), before)
 
 
-def test_updates_before_the_bad_one_are_kept(saved_model: ModelSettings) -> None:
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"advantages": (math.nan,) * 2}, 0),  # seen before the first step
+        ({"advantages": (3e38,) * 2, "logprobs": (-50.0,) * 2}, 5),  # in the second step's loss
+    ],
+)
+def test_updates_before_the_bad_one_are_kept(
+    saved_model: ModelSettings, changes: dict[str, Any], kept: int
+) -> None:
     """An error in the second optimizer step leaves the weights as the first one made them."""
     samples = near_samples(load_policy_model(saved_model))
     settings = make_settings(update={"sequences_per_update": 5})
     policies = [LocalModel(load_policy_model(saved_model), settings) for _ in range(2)]
-    update(policies[0], samples[:5], RATE)
+    update(policies[0], samples[:kept], RATE)
     with pytest.raises(FloatingPointError):
-        update(policies[1], poisoned(samples, advantages=(math.nan,) * 2), RATE)
+        update(policies[1], poisoned(samples, **changes), RATE)
     assert_equal_to_the_bit(*(weights(p.model) for p in policies))
