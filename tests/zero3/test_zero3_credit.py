@@ -1,10 +1,11 @@
 """PPO and PRIME on many ranks under DeepSpeed, against one process without it.
 
-What the ranks compute is in ``zero3_facts.py``, which is started once per number of ranks.
+What the ranks compute is in ``credit_facts.py``, which is started once per number of ranks.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 from credit_cases import CREDITS, credit_settings, credit_steps, credits_of
-from zero3_cases import Seen, read_samples
+from python_process import run_python
+from zero3_cases import read_samples
 
 from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
@@ -31,15 +33,31 @@ def alone(zero3_folder: Path) -> Callable[[str], dict[str, Any]]:
     return compute
 
 
+@pytest.fixture(scope="session")
+def credited_by(zero3_folder: Path) -> Callable[[int], dict[str, list[dict[str, Any]]]]:
+    """``credited_by(2)`` is what each of two ranks has computed, by case."""
+
+    @cache
+    def credited(ranks: int) -> dict[str, list[dict[str, Any]]]:
+        output = zero3_folder / f"credit_{ranks}"
+        script = Path(__file__).with_name("credit_facts.py")
+        done = run_python(str(script), str(zero3_folder), str(output), ranks=ranks)
+        assert done.returncode == 0, done.stderr[-4000:]
+        facts: dict[str, list[dict[str, Any]]] = json.loads(output.with_suffix(".json").read_text())
+        return facts
+
+    return credited
+
+
 @pytest.mark.parametrize(("case", "ranks"), [(c, n) for n in (1, 2, 4) for c in credits_of(n)])
 def test_any_number_of_ranks_assigns_the_same_credit(
     case: str,
     ranks: int,
-    seen_by: Callable[[int], Seen],
+    credited_by: Callable[[int], dict[str, list[dict[str, Any]]]],
     alone: Callable[[str], dict[str, Any]],
 ) -> None:
     """Advantages, every update of both models, and the figures; after one update of each too."""
-    truth, parts = alone(case), seen_by(ranks).facts["credits"][case]
+    truth, parts = alone(case), credited_by(ranks)[case]
     assert len(parts) == ranks
     moved = [sum(part["moved"][i] for part in parts) for i in range(2)]
     assert moved == pytest.approx(truth["moved"], rel=1e-3)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from credit_cases import credit_settings, credit_steps, credits_of
 from safetensors.torch import save_file
 from tiny_models import TEMPERATURE, answer_of, figures_of, prompt_of, update
 from zero3_cases import (
@@ -81,9 +80,6 @@ def main(folder: Path, output: str) -> None:
     facts["not_finite"] = {
         name: not_finite(name, policy, clean, samples) for name in ("loss", "gradient", "sampler")
     }
-    facts["credits"] = {
-        case: credited(case, folder, ranks, samples) for case in credits_of(ranks.count)
-    }
     if ranks.is_main:
         Path(f"{output}.json").write_text(json.dumps(facts), encoding="utf-8")
         save_file(tensors, f"{output}.safetensors")
@@ -95,14 +91,6 @@ def zero3_policy(case: str, folder: Path, ranks: Ranks) -> Zero3Model:
     path = case_model(case, folder).path
     model = settings.model.model_copy(update={"path": path})
     return Zero3Model.load(settings.model_copy(update={"model": model}), ranks)
-
-
-def credited(
-    case: str, folder: Path, ranks: Ranks, samples: list[TrainSample]
-) -> list[dict[str, Any]]:
-    """What each rank finds in steps of PPO or PRIME."""
-    policy = Zero3Model.load(credit_settings(case, folder), ranks)
-    return ranks.gather(credit_steps(policy, samples))
 
 
 def whole(policy: Zero3Model) -> dict[str, Tensors]:
