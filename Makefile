@@ -14,7 +14,7 @@ lint: setup
 type: setup
 	.venv/bin/mypy
 quick: setup
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 test:
 	bash scripts/run_tests.sh
 bench: setup
