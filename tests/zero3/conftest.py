@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from python_process import run_python
 from safetensors.torch import load_file
-from zero3_cases import Seen, prepare
+from zero3_cases import Seen, output_of, prepare
 
 from ttrl.learner.zero3 import require_deepspeed
 from ttrl.types import UserError
@@ -34,10 +33,7 @@ def seen_by(zero3_folder: Path) -> Callable[[int], Seen]:
 
     @cache
     def seen(ranks: int) -> Seen:
-        output = zero3_folder / f"ranks_{ranks}"
-        script = Path(__file__).with_name("zero3_facts.py")
-        done = run_python(str(script), str(zero3_folder), str(output), ranks=ranks)
-        assert done.returncode == 0, done.stderr[-4000:]
+        output = output_of("zero3_facts", zero3_folder, ranks)
         facts = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
         return Seen(facts, load_file(output.with_suffix(".safetensors")))
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 from credit_cases import CREDITS, credit_settings, credit_steps, credits_of
-from python_process import run_python
-from zero3_cases import read_samples
+from zero3_cases import output_of, read_samples
 
 from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
@@ -39,10 +38,7 @@ def credited_by(zero3_folder: Path) -> Callable[[int], dict[str, list[dict[str, 
 
     @cache
     def credited(ranks: int) -> dict[str, list[dict[str, Any]]]:
-        output = zero3_folder / f"credit_{ranks}"
-        script = Path(__file__).with_name("credit_facts.py")
-        done = run_python(str(script), str(zero3_folder), str(output), ranks=ranks)
-        assert done.returncode == 0, done.stderr[-4000:]
+        output = output_of("credit_facts", zero3_folder, ranks)
         facts: dict[str, list[dict[str, Any]]] = json.loads(output.with_suffix(".json").read_text())
         return facts
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from python_process import run_python
 from safetensors.torch import load_file, save_file
 from tiny_models import make_settings, near_samples, read_sample, saved, tiny_model, worth
 
@@ -158,6 +159,15 @@ def prepare(folder: Path) -> None:
     samples = near_samples(load_policy_model(case_model("token_mean", folder)))
     samples[3] = replace(samples[3], weight=2.5)
     (folder / "samples.json").write_text(json.dumps([asdict(s) for s in samples]))
+
+
+def output_of(script: str, folder: Path, ranks: int) -> Path:
+    """Start a script of this folder on so many ranks; what it has written, without the suffix."""
+    output = folder / f"{script}_{ranks}"
+    path = Path(__file__).with_name(f"{script}.py")
+    done = run_python(str(path), str(folder), str(output), ranks=ranks)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return output
 
 
 def read_samples(folder: Path) -> list[TrainSample]:

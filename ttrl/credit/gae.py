@@ -10,7 +10,7 @@ import numpy as np
 from ttrl.credit.credit import Assigned
 from ttrl.credit.kl_in_reward import KlInReward
 from ttrl.credit.outcomes import outcomes
-from ttrl.credit.whitening import whiten
+from ttrl.credit.whitening import with_whitened
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.learner.value_objective import ValueObjective
 from ttrl.settings import CriticSettings, Settings
@@ -83,16 +83,14 @@ class Gae:
         for i, sample in enumerate(found.samples):
             rewards = [-penalty for penalty in penalties[i]]
             rewards[-1] += found.rewards[i]
-            gamma, lam = settings.gamma, policy_lambda(len(rewards), settings)
-            advantages.append(gae(rewards, values[i], gamma, lam)[0])
-            _, returns = gae(rewards, values[i], gamma, settings.gae_lambda)
+            advantage, returns = gae(rewards, values[i], settings.gamma, settings.gae_lambda)
+            if (lam := policy_lambda(len(rewards), settings)) != settings.gae_lambda:
+                advantage, _ = gae(rewards, values[i], settings.gamma, lam)
+            advantages.append(advantage)
             expected.append(replace(sample, returns=returns, values=values[i]))
         updates = self.critic.update(expected, self.objective, settings.learning_rate)
         self.critic.offload()
-        samples = [
-            replace(sample, advantages=white)
-            for sample, white in zip(found.samples, whiten(advantages), strict=True)
-        ]
+        samples = with_whitened(found.samples, advantages)
         learning = step > settings.warmup_steps
         return Assigned(
             samples if learning else [],

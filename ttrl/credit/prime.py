@@ -12,7 +12,7 @@ import torch
 
 from ttrl.credit.credit import Assigned
 from ttrl.credit.outcomes import Outcomes, outcomes
-from ttrl.credit.whitening import whiten
+from ttrl.credit.whitening import with_whitened
 from ttrl.learner.implicit_reward_objective import ImplicitRewardObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import PrimeSettings, Settings
@@ -66,12 +66,8 @@ class Prime:
         for group in found.groups():
             earned = leave_one_out(rewards[group], found.rewards[group], prime)
             advantages += [to_the_end(tokens) for tokens in earned]
-        samples = [
-            replace(sample, advantages=white)
-            for sample, white in zip(found.samples, whiten(advantages), strict=True)
-        ]
         return Assigned(
-            samples,
+            with_whitened(found.samples, advantages),
             found.chosen,
             metrics=health(ratios, found),
             updates={"prm": updates},
@@ -99,11 +95,11 @@ class Prime:
                 return ratios, updates
 
     def _log_ratios(self, samples: Sequence[TrainSample]) -> TokenNumbers:
-        def both(batch: PackedBatch) -> Sequence[torch.Tensor]:
+        def ratio(batch: PackedBatch) -> Sequence[torch.Tensor]:
             own = self.prm.network(batch, temperature=1.0).logp_T
             return (own - self._reference_logp(batch),)
 
-        return [ratios for (ratios,) in self.prm.per_token(samples, both)]
+        return [ratios for (ratios,) in self.prm.per_token(samples, ratio)]
 
     def _reference_logp(self, batch: PackedBatch) -> torch.Tensor:
         return self.policy.reference_logp(batch, temperature=1.0)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+
+from ttrl.types import TrainSample
 
 EPSILON = 1e-8
 """Added to the variance, as by the trainers whose learning rates the recipes take over."""
@@ -32,3 +35,13 @@ def whiten(values: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
     variance = math.fsum((x - mean) ** 2 for x in flat) / (len(flat) - 1)
     scale = math.sqrt(variance + EPSILON)
     return [tuple((x - mean) / scale for x in sample) for sample in values]
+
+
+def with_whitened(
+    samples: Sequence[TrainSample], advantages: Sequence[Sequence[float]]
+) -> list[TrainSample]:
+    """Give the samples these advantages, whitened over all of them."""
+    return [
+        replace(sample, advantages=white)
+        for sample, white in zip(samples, whiten(advantages), strict=True)
+    ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
-from ttrl.settings.reward import RewardSettings
+from ttrl.settings.section import Section
 
 if TYPE_CHECKING:
     from ttrl.settings.settings import Settings
@@ -168,10 +168,12 @@ def _loss_rules(loss: LossSettings) -> Iterator[str]:
             'loss.ratio_level = "sequence" has no meaning with loss.policy = "gmpo", which makes '
             "one ratio for a sequence by itself: unset it"
         )
-    if loss.kl_coef == 0 and (which := _changed(loss, "kl_estimator", "kl_bias_correction")):
+    if loss.kl_coef == 0 and (
+        which := _changed("loss", loss, "kl_estimator", "kl_bias_correction")
+    ):
         yield f"{which} needs loss.kl_coef above 0"
     if loss.entropy_target is None and (
-        which := _changed(loss, "entropy_coef_step", "entropy_coef_max")
+        which := _changed("loss", loss, "entropy_coef_step", "entropy_coef_max")
     ):
         yield f"{which} needs loss.entropy_target"
     if loss.entropy_target is not None and loss.entropy_coef > loss.entropy_coef_max:
@@ -188,7 +190,7 @@ def _sampler_rules(loss: LossSettings) -> Iterator[str]:
             '"policy": a ratio against the sampler\'s log-probs already holds the mismatch'
         )
     if loss.sampler_correction == "none" and (
-        which := _changed(loss, "sampler_level", "sampler_normalize")
+        which := _changed("loss", loss, "sampler_level", "sampler_normalize")
     ):
         yield f"{which} needs loss.sampler_correction"
     if loss.sampler_ratio_floor is not None and loss.sampler_correction != "mask":
@@ -202,7 +204,7 @@ def _sampler_rules(loss: LossSettings) -> Iterator[str]:
             "loss.sampler_rejection_bound, in nats"
         )
     if loss.sampler_rejection == "none" and (
-        which := _changed(loss, "sampler_rejection_kl", "sampler_rejection_bound")
+        which := _changed("loss", loss, "sampler_rejection_kl", "sampler_rejection_bound")
     ):
         yield f"{which} needs loss.sampler_rejection"
 
@@ -214,23 +216,23 @@ def _covariance_rules(loss: LossSettings) -> Iterator[str]:
             f'loss.covariance = "{loss.covariance}" needs loss.policy = "{needed}", not '
             f'"{loss.policy}"'
         )
-    if loss.covariance == "none" and (which := _changed(loss, "covariance_share")):
+    if loss.covariance == "none" and (which := _changed("loss", loss, "covariance_share")):
         yield f"{which} needs loss.covariance"
-    if loss.covariance != "clip" and (which := _changed(loss, "covariance_bounds")):
+    if loss.covariance != "clip" and (which := _changed("loss", loss, "covariance_bounds")):
         yield f'{which} needs loss.covariance = "clip"'
-    if loss.covariance != "kl" and (which := _changed(loss, "covariance_kl_coef")):
+    if loss.covariance != "kl" and (which := _changed("loss", loss, "covariance_kl_coef")):
         yield f'{which} needs loss.covariance = "kl"'
     low, high = loss.covariance_bounds
     if not low < high:
         yield f"loss.covariance_bounds = [{low}, {high}]: expected the lower one first"
 
 
-def _changed(loss: LossSettings, *names: str) -> str:
+def _changed(name: str, section: Section, *fields: str) -> str:
     """Return the first of these settings, with its value, that is not its default; or ""."""
-    default = LossSettings()
-    for name in names:
-        if (value := getattr(loss, name)) != getattr(default, name):
-            return f"loss.{name} = {json.dumps(value)}"
+    default = type(section)()
+    for field in fields:
+        if (value := getattr(section, field)) != getattr(default, field):
+            return f"{name}.{field} = {json.dumps(value)}"
     return ""
 
 
@@ -252,10 +254,10 @@ def _credit_rules(settings: Settings) -> Iterator[str]:
             "one of them"
         )
     for name in ("kl_estimator", "kl_target", "kl_horizon"):
-        if reward.kl_coef == 0 and getattr(reward, name) != type(reward).model_fields[name].default:
-            yield f"reward.{name} = {getattr(reward, name)!r} needs reward.kl_coef above 0"
-    if reward.kl_target is None and reward.kl_horizon != RewardSettings().kl_horizon:
-        yield f"reward.kl_horizon = {reward.kl_horizon} needs reward.kl_target"
+        if reward.kl_coef == 0 and (which := _changed("reward", reward, name)):
+            yield f"{which} needs reward.kl_coef above 0"
+    if reward.kl_target is None and (which := _changed("reward", reward, "kl_horizon")):
+        yield f"{which} needs reward.kl_target"
     if settings.prime.process_coef == settings.prime.outcome_coef == 0:
         yield "prime.process_coef = prime.outcome_coef = 0: nothing would be worth anything"
     if used == "prime" and settings.policy.trained_samples == 1:
