@@ -35,6 +35,7 @@ from ttrl.evaluation.metrics import (
 from ttrl.learner.optimizer import learning_rate
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
+from ttrl.report.tracking import Tracking
 from ttrl.rewards.estimators import RewardEstimator
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.agreement import Agreement
@@ -143,9 +144,13 @@ class Trainer:
         stopped: str | None = None
         saving = Checkpoints(self.folder.checkpoints, self.settings.checkpoint, self.ranks)
         self.saving = saving  # not before the folder is there
-        with self.display.training(parts.total, self.done), saving:
+        tracking = Tracking(
+            self.settings, self.folder.path, self.display.note, is_main=self.ranks.is_main
+        )
+        with self.display.training(parts.total, self.done), saving, tracking:
             if self.done == 0:
                 parts.measured.before = parts.measured.after = self._measure(0)
+                tracking.step(0, evaluation_metrics(parts.measured.before))
             while self.done < parts.last and not stopped:
                 saving.check()
                 step = self.done + 1
@@ -157,6 +162,7 @@ class Trainer:
                     result.metrics.update(evaluation_metrics(parts.measured.after))
                 self.ranks.on_rank_zero(partial(self.folder.add_step, result.metrics))
                 self.display.step(step, parts.total, result.metrics)
+                tracking.step(step, result.metrics, result.groups, result.estimates)
                 self.done = step
                 if saving.due(step, parts.last) and not stopped:
                     self._save(result)

@@ -28,6 +28,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 # Only where they are used: they take seconds to import, or are not installed.
 OPTIONAL = {"vllm", "deepspeed", "peft", "flash_attn", "liger_kernel"}
+OPTIONAL |= {"wandb", "tensorboard", "mlflow", "trackio"}
 
 
 def sources(package: Path) -> dict[str, ast.Module]:

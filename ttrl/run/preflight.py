@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ttrl.models.lora import require_peft
+from ttrl.report.trackers import refuse_absent_trackers
 from ttrl.rollout.engines.vllm_contract import require_vllm
 from ttrl.settings import Settings
 from ttrl.settings.backend import backend_of, refuse_for_local
@@ -19,6 +20,7 @@ from ttrl.types import UserError
 def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> None:
     """Raise a UserError for settings that this machine or this launch cannot follow."""
     refuse_unseen_gpus()
+    refuse_absent_trackers(settings.tracking)
     shared = settings.rollout.tensor_parallel
     if ranks.count % shared:
         raise UserError(

@@ -286,6 +286,9 @@ def _memory_rules(settings: Settings) -> Iterator[str]:
 
 def _measurement_rules(settings: Settings) -> Iterator[str]:
     reward, saving, measured = settings.reward, settings.checkpoint, settings.evaluation.every
+    trackers = list(settings.tracking.trackers)
+    if len(set(trackers)) < len(trackers):
+        yield f"tracking.trackers = {trackers} names one twice"
     if reward.labels == "ground_truth" and not reward.allow_ground_truth:
         yield (
             'reward.labels = "ground_truth" trains on the reference answers: if that is meant, set '

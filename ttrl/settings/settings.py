@@ -29,6 +29,7 @@ from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
+from ttrl.settings.tracking import TrackingSettings
 
 
 class Settings(Section):
@@ -64,6 +65,7 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     limits: LimitSettings = LimitSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @property
     def longest(self) -> int:
