@@ -21,7 +21,7 @@ short = {
 run = ttrl.train("tiny-arithmetic", overrides=short, run_dir=runs / "first")
 
 # %% What came out
-print("measured before and after:", run.summary["before"]["pass@1"], run.summary["after"]["pass@1"])
+print("before, after:", run.summary["before"]["pass@1"], run.summary["after"]["pass@1"])
 for step in run.metrics:
     print(step["step"], step["vote/majority_ratio"], step["label/label_accuracy"])
 print(sum(p.numel() for p in run.model.parameters()), "parameters")
@@ -52,11 +52,6 @@ def until_agreed(result: StepResult) -> str | None:
     return f"{agreed:.0%} agree" if agreed > 0.2 else None
 
 
-stopped = ttrl.train(
-    "tiny-arithmetic",
-    overrides=short,
-    run_dir=runs / "second",
-    estimator=Clear(),
-    callbacks=[until_agreed],
-)
+mine = {"estimator": Clear(), "callbacks": [until_agreed]}
+stopped = ttrl.train("tiny-arithmetic", overrides=short, run_dir=runs / "second", **mine)
 print(stopped.summary["steps"], "step:", stopped.summary["stopped"])

@@ -1,0 +1,1 @@
+"""Our votes in other trainers."""
