@@ -145,6 +145,8 @@ class SamplingParams:
     min_p: float = 0.0
     max_tokens: int = 16
     stop_token_ids: list[int] = field(default_factory=list)
+    stop: list[str] = field(default_factory=list)
+    include_stop_str_in_output: bool = False
     seed: int | None = None
     logprobs: int | None = None
     flat_logprobs: bool = False

@@ -274,6 +274,30 @@ def test_stop_tokens_are_those_of_model_and_tokenizer(
     assert engine(eos_token_id=eos_token_id).stop_ids == expected
 
 
+@pytest.mark.parametrize("letters", [1, 2])
+def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it(letters: int) -> None:
+    """Every sample is the beginning of the one without stop strings, to the first of them."""
+    ours = engine(eos_token_id=None)
+    plain = sample(ours)
+    texts = [c.text for group in plain.values() for c in group]
+    pairs = [text[i : i + letters] for text in texts for i in range(3, len(text) - letters)]
+    readable = [pair for pair in pairs if pair.isascii() and pair.isprintable()]
+    stop = tuple(sorted(set(readable), key=readable.count)[-3:])
+    cut = sample(ours, params=dataclasses.replace(PARAMS, stop=stop))
+    ended = 0
+    for id, completions in cut.items():
+        for completion, whole in zip(completions, plain[id], strict=True):
+            size = len(completion.token_ids)
+            assert completion.token_ids == whole.token_ids[:size]
+            before = TOKENIZER.decode(completion.token_ids[:-1], skip_special_tokens=True)
+            assert not any(string in before for string in stop)
+            found = any(string in completion.text for string in stop)
+            assert found == (completion.finish_reason is FinishReason.STOP)
+            assert found or completion.token_ids == whole.token_ids
+            ended += found
+    assert 0 < ended < len(texts)
+
+
 def test_each_of_several_stop_tokens_ends_a_completion() -> None:
     params = dataclasses.replace(PARAMS, n=200)
     samples = sample(engine(batch_size=200), QUESTIONS[:1], params)["q0"]

@@ -30,6 +30,7 @@ from transformers import AutoModelForCausalLM
 from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.models.pretrained import TINY_BASE, load_tokenizer
+from ttrl.rollout.ends import has_ended
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
 from ttrl.top_logprobs import TopLogprobs
@@ -45,9 +46,11 @@ FILTERS: dict[str, dict[str, Any]] = {
     "whole_vocabulary": {"top_k": 128, "top_p": 0.99},
 }
 
+STOPS = ("=", "+1")
+
 
 def main(output: str) -> None:
-    settings = vllm_settings()
+    settings = vllm_settings('rollout.stop=["="]')  # so that it can see any
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     tokenizer = load_tokenizer(settings.model)
@@ -69,6 +72,7 @@ def main(output: str) -> None:
 
 def samples(pool: RolloutPool, policy: LocalModel, questions: list[Question]) -> Facts:
     """What is sampled, all at the same weights."""
+    engine: Any = pool._engine
     groups = pool.sample(questions, PARAMS)
     facts: Facts = {"groups": [describe(g) for g in groups]}
     facts["again"] = tokens(pool.sample(questions, PARAMS)) == tokens(groups)
@@ -80,6 +84,14 @@ def samples(pool: RolloutPool, policy: LocalModel, questions: list[Question]) ->
     for name, filters in FILTERS.items():
         params = replace(PARAMS, n=4, **filters)
         facts[f"plain_{name}"] = plain_gap(policy, pool.sample(questions, params), params)
+    stopping = replace(PARAMS, stop=STOPS)
+    facts["stopped"] = [describe(g) for g in pool.sample(questions, stopping)]
+    facts["stopped_too_late"] = [
+        ids
+        for group in facts["stopped"]
+        for ids, *_ in group
+        if has_ended(ids[:-1], engine.stop_ids, STOPS, engine.tokenizer)
+    ]
     facts["too_long"] = refusal(
         lambda: pool.sample(questions, replace(PARAMS, max_new_tokens=9000))
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from facts import FILTERS
+from facts import FILTERS, STOPS
 
 EXACT = 1e-4
 """Nats, float32: sums in another order. A wrong model is off by a thousand times as much."""
@@ -67,6 +67,20 @@ def test_completions_end_as_with_the_other_engine(facts: Any) -> None:
     for group, short in zip(facts["groups"], facts["short"], strict=True):
         for long, cut in zip(group, short, strict=True):
             assert cut[0] == long[0][:5]
+
+
+def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it(facts: Any) -> None:
+    """As far as that the samples are those without stop strings; see ``facts.py``."""
+    ended = 0
+    for group, whole in zip(facts["stopped"], facts["groups"], strict=True):
+        for (tokens, _, text, reason), (longer, *_) in zip(group, whole, strict=True):
+            assert tokens == longer[: len(tokens)]
+            found = any(string in text for string in STOPS)
+            assert (reason == "stop") == (found or tokens[-1] == STOP)
+            assert reason == "stop" or len(tokens) == LIMIT
+            ended += found
+    assert ended > VOTES
+    assert facts["stopped_too_late"] == []
 
 
 @pytest.mark.parametrize("filters", FILTERS)

@@ -29,6 +29,8 @@ class SamplingParams:
     """Only tokens with at least this share of the most probable one's probability."""
     top_logprobs: int = 0
     """Per token, how many of the likeliest ones to note, with their log-probs."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion: with the token that completes one of them in its text."""
     stream: tuple[int | str, ...] = ()
     """What the random numbers are derived from, before question id and sample index."""
     first: int = 0
@@ -46,6 +48,10 @@ def voting(settings: Settings, *stream: int | str) -> SamplingParams:
     return SamplingParams(
         n=rollout.votes,
         temperature=rollout.temperature,
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
+        min_p=rollout.min_p,
+        stop=rollout.stop,
         max_new_tokens=rollout.max_new_tokens,
         stream=(settings.seed, *stream),
     )
@@ -56,7 +62,8 @@ def greedy(settings: Settings, step: int) -> SamplingParams:
 
     The smallest ``top_p`` keeps one token, for every engine alike.
     """
-    return replace(voting(settings, "rollout", step, "greedy"), n=1, top_p=1e-6)
+    votes = voting(settings, "rollout", step, "greedy")
+    return replace(votes, n=1, top_k=0, top_p=1e-6, min_p=0.0)
 
 
 def verifying(settings: Settings) -> SamplingParams:

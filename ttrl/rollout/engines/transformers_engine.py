@@ -15,14 +15,14 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.models.pretrained import context_room, load_model
-from ttrl.rollout.ends import finish_reason, refuse_overflow, stop_ids
+from ttrl.rollout.ends import has_ended, refuse_overflow, stop_ids
 from ttrl.rollout.engines.weights import complete
 from ttrl.rollout.sampling import SamplingParams, draw, sampling_logprobs
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import generator
 from ttrl.top_logprobs import TopLogprobs
-from ttrl.types import Completion, Question
+from ttrl.types import Completion, FinishReason, Question
 
 Row = tuple[int, int]
 """(index of the question, index of the sample)"""
@@ -132,7 +132,9 @@ class TransformersEngine:
                     tokens[row].append(ids[b])
                     logprobs[row].append(values[b])
                     likeliest[row] += places[b : b + 1]
-            finished_B |= torch.tensor([i in self.stop_ids for i in ids])
+            finished_B |= torch.tensor(
+                [self._has_ended(tokens[row], params) for row in alive_B.tolist()]
+            )
             if bool(finished_B.all()) or step + 1 == length:
                 break
             if int(finished_B.sum()) >= COMPACT_SHARE * len(alive_B):
@@ -147,11 +149,14 @@ class TransformersEngine:
                 tuple(t),
                 tuple(lp),
                 text,
-                finish_reason(t, self.stop_ids),
+                FinishReason.STOP if self._has_ended(t, params) else FinishReason.LENGTH,
                 top_logprobs=TopLogprobs.of(top, whole=params.top_k > 0) if top else None,
             )
             for t, lp, text, top in zip(tokens, logprobs, texts, likeliest, strict=True)
         ]
+
+    def _has_ended(self, tokens: Sequence[int], params: SamplingParams) -> bool:
+        return has_ended(tokens, self.stop_ids, params.stop, self.tokenizer)
 
     def _prefill(self, questions: Sequence[Question], rows: Sequence[Row]) -> _Decoding:
         """Compute each prompt once, left-padded, and spread the result over its samples."""

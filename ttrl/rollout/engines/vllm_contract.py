@@ -64,6 +64,8 @@ CONTRACT: dict[str, tuple[str, ...]] = {
         "min_p",
         "max_tokens",
         "stop_token_ids",
+        "stop",
+        "include_stop_str_in_output",
         "seed",
         "logprobs",
         "flat_logprobs",

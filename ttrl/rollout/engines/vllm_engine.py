@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.models.pretrained import Room, context_room, load_model, load_outline, model_path
-from ttrl.rollout.ends import finish_reason, refuse_overflow, stop_ids
+from ttrl.rollout.ends import refuse_overflow, stop_ids
 from ttrl.rollout.engines.vllm_contract import broken_contract, require_vllm
 from ttrl.rollout.engines.weights import complete
 from ttrl.rollout.sampling import SamplingParams
@@ -30,7 +30,7 @@ from ttrl.system.memory import memory_suffices
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import generator
 from ttrl.top_logprobs import TopLogprobs
-from ttrl.types import Completion, Question, UserError
+from ttrl.types import Completion, FinishReason, Question, UserError
 
 MOST_NOTED = 256
 """The likeliest tokens of a place that may be asked for."""
@@ -219,7 +219,9 @@ class VllmEngine:
             # Of the sampled token, and of as many others as are to be noted.
             logprobs=min(params.noted + (TIES if params.top_k else 0), self._vocabulary),
             flat_logprobs=True,
-            detokenize=False,
+            stop=list(params.stop),
+            include_stop_str_in_output=True,
+            detokenize=bool(params.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
@@ -239,12 +241,14 @@ class VllmEngine:
         logprobs = tuple(found.logprobs[start] for start in found.start_indices)
         if not tokens or len(logprobs) != len(tokens):
             raise RuntimeError(f"vLLM gave {len(logprobs)} log-probs of {len(tokens)} tokens")
-        reason = finish_reason(tokens, self.stop_ids)
-        if output.finish_reason != reason:
+        ended = tokens[-1] in self.stop_ids
+        # Whether a stop string has come is vLLM's to say: it has decoded token by token.
+        if (output.finish_reason == "stop") != ended and not params.stop:
             raise RuntimeError(
-                f"vLLM ended a completion with {output.finish_reason!r} where it should have been "
-                f"{str(reason)!r}"
+                f"vLLM ended a completion with {output.finish_reason!r}, the last token of which "
+                f"is {'a' if ended else 'no'} stop token"
             )
+        reason = FinishReason(output.finish_reason)
         top = _likeliest(found, params) if params.noted else None
         return Completion(tokens, logprobs, text, reason, top_logprobs=top)
 
@@ -319,7 +323,7 @@ def _start(settings: Settings, room: Room | None, version: str, ranks: Ranks) ->
             revision=settings.model.revision,
             dtype=settings.model.dtype,
             seed=settings.seed,
-            skip_tokenizer_init=True,
+            skip_tokenizer_init=not rollout.stop,  # it needs one to see stop strings only
             generation_config="vllm",  # not the model's own defaults: all of sampling is ours
             load_format="dummy",
             logprobs_mode="processed_logprobs",
