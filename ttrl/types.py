@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch  # the types are also used where nothing heavy should be imported
 
+    from ttrl.top_logprobs import TopLogprobs
+
 
 class WeightSource(Protocol):
     """A policy, or a teacher, as far as its weights matter.
@@ -99,6 +101,14 @@ class Completion:
     """Why the completion ended."""
     temperature: float | None = None
     """Temperature of a workflow's own, if not ``rollout.temperature``: the loss uses the same."""
+    top_logprobs: TopLogprobs | None = None
+    """Per generated token, the likeliest ones in its place, if they were asked for."""
+
+    @property
+    def support(self) -> TopLogprobs | None:
+        """All tokens that could have been drawn, place by place; None: every one could."""
+        top = self.top_logprobs
+        return top if top is not None and top.whole else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +270,8 @@ class TrainSample:
     mean as they are; None: 1, of all samples."""
     ratio_penalties: tuple[float, ...] | None = None
     """Per trained token, the weight of abs(log ratio) in its loss; None: 0, of all samples."""
+    support: TopLogprobs | None = None
+    """Per trained token, what could have been drawn in its place; see `Completion.support`."""
 
     @classmethod
     def of_answer(
@@ -271,6 +283,7 @@ class TrainSample:
         advantage: float,
         weight: float = 1.0,
         temperature: float | None = None,
+        support: TopLogprobs | None = None,
     ) -> TrainSample:
         """Make the sample of one answer, whose tokens are all trained and all worth the same."""
         length = len(completion_ids)
@@ -282,6 +295,7 @@ class TrainSample:
             advantages=(advantage,) * length,
             weight=weight,
             temperature=temperature,
+            support=support,
         )
 
 
@@ -327,6 +341,9 @@ class PackedBatch:
     """float32: see `TrainSample.policy_factors`; 0 where there is no target."""
     ratio_penalty_T: torch.Tensor | None = None
     """float32: see `TrainSample.ratio_penalties`; 0 where there is no target."""
+    support_TM: torch.Tensor | None = None
+    """int32: ids of the tokens that could have been drawn, padded with -1, which is all of a row
+    where every one could; None: no sample has a `TrainSample.support`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from ttrl_kernels.loss_math import (
 from ttrl_kernels.policy_options import PolicyOptions
 from ttrl_kernels.rows import RowBackend, RowGrads, RowStats
 from ttrl_kernels.signature import Needs
+from ttrl_kernels.support import Members
 from ttrl_kernels.token_data import TokenData
 
 LOGITS_BYTES = 1 << 30
@@ -68,6 +69,8 @@ class Head:
     targets_L: Tensor
     temperature_L: Tensor
     softcap: float | None
+    support_LM: Tensor | None = None
+    """int64: the tokens that could have been drawn, padded with -1; a row of -1 has all."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,17 +86,34 @@ class Head:
         """Return the hidden states [C, H] of these live rows."""
         return self.hidden_TH[self.rows_L[at_C]]
 
-    def logits(self, at_L: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield positions and logits u, chunk by chunk; the next chunk overwrites the logits."""
-        rows = even_rows(len(at_L), chunk_rows(self.hidden_TH, self.weight_VH))
+    def chunks(self, at_L: Tensor) -> Iterator[Chunk]:
+        """Yield these rows' logits u, chunk by chunk; the next chunk overwrites the logits."""
+        most = chunk_rows(self.hidden_TH, self.weight_VH)
+        parts = [(part_L, even_rows(len(part_L), most)) for part_L in self._parts(at_L)]
         buffer_CV = torch.empty(
-            rows, self.weight_VH.shape[0], dtype=self.product_dtype, device=self.hidden_TH.device
+            max(rows for _, rows in parts),
+            self.weight_VH.shape[0],
+            dtype=self.product_dtype,
+            device=self.hidden_TH.device,
         )
-        for start in range(0, len(at_L), rows):
-            at_C = at_L[start : start + rows]
-            logits_CV = buffer_CV[: len(at_C)]
-            self._write_logits(at_C, logits_CV)
-            yield at_C, logits_CV
+        for restricted, (part_L, rows) in enumerate(parts):
+            for start in range(0, len(part_L), rows):
+                at_C = part_L[start : start + rows]
+                logits_CV = buffer_CV[: len(at_C)]
+                self._write_logits(at_C, logits_CV)
+                yield Chunk(at_C, logits_CV, self._members(at_C, logits_CV) if restricted else None)
+
+    def _parts(self, at_L: Tensor) -> list[Tensor]:
+        """Split rows into those of all tokens and, behind them, those with a support."""
+        if self.support_LM is None:
+            return [at_L]
+        restricted = (self.support_LM[at_L] >= 0).any(1)
+        return [at_L[~restricted], at_L[restricted]]
+
+    def _members(self, at_C: Tensor, logits_CV: Tensor) -> Members:
+        assert self.support_LM is not None
+        support_CM, targets_C = self.support_LM[at_C], self.targets_L[at_C]
+        return Members.of(logits_CV, support_CM, targets_C, self.softcap, self.dtype)
 
     def _write_logits(self, at_C: Tensor, out: Tensor) -> None:
         inputs_CH, size = self.inputs(at_C), out.shape[1]
@@ -107,10 +127,57 @@ class Head:
         """Return the positions of all live rows."""
         return torch.arange(len(self.rows_L), device=self.rows_L.device)
 
-    def row_stats(self, backend: RowBackend, at_C: Tensor, logits_CV: Tensor) -> RowStats:
+    def row_stats(self, backend: RowBackend, chunk: Chunk) -> RowStats:
         """Compute the statistics of a chunk's rows from their logits."""
-        targets_C, temperature_C = self.targets_L[at_C], self.temperature_L[at_C]
-        return backend.row_stats(logits_CV, targets_C, temperature_C, self.softcap)
+        temperature_C, members = self.temperature_L[chunk.at_C], chunk.members
+        if members is not None:  # the softcap is applied
+            return backend.row_stats(members.logits_CM, members.target_C, temperature_C, None)
+        targets_C = self.targets_L[chunk.at_C]
+        return backend.row_stats(chunk.logits_CV, targets_C, temperature_C, self.softcap)
+
+    def row_grad_(
+        self,
+        backend: RowBackend,
+        chunk: Chunk,
+        rows_K: Tensor,
+        stats_K: RowStats,
+        grads_K: RowGrads,
+    ) -> Tensor:
+        """Compute dL/du [K, V] of some rows in the inputs' dtype; overwrites the logits."""
+        at_K, dtype, members = chunk.at_C[rows_K], self.hidden_TH.dtype, chunk.members
+        temperature_K = self.temperature_L[at_K]
+        if members is None:
+            return backend.row_grad_(
+                chunk.logits_CV,
+                rows_K,
+                self.targets_L[at_K],
+                temperature_K,
+                self.softcap,
+                stats_K,
+                grads_K,
+                dtype,
+            )
+        grads_KM = backend.row_grad_(
+            members.logits_CM,
+            rows_K,
+            members.target_C[rows_K],
+            temperature_K,
+            None,
+            stats_K,
+            grads_K,
+            self.dtype,
+        )
+        dlogits_KV = chunk.logits_CV.view(dtype)[: len(rows_K), : chunk.logits_CV.shape[1]]
+        members.spread(grads_KM, rows_K, dlogits_KV)
+        return dlogits_KV
+
+
+class Chunk(NamedTuple):
+    """Some rows, and their logits; of rows with a support, their members'."""
+
+    at_C: Tensor
+    logits_CV: Tensor
+    members: Members | None
 
 
 class Gradients:
@@ -131,30 +198,14 @@ class Gradients:
         self.rows = 0
         """Rows that cost the gradient matmuls."""
 
-    def add(
-        self,
-        backend: RowBackend,
-        at_C: Tensor,
-        logits_CV: Tensor,
-        stats: RowStats,
-        grads: RowGrads,
-    ) -> None:
+    def add(self, backend: RowBackend, chunk: Chunk, stats: RowStats, grads: RowGrads) -> None:
         """Add the rows whose gradient is not exactly zero; overwrites the logits."""
         head = self.head
-        rows_K = compaction(nonzero_rows(grads), len(at_C))
+        rows_K = compaction(nonzero_rows(grads), len(chunk.at_C))
         if len(rows_K) == 0:
             return
-        at_K = at_C[rows_K]
-        dlogits_KV = backend.row_grad_(
-            logits_CV,
-            rows_K,
-            head.targets_L[at_K],
-            head.temperature_L[at_K],
-            head.softcap,
-            stats.at(rows_K),
-            grads.at(rows_K),
-            head.hidden_TH.dtype,
-        )
+        at_K = chunk.at_C[rows_K]
+        dlogits_KV = head.row_grad_(backend, chunk, rows_K, stats.at(rows_K), grads.at(rows_K))
         self.rows += len(at_K)
         if self.bias_V is not None:
             self.bias_V += dlogits_KV.sum(0, dtype=head.dtype)
@@ -183,8 +234,8 @@ class PolicyLossParts(NamedTuple):
 def logprob(head: Head, backend: RowBackend) -> RowStats:
     """Compute the statistics of every live row."""
     out = _empty_stats(head)
-    for at_C, logits_CV in head.logits(head.all_rows()):
-        _write(out, at_C, head.row_stats(backend, at_C, logits_CV))
+    for chunk in head.chunks(head.all_rows()):
+        _write(out, chunk.at_C, head.row_stats(backend, chunk))
     return out
 
 
@@ -193,8 +244,8 @@ def logprob_gradients(
 ) -> Gradients:
     """Compute a head's gradients from those of log-probs and entropies; recomputes the logits."""
     out = Gradients(head, needs)
-    for at_C, logits_CV in head.logits(nonzero_rows(grads_L)):
-        out.add(backend, at_C, logits_CV, stats_L.at(at_C), grads_L.at(at_C))
+    for chunk in head.chunks(nonzero_rows(grads_L)):
+        out.add(backend, chunk, stats_L.at(chunk.at_C), grads_L.at(chunk.at_C))
     return out
 
 
@@ -229,11 +280,11 @@ def _one_pass(
     leave dW alone, which every other one reads and writes as a whole.
     """
     out, gradients = _empty_stats(head), Gradients(head, needs)
-    for at_C, logits_CV in head.logits((tokens_L.advantages == 0).int().argsort(stable=True)):
-        stats = head.row_stats(backend, at_C, logits_CV)
-        _write(out, at_C, stats)
-        grads = RowGrads(*token_gradients(stats.logp, stats.entropy, tokens_L.at(at_C), options))
-        gradients.add(backend, at_C, logits_CV, stats, grads)
+    for chunk in head.chunks((tokens_L.advantages == 0).int().argsort(stable=True)):
+        stats, tokens_C = head.row_stats(backend, chunk), tokens_L.at(chunk.at_C)
+        _write(out, chunk.at_C, stats)
+        grads = RowGrads(*token_gradients(stats.logp, stats.entropy, tokens_C, options))
+        gradients.add(backend, chunk, stats, grads)
     return out, gradients
 
 

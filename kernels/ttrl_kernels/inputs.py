@@ -29,6 +29,7 @@ def check_inputs(
     targets_T: Tensor,
     bias_V: Tensor | None,
     temperature: float | Tensor,
+    support_TM: Tensor | None,
 ) -> None:
     """Raise ValueError if the head's tensors do not belong together; looks at no value."""
     if hidden_TH.dim() != 2:
@@ -67,6 +68,16 @@ def check_inputs(
         )
     if isinstance(temperature, Tensor):
         check_vector("temperature", temperature, hidden_TH)
+    if support_TM is not None and (
+        support_TM.dtype not in (torch.int32, torch.int64)
+        or support_TM.dim() != 2
+        or support_TM.shape[0] != hidden_TH.shape[0]
+        or support_TM.device != hidden_TH.device
+    ):
+        raise ValueError(
+            f"support_TM is {_describe(support_TM)}, expected torch.int32 or torch.int64 "
+            f"[{hidden_TH.shape[0]}, members] on {hidden_TH.device}: token ids, padded with -1"
+        )
 
 
 def check_token_vectors(tokens: TokenData, hidden_TH: Tensor) -> None:
@@ -103,7 +114,7 @@ def live_head(inputs: HeadInputs, rows_L: Tensor) -> Head:
 
     Targets and per-token temperatures are only checked, and only read, on live rows.
     """
-    hidden_TH, weight_VH, bias_V, targets_T, temperature, temperature_T, softcap, _ = inputs
+    hidden_TH, weight_VH, bias_V, targets_T, temperature, temperature_T, softcap = inputs[:7]
     vocabulary = weight_VH.shape[0]
     if softcap is not None and not (math.isfinite(softcap) and softcap > 0):
         raise ValueError(f"softcap is {softcap}, expected a positive number, or None for no cap")
@@ -117,7 +128,33 @@ def live_head(inputs: HeadInputs, rows_L: Tensor) -> Head:
             "loss weight 0 (linear_policy_loss) or target -100 (linear_logprob)"
         )
     temperature_L = _live_temperature(temperature, temperature_T, hidden_TH, rows_L)
-    return Head(hidden_TH, weight_VH, bias_V, rows_L, targets_L, temperature_L, softcap)
+    support_LM = _live_support(inputs.support_TM, targets_L, rows_L, vocabulary)
+    return Head(hidden_TH, weight_VH, bias_V, rows_L, targets_L, temperature_L, softcap, support_LM)
+
+
+def _live_support(
+    support_TM: Tensor | None, targets_L: Tensor, rows_L: Tensor, vocabulary: int
+) -> Tensor | None:
+    if support_TM is None:
+        return None
+    support_LM = support_TM[rows_L].long()
+    sorted_LM = support_LM.sort(1).values
+    twice_LN = (sorted_LM[:, 1:] == sorted_LM[:, :-1]) & (sorted_LM[:, 1:] >= 0)
+    outside_L = (support_LM >= 0).any(1) & (support_LM != targets_L[:, None]).all(1)
+    range_LM = (support_LM < -1) | (support_LM >= vocabulary)
+    for what, wrong_L in (
+        ("lacks the target", outside_L),
+        ("holds a token twice", twice_LN.any(1)),
+        (f"holds a number that is not -1 to {vocabulary - 1}", range_LM.any(1)),
+    ):
+        if bool(wrong_L.any()):
+            first = int(wrong_L.nonzero()[0])
+            raise ValueError(
+                f"support_TM[{int(rows_L[first])}] {what}, expected the ids of all tokens that "
+                f"could have been drawn, {int(targets_L[first])} among them, padded with -1 "
+                f"({int(wrong_L.sum())} such tokens)"
+            )
+    return support_LM
 
 
 def _live_temperature(

@@ -37,6 +37,7 @@ def linear_logprob(
     bias: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
+    support_TM: Tensor | None = None,
     backend: str = "auto",
 ) -> LogProbs:
     """Compute each target's log-prob and each row's entropy: one matmul forward, three backward.
@@ -48,14 +49,24 @@ def linear_logprob(
         bias: [vocabulary], added before the softcap.
         temperature: τ > 0, one number or a [T] vector.
         softcap: s > 0 in softcap(u) = s·tanh(u/s), applied before the temperature.
+        support_TM: integers [T, M], the token ids that could have been drawn in each row, padded
+            with −1: the distribution is that over them, and a row of −1 has all tokens. None: all
+            rows have.
         backend: one of `backends()`, or "auto".
 
     Raises:
         ValueError: a shape, dtype, device, number, target or backend that does not fit.
     """
-    check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature)
+    check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature, support_TM)
     head = HeadInputs(
-        hidden_TH, weight_VH, bias, targets_T, *_temperature(temperature), softcap, backend
+        hidden_TH,
+        weight_VH,
+        bias,
+        targets_T,
+        *_temperature(temperature),
+        softcap,
+        backend,
+        support_TM,
     )
     _, _, logp_T, entropy_T = ops.logprob(*head)
     return LogProbs(logp_T, entropy_T)
@@ -85,6 +96,7 @@ def linear_policy_loss(
     bias: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
+    support_TM: Tensor | None = None,
     backend: str = "auto",
 ) -> PolicyLoss:
     """Compute the policy-gradient loss of a packed batch, and its gradients on the way.
@@ -127,18 +139,28 @@ def linear_policy_loss(
         bias: [vocabulary], added before the softcap.
         temperature: τ > 0, one number or a [T] vector; that of the sampler.
         softcap: s > 0 in softcap(u) = s·tanh(u/s), applied before the temperature.
+        support_TM: integers [T, M], the token ids that could have been drawn in each row, padded
+            with −1: the distribution is that over them, and a row of −1 has all tokens. None: all
+            rows have.
         backend: one of `backends()`, or "auto".
 
     Raises:
         ValueError: an option, shape, dtype, device, number, target or backend that does not fit.
     """
-    check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature)
+    check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature, support_TM)
     tokens = TokenData(
         advantages_T, token_weights_T, old_logp_T, ref_logp_T, sequence_ids_T, ratio_penalty_T
     )
     check_token_vectors(tokens, hidden_TH)
     head = HeadInputs(
-        hidden_TH, weight_VH, bias, targets_T, *_temperature(temperature), softcap, backend
+        hidden_TH,
+        weight_VH,
+        bias,
+        targets_T,
+        *_temperature(temperature),
+        softcap,
+        backend,
+        support_TM,
     )
     options = (
         policy,

@@ -86,11 +86,14 @@ def dense_logprob(
     bias: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
+    support_TM: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the log-prob of each target and the entropy of each row, from full logits.
 
     z = softcap(W x + b) / τ,  softcap(u) = s·tanh(u/s)
     logp = z_y − lse(z),  H = −Σ_v p_v log p_v,  in nats; p_v = 0 contributes 0
+
+    With a support, z is −inf outside of it; a row of −1 has all tokens.
     """
     logits_TV = F.linear(hidden_TH, weight_VH, bias)
     logits_TV = logits_TV.to(accumulation_dtype(logits_TV.dtype))
@@ -98,6 +101,11 @@ def dense_logprob(
         logits_TV = softcap * torch.tanh(logits_TV / softcap)
     if isinstance(temperature, Tensor):
         temperature = temperature[:, None]
+    if support_TM is not None:
+        all_T1 = (support_TM < 0).all(1, keepdim=True)
+        ids_TV = torch.arange(logits_TV.shape[1], device=support_TM.device)
+        inside_TV = (support_TM[:, :, None] == ids_TV).any(1)
+        logits_TV = logits_TV.masked_fill(~(inside_TV | all_T1), -torch.inf)
     log_p_TV = torch.log_softmax(logits_TV / temperature, dim=-1)
     logp_T = log_p_TV.gather(1, targets_T[:, None]).squeeze(1)
     p_TV = log_p_TV.exp()
@@ -185,6 +193,7 @@ def policy_loss_reference(
     bias: Tensor | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
+    support_TM: Tensor | None = None,
 ) -> PolicyLoss:
     """Compute the oracle of `linear_policy_loss`: the same arguments, all logits in memory.
 
@@ -210,6 +219,7 @@ def policy_loss_reference(
         bias=bias,
         temperature=temperature[rows_L] if isinstance(temperature, Tensor) else temperature,
         softcap=softcap,
+        support_TM=None if support_TM is None else support_TM[rows_L],
     )
     tokens = TokenData(
         advantages_T, token_weights_T, old_logp_T, ref_logp_T, sequence_ids_T, ratio_penalty_T

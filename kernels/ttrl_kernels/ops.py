@@ -114,7 +114,13 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
 def _save_for_logprob(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     (head,) = LOGPROB.split(inputs)
     ctx.save_for_backward(
-        head.hidden_TH, head.weight_VH, head.bias_V, head.targets_T, head.temperature_T, *output
+        head.hidden_TH,
+        head.weight_VH,
+        head.bias_V,
+        head.targets_T,
+        head.temperature_T,
+        head.support_TM,
+        *output,
     )
     ctx.constants = head.temperature, head.softcap, head.backend
     ctx.mark_non_differentiable(*output[:2])
@@ -125,10 +131,18 @@ def _save_for_logprob(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
 def _logprob_backward(
     ctx: Any, _: None, __: None, grad_logp_T: Tensor | None, grad_entropy_T: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    hidden_TH, weight_VH, bias_V, targets_T, temperature_T, *stats = ctx.saved_tensors
+    hidden_TH, weight_VH, bias_V, targets_T, temperature_T, support_TM, *stats = ctx.saved_tensors
     temperature, softcap, backend = ctx.constants
     head = HeadInputs(
-        hidden_TH, weight_VH, bias_V, targets_T, temperature, temperature_T, softcap, backend
+        hidden_TH,
+        weight_VH,
+        bias_V,
+        targets_T,
+        temperature,
+        temperature_T,
+        softcap,
+        backend,
+        support_TM,
     )
     needs = ctx.needs_input_grad[:3]
     gradients = logprob_gradients(*head, *stats, grad_logp_T, grad_entropy_T, *needs)

@@ -37,6 +37,8 @@ class HeadInputs(NamedTuple):
     """One per token, in place of ``temperature``."""
     softcap: float | None
     backend: str
+    support_TM: Tensor | None
+    """The tokens that could have been drawn; None: all."""
 
 
 class Needs(NamedTuple):

@@ -91,6 +91,13 @@ HEADS = {
     "temperature_T": {"temperature": "per token"},
     "softcap": {"softcap": 4.0},
     "all": {"bias": True, "temperature": "per token", "softcap": 4.0},
+    "support": {"support_TM": True},
+    "all_of_a_support": {
+        "bias": True,
+        "temperature": "per token",
+        "softcap": 4.0,
+        "support_TM": True,
+    },
 }
 
 
@@ -115,7 +122,22 @@ def head_case(
         options["bias"] = normal(vocabulary).to(dtype).requires_grad_()
     if options.get("temperature") == "per token":
         options["temperature"] = 0.5 + torch.rand(tokens, generator=g)
+    if options.get("support_TM"):
+        options["support_TM"] = supports(targets, vocabulary, g)
     return hidden, weight, targets, options
+
+
+def supports(targets: torch.Tensor, vocabulary: int, g: torch.Generator) -> torch.Tensor:
+    """Up to 9 members in any order, the target among them; some have it alone, and some rows have
+    all tokens. Padding is anywhere."""
+    rows = torch.full((len(targets), 9), -1)
+    for row, target in zip(rows, targets.tolist(), strict=True):
+        count = int(torch.randint(-2, 10, (), generator=g))
+        if count > 0:
+            others = torch.randperm(vocabulary, generator=g)
+            members = torch.cat([torch.tensor([target]), others[others != target][: count - 1]])
+            row[torch.randperm(9, generator=g)[: len(members)]] = members
+    return rows
 
 
 def loss_case(

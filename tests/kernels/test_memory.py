@@ -32,7 +32,16 @@ def dense_backward(tokens: int, vocabulary: int) -> Callable[[], None]:
     return lambda: torch.nn.functional.cross_entropy(hidden @ weight.t(), targets).backward()
 
 
-@pytest.mark.parametrize("call", [policy_loss_backward, logprob_backward])
+def support_backward(tokens: int, vocabulary: int) -> Callable[[], None]:
+    hidden, weight, targets, keywords = head_case(
+        torch.float32, "support", shape=(tokens, H, vocabulary)
+    )
+    return lambda: sum(
+        x.sum() for x in linear_logprob(hidden, weight, targets, **keywords)
+    ).backward()
+
+
+@pytest.mark.parametrize("call", [policy_loss_backward, logprob_backward, support_backward])
 def test_memory_does_not_grow_with_tokens_times_vocabulary(
     call: Callable[[int, int], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

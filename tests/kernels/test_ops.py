@@ -55,7 +55,10 @@ def logprob_gradients(function: Callable[..., Any], case: Case) -> list[torch.Te
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("head, options", [("plain", "on_policy"), ("all", "sequence_all")])
+@pytest.mark.parametrize(
+    "head, options",
+    [("plain", "on_policy"), ("all", "sequence_all"), ("all_of_a_support", "entropy")],
+)
 def test_registrations_of_the_policy_loss(
     head: str, options: str, dtype: torch.dtype, calls: dict[str, Any]
 ) -> None:
@@ -66,7 +69,7 @@ def test_registrations_of_the_policy_loss(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("head", ["plain", "all"])
+@pytest.mark.parametrize("head", ["plain", "all", "all_of_a_support"])
 def test_registrations_of_the_log_probs(
     head: str, dtype: torch.dtype, calls: dict[str, Any]
 ) -> None:

@@ -210,6 +210,8 @@ def test_all_wrong_values_are_reported_together() -> None:
             "data.chat_template_kwargs needs data.chat_template = true",
         ),
         ([r"data.suffix=\nThink."], "data.suffix starts with a backslash and an n"),
+        (["rollout.top_p=0.9"], "rollout.top_p = 0.9 needs rollout.top_k, 1 to 128: the tokens"),
+        (["rollout.min_p=0.1"], "rollout.min_p = 0.1 needs rollout.top_k, 1 to 128: the tokens"),
         (["rollout.engines=2"], 'rollout.engines = 2 needs rollout.placement = "separate"'),
         (["rollout.engine_gpus=[1]"], "rollout.engine_gpus = [1] needs rollout.placement"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +150,16 @@ def test_the_peak_of_the_backward_pass(
     assert sum(parts.values()) == pytest.approx(peak_bytes(step), rel=0.08)
 
 
-def test_the_loss_holds_a_chunk_of_logits_and_both_gradients() -> None:
-    """Within 5 %; a CPU's chunk is smaller than a GPU's, so it is put in."""
+@pytest.mark.parametrize("top_k", [0, 128])
+def test_the_loss_holds_a_chunk_of_logits_and_both_gradients(top_k: int) -> None:
+    """Within 5 %; a CPU's chunk is smaller than a GPU's, so it is put in. Supports come with the
+    batch, in int32."""
     tokens, vocabulary, hidden = 1024, 4096, 64
     model = tiny_model(vocab_size=vocabulary, hidden_size=hidden)
     weight = model.get_output_embeddings().weight.detach().requires_grad_()
     hidden_TH = torch.randn(tokens, hidden, requires_grad=True)
     ones_T = torch.ones(tokens)
+    support_TM = torch.arange(top_k, dtype=torch.int32).expand(tokens, top_k)
 
     def step() -> None:
         linear_policy_loss(
@@ -164,6 +168,7 @@ def test_the_loss_holds_a_chunk_of_logits_and_both_gradients() -> None:
             torch.zeros(tokens, dtype=torch.int64),
             advantages_T=ones_T,
             token_weights_T=ones_T,
+            support_TM=support_TM if top_k else None,
             backend="native",
         ).loss.backward()
         hidden_TH.grad = weight.grad = None
@@ -171,6 +176,14 @@ def test_the_loss_holds_a_chunk_of_logits_and_both_gradients() -> None:
     job = make_job(model, autocast=True, tokens_per_batch=tokens)
     rows = chunks.even_rows(tokens, chunks.chunk_rows(hidden_TH, weight))
     planned = loss(job)["head gradients"] + 4 * rows * vocabulary
+    if top_k:
+        settings = job.settings.model_copy(
+            update={"rollout": job.settings.rollout.model_copy(update={"top_k": top_k})}
+        )
+        with_batch = loss(replace(job, settings=settings))["supports"]
+        planned += with_batch - top_k * (4 * tokens + 42 * (job.chunk_rows - rows))
+    else:
+        assert "supports" not in loss(job)
     assert planned == pytest.approx(peak_bytes(step), rel=0.05)
 
 

@@ -100,6 +100,57 @@ def test_logprobs_are_those_of_a_plain_forward(name: str, top_p: float) -> None:
             assert completion.logprobs == pytest.approx(expected, abs=LOGP_TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"top_logprobs": 5},
+        {"top_logprobs": 2, "top_p": 0.3},
+        {"top_k": 7},
+        {"top_k": 9, "top_p": 0.4, "min_p": 0.2},
+        {"top_k": 3, "top_logprobs": 9},
+        {"top_k": 100 * VOCABULARY},
+    ],
+)
+def test_the_likeliest_tokens_are_those_of_a_plain_forward(noted: dict[str, Any]) -> None:
+    """With ``top_k`` they are all that could be drawn: their mass is 1."""
+    params = dataclasses.replace(PARAMS, **noted)
+    ours = engine(batch_size=7)
+    for question in QUESTIONS:
+        for completion in sample(ours, params=params)[question.id]:
+            plain_nV = all_logprobs(ours.model, question.prompt_ids, completion.token_ids, 1.0)
+            expected_nV = sampling_logprobs(
+                plain_nV, params.temperature, params.top_p, params.top_k, params.min_p
+            )
+            top = completion.top_logprobs
+            assert top is not None
+            assert top.whole == (params.top_k > 0)
+            assert len(top) == len(completion.token_ids) == len(list(top))
+            for (ids, logprobs), token, expected_V in zip(
+                top, completion.token_ids, expected_nV, strict=True
+            ):
+                possible = int((expected_V > -math.inf).sum())
+                values = expected_V.topk(min(params.noted, possible)).values
+                assert list(logprobs) == pytest.approx(values.tolist(), abs=LOGP_TOLERANCE)
+                assert expected_V[list(ids)].tolist() == pytest.approx(
+                    list(logprobs), abs=LOGP_TOLERANCE
+                )
+                assert len(set(ids)) == len(ids)
+                if top.whole:
+                    assert token in ids
+                    assert math.fsum(map(math.exp, logprobs)) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_noted_changes_no_sample() -> None:
+    plain = sample(engine())
+    assert all(c.top_logprobs is None for group in plain.values() for c in group)
+    noted = sample(engine(), params=dataclasses.replace(PARAMS, top_logprobs=3))
+    forgotten = {
+        id: tuple(dataclasses.replace(c, top_logprobs=None) for c in group)
+        for id, group in noted.items()
+    }
+    assert forgotten == plain
+
+
 def test_samples_follow_the_distribution_of_the_model() -> None:
     """The first token of many samples, against the model's own probabilities."""
     ours = engine(batch_size=2000)
@@ -221,6 +272,30 @@ def test_stop_tokens_are_those_of_model_and_tokenizer(
     eos_token_id: int | list[int] | None, expected: set[int]
 ) -> None:
     assert engine(eos_token_id=eos_token_id).stop_ids == expected
+
+
+@pytest.mark.parametrize("letters", [1, 2])
+def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it(letters: int) -> None:
+    """Every sample is the beginning of the one without stop strings, to the first of them."""
+    ours = engine(eos_token_id=None)
+    plain = sample(ours)
+    texts = [c.text for group in plain.values() for c in group]
+    pairs = [text[i : i + letters] for text in texts for i in range(3, len(text) - letters)]
+    readable = [pair for pair in pairs if pair.isascii() and pair.isprintable()]
+    stop = tuple(sorted(set(readable), key=readable.count)[-3:])
+    cut = sample(ours, params=dataclasses.replace(PARAMS, stop=stop))
+    ended = 0
+    for id, completions in cut.items():
+        for completion, whole in zip(completions, plain[id], strict=True):
+            size = len(completion.token_ids)
+            assert completion.token_ids == whole.token_ids[:size]
+            before = TOKENIZER.decode(completion.token_ids[:-1], skip_special_tokens=True)
+            assert not any(string in before for string in stop)
+            found = any(string in completion.text for string in stop)
+            assert found == (completion.finish_reason is FinishReason.STOP)
+            assert found or completion.token_ids == whole.token_ids
+            ended += found
+    assert 0 < ended < len(texts)
 
 
 def test_each_of_several_stop_tokens_ends_a_completion() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from facts import FILTERS, STOPS
 
 EXACT = 1e-4
 """Nats, float32: sums in another order. A wrong model is off by a thousand times as much."""
@@ -68,9 +69,26 @@ def test_completions_end_as_with_the_other_engine(facts: Any) -> None:
             assert cut[0] == long[0][:5]
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.5])
-def test_logprobs_are_of_the_distribution_that_was_sampled_from(facts: Any, top_p: float) -> None:
-    assert facts[f"plain_{top_p}"] < EXACT
+def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it(facts: Any) -> None:
+    """As far as that the samples are those without stop strings; see ``facts.py``."""
+    ended = 0
+    for group, whole in zip(facts["stopped"], facts["groups"], strict=True):
+        for (tokens, _, text, reason), (longer, *_) in zip(group, whole, strict=True):
+            assert tokens == longer[: len(tokens)]
+            found = any(string in text for string in STOPS)
+            assert (reason == "stop") == (found or tokens[-1] == STOP)
+            assert reason == "stop" or len(tokens) == LIMIT
+            ended += found
+    assert ended > VOTES
+    assert facts["stopped_too_late"] == []
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_logprobs_are_of_the_distribution_that_was_sampled_from(facts: Any, filters: str) -> None:
+    """Those of the sampled tokens, and of the likeliest ones, where they are noted."""
+    sampled, likeliest = facts[f"plain_{filters}"]
+    assert sampled < EXACT
+    assert likeliest < EXACT
 
 
 def test_too_long_a_prompt_is_refused_as_with_the_other_engine(facts: Any) -> None:

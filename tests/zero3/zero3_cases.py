@@ -10,13 +10,23 @@ from typing import Any, NamedTuple
 import torch
 from python_process import run_python
 from safetensors.torch import load_file, save_file
-from tiny_models import make_settings, near_samples, read_sample, saved, tiny_model, worth
+from tiny_models import (
+    VOCABULARY,
+    answer_of,
+    make_settings,
+    near_samples,
+    read_sample,
+    saved,
+    tiny_model,
+    worth,
+)
 
 from ttrl.learner.local import LocalModel
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.settings import ModelSettings, Settings
+from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import TrainSample, UpdateResult
 
 RATES = (3e-4, 1e-4)
@@ -71,6 +81,12 @@ CASES: dict[str, dict[str, Any]] = {
         "tokens_per_batch": 40,
     },
     "adaptive-entropy": {"entropy_target": 10.0, "entropy_coef_step": 0.1, "tokens_per_batch": 40},
+    "few-tokens": {
+        "kl_coef": 0.3,
+        "entropy_coef": 0.1,
+        "old_logprobs": "policy",
+        "tokens_per_batch": 40,
+    },
     "lora": {"lora_rank": 3, "lora_alpha": 6.0},
     "lora-kl": {"lora_rank": 4, "kl_coef": 0.3, "gradient_checkpointing": True},
     # No clip: rounding would put tokens on its other side.
@@ -122,7 +138,22 @@ def case_samples(case: str, samples: list[TrainSample]) -> list[TrainSample]:
     if case == "skipped":  # and one optimizer step that is not taken at all
         weightless = [replace(s, weight=0.0) if i in (2, 8) else s for i, s in enumerate(samples)]
         return [worth(s, 0.0) if i in (0, 9) else s for i, s in enumerate(weightless)]
+    if case == "few-tokens":  # but of some answers
+        return [
+            s if i % 4 == 3 else replace(s, support=few_tokens(s)) for i, s in enumerate(samples)
+        ]
     return samples
+
+
+def few_tokens(sample: TrainSample) -> TopLogprobs:
+    """Supports of one to five tokens, the sampled one among them."""
+    return TopLogprobs.of(
+        (
+            ([(token + 7 * i) % VOCABULARY for i in range(1 + token % 5)], [-1.0] * (1 + token % 5))
+            for token in answer_of(sample)
+        ),
+        whole=True,
+    )
 
 
 def other_order(samples: list[TrainSample]) -> list[TrainSample]:

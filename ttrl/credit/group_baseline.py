@@ -73,6 +73,7 @@ def sample_of(group: CompletionGroup, i: int, advantage: float, weight: float) -
         advantage,
         weight,
         completion.temperature,
+        completion.support,
     )
 
 

@@ -106,6 +106,7 @@ class Evaluation:
             temperature=evaluation.temperature,
             top_p=evaluation.top_p,
             max_new_tokens=self.settings.rollout.max_new_tokens,
+            stop=self.settings.rollout.stop,
             stream=(
                 self.settings.seed,
                 "exam",

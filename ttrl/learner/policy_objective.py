@@ -18,7 +18,7 @@ from ttrl_kernels import PolicyLoss
 from ttrl.learner.entropy_coefficient import EntropyCoefficient
 from ttrl.learner.objective import Loss, Network, PreparedStep, Scorer
 from ttrl.learner.step_tokens import compares_tokens, corrects, prepare_step
-from ttrl.models.packing import sequence_ids, sequence_weights, temperature_of
+from ttrl.models.packing import sampled_from, sequence_ids, sequence_weights
 from ttrl.settings import LossSettings, Settings
 from ttrl.types import PackedBatch, TrainSample, UpdateResult
 
@@ -116,7 +116,7 @@ class PolicyObjective:
         advantages_T, factors_T = batch.advantages_T, batch.policy_factors_T
         result: PolicyLoss = network(
             batch,
-            temperature=temperature_of(batch, self.temperature),
+            **sampled_from(batch, self.temperature),
             advantages_T=advantages_T if factors_T is None else advantages_T * factors_T,
             token_weights_T=batch.token_weights_T,
             old_logp_T=sampler_logp_T if loss.old_logprobs == "sampler" else batch.old_logp_T,

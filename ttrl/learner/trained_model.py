@@ -22,7 +22,7 @@ from ttrl_kernels import chosen_backend
 from ttrl.learner.objective import Loss, Objective, PreparedStep, Scorer, TokenScores
 from ttrl.models import lora
 from ttrl.models.packed_model import PackedModel
-from ttrl.models.packing import batch_of, deal, pack, temperature_of
+from ttrl.models.packing import batch_of, deal, pack, sampled_from
 from ttrl.models.recompute import recompute
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
@@ -195,25 +195,24 @@ class TrainedModel(ABC):
         """Clip the gradients, which have this norm, and take the optimizer step."""
 
     @torch.no_grad()
-    def reference_logp(
-        self, batch: PackedBatch, temperature: float | torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def reference_logp(self, batch: PackedBatch, temperature: float | None = None) -> torch.Tensor:
         """Compute the starting model's log-probs [T] of a batch's targets.
 
         Without a `reference` it is the model without its adapters.
 
         Args:
             batch: what to compute them of.
-            temperature: None: that of the sampling.
+            temperature: of the whole distribution; None: of the one that was sampled from.
         """
-        logp_T: torch.Tensor
+        options = {"temperature": temperature}
         if temperature is None:
-            temperature = temperature_of(batch, self.settings.rollout.temperature)
+            options = sampled_from(batch, self.settings.rollout.temperature)
+        logp_T: torch.Tensor
         if self.reference is not None:
-            logp_T = self.reference(batch, temperature=temperature).logp_T
+            logp_T = self.reference(batch, **options).logp_T
         else:
             with lora.without_adapters(self.model):
-                logp_T = self.network(batch, temperature=temperature).logp_T
+                logp_T = self.network(batch, **options).logp_T
         return logp_T
 
     @torch.no_grad()
@@ -238,11 +237,11 @@ class TrainedModel(ABC):
         return [found[i] for i in range(len(samples))]
 
     def score(self, samples: Sequence[TrainSample]) -> list[TokenScores]:
-        """Compute each trained token's log-prob and entropy, at its sampling temperature."""
+        """Compute each trained token's log-prob and entropy, as it was sampled."""
 
         def scores(batch: PackedBatch) -> Sequence[torch.Tensor]:
-            temperature = temperature_of(batch, self.settings.rollout.temperature)
-            found: Sequence[torch.Tensor] = self.network(batch, temperature=temperature)
+            sampled = sampled_from(batch, self.settings.rollout.temperature)
+            found: Sequence[torch.Tensor] = self.network(batch, **sampled)
             return found
 
         return [TokenScores(*figures) for figures in self.per_token(samples, scores)]
@@ -259,7 +258,7 @@ class TrainedModel(ABC):
         return score
 
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
-        """Compute the log-prob of each trained token, at the temperature that it was sampled at."""
+        """Compute the log-prob of each trained token, of what it was sampled from."""
         return [scores.logprobs for scores in self.score(samples)]
 
     @strictly_deterministic()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from ttrl.system.balance import balance
@@ -128,6 +129,7 @@ def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> Packed
         values_T=_known(samples, [s.values for s in samples]),
         policy_factors_T=_known(samples, [s.policy_factors for s in samples]),
         ratio_penalty_T=_known(samples, [s.ratio_penalties for s in samples]),
+        support_TM=_supports(samples),
     )
 
 
@@ -137,6 +139,24 @@ def _known(
     """Lay out what every sample knows; None where one does not."""
     known = [values for values in values_S if values is not None]
     return _vector(samples, known) if len(known) == len(samples) else None
+
+
+def _supports(samples: Sequence[TrainSample]) -> torch.Tensor | None:
+    """Lay out what could have been drawn in each trained row, [T, M] padded with -1."""
+    known = [s.support for s in samples if s.support is not None]
+    if not known:
+        return None
+    width = max(max(support.counts) for support in known)
+    rows_TM = np.full((sum(map(_rows, samples)), width), -1, np.int32)
+    start = 0
+    for sample in samples:
+        if sample.support is not None:
+            counts_n = np.array(sample.support.counts)
+            own_nM = np.full((len(counts_n), width), -1, np.int32)
+            own_nM[np.arange(width) < counts_n[:, None]] = sample.support.ids
+            rows_TM[start + np.flatnonzero(sample.trained[1:])] = own_nM
+        start += _rows(sample)
+    return torch.from_numpy(rows_TM)
 
 
 def _vector(samples: Sequence[TrainSample], values_S: Sequence[Sequence[float]]) -> torch.Tensor:
@@ -160,6 +180,16 @@ def temperature_of(batch: PackedBatch, usual: float) -> float | torch.Tensor:
     if batch.temperature_T is None:
         return usual
     return torch.where(batch.temperature_T == 0, usual, batch.temperature_T)
+
+
+def sampled_from(batch: PackedBatch, usual: float) -> dict[str, Any]:
+    """Return the head's options that make its distribution the one that was sampled from.
+
+    Args:
+        batch: knows what could have been drawn, and temperatures of its own.
+        usual: ``rollout.temperature``.
+    """
+    return {"temperature": temperature_of(batch, usual), "support_TM": batch.support_TM}
 
 
 def sequence_ids(batch: PackedBatch) -> torch.Tensor:

@@ -179,13 +179,16 @@ def loss(job: Job) -> dict[str, int]:
 
     The gradients of the head's weight and input wait in float32 and are then rounded to the type of
     the products. The chunk is gone by then, so the larger of the two counts. Frozen weights have no
-    gradient.
+    gradient. Of the supports that ``rollout.top_k`` makes, the batch has ids in int32, the loss in
+    int64, and two chunks those with their logits.
     """
     shape = job.shape
     head = 0 if job.adapters else shape.head
     rounded = job.narrow * (head + job.tokens * shape.hidden)
     chunk = 4 * job.chunk_rows * shape.vocabulary
-    return {
+    members = job.settings.rollout.top_k
+    supports = {"supports": members * (12 * job.tokens + 42 * job.chunk_rows)} if members else {}
+    return supports | {
         "hidden states": job.tokens * (4 + 2 * job.wide) * shape.hidden,
         "logits chunk": max(chunk, rounded),
         "head gradients": 4 * (head + job.tokens * shape.hidden),

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.models.pretrained import Room
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.types import FinishReason, Question, UserError
+from ttrl.types import Question, UserError
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -57,9 +57,19 @@ def refuse_absent_ids(
             )
 
 
-def finish_reason(tokens: Sequence[int], stops: frozenset[int]) -> FinishReason:
-    """Say why a completion ended that was sampled to its stop token or its limit."""
-    return FinishReason.STOP if tokens[-1] in stops else FinishReason.LENGTH
+def has_ended(
+    tokens: Sequence[int],
+    stops: frozenset[int],
+    strings: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> bool:
+    """Say whether the last token is a stop token, or completes a stop string in the text."""
+    if tokens[-1] in stops or not strings:
+        return tokens[-1] in stops
+    # Only the end can be new. A character takes up to four tokens, and one may come before it.
+    length = 4 * (max(map(len, strings)) + 1)
+    text = tokenizer.decode(list(tokens[-length:]), skip_special_tokens=True)
+    return any(string in text for string in strings)
 
 
 def refuse_overflow(

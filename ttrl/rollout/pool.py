@@ -112,7 +112,12 @@ class RolloutPool:
         self._lengths = lengths
         samples = [
             TrainSample.of_answer(
-                g.question.id, g.question.prompt_ids, c.token_ids, c.logprobs, 0.0
+                g.question.id,
+                g.question.prompt_ids,
+                c.token_ids,
+                c.logprobs,
+                0.0,
+                support=c.support,
             )
             for g in groups
             for c in g.completions

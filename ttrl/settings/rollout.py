@@ -8,6 +8,9 @@ from pydantic import Field
 
 from ttrl.settings.section import Count, Positive, Section, Temperature
 
+MOST_TOP_K = 128
+"""The largest ``top_k``: so many tokens are noted for each one that is trained, 8 bytes each."""
+
 
 class RolloutSettings(Section):
     """Sampling of the answers that vote."""
@@ -26,6 +29,16 @@ class RolloutSettings(Section):
     """Answers sampled per question; all of them vote."""
     temperature: Temperature = 1.0
     """Sampling temperature; the loss uses the same one."""
+    top_k: Annotated[int, Field(ge=0, le=MOST_TOP_K)] = 0
+    """Sample from so many of the most probable tokens only; the loss knows which. 0: from all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With top_k: of those, only the most probable ones that together reach this share of their
+    mass; the loss knows which. 1: all of them."""
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """With top_k: only tokens with at least this share of the most probable one's probability."""
+    stop: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
+    """An answer also ends with the token that completes one of these in its text, as "</answer>";
+    it is trained on, too."""
     max_new_tokens: Positive = 3072
     """An answer is cut off after this many tokens."""
     batch_size: Count = 512

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
+from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.settings.section import Section
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ def _rollout_rules(settings: Settings) -> Iterator[str]:
             f'rollout.tensor_parallel = {shared} needs rollout.placement = "colocated": ranks '
             "share an engine"
         )
+    for name, unused in (("top_p", 1.0), ("min_p", 0.0)):
+        value = getattr(rollout, name)
+        if value != unused and rollout.top_k == 0:
+            yield (
+                f"rollout.{name} = {value} needs rollout.top_k, 1 to {MOST_TOP_K}: the tokens that "
+                "were left are noted for the loss, and without it there is no limit to their number"
+            )
     if rollout.stop_when_decided and rollout.workflow != "single_turn":
         yield (
             'rollout.stop_when_decided = true needs rollout.workflow = "single_turn": of '

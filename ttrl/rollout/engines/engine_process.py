@@ -147,7 +147,8 @@ class Host:
 
 
 def _params(values: dict[str, Any]) -> SamplingParams:
-    return SamplingParams(**{**values, "stream": tuple(values["stream"])})
+    lists = {name: tuple(values[name]) for name in ("stop", "stream")}
+    return SamplingParams(**{**values, **lists})
 
 
 def main(arguments: Sequence[str]) -> None:

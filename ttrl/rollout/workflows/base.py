@@ -37,8 +37,7 @@ class Workflow(Protocol):
 
         Args:
             ask: samples; may be called several times, for each of them with random numbers of
-                their own (`SamplingParams.stream`); without ``top_p``, of which the loss knows
-                nothing.
+                their own (`SamplingParams.stream`); ``top_p`` and ``min_p`` need ``top_k``.
             questions: the step's.
             step: the training step.
             on_group: to be told of each group that is to vote, as it is returned, by a rank at

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.workflows.base import OnGroup
+from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.types import Completion, CompletionGroup, Estimate, Question, UserError
 
 
@@ -27,12 +28,14 @@ class PoolAsk:
         """Sample; see `Ask`.
 
         Raises:
-            UserError: for a ``top_p`` below 1, of which the loss would know nothing.
+            UserError: for a ``top_p`` or ``min_p`` without ``top_k``: the loss would not know what
+                they left.
         """
-        if params.top_p < 1:
+        if (params.top_p < 1 or params.min_p > 0) and not 0 < params.top_k <= MOST_TOP_K:
             raise UserError(
-                f"rollout.workflow asks with top_p = {params.top_p}: expected 1, as the loss knows "
-                "the whole distribution only"
+                f"rollout.workflow asks with top_p = {params.top_p}, min_p = {params.min_p} and "
+                f"top_k = {params.top_k}: expected 1 and 0, or a top_k of 1 to {MOST_TOP_K}, with "
+                "which the tokens that are left are noted for the loss"
             )
 
         def marked(group: CompletionGroup) -> CompletionGroup:
