@@ -54,6 +54,9 @@ class Question:
     """The text that the model reads, with system prompt, suffix and chat template applied."""
     prompt_ids: tuple[int, ...]
     """``prompt`` as token ids."""
+    text: str | None = None
+    """What was asked, without suffix and chat template, for prompts of a label source's own; None:
+    a conversation, or a source that does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,9 @@ class CompletionGroup:
     greedy: Completion | None = None
     """The most probable answer, token by token, where ReMax compares with it. It does not vote, and
     is not trained on."""
+    passes: tuple[CompletionGroup, ...] = ()
+    """What the label source has asked the policy about this question, see
+    `ttrl.rewards.free_pass`. None of it votes here, or is trained on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,6 +253,19 @@ def test_all_wrong_values_are_reported_together() -> None:
             ["rollout.resample_rounds=2", "reward.labels=teacher"],
             "rollout.resample_rounds = 2 would bring the engine to the weights of",
         ),
+        (["harmony.votes=8"], '[harmony] needs reward.labels = "harmony" (it is "votes")'),
+        (
+            ["reward.labels=harmony", "reflection.candidates=3"],
+            '[reflection] needs reward.labels = "reflection" (it is "harmony")',
+        ),
+        (
+            ["reward.labels=harmony", "rollout.stop_when_decided=true"],
+            'rollout.stop_when_decided = true would decide by votes, but reward.labels = "harmony"',
+        ),
+        (
+            ["reward.labels=reflection", "reflection.tokens=2128"],
+            "reflection.tokens = 2128 leaves no room for a prompt within 2128 tokens",
+        ),
         (["checkpoint.best=held_out"], 'checkpoint.best = "held_out" needs data.held_out, and'),
         (
             ["checkpoint.best=held_out", "evaluation.every=4"],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ttrl.answers import Grader, make_extractor
 from ttrl.rewards.estimators import RewardEstimator, make_estimator
@@ -20,6 +20,8 @@ from ttrl.types import Completion, CompletionGroup, Estimate, PastVote, UserErro
 
 if TYPE_CHECKING:
     from ttrl.rewards.labels import Labels  # imports torch, which checking settings can do without
+
+Judged = TypeVar("Judged")
 
 GRADING_THREADS = 4
 """Threads that grade; they wait for worker processes most of the time."""
@@ -90,17 +92,20 @@ class GroupScorer:
         """Return the group's majority vote."""
         return self._vote(group.completions)
 
-    def estimate(self, group: CompletionGroup, labels: Labels, step: int) -> Estimate:
+    def estimate(
+        self, group: CompletionGroup, labels: Labels, step: int, vote: Vote | None = None
+    ) -> Estimate:
         """Estimate what a group's answers are worth.
 
         Args:
             group: one question's completions.
             labels: labels that do not come from the voters; None where they do.
             step: the training step, for random numbers.
+            vote: what `vote` has returned of the group; None: nobody has asked.
         """
         if self._failed is not None:
             raise self._failed
-        vote = self.vote(group)
+        vote = vote or self.vote(group)
         if labels is None:
             label, agrees_G = vote.majority, tuple(cluster == 0 for cluster in vote.clusters_G)
         else:
@@ -259,14 +264,14 @@ def _numbers(values: Iterable[Any] | None, kind: Callable[[Any], float]) -> Any:
 
 @contextmanager
 def in_background(
-    judge: Callable[[CompletionGroup], Estimate],
-) -> Iterator[tuple[Callable[[CompletionGroup], None], dict[str, Future[Estimate]]]]:
+    judge: Callable[[CompletionGroup], Judged],
+) -> Iterator[tuple[Callable[[CompletionGroup], None], dict[str, Future[Judged]]]]:
     """Judge groups while others are still being sampled.
 
     Yields a function that hands a group over and returns at once, and the futures by question id.
     An error or Ctrl-C does not wait for them: what has not begun is dropped.
     """
-    futures: dict[str, Future[Estimate]] = {}
+    futures: dict[str, Future[Judged]] = {}
     threads = ThreadPoolExecutor(GRADING_THREADS, thread_name_prefix="judge")
 
     def submit(group: CompletionGroup) -> None:
