@@ -125,7 +125,15 @@ class CompletionOutput:
 
 @dataclass
 class FlatLogprobs:
+    """Of the sampled tokens alone, as nobody asks for others here."""
+
     logprobs: list[float]
+    start_indices: list[int] = field(default_factory=list)
+    end_indices: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.start_indices = list(range(len(self.logprobs)))
 
 
 @dataclass
@@ -133,6 +141,8 @@ class SamplingParams:
     n: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
     max_tokens: int = 16
     stop_token_ids: list[int] = field(default_factory=list)
     seed: int | None = None
@@ -149,10 +159,10 @@ class RequestOutputKind:
 class EngineArgs:
     def __init__(
         self, model: str, revision: Any, dtype: str, seed: int, skip_tokenizer_init: bool,
-        generation_config: str, load_format: str, logprobs_mode: str, enable_prefix_caching: bool,
-        max_model_len: int, max_num_seqs: int, block_size: int, enforce_eager: bool,
-        hf_overrides: Any, enable_chunked_prefill: bool, max_num_batched_tokens: int,
-        enable_sleep_mode: bool, gpu_memory_utilization: float,
+        generation_config: str, load_format: str, logprobs_mode: str, max_logprobs: int,
+        enable_prefix_caching: bool, max_model_len: int, max_num_seqs: int, block_size: int,
+        enforce_eager: bool, hf_overrides: Any, enable_chunked_prefill: bool,
+        max_num_batched_tokens: int, enable_sleep_mode: bool, gpu_memory_utilization: float,
         distributed_executor_backend: str, tensor_parallel_size: int,
     ) -> None: ...  # fmt: skip
 

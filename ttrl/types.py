@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch  # the types are also used where nothing heavy should be imported
 
+    from ttrl.top_logprobs import TopLogprobs
+
 
 class WeightSource(Protocol):
     """A policy, or a teacher, as far as its weights matter.
@@ -102,6 +104,8 @@ class Completion:
     """Why the completion ended."""
     temperature: float | None = None
     """Temperature of a workflow's own, if not ``rollout.temperature``: the loss uses the same."""
+    top_logprobs: TopLogprobs | None = None
+    """Per generated token, the likeliest ones in its place, if they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,8 +106,8 @@ def test_a_function_of_ones_own(tmp_path: Path) -> None:
     for name, words in (("wrong", "returned 3: expected a str"), ("broken", "KeyError: 'no'")):
         with pytest.raises(UserError, match=words):
             source(own + name).labels_from([asked("1")], 1, policy)
-    with pytest.raises(UserError, match="'polcy': expected policy, or FILE"):
-        source("harmony.paraphrase=polcy")
+    with pytest.raises(UserError, match="'nobody': expected policy, or FILE"):
+        source("harmony.paraphrase=nobody")
 
 
 def test_a_conversation_has_no_text() -> None:

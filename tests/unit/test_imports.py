@@ -22,7 +22,7 @@ LAYERS = (
     {"credit", "rewards", "rollout", "learner", "data"},
     {"answers", "models"},
     {"settings", "system", "report"},
-    {"types"},
+    {"types", "top_logprobs"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -19,6 +19,7 @@ from ttrl.rollout.engines.recorded import RecordedEngine, tokens_of
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.run.run_folder import RunFolder
+from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question, UserError
 
 PARAMS = SamplingParams(n=3, temperature=1.0, max_new_tokens=9, stream=(0, "rollout", 1))
@@ -89,6 +90,78 @@ def test_greedy_answers_lie_beside_the_votes(groups: list[CompletionGroup], fold
     assert (row["greedy"]["text"], row["greedy"]["reward"]) == ("greedy", 1.0)
     rewritten(folder, lambda rows: rows[0]["greedy"].update(text="edited"))
     with pytest.raises(UserError, match="does not say what was sampled"):
+        list(RecordedEngine(folder).sample(QUESTIONS, PARAMS))
+
+
+def _likeliest(completion: Completion, *, whole: bool) -> TopLogprobs:
+    """Of places with 1, 2, 3, 1, ... tokens."""
+    return TopLogprobs.of(
+        (
+            ([token, *range(i % 3)], [logprob, *[-0.1 * i - 1] * (i % 3)])
+            for i, (token, logprob) in enumerate(
+                zip(completion.token_ids, completion.logprobs, strict=True)
+            )
+        ),
+        whole=whole,
+    )
+
+
+def noted(group: CompletionGroup) -> CompletionGroup:
+    """All possible tokens of the first answer, some of the second one, none of the third."""
+    first, second, third = group.completions
+    return replace(
+        group,
+        completions=(
+            replace(first, top_logprobs=_likeliest(first, whole=True)),
+            replace(second, top_logprobs=_likeliest(second, whole=False)),
+            third,
+        ),
+    )
+
+
+def test_the_likeliest_tokens_come_back(groups: list[CompletionGroup], folder: Path) -> None:
+    run = RunFolder(folder.parent)
+    run.keep_answers(1, [noted(group) for group in groups])
+    found = dict(RecordedEngine(folder).sample(QUESTIONS, PARAMS))
+    assert found == {i: noted(group).completions for i, group in enumerate(groups)}
+    assert found != {i: group.completions for i, group in enumerate(groups)}
+    one = replace(PARAMS, n=1)
+    for asked in (
+        replace(one, top_k=5),
+        replace(one, first=1, top_logprobs=5),
+    ):
+        parts = RecordedEngine(folder).sample(QUESTIONS, asked)
+        assert [c for _, c in parts] == [
+            noted(g).completions[asked.first : asked.first + 1] for g in groups
+        ]
+
+
+@pytest.mark.parametrize("asked", [{"top_k": 5}, {"top_logprobs": 5}])
+def test_a_record_without_what_is_needed_is_refused(asked: dict, folder: Path) -> None:
+    with pytest.raises(UserError, match="do not say what else could have been drawn"):
+        list(RecordedEngine(folder).sample(QUESTIONS, replace(PARAMS, **asked)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_kinds", 3),
+        ("top_kinds", 0),
+        ("top_counts", 2),
+        ("top_ids", -1),
+        ("top_logprobs", 0.5),
+        ("top_logprobs", -float("inf")),
+    ],
+)
+def test_likeliest_tokens_that_cannot_be_are_refused(
+    name: str, value: float, groups: list[CompletionGroup], folder: Path
+) -> None:
+    RunFolder(folder.parent).keep_answers(1, [noted(group) for group in groups])
+    with safe_open(folder / "step_00001.safetensors", "np") as file:
+        array = file.get_tensor(name)
+    array[0] = value
+    rewritten(folder, lambda rows: None, **{name: array})
+    with pytest.raises(UserError, match=r"cannot read step 1 .*top_ids and top_logprobs"):
         list(RecordedEngine(folder).sample(QUESTIONS, PARAMS))
 
 

@@ -22,7 +22,7 @@ def source(*overrides: str) -> SelfReflection:
     return SelfReflection(settings, extract_answer, default_grader())
 
 
-PLAIN = "reflection.summary_tokens=none"
+PLAIN = "reflection.summary_tokens=0"
 
 
 def asked(*given: str | None, id: str = "q1", **more: object) -> tuple[CompletionGroup, Vote]:

@@ -101,6 +101,10 @@ def test_one_engine_samples_the_same_bits_as_one_in_this_process(pools: Pools) -
     assert completions(pools[1]) == expected
     params = replace(PARAMS, stream=(0, "exam"), top_p=0.8, first=3)
     assert completions(pools[1], params) == completions(pools[0], params) != expected
+    params = replace(params, top_k=7, min_p=0.01, top_logprobs=9)
+    noted = completions(pools[1], params)
+    assert noted == completions(pools[0], params)
+    assert all(c.top_logprobs is not None for group in noted for c in group)
 
 
 def test_two_engines_sample_the_same_apart_from_rounding(pools: Pools) -> None:

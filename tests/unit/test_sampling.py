@@ -158,6 +158,39 @@ def test_top_p_of_one_keeps_even_the_least_probable_token() -> None:
     assert logp.tolist() == pytest.approx([0.0, -80.0])
 
 
+# Of these, at temperature 2, the probabilities are 8/20, 5/20, 4/20, 2/20 and 1/20.
+LOGITS = [[2 * math.log(share) for share in (4.0, 8.0, 1.0, 5.0, 2.0)]]
+
+
+@pytest.mark.parametrize(
+    ("min_p", "top_k", "top_p", "kept"),
+    [
+        (0.0, 0, 1.0, {1: 8, 3: 5, 0: 4, 4: 2, 2: 1}),
+        (0.24, 0, 1.0, {1: 8, 3: 5, 0: 4, 4: 2}),  # 2/8 of the most probable, 1/8 is less
+        (0.0, 3, 1.0, {1: 8, 3: 5, 0: 4}),
+        (0.0, 0, 0.66, {1: 8, 3: 5, 0: 4}),  # 13/20 are too few
+        (0.0, 3, 0.66, {1: 8, 3: 5}),  # of the 17 that top_k has left, 13 are enough
+        (0.6, 0, 0.62, {1: 8, 3: 5}),  # of the 13 that min_p has left, 8 are too few,
+        (0.6, 0, 0.61, {1: 8}),  # and here enough: 8/13 = 0.615
+        (0.6, 1, 0.62, {1: 8}),
+        (0.24, 3, 0.77, {1: 8, 3: 5, 0: 4}),  # 13/17 = 0.765
+        (0.24, 3, 0.76, {1: 8, 3: 5}),
+        (0.0, 9, 1.0, {1: 8, 3: 5, 0: 4, 4: 2, 2: 1}),
+    ],
+)
+def test_each_filter_sees_what_the_one_before_has_left(
+    min_p: float, top_k: int, top_p: float, kept: dict[int, int]
+) -> None:
+    probs = sampling_logprobs(torch.tensor(LOGITS), 2.0, top_p, top_k, min_p).exp()[0]
+    expected = [kept.get(token, 0) / sum(kept.values()) for token in range(5)]
+    assert probs.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_equals_at_the_end_of_top_k_the_lower_ids_stay() -> None:
+    logp = sampling_logprobs(torch.tensor([[1.0, 5.0, 1.0, 1.0]]), 1.0, 1.0, top_k=3)[0]
+    assert (logp > NEVER).tolist() == [True, True, True, False]
+
+
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_log_probs_of_bfloat16_logits_are_float32(top_p: float) -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]], dtype=torch.bfloat16)

@@ -100,6 +100,57 @@ def test_logprobs_are_those_of_a_plain_forward(name: str, top_p: float) -> None:
             assert completion.logprobs == pytest.approx(expected, abs=LOGP_TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"top_logprobs": 5},
+        {"top_logprobs": 2, "top_p": 0.3},
+        {"top_k": 7},
+        {"top_k": 9, "top_p": 0.4, "min_p": 0.2},
+        {"top_k": 3, "top_logprobs": 9},
+        {"top_k": 100 * VOCABULARY},
+    ],
+)
+def test_the_likeliest_tokens_are_those_of_a_plain_forward(noted: dict[str, Any]) -> None:
+    """With ``top_k`` they are all that could be drawn: their mass is 1."""
+    params = dataclasses.replace(PARAMS, **noted)
+    ours = engine(batch_size=7)
+    for question in QUESTIONS:
+        for completion in sample(ours, params=params)[question.id]:
+            plain_nV = all_logprobs(ours.model, question.prompt_ids, completion.token_ids, 1.0)
+            expected_nV = sampling_logprobs(
+                plain_nV, params.temperature, params.top_p, params.top_k, params.min_p
+            )
+            top = completion.top_logprobs
+            assert top is not None
+            assert top.whole == (params.top_k > 0)
+            assert len(top) == len(completion.token_ids) == len(list(top))
+            for (ids, logprobs), token, expected_V in zip(
+                top, completion.token_ids, expected_nV, strict=True
+            ):
+                possible = int((expected_V > -math.inf).sum())
+                values = expected_V.topk(min(params.noted, possible)).values
+                assert list(logprobs) == pytest.approx(values.tolist(), abs=LOGP_TOLERANCE)
+                assert expected_V[list(ids)].tolist() == pytest.approx(
+                    list(logprobs), abs=LOGP_TOLERANCE
+                )
+                assert len(set(ids)) == len(ids)
+                if top.whole:
+                    assert token in ids
+                    assert math.fsum(map(math.exp, logprobs)) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_is_noted_changes_no_sample() -> None:
+    plain = sample(engine())
+    assert all(c.top_logprobs is None for group in plain.values() for c in group)
+    noted = sample(engine(), params=dataclasses.replace(PARAMS, top_logprobs=3))
+    forgotten = {
+        id: tuple(dataclasses.replace(c, top_logprobs=None) for c in group)
+        for id, group in noted.items()
+    }
+    assert forgotten == plain
+
+
 def test_samples_follow_the_distribution_of_the_model() -> None:
     """The first token of many samples, against the model's own probabilities."""
     ours = engine(batch_size=2000)

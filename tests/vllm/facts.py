@@ -32,7 +32,18 @@ from ttrl.models.packed_model import load_policy_model
 from ttrl.models.pretrained import TINY_BASE, load_tokenizer
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
+from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import CompletionGroup, Question
+
+FILTERS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "top_p": {"top_p": 0.5},
+    "likeliest": {"top_logprobs": 4},
+    "likeliest_of_few": {"top_logprobs": 4, "top_p": 0.7},
+    "top_k": {"top_k": 3},
+    "every_filter": {"top_k": 7, "top_p": 0.9, "min_p": 0.02},
+    "whole_vocabulary": {"top_k": 128, "top_p": 0.99},
+}
 
 
 def main(output: str) -> None:
@@ -66,9 +77,9 @@ def samples(pool: RolloutPool, policy: LocalModel, questions: list[Question]) ->
     facts["in_parts"] = [list(c.token_ids) for part in parts for c in part.completions]
     short = replace(PARAMS, max_new_tokens=5)
     facts["short"] = [describe(g) for g in pool.sample(questions, short)]
-    for top_p in (1.0, 0.5):
-        params = replace(PARAMS, top_p=top_p, n=4)
-        facts[f"plain_{top_p}"] = plain_gap(policy, pool.sample(questions, params), params)
+    for name, filters in FILTERS.items():
+        params = replace(PARAMS, n=4, **filters)
+        facts[f"plain_{name}"] = plain_gap(policy, pool.sample(questions, params), params)
     facts["too_long"] = refusal(
         lambda: pool.sample(questions, replace(PARAMS, max_new_tokens=9000))
     )
@@ -80,20 +91,40 @@ def samples(pool: RolloutPool, policy: LocalModel, questions: list[Question]) ->
 
 
 @torch.no_grad()
-def plain_gap(policy: LocalModel, groups: list[CompletionGroup], params: SamplingParams) -> float:
-    """The largest difference from plain forwards of an ordinary model with the same weights."""
+def plain_gap(
+    policy: LocalModel, groups: list[CompletionGroup], params: SamplingParams
+) -> list[float]:
+    """The largest difference from plain forwards of an ordinary model with the same weights: of
+    the sampled tokens' log-probs, and of those of the likeliest ones, in their order."""
     model = AutoModelForCausalLM.from_pretrained(TINY_BASE)
     for name, tensor in policy.named_weights():
         model.get_parameter(name).copy_(tensor)
-    gaps = []
+    gaps, likeliest = [], [0.0]
     for g in groups:
         for c in g.completions:
             logits_TV = model(torch.tensor([[*g.question.prompt_ids, *c.token_ids]])).logits[0]
             rows_nV = logits_TV[len(g.question.prompt_ids) - 1 : -1]
-            expected_nV = sampling_logprobs(rows_nV, params.temperature, params.top_p)
+            expected_nV = sampling_logprobs(
+                rows_nV, params.temperature, params.top_p, params.top_k, params.min_p
+            )
             ids_n1 = torch.tensor(c.token_ids).unsqueeze(1)
             gaps.append((expected_nV.gather(1, ids_n1)[:, 0] - torch.tensor(c.logprobs)).abs())
-    return torch.cat(gaps).max().item()
+            if params.noted:
+                assert c.top_logprobs is not None
+                assert c.top_logprobs.whole == (params.top_k > 0)
+                likeliest += top_gaps(c.top_logprobs, expected_nV, params.noted)
+    return [torch.cat(gaps).max().item(), max(likeliest)]
+
+
+def top_gaps(top: TopLogprobs, expected_nV: torch.Tensor, count: int) -> list[float]:
+    """The largest difference in each place: of the noted tokens, and of the likeliest ones."""
+    gaps = []
+    for (ids, logprobs), expected_V in zip(top, expected_nV, strict=True):
+        possible = int((expected_V > -torch.inf).sum())
+        assert len(set(ids)) == len(ids) == min(count, possible), (ids, possible)
+        for values in (expected_V[list(ids)], expected_V.topk(len(ids)).values):
+            gaps.append((values - torch.tensor(list(logprobs))).abs().max().item())
+    return gaps
 
 
 def describe(group: CompletionGroup) -> list[list[Any]]:

@@ -63,8 +63,8 @@ class SelfReflection(AfterVoting):
         """Return the labels; see `AfterVoting.labels_from`."""
         pools = [self._pool(group, vote, step) for group, vote in voted]
         contested = [pool for pool in pools if len(pool) > 1]
-        if (tokens := self.settings.summary_tokens) is not None:
-            contested = self._summed_up(contested, tokens, ask)
+        if self.settings.summary_tokens:
+            contested = self._summed_up(contested, ask)
         requests = [
             Request(pool[0].question, (text_of(pool[0].question), COMPARE, *_shown(pool), PICK))
             for pool in contested
@@ -93,7 +93,7 @@ class SelfReflection(AfterVoting):
         ]
 
     def _summed_up(
-        self, pools: Sequence[Sequence[Candidate]], tokens: int, ask: AskPolicy
+        self, pools: Sequence[Sequence[Candidate]], ask: AskPolicy
     ) -> list[list[Candidate]]:
         """Put summaries in the place of the solutions."""
         requests = [
@@ -101,6 +101,7 @@ class SelfReflection(AfterVoting):
             for pool in pools
             for c in pool
         ]
+        tokens = self.settings.summary_tokens
         replies = iter(ask("summary", requests, n=1, max_new_tokens=tokens))
         return [
             [Candidate(c.question, c.answer, _text(next(replies)) or c.solution) for c in pool]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,10 +23,21 @@ class SamplingParams:
     """Tokens after which a completion ends at the latest."""
     top_p: float = 1.0
     """Only the most probable tokens that together reach this mass; 1 keeps all."""
+    top_k: int = 0
+    """Only so many of the most probable tokens; 0 keeps all."""
+    min_p: float = 0.0
+    """Only tokens with at least this share of the most probable one's probability."""
+    top_logprobs: int = 0
+    """Per token, how many of the likeliest ones to note, with their log-probs."""
     stream: tuple[int | str, ...] = ()
     """What the random numbers are derived from, before question id and sample index."""
     first: int = 0
     """Index of the first sample: the samples from 16 on are the same whoever samples the others."""
+
+    @property
+    def noted(self) -> int:
+        """How many of the likeliest tokens an engine notes: with ``top_k`` all that are left."""
+        return max(self.top_logprobs, self.top_k)
 
 
 def voting(settings: Settings, *stream: int | str) -> SamplingParams:
@@ -53,15 +65,29 @@ def verifying(settings: Settings) -> SamplingParams:
     return replace(votes, n=2, max_new_tokens=min(32, votes.max_new_tokens))
 
 
-def sampling_logprobs(logits_BV: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """Compute log-probabilities [B, V], float32, of the distribution that is sampled from."""
+def sampling_logprobs(
+    logits_BV: torch.Tensor, temperature: float, top_p: float, top_k: int = 0, min_p: float = 0.0
+) -> torch.Tensor:
+    """Compute log-probabilities [B, V], float32, of the distribution that is sampled from.
+
+    In vLLM's order: temperature, ``min_p``, ``top_k``, ``top_p``, each of what the one before has
+    left. Among equally probable tokens the lower ids stay.
+    """
     logp_BV = torch.log_softmax(logits_BV.float() / temperature, dim=-1)
-    if top_p >= 1.0:
+    if min_p > 0:
+        least_B1 = logp_BV.amax(-1, keepdim=True) + math.log(min_p)
+        logp_BV = torch.log_softmax(logp_BV.masked_fill(logp_BV < least_B1, -torch.inf), dim=-1)
+    if top_p >= 1.0 and top_k == 0:
         return logp_BV
     sorted_BV, order_BV = logp_BV.sort(dim=-1, descending=True, stable=True)
-    probs_BV = sorted_BV.exp()
-    # A token stays while the mass before it is below top_p: the first one always does.
-    outside_BV = probs_BV.cumsum(dim=-1) - probs_BV >= top_p
+    if top_k > 0:
+        sorted_BV[:, top_k:] = -torch.inf
+        sorted_BV = torch.log_softmax(sorted_BV, dim=-1)
+    outside_BV = sorted_BV == -torch.inf
+    if top_p < 1.0:
+        probs_BV = sorted_BV.exp()
+        # A token stays while the mass before it is below top_p: the first one always does.
+        outside_BV |= probs_BV.cumsum(dim=-1) - probs_BV >= top_p
     dropped_BV = torch.zeros_like(outside_BV).scatter_(-1, order_BV, outside_BV)
     return torch.log_softmax(logp_BV.masked_fill(dropped_BV, -torch.inf), dim=-1)
 

@@ -59,7 +59,7 @@ class FreePass:
         replies: dict[str, tuple[Completion, ...]] = {}
         if asked:
             votes = voting(self.settings, "free", self.step, name)
-            params = replace(votes, n=n, max_new_tokens=max_new_tokens)
+            params = replace(votes, n=n, max_new_tokens=max_new_tokens, top_logprobs=0)
             for group in self.pool.sample([q for _, q in asked.values()], params):
                 self.groups[asked[group.question.id][0]].append(group)
                 replies[group.question.id] = group.completions

@@ -14,8 +14,8 @@ class ReflectionSettings(Section):
 
     candidates: Annotated[int, Field(ge=2, le=64)] = 8
     """Different answers in the pool, at most: those with the most votes."""
-    summary_tokens: Positive | None = 256
-    """The policy sums up each of their solutions in so many tokens; None: it reads the solutions
+    summary_tokens: Annotated[int, Field(ge=0)] = 256
+    """The policy sums up each of their solutions in so many tokens; 0: it reads the solutions
     themselves. What there is no room for is cut at its beginning."""
     tokens: Positive = 1024
     """Tokens in which the policy compares them, and picks one."""

@@ -281,10 +281,13 @@ def _free_pass_rules(settings: Settings) -> Iterator[str]:
             f'rollout.stop_when_decided = true would decide by votes, but reward.labels = "{used}" '
             "looks at all answers: unset one of them"
         )
+    own = settings.harmony.paraphrase != "policy"
+    if own and (which := _changed("harmony", settings.harmony, "tokens")):
+        yield f'{which} needs harmony.paraphrase = "policy"'
     replies = {
-        "harmony.tokens": settings.harmony.tokens,
+        "harmony.tokens": 0 if own else settings.harmony.tokens,
         "reflection.tokens": settings.reflection.tokens,
-        "reflection.summary_tokens": settings.reflection.summary_tokens or 0,
+        "reflection.summary_tokens": settings.reflection.summary_tokens,
     }
     for name, tokens in replies.items():
         if name.startswith(used) and tokens >= longest:

@@ -3,8 +3,10 @@
 Beside the readable answers of a step (``step_00001.jsonl``, see `ttrl.run.run_folder`) lies
 ``step_00001.safetensors``: the token ids (int32) and log-probs (float32) of all its completions,
 one after the other, a question's greedy answer behind its votes, and then what the label source
-asked about it, and their lengths; 8 bytes a token. Its metadata hold a digest of what the other
-file says, so that a record that was edited does not train another policy without a word.
+asked about it, and their lengths; 8 bytes a token. Where the likeliest tokens of each place were
+noted, their counts, ids and log-probs are there as well: 2 bytes a token, and 8 for each of them.
+Its metadata hold a digest of what the other file says, so that a record that was edited does not
+train another policy without a word.
 
 Both are written when the step has been sampled, so a step whose votes could not be counted, or
 whose update failed, is recorded like any other. What the votes say (label, answers, rewards) is
@@ -16,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -30,6 +33,7 @@ from safetensors.numpy import save
 
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.system.paths import STEP_NAME
+from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError
 
 T = TypeVar("T")
@@ -62,6 +66,9 @@ class Answers(NamedTuple):
 ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
 """Names of the files of a step; others are a user's."""
 
+NOT_NOTED, NOTED, WHOLE = range(3)
+"""What is known of a completion's likeliest tokens: nothing, some, all that could be drawn."""
+
 ABOVE_ZERO = 1e-4
 """How far rounding may lift a log-prob of an almost certain token."""
 
@@ -82,10 +89,26 @@ def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:
             "token_ids": np.fromiter(ids, dtype=np.int32),
             "logprobs": np.fromiter(logprobs, dtype=np.float32),
             "lengths": np.array([len(c.token_ids) for c in completions], dtype=np.int32),
+            **_noted(completions),
         },
         {"digest": _digest(answers)},
     )
     return content
+
+
+def _noted(completions: Sequence[Completion]) -> dict[str, Any]:
+    """Return the likeliest tokens of all completions as arrays; none where none were noted."""
+    tops = [c.top_logprobs for c in completions]
+    known = [top for top in tops if top is not None]
+    if not known:
+        return {}
+    kinds = [NOT_NOTED if top is None else WHOLE if top.whole else NOTED for top in tops]
+    return {
+        "top_kinds": np.array(kinds, dtype=np.uint8),
+        "top_counts": np.concatenate([np.array(top.counts, dtype=np.uint16) for top in known]),
+        "top_ids": np.concatenate([np.array(top.ids, dtype=np.int32) for top in known]),
+        "top_logprobs": np.concatenate([np.array(top.logprobs, dtype=np.float32) for top in known]),
+    }
 
 
 def _digest(answers: dict[str, Answers]) -> str:
@@ -172,6 +195,13 @@ class RecordedEngine:
                     "before it asks for replies leaves its last step unfinished: then remove both "
                     "files of that step"
                 )
+            if any(not _as_noted(completion, params) for completion in completions):
+                raise UserError(
+                    f"--replay {self.folder}: the answers to question {question.id!r} in step "
+                    f"{self._step} do not say what else could have been drawn, which rollout.top_k "
+                    "and other settings of this run need. Replay with the config.toml of the run "
+                    "that it was recorded in"
+                )
             yield i, completions
 
     def _of(self, params: SamplingParams) -> tuple[Mapping[str, Answers], str]:
@@ -216,17 +246,21 @@ class RecordedEngine:
                 ids, logprobs, lengths = _checked(
                     *(stored.get_tensor(name) for name in ("token_ids", "logprobs", "lengths"))
                 )
+                tops = _tops(stored, lengths)
                 digest = (stored.metadata() or {}).get("digest")
             rows = lines.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"--replay: cannot read step {step} from {path}: {error}") from error
         ends = np.cumsum(lengths).tolist()
-        spans = deque(zip([0, *ends], ends, strict=False))
+        stored_answers: deque[Stored] = deque(
+            (ids[begin:end], logprobs[begin:end], top)
+            for begin, end, top in zip([0, *ends], ends, tops, strict=False)
+        )
         found: dict[str, Answers] = {}
         for number, line in enumerate(rows, start=1):
             try:
                 row = json.loads(line)
-                question, said = _answers(row, spans, ids, logprobs)
+                question, said = _answers(row, stored_answers)
                 if question in found:
                     raise ValueError(f"question {question!r} is there twice")
                 found[question] = said
@@ -235,7 +269,10 @@ class RecordedEngine:
                     f"--replay: {lines}, line {number}: {error}; expected the file as the run "
                     "wrote it"
                 ) from error
-        if spans or digest not in (None, _digest(found)):  # earlier versions wrote no digest
+        if stored_answers or digest not in (
+            None,
+            _digest(found),
+        ):  # earlier versions wrote no digest
             raise UserError(
                 f"--replay: {lines} does not say what was sampled with the tokens in {path.name}; "
                 "expected both files as the run wrote them"
@@ -243,41 +280,50 @@ class RecordedEngine:
         return found
 
 
-def _answers(
-    row: Any, spans: deque[tuple[int, int]], ids: Sequence[int], logprobs: Sequence[float]
-) -> tuple[str, Answers]:
-    """Read a question and its answers from a line; their ``spans`` of the tokens are taken off."""
+Stored = tuple[Sequence[int], Sequence[float], TopLogprobs | None]
+"""Tokens, log-probs and likeliest tokens of a completion."""
+
+
+def _answers(row: Any, stored: deque[Stored]) -> tuple[str, Answers]:
+    """Read a question and its answers from a line; what is ``stored`` of them is taken off."""
 
     def completion(said: Any) -> Completion:
-        begin, end = spans.popleft() if spans else (0, 0)
-        if _field(said, "tokens", int) != end - begin:
+        ids, logprobs, top = stored.popleft() if stored else ((), (), None)
+        if _field(said, "tokens", int) != len(ids):
             raise ValueError("the answers have other lengths than those in the other file")
         return Completion(
-            tuple(ids[begin:end]),
-            tuple(logprobs[begin:end]),
+            tuple(ids),
+            tuple(logprobs),
             _field(said, "text", str),
             FinishReason(_field(said, "finish_reason", str)),
             _field(said, "temperature", float) if "temperature" in said else None,
+            top,
         )
 
     question, prompt = _field(row, "question", str), _field(row, "prompt", str)
     votes = tuple(map(completion, _field(row, "completions", list)))
     greedy = (completion(row["greedy"]),) if "greedy" in row else ()
     replies = _field(row, "passes", list) if "passes" in row else []
-    passes = tuple(_answers(reply, spans, ids, logprobs) for reply in replies)
+    passes = tuple(_answers(reply, stored) for reply in replies)
     return question, Answers(prompt, votes, greedy, passes)
+
+
+def _as_noted(completion: Completion, params: SamplingParams) -> bool:
+    """Say whether a completion notes what was asked for."""
+    top = completion.top_logprobs
+    return not params.noted or (top is not None and top.whole == (params.top_k > 0))
 
 
 def _checked(ids: Any, logprobs: Any, lengths: Any) -> tuple[list[int], list[float], list[int]]:
     """Return the arrays as lists; a ValueError if they cannot be those of `tokens_of`."""
-    for name, array, kind in (
+    for name, values, kind in (
         ("token_ids", ids, np.int32),
         ("logprobs", logprobs, np.float32),
         ("lengths", lengths, np.int32),
     ):
-        if array.dtype != kind or array.ndim != 1:
+        if values.dtype != kind or values.ndim != 1:
             raise ValueError(
-                f"{name} is {array.dtype}{list(array.shape)}, expected {kind.__name__} in one row"
+                f"{name} is {values.dtype}{list(values.shape)}, expected {kind.__name__} in one row"
             )
     if (lengths <= 0).any() or not lengths.sum(dtype=np.int64) == len(ids) == len(logprobs):
         raise ValueError(
@@ -288,6 +334,44 @@ def _checked(ids: Any, logprobs: Any, lengths: Any) -> tuple[list[int], list[flo
     if not (np.isfinite(logprobs) & (logprobs <= ABOVE_ZERO)).all():
         raise ValueError("logprobs has some that are no logarithm of a probability")
     return ids.tolist(), logprobs.tolist(), lengths.tolist()
+
+
+def _tops(stored: Any, lengths: Sequence[int]) -> list[TopLogprobs | None]:
+    """Return what is stored of each completion's likeliest tokens; a ValueError if it cannot be."""
+    if "top_kinds" not in stored.keys():  # noqa: SIM118  # no dict
+        return [None] * len(lengths)
+    kinds, counts, ids, logprobs = (
+        stored.get_tensor(f"top_{name}") for name in ("kinds", "counts", "ids", "logprobs")
+    )
+    dtypes = (kinds.dtype, counts.dtype, ids.dtype, logprobs.dtype)
+    known = [n for n, kind in zip(lengths, kinds, strict=True) if kind != NOT_NOTED]
+    if (
+        dtypes != (np.uint8, np.uint16, np.int32, np.float32)
+        or (kinds > WHOLE).any()
+        or sum(known) != len(counts)
+        or not counts.sum(dtype=np.int64) == len(ids) == len(logprobs)
+        or (ids < 0).any()
+        or not (np.isfinite(logprobs) & (logprobs <= ABOVE_ZERO)).all()
+    ):
+        raise ValueError("what top_kinds, top_counts, top_ids and top_logprobs say does not fit")
+    tops: list[TopLogprobs | None] = []
+    token, entry = 0, 0
+    for kind, length in zip(kinds.tolist(), lengths, strict=True):
+        if kind == NOT_NOTED:
+            tops.append(None)
+            continue
+        own = array("H", counts[token : token + length].tolist())
+        span = slice(entry, entry + sum(own))
+        tops.append(
+            TopLogprobs(
+                own,
+                array("i", ids[span].tolist()),
+                array("f", logprobs[span].tolist()),
+                whole=kind == WHOLE,
+            )
+        )
+        token, entry = token + length, span.stop
+    return tops
 
 
 def _field(row: Any, name: str, kind: type[T]) -> T:

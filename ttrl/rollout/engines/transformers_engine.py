@@ -21,10 +21,14 @@ from ttrl.rollout.sampling import SamplingParams, draw, sampling_logprobs
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import generator
+from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, Question
 
 Row = tuple[int, int]
 """(index of the question, index of the sample)"""
+
+Place = tuple[list[int], list[float]]
+"""(ids, log-probs) of the likeliest tokens in one place"""
 
 # Finished rows are cut out of the KV cache when this share of the batch is finished: cutting
 # copies the cache, carrying dead rows computes them.
@@ -110,19 +114,24 @@ class TransformersEngine:
         )
         tokens: list[list[int]] = [[] for _ in rows]
         logprobs: list[list[float]] = [[] for _ in rows]
+        likeliest: list[list[Place]] = [[] for _ in rows]
         state = self._prefill(questions, rows)
         alive_B = torch.arange(len(rows))  # which row of `rows` each row of the batch is
         finished_B = torch.zeros(len(rows), dtype=torch.bool)
         for step in range(length):
             self.steps += 1
-            logp_BV = sampling_logprobs(state.logits_BV, params.temperature, params.top_p)
+            logp_BV = sampling_logprobs(
+                state.logits_BV, params.temperature, params.top_p, params.top_k, params.min_p
+            )
             token_B = draw(logp_BV, uniforms_BN[alive_B, step].to(logp_BV.device))
             chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
             ids, values = token_B.tolist(), chosen_B.tolist()
+            places = _likeliest(logp_BV, params.noted)
             for b, row in enumerate(alive_B.tolist()):
                 if not finished_B[b]:
                     tokens[row].append(ids[b])
                     logprobs[row].append(values[b])
+                    likeliest[row] += places[b : b + 1]
             finished_B |= torch.tensor([i in self.stop_ids for i in ids])
             if bool(finished_B.all()) or step + 1 == length:
                 break
@@ -134,8 +143,14 @@ class TransformersEngine:
             self._advance(state, token_B)
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [
-            Completion(tuple(t), tuple(lp), text, finish_reason(t, self.stop_ids))
-            for t, lp, text in zip(tokens, logprobs, texts, strict=True)
+            Completion(
+                tuple(t),
+                tuple(lp),
+                text,
+                finish_reason(t, self.stop_ids),
+                top_logprobs=TopLogprobs.of(top, whole=params.top_k > 0) if top else None,
+            )
+            for t, lp, text, top in zip(tokens, logprobs, texts, likeliest, strict=True)
         ]
 
     def _prefill(self, questions: Sequence[Question], rows: Sequence[Row]) -> _Decoding:
@@ -175,6 +190,14 @@ class TransformersEngine:
         )
         state.logits_BV = out.logits[:, -1]
         state.length_B = state.length_B + 1
+
+
+def _likeliest(logp_BV: torch.Tensor, count: int) -> list[Place]:
+    """Return the ``count`` likeliest tokens of each row, likeliest first; nothing for 0."""
+    if count == 0:
+        return []
+    values_BK, ids_BK = logp_BV.topk(min(count, logp_BV.shape[1]), dim=-1)
+    return list(zip(ids_BK.tolist(), values_BK.tolist(), strict=True))
 
 
 class _Decoding:

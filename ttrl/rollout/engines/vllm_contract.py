@@ -32,6 +32,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
         "generation_config",
         "load_format",
         "logprobs_mode",
+        "max_logprobs",
         "enable_prefix_caching",
         "max_model_len",
         "max_num_seqs",
@@ -59,6 +60,8 @@ CONTRACT: dict[str, tuple[str, ...]] = {
         "n",
         "temperature",
         "top_p",
+        "top_k",
+        "min_p",
         "max_tokens",
         "stop_token_ids",
         "seed",
@@ -70,7 +73,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
     "vllm.sampling_params.RequestOutputKind.FINAL_ONLY": (),
     "vllm.RequestOutput": ("request_id", "outputs", "finished"),
     "vllm.CompletionOutput": ("token_ids", "logprobs", "finish_reason"),
-    "vllm.logprobs.FlatLogprobs": ("logprobs",),
+    "vllm.logprobs.FlatLogprobs": ("start_indices", "end_indices", "token_ids", "logprobs"),
 }
 """Every symbol of vLLM that is used here, and its parameters or fields that are."""
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,7 +29,16 @@ from ttrl.system.gpus import device
 from ttrl.system.memory import memory_suffices
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import generator
+from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, Question, UserError
+
+MOST_NOTED = 256
+"""The likeliest tokens of a place that may be asked for."""
+TIES = 16
+"""Further ones that are asked for with ``top_k``: of tokens that are as likely as the last one to
+stay, vLLM without Triton drops none."""
+WHOLE = 0.999
+"""The mass of all tokens that could have been drawn is above this, whatever rounding does."""
 
 
 class VllmEngine:
@@ -62,6 +72,7 @@ class VllmEngine:
         self._room = context_room(outline)
         self._shapes = {name: p.shape for name, p in outline.named_parameters()}
         self._tied = {} if torch.cuda.is_available() else _tied_names(outline)
+        self._vocabulary: int = outline.config.get_text_config().vocab_size
         self._dtype = getattr(torch, settings.model.dtype)
         self._set_up_environment(settings)
         with _torch_restored():
@@ -183,7 +194,10 @@ class VllmEngine:
                 self.steps += 1
                 for output in outputs:
                     if output.finished:
-                        yield waiting.pop(output.request_id), self._completions(output.outputs)
+                        yield (
+                            waiting.pop(output.request_id),
+                            self._completions(output.outputs, params),
+                        )
         finally:  # whoever stops listening leaves nothing behind
             engine.abort_request(list(waiting))
 
@@ -197,23 +211,32 @@ class VllmEngine:
             n=params.n,
             temperature=params.temperature,
             top_p=params.top_p,
+            top_k=params.top_k,
+            min_p=params.min_p,
             max_tokens=params.max_new_tokens,
             stop_token_ids=sorted(self.stop_ids),
             seed=seed,
-            logprobs=0,  # of the sampled token and no other
+            # Of the sampled token, and of as many others as are to be noted.
+            logprobs=min(params.noted + (TIES if params.top_k else 0), self._vocabulary),
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _completions(self, outputs: Sequence[Any]) -> tuple[Completion, ...]:
+    def _completions(
+        self, outputs: Sequence[Any], params: SamplingParams
+    ) -> tuple[Completion, ...]:
         texts = self.tokenizer.batch_decode(
             [list(o.token_ids) for o in outputs], skip_special_tokens=True
         )
-        return tuple(self._completion(o, text) for o, text in zip(outputs, texts, strict=True))
+        return tuple(
+            self._completion(o, text, params) for o, text in zip(outputs, texts, strict=True)
+        )
 
-    def _completion(self, output: Any, text: str) -> Completion:
-        tokens, logprobs = tuple(output.token_ids), tuple(output.logprobs.logprobs)
+    def _completion(self, output: Any, text: str, params: SamplingParams) -> Completion:
+        tokens, found = tuple(output.token_ids), output.logprobs
+        # The sampled token comes first in each place.
+        logprobs = tuple(found.logprobs[start] for start in found.start_indices)
         if not tokens or len(logprobs) != len(tokens):
             raise RuntimeError(f"vLLM gave {len(logprobs)} log-probs of {len(tokens)} tokens")
         reason = finish_reason(tokens, self.stop_ids)
@@ -222,7 +245,32 @@ class VllmEngine:
                 f"vLLM ended a completion with {output.finish_reason!r} where it should have been "
                 f"{str(reason)!r}"
             )
-        return Completion(tokens, logprobs, text, reason)
+        top = _likeliest(found, params) if params.noted else None
+        return Completion(tokens, logprobs, text, reason, top_logprobs=top)
+
+
+def _likeliest(found: Any, params: SamplingParams) -> TopLogprobs:
+    """Return the likeliest tokens of each place, behind the sampled one that comes first.
+
+    Raises:
+        RuntimeError: if they are not all that ``top_k`` has left.
+    """
+    spans = [
+        slice(start + 1, end)
+        for start, end in zip(found.start_indices, found.end_indices, strict=True)
+    ]
+    top = TopLogprobs.of(
+        ((found.token_ids[span], found.logprobs[span]) for span in spans), whole=params.top_k > 0
+    )
+    if top.whole:
+        starts = np.cumsum([0, *top.counts[:-1]])
+        least = np.add.reduceat(np.exp(np.array(top.logprobs)), starts).min()
+        if not least > WHOLE:
+            raise RuntimeError(
+                f"vLLM's {max(top.counts)} likeliest tokens have {least:.4f} of the mass, with "
+                f"top_k = {params.top_k}: more than {TIES} are as likely as the last of them"
+            )
+    return top
 
 
 def _tied_names(outline: PreTrainedModel) -> dict[str, str]:
@@ -275,6 +323,7 @@ def _start(settings: Settings, room: Room | None, version: str, ranks: Ranks) ->
             generation_config="vllm",  # not the model's own defaults: all of sampling is ours
             load_format="dummy",
             logprobs_mode="processed_logprobs",
+            max_logprobs=MOST_NOTED,
             enable_prefix_caching=True,
             max_model_len=length,
             max_num_seqs=rollout.batch_size,

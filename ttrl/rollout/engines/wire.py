@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
+from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, FinishReason, Question
 
 Message = dict[str, Any]
@@ -80,11 +82,18 @@ def to_question(values: Sequence[Any]) -> Question:
 
 def from_completion(completion: Completion) -> list[Any]:
     """Convert a completion to JSON; its log-probs come out the same to the last bit."""
-    c = completion
-    return [c.token_ids, c.logprobs, c.text, c.finish_reason, c.temperature]
+    c, top = completion, completion.top_logprobs
+    likeliest = top and [list(top.counts), list(top.ids), list(top.logprobs), top.whole]
+    return [c.token_ids, c.logprobs, c.text, c.finish_reason, c.temperature, likeliest]
 
 
 def to_completion(values: Sequence[Any]) -> Completion:
     """Make a completion from JSON."""
-    token_ids, logprobs, text, reason, temperature = values
-    return Completion(tuple(token_ids), tuple(logprobs), text, FinishReason(reason), temperature)
+    token_ids, logprobs, text, reason, temperature, likeliest = values
+    top = None
+    if likeliest is not None:
+        counts, ids, top_logprobs, whole = likeliest
+        top = TopLogprobs(array("H", counts), array("i", ids), array("f", top_logprobs), whole)
+    return Completion(
+        tuple(token_ids), tuple(logprobs), text, FinishReason(reason), temperature, top
+    )
