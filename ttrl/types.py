@@ -233,6 +233,9 @@ class Estimate:
     """Rewards per completion of ``reward.extra``, by name; not of the estimator."""
     greedy_reward: float | None = None
     """Reward of `CompletionGroup.greedy`, if there is one; not of the estimator."""
+    labels_G: tuple[str | None, ...] | None = None
+    """The label of each completion, where they have their own; ``label`` is then that of most.
+    None: ``label`` is that of all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,3 +104,17 @@ def test_conversations_are_refused_before_a_model_is_loaded(run: Run, tmp_path: 
     (tmp_path / "talk.jsonl").write_text("\n".join(rows))
     with pytest.raises(UserError, match="'0' cannot be put in another prompt"):
         run("talk", ["data.held_out=none", f"data.train={tmp_path / 'talk.jsonl'}", *HARMONY[1:]])
+
+
+def test_labels_per_sample_are_recorded_and_replayed(run: Run, tmp_path: Path) -> None:
+    recorded = run("recorded", ["data.held_out=none", "reward.estimator=scope"])
+    rows = [json.loads(x) for x in (recorded / "rollouts" / "step_00002.jsonl").open()]
+    for row in rows:
+        said = [(c["answer"], c["label"], c["reward"]) for c in row["completions"]]
+        assert all(reward == (answer == label is not None) for answer, label, reward in said)
+    for line in metrics(recorded):
+        assert 1 <= line["estimator/subgroup_size"] <= 8
+        assert line["estimator/token_confidence"] > 1
+    settings = load_settings(str(recorded / "config.toml"))
+    train(settings, RunFolder(tmp_path / "again"), QUIET, recorded / "rollouts")
+    assert trained(tmp_path / "again") == trained(recorded)

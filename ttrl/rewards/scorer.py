@@ -84,6 +84,8 @@ class GroupScorer:
         self.extra = ExtraRewards(settings)
         if reward.extra and own:
             raise _nothing_to_add_to(self.name)
+        self.top_logprobs: int = getattr(self.estimator, "top_logprobs", 0)
+        """How many of the likeliest tokens of each place the estimator reads."""
         self._failed: UserError | None = None
         self.history: dict[str, tuple[PastVote, ...]] = {}
         """Question id -> the question's earlier visits, oldest first."""
@@ -204,6 +206,7 @@ def _checked(returned: object, completions: int, name: str) -> Estimate:
             rewards_G=_numbers(returned.rewards_G, float),
             advantages_G=_numbers(returned.advantages_G, float),
             keep_G=_numbers(returned.keep_G, bool),
+            labels_G=_numbers(returned.labels_G, lambda label: label),
             weight=float(returned.weight),
             confidence=float(returned.confidence),
             metrics={str(key): float(value) for key, value in returned.metrics.items()},
@@ -218,16 +221,18 @@ def _checked(returned: object, completions: int, name: str) -> Estimate:
             f"reward.estimator = {name!r}: vote is of type {type(estimate.vote).__name__}, "
             "expected a ttrl.types.Vote, for example voted.vote"
         )
-    if not isinstance(estimate.label, str | None):
-        raise UserError(
-            f"reward.estimator = {name!r}: label = {estimate.label!r}, expected a str or None"
-        )
+    for label in (estimate.label, *(estimate.labels_G or ())):
+        if not isinstance(label, str | None):
+            raise UserError(
+                f"reward.estimator = {name!r}: label = {label!r}, expected a str or None"
+            )
     if estimate.rewards_G is None:
         raise UserError(f"reward.estimator = {name!r}: rewards_G is None, expected numbers")
     per_completion = {
         "rewards_G": estimate.rewards_G,
         "advantages_G": estimate.advantages_G,
         "keep_G": estimate.keep_G,
+        "labels_G": estimate.labels_G,
         "vote.answers_G": estimate.vote.answers_G,
         "vote.clusters_G": estimate.vote.clusters_G,
     }
@@ -258,7 +263,7 @@ def _checked(returned: object, completions: int, name: str) -> Estimate:
     return estimate
 
 
-def _numbers(values: Iterable[Any] | None, kind: Callable[[Any], float]) -> Any:
+def _numbers(values: Iterable[Any] | None, kind: Callable[[Any], Any]) -> Any:
     return None if values is None else tuple(map(kind, values))
 
 

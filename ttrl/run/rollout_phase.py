@@ -118,7 +118,8 @@ class RolloutPhase:
                 ratio = fmean(vote.majority_ratio for vote in votes) if votes else None
                 bar.advance("" if ratio is None else f"majority ratio {ratio:.2f}")
 
-            ask = PoolAsk(self.pool, settings.rollout.temperature, early)
+            noted = self.scorer.top_logprobs
+            ask = PoolAsk(self.pool, settings.rollout.temperature, early, noted)
             groups = self.workflow.run(ask, questions, step, on_group)
             refuse_other_groups(groups, questions, settings.rollout.workflow)
             groups = list(map(asked.with_greedy, groups))

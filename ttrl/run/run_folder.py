@@ -297,6 +297,8 @@ def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
         {"text": said["text"], "answer": answer, "reward": reward} | said
         for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
     ]
+    for said, label in zip(completions, estimate.labels_G or (), strict=False):
+        said["label"] = label
     for name, rewards_G in estimate.extra_rewards.items():
         for said, reward in zip(completions, rewards_G, strict=True):
             said.setdefault("extra_rewards", {})[name] = reward
