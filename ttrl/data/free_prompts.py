@@ -84,12 +84,12 @@ class FreePrompts:
         places = [i for i, part in enumerate(request.parts) if isinstance(part, Excerpt)]
         excerpts = [self._tokenizer.encode(texts[i], add_special_tokens=False) for i in places]
         room = self._longest - max_new_tokens
-        for i in places:
-            texts[i] = ""
-        left = room - len(self._made("".join(texts), id, answers=answers).prompt_ids)
+        around = "".join("" if i in places else text for i, text in enumerate(texts))
+        left = room - len(self._made(around, id, answers=answers).prompt_ids)
         lengths = shares([len(ids) for ids in excerpts], left - SLACK * len(excerpts))
         for i, ids, length in zip(places, excerpts, lengths, strict=True):
-            texts[i] = str(self._tokenizer.decode(ids[len(ids) - length :])) if length else ""
+            if length < len(ids):  # with 0 there is no room at all, see below
+                texts[i] = str(self._tokenizer.decode(ids[len(ids) - length :]))
         made = self._made("".join(texts), id, answers=answers)
         seen = all(length or not ids for ids, length in zip(excerpts, lengths, strict=True))
         fits = 0 < len(made.prompt_ids) <= room and seen
