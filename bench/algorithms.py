@@ -41,6 +41,13 @@ SEVERAL_UPDATES = ["policy.sequences_per_update=64", "loss.old_logprobs=policy"]
 """Where the ratio matters: four optimizer steps on each rollout."""
 HIGH_RATE = "optimizer.learning_rate=1e-3"
 VERIFIER = "bench/verifiers/casting_out_nines.py:check"
+HARMONY = [
+    "reward.labels=harmony",
+    "harmony.paraphrase=bench/paraphrases/turned_around.py:turn",
+    "rollout.votes=16",
+]
+"""As many samples as the others: half of them answer the paraphrase. Self-reflection is not here:
+the embedded model can read nothing but a sum."""
 PPO = ["algorithm=ppo", "critic.learning_rate=1e-3"]
 PRIME = ["algorithm=prime", "prime.learning_rate=1e-3"]
 """A run has too few steps for their second model to learn anything at the rates of long runs."""
@@ -104,6 +111,8 @@ TABLES: dict[str, Variants] = {
         "ttrl_guard": ["reward.estimator=ttrl_guard"],
         "confidence": ["reward.estimator=confidence"],
         "verified": ["reward.estimator=verified", f"reward.options.verifier={VERIFIER}"],
+        "scope": ["reward.estimator=scope"],
+        "self-harmony": HARMONY,
         "teacher (start)": ["reward.labels=teacher"],
         "teacher (EMA 0.9)": ["reward.labels=teacher", "reward.teacher_decay=0.9"],
         "ground truth": ["reward.labels=ground_truth", "reward.allow_ground_truth=true"],
@@ -121,6 +130,8 @@ TABLES: dict[str, Variants] = {
         "restrain": [*ON_HARD, "reward.estimator=restrain"],
         "ttrl_guard": [*ON_HARD, "reward.estimator=ttrl_guard"],
         "verified": [*ON_HARD, "reward.estimator=verified", f"reward.options.verifier={VERIFIER}"],
+        "scope": [*ON_HARD, "reward.estimator=scope"],
+        "self-harmony": [*ON_HARD, *HARMONY],
         "teacher (EMA 0.9)": [*ON_HARD, "reward.labels=teacher", "reward.teacher_decay=0.9"],
         "ground truth": [
             *ON_HARD,

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ttrl.credit.credit import Credit
 from ttrl.credit.make import make_credit
+from ttrl.data.free_prompts import FreePrompts, text_of
 from ttrl.data.prompts import refuse_unread_variables
 from ttrl.data.questions import QuestionSet, load_questions, overlap
 from ttrl.data.sources import QuestionList, QuestionSource, make_source
@@ -22,7 +23,9 @@ from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
 from ttrl.report.display import Display
+from ttrl.rewards.harmony import SelfHarmony
 from ttrl.rewards.labels import LabelSource, OwnVotes, ReferenceAnswers, Teacher
+from ttrl.rewards.reflection import SelfReflection
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.engines.recorded import RecordedEngine
@@ -57,6 +60,8 @@ class Parts:
     digests: dict[str, str]
     """Digests of the model before training, see `model_digests`."""
     labels: LabelSource
+    free_prompts: FreePrompts | None
+    """For a label source that asks the policy for text."""
     scorer: GroupScorer
     workflow: Workflow
     credit: Credit
@@ -132,10 +137,11 @@ def build(
     tokenizer = load_tokenizer(settings.model)
     source, key, evaluations = load_data(settings, tokenizer, scorer, display)
     total = total_steps(settings, source)
+    free_prompts = make_free_prompts(settings, tokenizer, source)
     model = make_trained_model(settings, ranks)
     credit = make_credit(settings, model)
     digests = model_digests(model, getattr(torch, settings.model.dtype))
-    labels = label_source(settings, key, model, ranks)
+    labels = label_source(settings, key, model, ranks, scorer)
     # Rollouts may go on while the update talks to the other ranks.
     sampling_ranks = ranks.own_group() if settings.rollout.overlap else ranks
     last = total
@@ -160,6 +166,7 @@ def build(
         objective=PolicyObjective.of(settings, model),
         digests=digests,
         labels=labels,
+        free_prompts=free_prompts,
         scorer=scorer,
         workflow=workflow,
         credit=credit,
@@ -232,8 +239,25 @@ def total_steps(settings: Settings, source: QuestionSource) -> int:
     return min(ends)
 
 
+def make_free_prompts(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, source: QuestionSource
+) -> FreePrompts | None:
+    """Make what puts questions in prompts of a label source's own, if there is such a one.
+
+    Raises:
+        UserError: for a question that cannot be put there.
+    """
+    if settings.reward.labels not in ("harmony", "reflection"):
+        return None
+    for question in source.all if isinstance(source, QuestionList) else source.questions(1):
+        text_of(question)
+    room = context_room(load_outline(settings.model))
+    longest = settings.longest if room is None else min(settings.longest, room.tokens)
+    return FreePrompts(settings.data, tokenizer, longest)
+
+
 def label_source(
-    settings: Settings, key: AnswerKey, model: TrainedModel, ranks: Ranks
+    settings: Settings, key: AnswerKey, model: TrainedModel, ranks: Ranks, scorer: GroupScorer
 ) -> LabelSource:
     """Make what ``reward.labels`` asks for; a teacher starts from the model's present weights."""
     match settings.reward.labels:
@@ -241,6 +265,10 @@ def label_source(
             return OwnVotes()
         case "teacher":
             return Teacher(model, settings.reward.teacher_decay, ranks)
+        case "harmony":
+            return SelfHarmony(settings, scorer.extract, scorer.grader)
+        case "reflection":
+            return SelfReflection(settings, scorer.extract, scorer.grader)
         case "ground_truth":
             if not key.answers:
                 raise UserError(

@@ -25,6 +25,7 @@ from ttrl.answers import Grader
 from ttrl.build import Parts, build
 from ttrl.credit.credit import Assigned
 from ttrl.evaluation.evaluation import Scores
+from ttrl.evaluation.free_passes import free_pass_metrics
 from ttrl.evaluation.metrics import (
     evaluation_metrics,
     labelled_metrics,
@@ -37,6 +38,7 @@ from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
 from ttrl.report.tracking import Tracking
 from ttrl.rewards.estimators import RewardEstimator
+from ttrl.rewards.free_pass import AfterVoting
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.agreement import Agreement
 from ttrl.rollout.pool import closed_at_the_end
@@ -132,6 +134,7 @@ class Trainer:
             parts.sampling_ranks,
             folder,
             parts.display,
+            parts.free_prompts,
         )
         self.beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.ahead: Future[Rollout] | None = None
@@ -196,6 +199,9 @@ class Trainer:
         for name, learned in assigned.updates.items():
             metrics |= update_metrics(learned, name)
         metrics |= rollout.metrics() if self.settings.rollout.resample_rounds else {}
+        if isinstance(parts.labels, AfterVoting):
+            metrics |= free_pass_metrics(groups, estimates)
+            metrics["time/free_pass_s"] = rollout.free_pass_s
         metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
         metrics |= self._figures_of_the_start(step, metrics)
         return StepResult(step, groups, estimates, metrics)

@@ -56,6 +56,9 @@ class Question:
     """The text that the model reads, with system prompt, suffix and chat template applied."""
     prompt_ids: tuple[int, ...]
     """``prompt`` as token ids."""
+    text: str | None = None
+    """What was asked, without suffix and chat template, for prompts of a label source's own; None:
+    a conversation, or a source that does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,9 @@ class CompletionGroup:
     greedy: Completion | None = None
     """The most probable answer, token by token, where ReMax compares with it. It does not vote, and
     is not trained on."""
+    passes: tuple[CompletionGroup, ...] = ()
+    """What the label source has asked the policy about this question, see
+    `ttrl.rewards.free_pass`. None of it votes here, or is trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +239,9 @@ class Estimate:
     """Rewards per completion of ``reward.extra``, by name; not of the estimator."""
     greedy_reward: float | None = None
     """Reward of `CompletionGroup.greedy`, if there is one; not of the estimator."""
+    labels_G: tuple[str | None, ...] | None = None
+    """The label of each completion, where they have their own; ``label`` is then that of most.
+    None: ``label`` is that of all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,3 +44,14 @@ def test_weights_do_not_depend_on_the_labels(run: Run, tmp_path: Path) -> None:
     }
     assert accuracy["right"] > accuracy["shuffled"]
     assert accuracy["removed"] is None
+
+
+def test_nor_on_those_of_a_label_source_that_asks_the_policy(run: Run, tmp_path: Path) -> None:
+    turn = Path(__file__).parents[2] / "bench" / "paraphrases" / "turned_around.py"
+    options = ["data.held_out=none", "reward.labels=harmony", f"harmony.paraphrase={turn}:turn"]
+    answers = [row["answer"] for row in question_rows("train")]
+    found = set()
+    for name, given in (("right", answers), ("removed", [None] * len(answers))):
+        folder = run(name, [_write(tmp_path / f"{name}.jsonl", given), *options])
+        found.add((folder / "model" / "model.safetensors").read_bytes())
+    assert len(found) == 1

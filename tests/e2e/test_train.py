@@ -19,6 +19,8 @@ from ttrl.settings.recipe import load_settings
 from ttrl.trainer import train
 from ttrl.types import UserError
 
+TURN = Path(__file__).parents[2] / "bench" / "paraphrases" / "turned_around.py"
+
 
 def test_it_learns(tmp_path: Path) -> None:
     """A short version of the default run; the real one is measured by bench/tiny_seeds.py."""
@@ -87,7 +89,10 @@ def test_run_folder(run: Run) -> None:
             ],
             {"vote/majority_ratio"},
         ),
-        (["algorithm=prime"], {"prm/rank_accuracy", "prm/log_ratio"}),
+        (
+            ["algorithm=prime", "reward.labels=harmony", f"harmony.paraphrase={TURN}:turn"],
+            {"prm/rank_accuracy", "prm/log_ratio", "free_pass/overruled_share"},
+        ),
     ],
 )
 def test_each_metric_is_explained(run: Run, overrides: list[str], expected: set[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ttrl.answers import equivalent, extract_answer
 from ttrl.rewards import majority_vote, make_estimator
+from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import (
     Completion,
     CompletionGroup,
@@ -21,7 +22,9 @@ def completion(
     text: str, tokens: int = 3, *, truncated: bool = False, surprisal: float = 0.5
 ) -> Completion:
     finish_reason = FinishReason.LENGTH if truncated else FinishReason.STOP
-    return Completion(tuple(range(tokens)), (-surprisal,) * tokens, text, finish_reason)
+    top = TopLogprobs.of([((0, 1), (-surprisal, -surprisal - 1))] * tokens)
+    logprobs = (-surprisal,) * tokens
+    return Completion(tuple(range(tokens)), logprobs, text, finish_reason, top_logprobs=top)
 
 
 def boxed(answer: str | None) -> str:

@@ -255,6 +255,23 @@ def test_all_wrong_values_are_reported_together() -> None:
             ["rollout.resample_rounds=2", "reward.labels=teacher"],
             "rollout.resample_rounds = 2 would bring the engine to the weights of",
         ),
+        (["harmony.votes=8"], '[harmony] needs reward.labels = "harmony" (it is "votes")'),
+        (
+            ["reward.labels=harmony", "harmony.tokens=99", "reflection.candidates=3"],
+            '[reflection] needs reward.labels = "reflection" (it is "harmony")',
+        ),
+        (
+            ["reward.labels=harmony", "harmony.paraphrase=a.py:b", "harmony.tokens=99"],
+            'harmony.tokens = 99 needs harmony.paraphrase = "policy"',
+        ),
+        (
+            ["reward.labels=harmony", "rollout.stop_when_decided=true", "harmony.tokens=99"],
+            'rollout.stop_when_decided = true would decide by votes, but reward.labels = "harmony"',
+        ),
+        (
+            ["reward.labels=reflection", "reflection.tokens=208"],
+            "reflection.tokens = 208 leaves no room for a prompt within 208 tokens",
+        ),
         (["checkpoint.best=held_out"], 'checkpoint.best = "held_out" needs data.held_out, and'),
         (
             ["checkpoint.best=held_out", "evaluation.every=4"],

@@ -23,7 +23,7 @@ OPTIONS = {
     "verified": {"verifier": f"{ROOT}/bench/verifiers/casting_out_nines.py:check"},
 }
 """Of estimators that cannot do without, or whose defaults need larger groups."""
-BY_POSITION = {"random", "ddrl"}
+BY_POSITION = {"random", "ddrl", "scope"}
 """Estimators that tell equal completions apart by their place in the group."""
 
 

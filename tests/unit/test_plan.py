@@ -370,3 +370,17 @@ def test_models_of_absurd_sizes(changes: dict[str, Any], message: str, tmp_path:
     path.write_text(json.dumps({**config, **changes}))
     with pytest.raises(UserError, match=message):
         ModelShape.of(load_bare_outline(ModelSettings(path=str(path))))
+
+
+def test_what_a_label_source_asks_takes_time() -> None:
+    recipe = "8xa100-40gb/qwen2.5-math-7b"
+    votes = plan_of(recipe).seconds
+    assert votes["free pass"] == 0
+    own = ("reward.labels=harmony", "harmony.paraphrase=a.py:b")
+    twice = plan_of(recipe, *own).seconds
+    assert twice["free pass"] == twice["rollout"] == votes["rollout"]
+    asked = plan_of(recipe, "reward.labels=harmony").seconds["free pass"]
+    assert 0 < asked - twice["free pass"] < 0.2 * votes["rollout"]  # one short paraphrase
+    read = plan_of(recipe, "reward.labels=reflection").seconds["free pass"]
+    plain = plan_of(recipe, "reward.labels=reflection", "reflection.summary_tokens=0").seconds
+    assert 0 < plain["free pass"] < read < votes["rollout"]

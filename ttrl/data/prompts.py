@@ -128,6 +128,18 @@ class ControlTokens:
         found = Counter(i for i in prompt_ids if i in texts)
         return next((texts[i] for i in found - frame), None)
 
+    def harmless(self, text: str) -> str:
+        """Return a model's text without what spells a control token, or cannot be encoded.
+
+        Of each spelling the first character is followed by a blank. `foreign` says whether that was
+        enough: a tokenizer may know further ones.
+        """
+        texts, _ = self._frame(("user",))
+        text = text.encode("utf-8", "replace").decode().replace("\0", "")
+        for token in sorted(texts.values(), key=len, reverse=True):
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
     def _frame(self, roles: tuple[str, ...]) -> tuple[dict[int, str], Counter[int]]:
         """Return the control tokens, and how many of each come with harmless messages."""
         if roles not in self._frames:

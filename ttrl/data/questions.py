@@ -186,7 +186,12 @@ def _question(
         )
     if (token := control.foreign(question, prompt_ids)) is not None:
         raise BadRow(f"field {name!r} holds the model's control token {token!r}")
-    return Question(_id(row, fields, settings.id_field), prompt, prompt_ids)
+    own = question if isinstance(question, str) else _only_text(question)
+    return Question(_id(row, fields, settings.id_field), prompt, prompt_ids, own)
+
+
+def _only_text(messages: Messages) -> str | None:
+    return messages[0]["content"] if len(messages) == 1 else None
 
 
 def _id(row: Row, fields: dict[str, Any], name: str) -> str:

@@ -97,8 +97,8 @@ def labelled_metrics(
 ) -> Metrics:
     """Compute a step's figures over questions that have a reference answer; {} if none has.
 
-    ``label/label_accuracy``: the label is right. Over all votes as ``label/...``, and over the
-    trained completions alone as ``trained/...``:
+    ``label/label_accuracy``: the label is right, or how many are, where completions have their own.
+    Over all votes as ``label/...``, and over the trained completions alone as ``trained/...``:
 
     - ``reward_accuracy``: completions that are paid if and only if they are right;
     - ``ground_truth_reward``: completions that are right;
@@ -111,11 +111,11 @@ def labelled_metrics(
         reference = key.answers.get(group.question.id)
         if reference is None:
             continue
-        *right_G, label_is_right = grader.agree(
-            (*estimate.vote.answers_G, estimate.label), reference
-        )
+        answers_G, labels = estimate.vote.answers_G, estimate.labels_G or (estimate.label,)
+        agree = grader.agree((*answers_G, *labels), reference)
+        right_G, right_labels = agree[: len(answers_G)], agree[len(answers_G) :]
         row = {
-            "label/label_accuracy": float(label_is_right),
+            "label/label_accuracy": fmean(right_labels),
             **_reward_figures("label", estimate, range(len(right_G)), right_G),
             **_reward_figures("trained", estimate, indices, right_G),
         }

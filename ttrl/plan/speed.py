@@ -17,6 +17,7 @@ def seconds(job: Job) -> dict[str, float]:
     """Estimate the seconds of each part of a step. Grading, loading and evaluation are left out."""
     return {
         "rollout": rollout_seconds(job),
+        "free pass": free_pass_seconds(job),
         "push": push_seconds(job),
         "credit": credit_seconds(job),
         "update": update_seconds(job),
@@ -25,7 +26,37 @@ def seconds(job: Job) -> dict[str, float]:
 
 
 def rollout_seconds(job: Job) -> float:
-    """Estimate the time for decoding all votes.
+    """Estimate the time for decoding all votes."""
+    rollout = job.settings.rollout
+    return decoding_seconds(job, rollout.votes, rollout.max_new_tokens)
+
+
+def free_pass_seconds(job: Job) -> float:
+    """Estimate the time for what the label source asks the policy.
+
+    Of candidates there are as many as may be. Prompts are counted like those of questions, though a
+    pool of solutions is longer.
+    """
+    rollout, harmony, reflection = (
+        job.settings.rollout,
+        job.settings.harmony,
+        job.settings.reflection,
+    )
+    batches: list[tuple[int, int]] = []  # replies to a question, and their tokens
+    match job.settings.reward.labels:
+        case "harmony":
+            own = harmony.paraphrase != "policy"
+            batches += [] if own else [(1, harmony.tokens)]
+            batches.append((harmony.votes or rollout.votes, rollout.max_new_tokens))
+        case "reflection":
+            if reflection.summary_tokens:
+                batches.append((reflection.candidates, reflection.summary_tokens))
+            batches.append((1, reflection.tokens))
+    return math.fsum(decoding_seconds(job, replies, tokens) for replies, tokens in batches)
+
+
+def decoding_seconds(job: Job, per_question: int, max_new_tokens: int) -> float:
+    """Estimate the time for decoding so many completions to each of a step's questions.
 
     One token of every live sequence takes as long as reading the weights and all their keys and
     values, or as its matrix products, whichever is longer. As many tokens are needed as the
@@ -33,11 +64,11 @@ def rollout_seconds(job: Job) -> float:
     """
     rollout, machine, shape = job.settings.rollout, job.machine, job.shape
     parallel = rollout.tensor_parallel if job.vllm else 1
-    answer = machine.answer_share * rollout.max_new_tokens
-    sequences = rollout.questions_per_step * rollout.votes * parallel / job.ranks
+    answer = machine.answer_share * max_new_tokens
+    sequences = rollout.questions_per_step * per_question * parallel / job.ranks
     room = max(1.0, kv_tokens(job) / (machine.prompt_tokens + answer))
     live_most = min(sequences, rollout.batch_size, room)
-    iterations = max(rollout.max_new_tokens, sequences * answer / live_most)
+    iterations = max(max_new_tokens, sequences * answer / live_most)
     live = sequences * answer / iterations
     context = machine.prompt_tokens + answer / 2
     read = 2 * shape.parameters / parallel + live * context * shape.kv_bytes_per_token(parallel)

@@ -25,9 +25,11 @@ STEP_LINE = (
     ("vote/majority_ratio", "majority ratio", ".3f"),
     ("label/label_accuracy", "label accuracy", ".3f"),
     ("vote/abstention_share", "abstained", ".1%"),
+    ("free_pass/unlabelled_share", "without label", ".1%"),
     ("policy/entropy", "entropy", ".3f"),
     ("policy/grad_norm", "grad norm", ".2f"),
     ("time/rollout_s", "rollout (s)", ".1f"),
+    ("time/free_pass_s", "free pass (s)", ".1f"),
     ("time/update_s", "update (s)", ".1f"),
 )
 """Metrics that a step's line on the screen shows, each with its name and format there."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ttrl.answers import Grader, make_extractor
 from ttrl.rewards.estimators import RewardEstimator, make_estimator
@@ -20,6 +20,8 @@ from ttrl.types import Completion, CompletionGroup, Estimate, PastVote, UserErro
 
 if TYPE_CHECKING:
     from ttrl.rewards.labels import Labels  # imports torch, which checking settings can do without
+
+Judged = TypeVar("Judged")
 
 GRADING_THREADS = 4
 """Threads that grade; they wait for worker processes most of the time."""
@@ -82,6 +84,8 @@ class GroupScorer:
         self.extra = ExtraRewards(settings)
         if reward.extra and own:
             raise _nothing_to_add_to(self.name)
+        self.top_logprobs: int = getattr(self.estimator, "top_logprobs", 0)
+        """How many of the likeliest tokens of each place the estimator reads."""
         self._failed: UserError | None = None
         self.history: dict[str, tuple[PastVote, ...]] = {}
         """Question id -> the question's earlier visits, oldest first."""
@@ -90,17 +94,20 @@ class GroupScorer:
         """Return the group's majority vote."""
         return self._vote(group.completions)
 
-    def estimate(self, group: CompletionGroup, labels: Labels, step: int) -> Estimate:
+    def estimate(
+        self, group: CompletionGroup, labels: Labels, step: int, vote: Vote | None = None
+    ) -> Estimate:
         """Estimate what a group's answers are worth.
 
         Args:
             group: one question's completions.
             labels: labels that do not come from the voters; None where they do.
             step: the training step, for random numbers.
+            vote: what `vote` has returned of the group; None: nobody has asked.
         """
         if self._failed is not None:
             raise self._failed
-        vote = self.vote(group)
+        vote = vote or self.vote(group)
         if labels is None:
             label, agrees_G = vote.majority, tuple(cluster == 0 for cluster in vote.clusters_G)
         else:
@@ -199,6 +206,7 @@ def _checked(returned: object, completions: int, name: str) -> Estimate:
             rewards_G=_numbers(returned.rewards_G, float),
             advantages_G=_numbers(returned.advantages_G, float),
             keep_G=_numbers(returned.keep_G, bool),
+            labels_G=_numbers(returned.labels_G, lambda label: label),
             weight=float(returned.weight),
             confidence=float(returned.confidence),
             metrics={str(key): float(value) for key, value in returned.metrics.items()},
@@ -213,16 +221,18 @@ def _checked(returned: object, completions: int, name: str) -> Estimate:
             f"reward.estimator = {name!r}: vote is of type {type(estimate.vote).__name__}, "
             "expected a ttrl.types.Vote, for example voted.vote"
         )
-    if not isinstance(estimate.label, str | None):
-        raise UserError(
-            f"reward.estimator = {name!r}: label = {estimate.label!r}, expected a str or None"
-        )
+    for label in (estimate.label, *(estimate.labels_G or ())):
+        if not isinstance(label, str | None):
+            raise UserError(
+                f"reward.estimator = {name!r}: label = {label!r}, expected a str or None"
+            )
     if estimate.rewards_G is None:
         raise UserError(f"reward.estimator = {name!r}: rewards_G is None, expected numbers")
     per_completion = {
         "rewards_G": estimate.rewards_G,
         "advantages_G": estimate.advantages_G,
         "keep_G": estimate.keep_G,
+        "labels_G": estimate.labels_G,
         "vote.answers_G": estimate.vote.answers_G,
         "vote.clusters_G": estimate.vote.clusters_G,
     }
@@ -253,20 +263,20 @@ def _checked(returned: object, completions: int, name: str) -> Estimate:
     return estimate
 
 
-def _numbers(values: Iterable[Any] | None, kind: Callable[[Any], float]) -> Any:
+def _numbers(values: Iterable[Any] | None, kind: Callable[[Any], Any]) -> Any:
     return None if values is None else tuple(map(kind, values))
 
 
 @contextmanager
 def in_background(
-    judge: Callable[[CompletionGroup], Estimate],
-) -> Iterator[tuple[Callable[[CompletionGroup], None], dict[str, Future[Estimate]]]]:
+    judge: Callable[[CompletionGroup], Judged],
+) -> Iterator[tuple[Callable[[CompletionGroup], None], dict[str, Future[Judged]]]]:
     """Judge groups while others are still being sampled.
 
     Yields a function that hands a group over and returns at once, and the futures by question id.
     An error or Ctrl-C does not wait for them: what has not begun is dropped.
     """
-    futures: dict[str, Future[Estimate]] = {}
+    futures: dict[str, Future[Judged]] = {}
     threads = ThreadPoolExecutor(GRADING_THREADS, thread_name_prefix="judge")
 
     def submit(group: CompletionGroup) -> None:

@@ -19,6 +19,8 @@ class Rollout:
     batch: list[int] = field(default_factory=list)
     """Indices of the groups that are trained on: for each of the step's own questions, itself or
     the one that has taken its place."""
+    free_pass_s: float = 0.0
+    """Seconds in which the label source has asked the policy."""
 
     def add(self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]) -> None:
         """Add a round; those of a later one that teach something take the places of `open`."""

@@ -268,11 +268,13 @@ def _valid(generation: GenerationConfig) -> GenerationConfig:
 def _sampled(group: CompletionGroup) -> dict[str, Any]:
     """Write a question's answers as JSON, as far as they are known once they are sampled."""
     greedy = {} if group.greedy is None else {"greedy": _said(group.greedy)}
+    passes = {"passes": list(map(_sampled, group.passes))} if group.passes else {}
     return {
         "question": group.question.id,
         "prompt": group.question.prompt,
         "policy_version": group.policy_version,
         **greedy,
+        **passes,
         "completions": [_said(c) for c in group.completions],
     }
 
@@ -295,6 +297,8 @@ def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
         {"text": said["text"], "answer": answer, "reward": reward} | said
         for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
     ]
+    for said, label in zip(completions, estimate.labels_G or (), strict=False):
+        said["label"] = label
     for name, rewards_G in estimate.extra_rewards.items():
         for said, reward in zip(completions, rewards_G, strict=True):
             said.setdefault("extra_rewards", {})[name] = reward

@@ -27,6 +27,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _update_rules(settings)
     yield from _loss_rules(settings.loss)
     yield from _credit_rules(settings)
+    yield from _free_pass_rules(settings)
     yield from _sampler_rules(settings.loss)
     yield from _covariance_rules(settings.loss)
     yield from _memory_rules(settings)
@@ -273,6 +274,35 @@ def _credit_rules(settings: Settings) -> Iterator[str]:
             'reward.advantages = "prime" compares each answer with the others that are trained '
             "on: set policy.trained_samples to 2 or more"
         )
+
+
+def _free_pass_rules(settings: Settings) -> Iterator[str]:
+    rollout, used, longest = settings.rollout, settings.reward.labels, settings.longest
+    for name in ("harmony", "reflection"):
+        section = getattr(settings, name)
+        if section != type(section)() and used != name:
+            yield f'[{name}] needs reward.labels = "{name}" (it is "{used}")'
+    if used not in ("harmony", "reflection"):
+        return
+    if rollout.stop_when_decided:
+        yield (
+            f'rollout.stop_when_decided = true would decide by votes, but reward.labels = "{used}" '
+            "looks at all answers: unset one of them"
+        )
+    own = settings.harmony.paraphrase != "policy"
+    if own and (which := _changed("harmony", settings.harmony, "tokens")):
+        yield f'{which} needs harmony.paraphrase = "policy"'
+    replies = {
+        "harmony.tokens": 0 if own else settings.harmony.tokens,
+        "reflection.tokens": settings.reflection.tokens,
+        "reflection.summary_tokens": settings.reflection.summary_tokens,
+    }
+    for name, tokens in replies.items():
+        if name.startswith(used) and tokens >= longest:
+            yield (
+                f"{name} = {tokens} leaves no room for a prompt within {longest} tokens "
+                "(data.max_prompt_tokens + rollout.max_new_tokens): lower it"
+            )
 
 
 def _memory_rules(settings: Settings) -> Iterator[str]:

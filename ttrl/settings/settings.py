@@ -17,6 +17,7 @@ from ttrl.settings.critic import CriticSettings
 from ttrl.settings.data import DataSettings
 from ttrl.settings.evaluation import EvaluationSettings
 from ttrl.settings.guard import GuardSettings
+from ttrl.settings.harmony import HarmonySettings
 from ttrl.settings.limits import LimitSettings
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
@@ -25,6 +26,7 @@ from ttrl.settings.model import ModelSettings
 from ttrl.settings.optimizer import OptimizerSettings
 from ttrl.settings.policy import PolicySettings
 from ttrl.settings.prime import PrimeSettings
+from ttrl.settings.reflection import ReflectionSettings
 from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
@@ -54,6 +56,8 @@ class Settings(Section):
     rollout: RolloutSettings = RolloutSettings()
     answers: AnswerSettings = AnswerSettings()
     reward: RewardSettings = RewardSettings()
+    harmony: HarmonySettings = HarmonySettings()
+    reflection: ReflectionSettings = ReflectionSettings()
     guard: GuardSettings = GuardSettings()
     critic: CriticSettings = CriticSettings()
     prime: PrimeSettings = PrimeSettings()

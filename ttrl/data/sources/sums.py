@@ -56,8 +56,9 @@ class Sums:
 
     def _question(self, a: int, b: int) -> Question:
         data = self.settings.data
-        prompt = build_prompt(arithmetic.question(a, b), data, self.tokenizer)
-        return Question(f"{a}+{b}", prompt, encode_prompt(prompt, data, self.tokenizer))
+        text = arithmetic.question(a, b)
+        prompt = build_prompt(text, data, self.tokenizer)
+        return Question(f"{a}+{b}", prompt, encode_prompt(prompt, data, self.tokenizer), text)
 
 
 def sums(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Source:

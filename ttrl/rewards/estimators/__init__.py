@@ -7,6 +7,7 @@ from ttrl.rewards.estimators import (  # registered by being imported
     control,
     novelty,
     shares,
+    subgroups,
     verifier,
     visits,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "novelty",
     "register",
     "shares",
+    "subgroups",
     "verifier",
     "visits",
 ]

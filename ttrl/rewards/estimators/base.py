@@ -43,6 +43,11 @@ class Estimator(Section):
     own_advantages: ClassVar[bool] = False
     """Whether it returns advantages itself, so that there is no reward to compare or add to."""
 
+    @property
+    def top_logprobs(self) -> int:
+        """How many of the likeliest tokens of each place it reads (`Completion.top_logprobs`)."""
+        return 0
+
     def estimate(self, voted: VotedGroup) -> Estimate:
         """Compute an estimate as `RewardEstimator` demands."""
         raise NotImplementedError

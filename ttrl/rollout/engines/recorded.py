@@ -2,10 +2,11 @@
 
 Beside the readable answers of a step (``step_00001.jsonl``, see `ttrl.run.run_folder`) lies
 ``step_00001.safetensors``: the token ids (int32) and log-probs (float32) of all its completions,
-one after the other, a question's greedy answer behind its votes, and their lengths; 8 bytes a
-token. Where the likeliest tokens of each place were noted, their counts, ids and log-probs are
-there as well: 2 bytes a token, and 8 for each of them. Its metadata hold a digest of what the other
-file says, so that a record that was edited does not train another policy without a word.
+one after the other, a question's greedy answer behind its votes, and then what the label source
+asked about it, and their lengths; 8 bytes a token. Where the likeliest tokens of each place were
+noted, their counts, ids and log-probs are there as well: 2 bytes a token, and 8 for each of them.
+Its metadata hold a digest of what the other file says, so that a record that was edited does not
+train another policy without a word.
 
 Both are written when the step has been sampled, so a step whose votes could not be counted, or
 whose update failed, is recorded like any other. What the votes say (label, answers, rewards) is
@@ -18,11 +19,12 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -36,8 +38,30 @@ from ttrl.types import Completion, CompletionGroup, FinishReason, Question, User
 
 T = TypeVar("T")
 
-Answers = tuple[str, tuple[Completion, ...], tuple[Completion, ...]]
-"""A prompt, the votes that were sampled for it, and the greedy answer, if there is one."""
+
+class Answers(NamedTuple):
+    """What was sampled for a prompt."""
+
+    prompt: str
+    votes: tuple[Completion, ...] = ()
+    greedy: tuple[Completion, ...] = ()
+    """The greedy answer, if there is one."""
+    passes: tuple[tuple[str, Answers], ...] = ()
+    """What the label source asked about it, each prompt by its id."""
+
+    def completions(self) -> Iterator[Completion]:
+        """Yield all completions, in the order of the file."""
+        yield from (*self.votes, *self.greedy)
+        for _, replies in self.passes:
+            yield from replies.completions()
+
+    @classmethod
+    def of(cls, group: CompletionGroup) -> Answers:
+        """Take those of a group."""
+        greedy = () if group.greedy is None else (group.greedy,)
+        passes = tuple((p.question.id, cls.of(p)) for p in group.passes)
+        return cls(group.question.prompt, group.completions, greedy, passes)
+
 
 ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
 """Names of the files of a step; others are a user's."""
@@ -56,8 +80,8 @@ def step_file(folder: Path, step: int, kind: str) -> Path:
 
 def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:
     """Write the token ids and log-probs of these groups as the content of a safetensors file."""
-    answers = {g.question.id: (g.question.prompt, g.completions, _greedy(g)) for g in groups}
-    completions = [c for _, votes, greedy in answers.values() for c in (*votes, *greedy)]
+    answers = {group.question.id: Answers.of(group) for group in groups}
+    completions = [c for said in answers.values() for c in said.completions()]
     ids = chain.from_iterable(c.token_ids for c in completions)
     logprobs = chain.from_iterable(c.logprobs for c in completions)
     content: bytes = save(
@@ -87,17 +111,16 @@ def _noted(completions: Sequence[Completion]) -> dict[str, Any]:
     }
 
 
-def _greedy(group: CompletionGroup) -> tuple[Completion, ...]:
-    return () if group.greedy is None else (group.greedy,)
-
-
 def _digest(answers: dict[str, Answers]) -> str:
     """Compute a digest of all that a step's jsonl says of its questions and answers, in order."""
-    said = [
-        [question, prompt, [_said(c) for c in votes], *([_said(c)] for c in greedy)]
-        for question, (prompt, votes, greedy) in answers.items()
-    ]
+    said = [_all_said(question, found) for question, found in answers.items()]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _all_said(question: str, found: Answers) -> list[Any]:
+    said = [question, found.prompt, list(map(_said, found.votes))]
+    said += [[_said(c)] for c in found.greedy]
+    return [*said, *([_all_said(id, replies)] for id, replies in found.passes)]
 
 
 def _said(completion: Completion) -> list[str | float]:
@@ -109,8 +132,8 @@ class RecordedEngine:
     """Samples what a run sampled; see `ttrl.rollout.engines.base.Engine` for the protocol.
 
     Same settings and data, so the same questions in the same steps: then training on the record
-    gives the same weights as the run that it was made in. Only the votes are recorded, and greedy
-    answers that they were compared with.
+    gives the same weights as the run that it was made in. The votes are recorded, greedy answers
+    that they were compared with, and replies that a label source asked for.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -151,11 +174,9 @@ class RecordedEngine:
         Raises:
             UserError: if anything else is asked for than was recorded.
         """
+        answers, kind = self._of(params)
         for i, question in enumerate(questions):
-            prompt, votes, greedy = self._of(params).get(question.id, (question.prompt, (), ()))
-            recorded, kind = (
-                (greedy, "greedy answers") if params.stream[-1] == "greedy" else (votes, "answers")
-            )
+            prompt, recorded, *_ = answers.get(question.id, Answers(question.prompt))
             if prompt != question.prompt:
                 at = len(commonprefix([prompt, question.prompt]))  # noqa: RUF071  # of any text
                 raise UserError(
@@ -170,7 +191,9 @@ class RecordedEngine:
                     f"--replay {self.folder}: step {self._step} has {len(recorded)} {kind} to "
                     f"question {question.id!r}; expected {params.first + params.n}. Replay with "
                     "the config.toml of the run that it was recorded in, or, where other rewards "
-                    "ask for other questions, with rollout.resample_rounds = 0"
+                    "ask for other questions, with rollout.resample_rounds = 0; a run that ends "
+                    "before it asks for replies leaves its last step unfinished: then remove both "
+                    "files of that step"
                 )
             if any(not _as_noted(completion, params) for completion in completions):
                 raise UserError(
@@ -181,15 +204,25 @@ class RecordedEngine:
                 )
             yield i, completions
 
-    def _of(self, params: SamplingParams) -> dict[str, Answers]:
-        """Return the answers of the step that the stream names, by question."""
+    def _of(self, params: SamplingParams) -> tuple[Mapping[str, Answers], str]:
+        """Return the answers that the stream names, by question, and what they are."""
         match params.stream:
-            case (_, "rollout", int(step)) | (_, "rollout", int(step), "greedy"):
-                if step != self._step:
-                    self._answers = self._read(step)
-                    self._step = step
-                return self._answers
+            case (_, "rollout", int(step)):
+                return self._step_of(step), "answers"
+            case (_, "rollout", int(step), "greedy"):
+                found = self._step_of(step).items()
+                greedy = {id: said._replace(votes=said.greedy) for id, said in found}
+                return greedy, "greedy answers"
+            case (_, "free", int(step), str(name)):
+                passes = [said.passes for said in self._step_of(step).values()]
+                return dict(chain.from_iterable(passes)), f"replies ({name})"
         raise UserError(f"--replay: only votes are recorded, but {params.stream} was asked for")
+
+    def _step_of(self, step: int) -> Mapping[str, Answers]:
+        if step != self._step:
+            self._answers = self._read(step)
+            self._step = step
+        return self._answers
 
     def _check_whole(self, step: int) -> None:
         """Raise a UserError if a file of the step is absent or cut off."""
@@ -219,44 +252,60 @@ class RecordedEngine:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"--replay: cannot read step {step} from {path}: {error}") from error
         ends = np.cumsum(lengths).tolist()
-        spans = list(zip([0, *ends], ends, strict=False))
+        stored_answers: deque[Stored] = deque(
+            (ids[begin:end], logprobs[begin:end], top)
+            for begin, end, top in zip([0, *ends], ends, tops, strict=False)
+        )
         found: dict[str, Answers] = {}
         for number, line in enumerate(rows, start=1):
             try:
                 row = json.loads(line)
-                question, votes = _field(row, "question", str), _field(row, "completions", list)
-                answers = [*votes, *([row["greedy"]] if "greedy" in row else [])]
+                question, said = _answers(row, stored_answers)
                 if question in found:
                     raise ValueError(f"question {question!r} is there twice")
-                own, spans = spans[: len(answers)], spans[len(answers) :]
-                likeliest, tops = tops[: len(answers)], tops[len(answers) :]
-                said = [_field(answer, "tokens", int) for answer in answers]
-                if said != [end - begin for begin, end in own]:
-                    raise ValueError(f"the answers have other lengths than those in {path.name}")
-                completions = tuple(
-                    Completion(
-                        tuple(ids[begin:end]),
-                        tuple(logprobs[begin:end]),
-                        _field(answer, "text", str),
-                        FinishReason(_field(answer, "finish_reason", str)),
-                        _field(answer, "temperature", float) if "temperature" in answer else None,
-                        top,
-                    )
-                    for answer, (begin, end), top in zip(answers, own, likeliest, strict=True)
-                )
-                counted, greedy = completions[: len(votes)], completions[len(votes) :]
-                found[question] = (_field(row, "prompt", str), counted, greedy)
+                found[question] = said
             except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"--replay: {lines}, line {number}: {error}; expected the file as the run "
                     "wrote it"
                 ) from error
-        if spans or digest not in (None, _digest(found)):  # earlier versions wrote no digest
+        if stored_answers or digest not in (
+            None,
+            _digest(found),
+        ):  # earlier versions wrote no digest
             raise UserError(
                 f"--replay: {lines} does not say what was sampled with the tokens in {path.name}; "
                 "expected both files as the run wrote them"
             )
         return found
+
+
+Stored = tuple[Sequence[int], Sequence[float], TopLogprobs | None]
+"""Tokens, log-probs and likeliest tokens of a completion."""
+
+
+def _answers(row: Any, stored: deque[Stored]) -> tuple[str, Answers]:
+    """Read a question and its answers from a line; what is ``stored`` of them is taken off."""
+
+    def completion(said: Any) -> Completion:
+        ids, logprobs, top = stored.popleft() if stored else ((), (), None)
+        if _field(said, "tokens", int) != len(ids):
+            raise ValueError("the answers have other lengths than those in the other file")
+        return Completion(
+            tuple(ids),
+            tuple(logprobs),
+            _field(said, "text", str),
+            FinishReason(_field(said, "finish_reason", str)),
+            _field(said, "temperature", float) if "temperature" in said else None,
+            top,
+        )
+
+    question, prompt = _field(row, "question", str), _field(row, "prompt", str)
+    votes = tuple(map(completion, _field(row, "completions", list)))
+    greedy = (completion(row["greedy"]),) if "greedy" in row else ()
+    replies = _field(row, "passes", list) if "passes" in row else []
+    passes = tuple(_answers(reply, stored) for reply in replies)
+    return question, Answers(prompt, votes, greedy, passes)
 
 
 def _as_noted(completion: Completion, params: SamplingParams) -> bool:

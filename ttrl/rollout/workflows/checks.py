@@ -21,6 +21,8 @@ class PoolAsk:
     """``rollout.temperature``."""
     decided: Callable[[Sequence[Completion], int], bool] | None = None
     """See `RolloutPool.sample`."""
+    top_logprobs: int = 0
+    """How many of the likeliest tokens of each place are noted, whoever asks."""
 
     def __call__(
         self, questions: Sequence[Question], params: SamplingParams, on_group: OnGroup, /
@@ -46,6 +48,7 @@ class PoolAsk:
                 group, completions=tuple(replace(c, temperature=at) for c in group.completions)
             )
 
+        params = replace(params, top_logprobs=max(params.top_logprobs, self.top_logprobs))
         groups = self.pool.sample(
             questions, params, lambda group: on_group(marked(group)), self.decided
         )
