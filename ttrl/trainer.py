@@ -24,7 +24,6 @@ from pathlib import Path
 from ttrl.answers import Grader
 from ttrl.build import Parts, build
 from ttrl.credit.credit import Assigned
-from ttrl.evaluation.evaluation import Scores
 from ttrl.evaluation.metrics import (
     evaluation_metrics,
     labelled_metrics,
@@ -35,6 +34,7 @@ from ttrl.evaluation.metrics import (
 from ttrl.learner.optimizer import learning_rate
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
+from ttrl.report.results import Scores
 from ttrl.rewards.estimators import RewardEstimator
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.agreement import Agreement
@@ -145,7 +145,10 @@ class Trainer:
         self.saving = saving  # not before the folder is there
         with self.display.training(parts.total, self.done), saving:
             if self.done == 0:
-                parts.measured.before = parts.measured.after = self._measure(0)
+                before = parts.measured.before = parts.measured.after = self._measure(0)
+                if found := evaluation_metrics(before):
+                    self.ranks.on_rank_zero(partial(self.folder.add_step, {"step": 0, **found}))
+                    self.display.measured(found)
             while self.done < parts.last and not stopped:
                 saving.check()
                 step = self.done + 1
@@ -270,18 +273,21 @@ class Trainer:
         return reason
 
     def _measure(self, step: int) -> dict[str, Scores]:
-        """Return the scores of the evaluations by name."""
-        scores = {}
+        """Return the scores of the evaluations by name; what they are means of is on disk."""
+        results = {}
         for evaluation in self.parts.evaluations:
             sampled: list[CompletionGroup] = []
             name = evaluation.name
             with self._limited("eval"):
-                scores[name] = evaluation.run(self.parts.pool, step, self.display, sampled.append)
+                results[name] = evaluation.run(self.parts.pool, step, self.display, sampled.append)
             if step == 0:
-                share = scores[name].get("abstention_share", 0.0)
+                share = results[name].flat().get("abstention_share", 0.0)
                 when = f"measured before training: {name}"
                 self.parts.guards.warn_of_abstentions(when, share, sampled)
-        return scores
+        found = [result for result in results.values() if result.questions]
+        if found:
+            self.ranks.on_rank_zero(partial(self.folder.keep_evaluations, step, found))
+        return {name: result.flat() for name, result in results.items()}
 
     def _figures_of_the_start(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Return what step 1 says of the engine, and what was planned of the memory."""

@@ -41,6 +41,7 @@ def test_run_folder(run: Run) -> None:
     assert sorted(p.name for p in folder.iterdir()) == [
         "checkpoints",
         "config.toml",
+        "evaluations",
         "metrics.jsonl",
         "model",
         "rollouts",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tomllib
@@ -81,26 +80,6 @@ def test_errors_are_one_line(
     assert err.count("\n") == 1
     assert out == ""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_eval(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    rows = [{"prompt": "What is 12 + 34?", "answer": "46"}, {"prompt": "What is 1?"}, {"x": 1}]
-    data = tmp_path / "q.jsonl"
-    data.write_text("\n".join(map(json.dumps, rows)))
-    output = tmp_path / "scores.json"
-    code, out, _ = call(
-        capsys, monkeypatch, "eval", "tiny-base", str(data), "--recipe", "tiny-arithmetic",
-        "--set", "evaluation.samples=4", "--set", "data.max_rejected_share=0.5",
-        "--k", "2", "--json", str(output),
-    )  # fmt: skip
-    assert code == 0
-    assert f"rejected {data}:line 3: no field 'prompt'" in out.replace("\n", "")
-    assert "1 questions of" in out.replace("\n", "")
-    scores = json.loads(output.read_text())
-    assert 0 <= scores["pass@1"] <= scores["pass@2"] <= 1
-    assert set(scores) >= {"maj@2", "abstention_share"}
 
 
 def test_eval_without_answers(

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from ttrl.report.display import Display, result_table, scores_table
+from ttrl.report.display import Display, result_table
 
 # ---------------------------------------------------------------------------------------------
 # Tables
@@ -74,26 +74,10 @@ def test_a_level_is_shown_as_it_is_written(level: str) -> None:
         ["training (unlabeled)", "50.0 → 50.0"],
         [f"level={level}", "50.0 → 50.0"],
     ]
-    assert shown(scores_table("[/] of [red]", scores)) == [
-        ["", "all", f"level={level}"],
-        ["pass@1", "50.0%", "50.0%"],
-        ["response tokens", "7.0", "7.0"],
-    ]
 
 
 def test_results_without_an_answer_key() -> None:
     assert shown(result_table(summary({}, {}))) == [["questions"]]
-
-
-def test_scores_of_one_exam() -> None:
-    scores = {"pass@1": 0.3333, "truncated_share": 0.5, "response_tokens": 12.25}
-    scores |= {"pass@1/level=1": 1.0, "truncated_share/level=1": 0.0, "response_tokens/level=1": 3}
-    assert shown(scores_table("t", scores)) == [
-        ["", "all", "level=1"],
-        ["pass@1", "33.3%", "100.0%"],
-        ["truncated share", "50.0%", "0.0%"],
-        ["response tokens", "12.2", "3.0"],
-    ]
 
 
 # ---------------------------------------------------------------------------------------------

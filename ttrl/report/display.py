@@ -86,8 +86,26 @@ class Display:
         parts = [f"step {step:>{len(str(total))}}/{total}"]
         parts += [f"{label} {metrics[k]:{form}}" for k, label, form in STEP_LINE if k in metrics]
         self.note("  ".join(parts))
+        self.measured(metrics, step)
         if self._steps is not None:
             self._progress.advance(self._steps)
+
+    def measured(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Print the scores after a step, 0 for before training: a line for each set of questions.
+
+        Args:
+            metrics: which have them as ``eval/NAME/SCORE``; others, and levels, are left out.
+            step: the step.
+        """
+        when = f"after step {step}" if step else "before training"
+        scores: dict[str, list[str]] = {}
+        for name, value in metrics.items():
+            kind, _, rest = name.partition("/")
+            evaluated, _, score = rest.partition("/")
+            if kind == "eval" and is_rate(score):
+                scores.setdefault(evaluated, []).append(f"{score} {100 * value:.1f}")
+        for evaluated, shown in scores.items():
+            self.note(f"measured {when}, {evaluated}: {'  '.join(shown)} (%)")
 
     def rejected(self, rows: Sequence[object]) -> None:
         """Print one line for each row that was left out of a data set."""
@@ -112,12 +130,17 @@ class Bar:
         self._progress.update(self._task, advance=1, note=note)
 
 
+def is_rate(name: str) -> bool:
+    """Say whether a score is one that tables show first, and not that of a level."""
+    return ("@" in name or name == "greedy") and "/" not in name
+
+
 def result_table(summary: Mapping[str, Any]) -> Table:
     """Make a table of before and after, as in the paper's Table 1, in percent, also by level."""
     rows = {"training (unlabeled)": summary, "held out": summary["held_out"]}
     measured = {name: row for name, row in rows.items() if row["before"]}
     scores = list(dict.fromkeys(n for row in measured.values() for n in row["before"]))
-    scores = [n for n in scores if "@" in n and "/" not in n]
+    scores = [n for n in scores if is_rate(n)]
     table = Table("questions", title="accuracy in %, before → after")
     for score in scores:
         table.add_column(score, justify="right")
@@ -127,19 +150,6 @@ def result_table(summary: Mapping[str, Any]) -> Table:
             cells = [f"{100 * row['before'][k]:.1f} → {100 * row['after'][k]:.1f}" for k in keys]
             name = Text(f"  {level}" if level else title)
             table.add_row(name, *cells, style="dim" if level else "")
-    return table
-
-
-def scores_table(title: str, scores: Mapping[str, float]) -> Table:
-    """Make a table of one evaluation's scores: rates in percent, one column per level."""
-    table = Table("", title=Text(title, style="table.title"))
-    levels = _levels(scores)
-    for level in levels:
-        table.add_column(Text(level or "all"), justify="right")
-    for name in (n for n in scores if "/" not in n):
-        values = [scores[_at_level(name, level)] for level in levels]
-        cells = [f"{v:.1f}" if name == "response_tokens" else f"{100 * v:.1f}%" for v in values]
-        table.add_row(name.replace("_", " "), *cells)
     return table
 
 

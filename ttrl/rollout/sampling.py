@@ -17,7 +17,7 @@ class SamplingParams:
     n: int
     """Completions per question."""
     temperature: float
-    """Divisor of the logits."""
+    """Divisor of the logits; 0: the most probable token, always."""
     max_new_tokens: int
     """Tokens after which a completion ends at the latest."""
     top_p: float = 1.0
@@ -55,6 +55,10 @@ def verifying(settings: Settings) -> SamplingParams:
 
 def sampling_logprobs(logits_BV: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
     """Compute log-probabilities [B, V], float32, of the distribution that is sampled from."""
+    if temperature == 0.0:  # the first of the largest logits; what is not finite stays so
+        largest_B1, place_B1 = logits_BV.float().max(dim=-1, keepdim=True)
+        none_BV = torch.full_like(logits_BV, -torch.inf, dtype=torch.float32)
+        return none_BV.scatter_(-1, place_B1, largest_B1 - largest_B1)
     logp_BV = torch.log_softmax(logits_BV.float() / temperature, dim=-1)
     if top_p >= 1.0:
         return logp_BV

@@ -1,0 +1,113 @@
+"""``ttrl train``: a run, and what it says at its beginning and its end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ttrl import api
+from ttrl.commands.options import Overrides, RankCount, command, rank_count
+from ttrl.settings.recipe import load_settings, model_names, recipe_names
+from ttrl.system.launch import is_main, launch, launched
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help=f"The path of a .toml file, or one of: {', '.join(recipe_names())}.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Starting model: a folder, a hub name, or a model recipe, which also brings "
+        f"prompt and sampling settings: {', '.join(model_names())}.",
+        show_default=False,
+    ),
+]
+RunDir = Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue an interrupted run from its last checkpoint.")
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN/rollouts",
+        help="Train on the answers that a run sampled, without sampling; also on those of a "
+        "run that failed.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and print all settings, and stop.")]
+
+
+def train(
+    recipe: Recipe,
+    model: Model = None,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    resume: Resume = False,
+    replay: Replay = None,
+    ranks: RankCount = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train on unlabeled questions; measure before and after if there is an answer key."""
+    from ttrl.answers import Grader
+    from ttrl.rewards.scorer import GroupScorer
+
+    settings = load_settings(recipe, model=model, overrides=overrides or [])
+    # Refuses an estimator, extractor or option that is unknown.
+    GroupScorer(settings, Grader(settings.answers))
+    if dry_run:
+        print(settings.to_toml(), end="")
+        return
+    from rich.console import Console
+
+    from ttrl.run.run_folder import RunFolder
+
+    folder = RunFolder(run_dir or Path("runs") / settings.name)
+    if not launched() and (ranks is not None or settings.policy.backend == "zero3"):
+        if not resume:
+            folder.refuse_existing()  # before anything is started
+        launch(rank_count(ranks), sys.argv[1:])
+    from ttrl.run.resume import after_an_interrupt
+
+    console = Console(quiet=not is_main())
+    try:
+        run = api.train(
+            settings, run_dir=folder.path, replay=replay, resume=resume, console=console
+        )
+    except KeyboardInterrupt:
+        if is_main():
+            print(f"ttrl: interrupted{after_an_interrupt(folder, settings)}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _show_result(run, console, replayed=replay is not None)
+
+
+def _show_result(run: api.Run, console: Console, *, replayed: bool) -> None:
+    """Show what a run has reached, and what can be done next."""
+    from ttrl.report.display import result_table
+
+    console.print()
+    summary = run.summary
+    if summary["before"] or summary["held_out"]["before"]:
+        console.print(result_table(summary))
+    elif summary["after"] or summary["held_out"]["after"]:
+        console.print("begun as a replay: measured at the end only, see summary.json")
+    else:
+        why = "replayed" if replayed else "no reference answers"
+        console.print(f"{why}: nothing was measured but the votes, in metrics.jsonl")
+    console.print(
+        f"run folder: {run.path} (settings, metrics, all voting answers, trained model)\n"
+        f"measure it: {command()} eval {run.path / 'model'} DATA "
+        f"--recipe {run.path / 'config.toml'}\n"
+        f"a real one: {command()} train 1x24gb/qwen2.5-math-1.5b-lora   (on a GPU of 24 GB)",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
