@@ -16,6 +16,8 @@ from ttrl.commands.doctor import doctor
 from ttrl.commands.evaluate import evaluate
 from ttrl.commands.export import export_model
 from ttrl.commands.plan import plan_command
+from ttrl.commands.runs import compare, runs, show
+from ttrl.commands.settings import settings
 from ttrl.commands.train import train
 from ttrl.system.launch import is_main, keep_segments_whole, launched
 from ttrl.types import UserError
@@ -40,8 +42,12 @@ def _root(
 
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("runs")(runs)
+app.command("show")(show)
+app.command("compare")(compare)
 app.command("export")(export_model)
 app.command("plan")(plan_command)
+app.command("settings")(settings)
 app.command("doctor")(doctor)
 
 

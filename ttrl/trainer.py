@@ -49,6 +49,7 @@ from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
 from ttrl.run.stateful import restore, shards_of, states_of
 from ttrl.settings import Settings
+from ttrl.system.gpus import device_name
 from ttrl.system.memory import memory_metrics, memory_suffices
 from ttrl.system.ranks import join_ranks, leave_ranks
 from ttrl.system.watchdog import Watchdog
@@ -87,6 +88,8 @@ def train(
             checkpoint = ranks.on_rank_zero(lambda: find_start(settings, folder, display))
         else:
             ranks.on_rank_zero(folder.refuse_existing)
+        many = f"{ranks.count} ranks, each on " if ranks.count > 1 else ""
+        display.header(settings, folder.path, many + device_name(settings.threads))
         watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", after_a_hang(folder))
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             scorer = GroupScorer(settings, grader, estimator)
@@ -256,11 +259,12 @@ class Trainer:
             self.agreement = parts.pool.verify(parts.model, questions, params, dtype)
 
     def _say_what_was_found(self) -> None:
-        self.display.note(f"kernels: {self.parts.model.kernels}")
+        parts = self.parts
+        self.display.note(f"{parts.total} steps; kernels: {parts.model.kernels}")
         if (agreement := self.agreement) is not None:
             self.display.note(
-                f"engine and policy agree: log-probs differ by {agreement.mean:.2g} nats per token "
-                f"on average, logits by {agreement.logits:.2g}"
+                f"engine and policy agree: log-probs differ by {agreement.mean:.2g} nats, "
+                f"logits by {agreement.logits:.2g}"
             )
 
     def _reason_to_stop(self, result: StepResult) -> str | None:

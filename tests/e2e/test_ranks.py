@@ -16,6 +16,7 @@ import pytest
 from processes import children_of
 from python_process import run_python
 from small_run import SMALL
+from step_lines import step_lines
 
 COMMAND = ("-m", "ttrl.cli", "train", "tiny-arithmetic", *(f"--set={s}" for s in SMALL))
 
@@ -46,6 +47,10 @@ def test_zero3_in_one_process(tmp_path: Path) -> None:
     assert (folder / "summary.json").is_file()
 
 
+def _stepped(folder: Path) -> bool:
+    return (folder / "metrics.jsonl").exists() and len(step_lines(folder)) > 0
+
+
 @contextmanager
 def started(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Two ranks that have made a step."""
@@ -57,7 +62,7 @@ def started(folder: Path) -> Iterator[subprocess.Popen[str]]:
         start_new_session=True,
     ) as process:
         try:
-            wait_for(lambda: (folder / "metrics.jsonl").exists() or process.poll() is not None)
+            wait_for(lambda: _stepped(folder) or process.poll() is not None)
             assert process.poll() is None, process.stderr.read() if process.stderr else ""
             yield process
         finally:

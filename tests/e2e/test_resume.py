@@ -111,7 +111,8 @@ def left(killed: Path, tmp_path: Path) -> Path:
 
 
 def test_sigkill_and_resume(whole: Path, left: Path, place: Path) -> None:
-    assert len((left / "metrics.jsonl").read_text().splitlines()) == 4  # the last one is half
+    # That of step 0, three, and a half.
+    assert len((left / "metrics.jsonl").read_text().splitlines()) == 5
     screen = _train(left, _overrides(place), resume=True)
     assert "resuming from step 2" in screen
     assert "step 3/4" in screen and "step 2/4" not in screen

@@ -45,7 +45,9 @@ def test_a_gain_is_that_of_pairs() -> None:
 
 
 def test_a_gain_needs_the_same_questions_and_scores() -> None:
-    with pytest.raises(UserError, match=r"b and a were measured on different questions of q\.jsonl"):
+    with pytest.raises(
+        UserError, match=r"b and a were measured on different questions of q\.jsonl"
+    ):
         result("a", [0.1, 0.2]).gain(result("b", [0.1]), "pass@1")
     with pytest.raises(UserError, match="b was measured without maj@4"):
         result("a", [0.1], maj_4=[1.0]).gain(result("b", [0.1]), "maj@4")

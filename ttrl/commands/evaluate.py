@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -109,6 +109,7 @@ def evaluate(
     from rich.console import Console
 
     from ttrl.report.results import results_json
+    from ttrl.report.tables import write
     from ttrl.system.ranks import join_ranks, leave_ranks
 
     joined = join_ranks()
@@ -124,7 +125,7 @@ def evaluate(
     if shown == "json":
         print(results_json(every), end="")
     else:
-        _show(_tables(measured, base, further), shown, Console())
+        write(_tables(measured, base, further), shown)
     if output is not None:
         output.write_text(results_json(every), encoding="utf-8")
 
@@ -216,15 +217,3 @@ def _tables(
     if further or (base and len(measured) > 1):
         tables.append(matrix_table([*measured, *further], base))
     return tables
-
-
-def _show(tables: Sequence[TextTable], shown: Format, console: Console) -> None:
-    write: dict[Format, Callable[[TextTable], str]] = {
-        "markdown": lambda table: table.markdown(),
-        "latex": lambda table: table.latex(),
-    }
-    for table in tables:
-        if shown in write:
-            print(write[shown](table))
-        else:
-            table.show(console)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttrl import api
-from ttrl.commands.options import Overrides, RankCount, command, rank_count
+from ttrl.commands.options import Overrides, RankCount, command, models, rank_count, recipes
 from ttrl.settings.recipe import load_settings, model_names, recipe_names
 from ttrl.system.launch import is_main, launch, launched
 
@@ -20,6 +20,7 @@ Recipe = Annotated[
     str,
     typer.Argument(
         help=f"The path of a .toml file, or one of: {', '.join(recipe_names())}.",
+        autocompletion=recipes,
         show_default=False,
     ),
 ]
@@ -29,6 +30,7 @@ Model = Annotated[
         help="Starting model: a folder, a hub name, or a model recipe, which also brings "
         f"prompt and sampling settings: {', '.join(model_names())}.",
         show_default=False,
+        autocompletion=models,
     ),
 ]
 RunDir = Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")]
@@ -90,11 +92,13 @@ def train(
 
 
 def _show_result(run: api.Run, console: Console, *, replayed: bool) -> None:
-    """Show what a run has reached, and what can be done next."""
-    from ttrl.report.display import result_table
+    """Show what a run has reached, how it went, and what can be done next."""
+    from ttrl.report.curves import curve_line
+    from ttrl.report.display import duration, result_table
+    from ttrl.report.verdict import next_steps, verdict
 
     console.print()
-    summary = run.summary
+    summary, record = run.summary, run.record
     if summary["before"] or summary["held_out"]["before"]:
         console.print(result_table(summary))
     elif summary["after"] or summary["held_out"]["after"]:
@@ -102,12 +106,15 @@ def _show_result(run: api.Run, console: Console, *, replayed: bool) -> None:
     else:
         why = "replayed" if replayed else "no reference answers"
         console.print(f"{why}: nothing was measured but the votes, in metrics.jsonl")
-    console.print(
-        f"run folder: {run.path} (settings, metrics, all voting answers, trained model)\n"
-        f"measure it: {command()} eval {run.path / 'model'} DATA "
-        f"--recipe {run.path / 'config.toml'}\n"
-        f"a real one: {command()} train 1x24gb/qwen2.5-math-1.5b-lora   (on a GPU of 24 GB)",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    lines = [
+        curve_line(name, points, min(80, console.width))
+        for name in ("vote/majority_ratio", "label/label_accuracy")
+        if len(points := record.curve(name)) > 1
+    ]
+    lines += [
+        f"{verdict(record)}.",
+        f"{summary['steps']} steps in {duration(summary['wall_s'])}; all of the run is in "
+        f"{run.path}",
+        *next_steps(record, command()),
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

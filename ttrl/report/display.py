@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,14 +22,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ttrl.settings import Settings
+
 STEP_LINE = (
-    ("vote/majority_ratio", "majority ratio", ".3f"),
-    ("label/label_accuracy", "label accuracy", ".3f"),
-    ("vote/abstention_share", "abstained", ".1%"),
-    ("policy/entropy", "entropy", ".3f"),
-    ("policy/grad_norm", "grad norm", ".2f"),
-    ("time/rollout_s", "rollout (s)", ".1f"),
-    ("time/update_s", "update (s)", ".1f"),
+    ("vote/majority_ratio", "majority ratio", ".2f"),
+    ("label/label_accuracy", "label accuracy", ".2f"),
+    ("vote/abstention_share", "abstained", ".0%"),
 )
 """Metrics that a step's line on the screen shows, each with its name and format there."""
 
@@ -51,6 +50,7 @@ class Display:
         """Show progress on ``console``."""
         self.console = console
         self._steps: TaskID | None = None
+        self._estimated = False
         self._progress = Progress(
             TextColumn("{task.description:<9}"),
             BarColumn(),
@@ -81,14 +81,35 @@ class Display:
         finally:
             self._progress.remove_task(task)
 
+    def header(self, settings: Settings, folder: Path, device: str) -> None:
+        """Print what runs, before anything is loaded."""
+        data, rollout = settings.data, settings.rollout
+        held_out = f"; held out: {data.held_out}" if data.held_out else ""
+        lines = {
+            "model": f"{settings.model.path} ({settings.model.dtype})",
+            "questions": f"{data.train}{held_out}",
+            "a step": f"{rollout.questions_per_step} questions, {rollout.votes} votes each, by "
+            f"{rollout.engine}",
+            "device": device,
+            "folder": str(folder),
+        }
+        for name, value in lines.items():
+            self.note(f"{name:<10} {value}")
+
     def step(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         """Print one line about a finished step, and advance the bar of steps."""
         parts = [f"step {step:>{len(str(total))}}/{total}"]
         parts += [f"{label} {metrics[k]:{form}}" for k, label, form in STEP_LINE if k in metrics]
+        seconds = metrics.get("time/rollout_s", 0.0) + metrics.get("time/update_s", 0.0)
+        parts += [f"{seconds:.1f} s"] if seconds else []
         self.note("  ".join(parts))
         self.measured(metrics, step)
         if self._steps is not None:
             self._progress.advance(self._steps)
+        if seconds and not self._estimated and step < total:
+            rest = duration(seconds * (total - step))
+            self.note(f"about {rest} for the {total - step} steps to come, {seconds:.1f} s each")
+        self._estimated = True
 
     def measured(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Print the scores after a step, 0 for before training: a line for each set of questions.
@@ -128,6 +149,18 @@ class Bar:
     def advance(self, note: str = "") -> None:
         """Advance the bar by one unit; ``note`` stands behind it."""
         self._progress.update(self._task, advance=1, note=note)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as a person says it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign and one decimal; what rounds to nothing is +0.0."""
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def is_rate(name: str) -> bool:

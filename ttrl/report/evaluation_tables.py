@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from ttrl.report.display import is_rate
+from ttrl.report.display import is_rate, signed
 from ttrl.report.results import EvaluationResult, Mean
 from ttrl.report.run_record import is_run
 from ttrl.report.tables import TextTable
@@ -47,13 +47,13 @@ def gains_table(before: EvaluationResult, after: EvaluationResult) -> TextTable:
             unit = 1.0 if name == "response_tokens" else 100.0
             old, new = before.mean(name, level), after.mean(name, level)
             gain = after.gain(before, name, level)
-            relative = f"{100 * gain.value / old.value:+.1f} %" if old.value else ""
+            relative = f"{signed(100 * gain.value / old.value)} %" if old.value else ""
             rows.append(
                 (
                     name.replace("_", " ") if level is None else f"  level={level}",
                     f"{unit * old.value:.1f}",
                     f"{unit * new.value:.1f}",
-                    _with_error(gain, unit, sign="+"),
+                    _with_error(gain, unit, sign=True),
                     relative,
                 )
             )
@@ -157,7 +157,7 @@ def _cell(
     text = f"{100 * result.mean(name).value:.1f}"
     if before is not None:
         refuse_unlike(before, result)
-        text += f" ({100 * result.gain(before, name).value:+.1f})"
+        text += f" ({signed(100 * result.gain(before, name).value)})"
     return f"{text} *" if run is not None and _same_data(run.data.train, result.data) else text
 
 
@@ -172,9 +172,9 @@ def _upper_bound(before: EvaluationResult) -> str | None:
     return max(votes, key=lambda name: int(name.removeprefix("maj@")), default=None)
 
 
-def _with_error(mean: Mean, unit: float, sign: str = "") -> str:
+def _with_error(mean: Mean, unit: float, *, sign: bool = False) -> str:
     error = "" if mean.half_width is None else f" ± {unit * mean.half_width:.1f}"
-    return f"{unit * mean.value:{sign}.1f}{error}"
+    return f"{signed(unit * mean.value) if sign else f'{unit * mean.value:.1f}'}{error}"
 
 
 def _questions(result: EvaluationResult) -> str:

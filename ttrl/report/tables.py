@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from rich.console import Console
@@ -75,6 +77,19 @@ class TextTable:
             r"\end{table}",
         )
         return "\n".join(lines) + "\n"
+
+
+def write(tables: Sequence[TextTable], shown: Format) -> None:
+    """Print tables to stdout; as JSON, a list of objects with their cells."""
+    if shown == "json":
+        print(json.dumps([asdict(table) for table in tables], indent=2))
+        return
+    console = Console()
+    for table in tables:
+        if shown == "console":
+            table.show(console)
+        else:
+            print(table.markdown() if shown == "markdown" else table.latex())
 
 
 def _line(cells: tuple[str, ...]) -> str:

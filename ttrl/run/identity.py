@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
     Raises:
         UserError: if something differs that may not.
     """
-    then, here = (dict(_flat(s.model_dump())) for s in (before, now))
+    then, here = before.flat(), now.flat()
     differ = {
         key: f"{key} = {here.get(key)!r} (was {then.get(key)!r})"
         for key in sorted(then.keys() | here.keys())
@@ -154,11 +154,3 @@ def weights_digest(named: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype
         digest.update(repr((name, tuple(tensor.shape))).encode())
         digest.update((some + 0.0).numpy().tobytes())  # -0.0, which merging adapters may lose
     return digest.hexdigest()
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -16,6 +16,7 @@ import pydantic
 
 from ttrl.settings import Section, Settings
 from ttrl.settings.errors import did_you_mean, readable_errors
+from ttrl.settings.foreign import theirs
 from ttrl.types import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -233,4 +234,5 @@ def _known_keys() -> list[str]:
 
 
 def _unknown_key(key: str) -> UserError:
-    return UserError(f"unknown setting {key!r}{did_you_mean(key, _known_keys())}")
+    hint = theirs(key) or did_you_mean(key, _known_keys())
+    return UserError(f"unknown setting {key!r}{hint}")
