@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,7 +79,7 @@ def show(
     width = min(100, Console().width)
     total = record.summary["steps"] if record.summary else len(record.steps)
     print(f"{run}: {record.state} after {total} steps")
-    print(f"{verdict(record)}.\n")
+    print(textwrap.fill(f"{verdict(record)}.", 80), end="\n\n")
     for name in _curves(record):
         print(curve_line(name, record.curve(name), width))
     if not record.sampled or not questions:
