@@ -47,6 +47,7 @@ def test_every_model_and_benchmark_of_the_paper(
         (["export", "nowhere", "no/such/out"], "no folder"),
         (["export", "nowhere", "out", "--best", "--step", "3"], "give one of them"),
         (["train", "aime24"], "names no model: add --model"),
+        (["train", "aime24", "--model", "qwen2.5-math-7"], "did you mean 'qwen2.5-math-7b'?"),
         (["train", "tiny-arithmetic", "--run-dir", "r\udcff"], "'r\\udcff' is not UTF-8"),
         (["train", "tiny-arithmetic", "--replay", "runs/tiny-arithmetic/rollouts"], "its own"),
         (["train", "tiny-arithmetic", "--set", "lora.alpha=16"], "need lora.rank"),

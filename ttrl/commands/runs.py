@@ -77,8 +77,9 @@ def show(
 
     record = read_run(run)
     width = min(100, Console().width)
-    total = record.summary["steps"] if record.summary else len(record.steps)
-    print(f"{run}: {record.state} after {total} steps")
+    stopped = record.summary and record.summary["stopped"]
+    why = f" ({stopped})" if stopped else ""
+    print(f"{run}: {record.state} after {len(record.steps)} steps{why}")
     print(textwrap.fill(f"{verdict(record)}.", 80), end="\n\n")
     for name in _curves(record):
         print(curve_line(name, record.curve(name), width))

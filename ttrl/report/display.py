@@ -190,6 +190,11 @@ def result_table(summary: Mapping[str, Any]) -> Table:
             cells = [f"{100 * row['before'][k]:.1f} → {100 * row['after'][k]:.1f}" for k in keys]
             name = Text(f"  {level}" if level else title)
             table.add_row(name, *cells, style="dim" if level else "")
+    votes = [int(score.removeprefix("maj@")) for score in scores if score.startswith("maj@")]
+    if votes:
+        table.caption = (
+            f"pass@1: mean of {max(votes)} samples a question; maj@{max(votes)}: their vote"
+        )
     return table
 
 
