@@ -157,7 +157,7 @@ def measure(path: Path) -> dict[str, float]:
     asked = load_questions(settings.data.train, settings.data, load_tokenizer(settings.model))
     evaluation = Evaluation(settings, extract_answer, default_grader(), "train", asked, (1, 64))
     pool = make_pool(settings, load_tokenizer(settings.model))
-    return evaluation.run(pool, 0, Display(Console(quiet=True)))
+    return evaluation.run(pool, 0, Display(Console(quiet=True))).flat()
 
 
 def model_card(parameters: int, scores: dict[str, float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ if TYPE_CHECKING:  # importing ttrl loads nothing heavy
     from rich.console import Console
     from transformers import PreTrainedModel
 
+    from ttrl.report.run_record import RunRecord
     from ttrl.rewards.estimators import RewardEstimator
     from ttrl.run.callbacks import Callback
 
@@ -40,8 +40,14 @@ class Run:
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
         """The lines of ``metrics.jsonl``, one per step; docs/metrics.md explains their names."""
-        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return [dict(line) for line in self.record.steps]
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """All that the folder holds: metrics, answers, evaluations question by question."""
+        from ttrl.report.run_record import read_run
+
+        return read_run(self.path)
 
     @cached_property
     def model(self) -> PreTrainedModel:

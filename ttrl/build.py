@@ -37,6 +37,7 @@ from ttrl.run.planned import planned_memory
 from ttrl.run.preflight import refuse_impossible
 from ttrl.run.stateful import Clock, Generators, Stateful
 from ttrl.settings import Settings
+from ttrl.system.gpus import device_name
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import make_repeatable
 from ttrl.types import AnswerKey, Question, UserError
@@ -138,6 +139,9 @@ def build(
     source, key, evaluations = load_data(settings, tokenizer, scorer, display)
     total = total_steps(settings, source)
     free_prompts = make_free_prompts(settings, tokenizer, source)
+    many = f"{ranks.count} ranks, each on " if ranks.count > 1 else ""
+    sizes = {e.name: len(e.asked.questions) for e in evaluations}
+    display.header(settings, total, sizes, many + device_name(settings.threads))
     model = make_trained_model(settings, ranks)
     credit = make_credit(settings, model)
     digests = model_digests(model, getattr(torch, settings.model.dtype))

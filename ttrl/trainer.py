@@ -24,7 +24,6 @@ from pathlib import Path
 from ttrl.answers import Grader
 from ttrl.build import Parts, build
 from ttrl.credit.credit import Assigned
-from ttrl.evaluation.evaluation import Scores
 from ttrl.evaluation.free_passes import free_pass_metrics
 from ttrl.evaluation.metrics import (
     evaluation_metrics,
@@ -36,6 +35,7 @@ from ttrl.evaluation.metrics import (
 from ttrl.learner.optimizer import learning_rate
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
+from ttrl.report.results import Scores
 from ttrl.report.tracking import Tracking
 from ttrl.rewards.estimators import RewardEstimator
 from ttrl.rewards.free_pass import AfterVoting
@@ -46,7 +46,13 @@ from ttrl.rollout.resampling import Rollout
 from ttrl.rollout.sampling import verifying
 from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
-from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost
+from ttrl.run.resume import (
+    after_a_hang,
+    find_start,
+    go_back,
+    nothing_lost,
+    refuse_no_steps,
+)
 from ttrl.run.rollout_phase import RolloutPhase
 from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
@@ -98,10 +104,13 @@ def train(
             trainer = Trainer(parts, folder, watchdog, callbacks)
             if checkpoint is not None:
                 trainer.restore(checkpoint)
+                refuse_no_steps(folder, trainer.done, parts.total)
             trainer.verify()
             ranks.on_rank_zero(
                 lambda: (
-                    folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
+                    folder.create(settings)
+                    if checkpoint is None
+                    else go_back(folder, checkpoint, settings)
                 )
             )
             with nothing_lost(folder, settings):
@@ -152,8 +161,11 @@ class Trainer:
         )
         with self.display.training(parts.total, self.done), saving, tracking:
             if self.done == 0:
-                parts.measured.before = parts.measured.after = self._measure(0)
-                tracking.step(0, evaluation_metrics(parts.measured.before))
+                before = parts.measured.before = parts.measured.after = self._measure(0)
+                if found := evaluation_metrics(before):
+                    self.ranks.on_rank_zero(partial(self.folder.add_step, {"step": 0, **found}))
+                    self.display.measured(found)
+                    tracking.step(0, found)
             while self.done < parts.last and not stopped:
                 saving.check()
                 step = self.done + 1
@@ -265,11 +277,13 @@ class Trainer:
             self.agreement = parts.pool.verify(parts.model, questions, params, dtype)
 
     def _say_what_was_found(self) -> None:
-        self.display.note(f"kernels: {self.parts.model.kernels}")
+        parts = self.parts
+        self.display.note(f"{'folder':<10} {self.folder.path}")
+        self.display.note(f"kernels: {parts.model.kernels}")
         if (agreement := self.agreement) is not None:
             self.display.note(
-                f"engine and policy agree: log-probs differ by {agreement.mean:.2g} nats per token "
-                f"on average, logits by {agreement.logits:.2g}"
+                f"engine and policy agree: log-probs differ by {agreement.mean:.2g} nats, "
+                f"logits by {agreement.logits:.2g}"
             )
 
     def _reason_to_stop(self, result: StepResult) -> str | None:
@@ -282,18 +296,21 @@ class Trainer:
         return reason
 
     def _measure(self, step: int) -> dict[str, Scores]:
-        """Return the scores of the evaluations by name."""
-        scores = {}
+        """Return the scores of the evaluations by name; what they are means of is on disk."""
+        results = {}
         for evaluation in self.parts.evaluations:
             sampled: list[CompletionGroup] = []
             name = evaluation.name
             with self._limited("eval"):
-                scores[name] = evaluation.run(self.parts.pool, step, self.display, sampled.append)
+                results[name] = evaluation.run(self.parts.pool, step, self.display, sampled.append)
             if step == 0:
-                share = scores[name].get("abstention_share", 0.0)
+                share = results[name].flat().get("abstention_share", 0.0)
                 when = f"measured before training: {name}"
                 self.parts.guards.warn_of_abstentions(when, share, sampled)
-        return scores
+        found = [result for result in results.values() if result.questions]
+        if found:
+            self.ranks.on_rank_zero(partial(self.folder.keep_evaluations, step, found))
+        return {name: result.flat() for name, result in results.items()}
 
     def _figures_of_the_start(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Return what step 1 says of the engine, and what was planned of the memory."""

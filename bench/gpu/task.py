@@ -106,7 +106,8 @@ def few_questions(folder: Path) -> list[str]:
 def metrics(folder: Path) -> list[dict[str, float]]:
     """Those of each step, without the ones of single levels."""
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [overall(json.loads(line)) for line in lines]
+    steps = [json.loads(line) for line in lines]
+    return [overall(found) for found in steps if found["step"] > 0]  # 0 was before training
 
 
 def overall(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,9 @@ def _contents(run: Path) -> dict[str, Any]:
         for line in lines
     ]
     contents: dict[str, Any] = {"summary": summary, "metrics": metrics}
-    for path in sorted((run / "rollouts").iterdir()):
-        contents[f"rollouts/{path.name}"] = path.read_bytes()
+    for folder in ("rollouts", "evaluations"):
+        for path in (run / folder).iterdir() if (run / folder).is_dir() else ():
+            contents[f"{folder}/{path.name}"] = path.read_bytes()
     contents["model"] = (run / "model" / "model.safetensors").read_bytes()
     last = sorted((run / "checkpoints").iterdir())[-1]
     state = json.loads((last / "state.json").read_text())

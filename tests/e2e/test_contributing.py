@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from small_run import SMALL
+from step_lines import step_lines
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(python|diff)\n# (\S+)\n(.*?)^```$", re.M | re.S)
@@ -75,7 +76,7 @@ def test_a_run_with_all_that_is_added(tree: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    first, second = map(json.loads, (tmp_path / "run" / "metrics.jsonl").open())
+    first, second = step_lines(tmp_path / "run")
     assert first["policy/surprise"] > 0
     # The policy agrees with the engine at both temperatures.
     assert max(first["mismatch/max_log_ratio"], second["mismatch/max_log_ratio"]) < 1e-3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from python_process import run_python
 from rich.console import Console
 from safetensors.torch import load_file
 from small_run import SMALL, interrupted
+from step_lines import step_lines
 
 from ttrl.build import Parts
 from ttrl.report.display import Display
@@ -47,8 +47,7 @@ def run(folder: Path, algorithm: str, *, resume: bool = False) -> list[dict[str,
     settings = load_settings("tiny-arithmetic", overrides=overrides(algorithm))
     display = Display(Console(file=io.StringIO()))
     train(settings, RunFolder(folder), display, resume=resume)
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return step_lines(folder)
 
 
 @pytest.mark.parametrize("algorithm", list(RUNS))

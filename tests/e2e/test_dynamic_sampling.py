@@ -12,6 +12,7 @@ from compared_runs import differences
 from python_process import run_python
 from rich.console import Console
 from small_run import SMALL, interrupted
+from step_lines import step_lines
 
 from ttrl.data.arithmetic import question_rows
 from ttrl.report.display import Display
@@ -78,7 +79,7 @@ def rows(run: Path, step: int) -> list[dict[str, Any]]:
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    return step_lines(run)
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ class Run:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         metrics = folder / "metrics.jsonl"
-        _wait_until(lambda: self._has_ended() or self._lines(metrics) >= 2, 300)
+        _wait_until(lambda: self._has_ended() or self._lines(metrics) >= 3, 300)
         self.engines = _engines(self.marker)
         assert len(self.engines) == 2, self.process.stderr and self.process.stderr.read()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +11,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from small_run import SMALL
+from step_lines import step_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttrl.report.display import Display
@@ -58,8 +58,7 @@ def test_transformers_loads_it(run: Path, tmp_path: Path) -> None:
 def test_one_of_them_by_name(run: Path, tmp_path: Path) -> None:
     assert export(run, tmp_path / "first", 1, None).step == 1
     best = export(run, tmp_path / "best", "best", None)
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    ratios = [json.loads(line)["vote/majority_ratio"] for line in lines]
+    ratios = [line["vote/majority_ratio"] for line in step_lines(run)]
     scores = [ratios[0], fmean(ratios)]  # over what there is of the last pass
     assert best.score == pytest.approx(max(scores))
     assert best.step == 1 + scores.index(max(scores))

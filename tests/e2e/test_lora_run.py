@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from compared_runs import differences
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from small_run import Run, interrupted
+from step_lines import step_lines
 from transformers import AutoModelForCausalLM
 
 from ttrl.learner.local import LocalModel
@@ -40,7 +40,7 @@ def test_a_run_with_adapters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalModel, "hand_over", watched)
     folder = run("run", LORA)
     policy = seen[-1]
-    steps = [json.loads(x) for x in (folder / "metrics.jsonl").open()]
+    steps = step_lines(folder)
     assert all(s["mismatch/kl"] < 1e-6 and s["guard/mismatch"] == 0 for s in steps)
     # The second update of a step starts where the first one has gone.
     assert all(s["policy/sampler_kl"] > 2 * s["mismatch/kl"] for s in steps)
@@ -107,7 +107,7 @@ def test_the_engine_is_compared_with_the_policy_in_every_step(
 ) -> None:
     """With a limit below rounding, there is an alarm, in the metrics of every step."""
     folder = run("run", ["guard.sampler_kl=1e-30", "max_steps=2"])
-    steps = [json.loads(x) for x in (folder / "metrics.jsonl").open()]
+    steps = step_lines(folder)
     assert [s["guard/mismatch"] for s in steps] == [1, 1]
     assert all(0 < s["mismatch/max_log_ratio"] < 1e-4 for s in steps)
     assert all(abs(s["mismatch/mean_log_ratio"]) < 1e-4 for s in steps)

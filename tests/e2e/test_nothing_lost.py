@@ -15,6 +15,7 @@ from python_process import run_python
 from rich.console import Console
 from safetensors.torch import load_file
 from small_run import SMALL
+from step_lines import step_lines
 
 from ttrl.data.arithmetic import question_rows
 from ttrl.data.sources import QuestionList
@@ -92,8 +93,7 @@ def records(folder: Path, step: int) -> list[dict[str, Any]]:
 
 
 def finished(folder: Path) -> list[int]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["step"] for line in lines]
+    return [line["step"] for line in step_lines(folder)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 from small_run import Run
+from step_lines import step_lines
 
 from ttrl.data.arithmetic import question_rows
 from ttrl.models.pretrained import TINY_BASE
@@ -20,7 +21,7 @@ from ttrl.trainer import train
 
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return step_lines(folder)
 
 
 def _rollouts(folder: Path, step: int) -> list[dict[str, Any]]:

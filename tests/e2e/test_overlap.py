@@ -8,6 +8,7 @@ from pathlib import Path
 from compared_runs import differences
 from rich.console import Console
 from small_run import Run, interrupted
+from step_lines import step_lines
 
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
@@ -27,7 +28,7 @@ OVERLAP = ("rollout.placement=separate", "rollout.overlap=true")
 def test_rollouts_are_one_update_behind_except_after_a_checkpoint(run: Run, tmp_path: Path) -> None:
     ahead = run("ahead", [*OPTIONS, *OVERLAP])
     after = run("after", OPTIONS)
-    steps = [json.loads(line) for line in (ahead / "metrics.jsonl").open()]
+    steps = step_lines(ahead)
     assert [s["rollout/updates_behind"] for s in steps] == [0, 1, 0, 1, 0]
     # How far the sampler is from the policy is seen, and is all of the difference.
     assert [s["mismatch/kl"] > 1e-5 for s in steps] == [False, True, False, True, False]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from small_run import SMALL
+from step_lines import step_lines
 
 import ttrl
 
@@ -19,8 +20,8 @@ def test_the_example(capsys: pytest.CaptureFixture[str]) -> None:
     cells = runpy.run_path(str(EXAMPLE))
     run, stopped = cells["run"], cells["stopped"]
     assert run.summary["steps"] == 2 and len(run.metrics) == 2
-    lines = (run.path / "metrics.jsonl").read_text().splitlines()
-    assert run.metrics == [json.loads(line) for line in lines]
+    assert run.metrics == step_lines(run.path)
+    assert run.record.evaluations()[0].flat() == run.summary["before"]
     assert run.settings.rollout.votes == 8
     assert run.summary == json.loads((run.path / "summary.json").read_text())
     # A step of four questions with eight answers each, after which the callback stopped the run.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from small_run import Run
+from step_lines import step_lines
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith(("time/", "memory/"))}
-        for line in lines
+        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))}
+        for line in step_lines(folder)
     ]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from small_run import Run
+from step_lines import step_lines
 
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
@@ -25,10 +25,7 @@ def test_replayed_training_gives_the_same_weights(run: Run, tmp_path: Path) -> N
     assert summary["before"] == summary["held_out"]["after"] == {}  # nothing was sampled
     for name in ("model/model.safetensors", "rollouts/step_00002.jsonl"):
         assert (tmp_path / "again" / name).read_bytes() == (recorded / name).read_bytes()
-    before, after = (
-        [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-        for folder in (recorded, tmp_path / "again")
-    )
+    before, after = (step_lines(folder) for folder in (recorded, tmp_path / "again"))
     sampled = ("eval/", "mismatch/at_start")  # by an engine, of which a replay has none
     for ours, theirs in zip(after, before, strict=True):
         same = {k: v for k, v in theirs.items() if not k.startswith(("time/", "memory/", *sampled))}

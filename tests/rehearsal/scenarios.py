@@ -221,7 +221,7 @@ def run(folder: Path) -> Seen:
         .splitlines()
     ]
     facts = {
-        "metrics": [json.loads(line) for line in lines],
+        "metrics": [found for found in map(json.loads, lines) if found["step"] > 0],
         "texts": [[c["text"] for c in row["completions"]] for row in first],
         "resumed": all(torch.equal(t, again[n]) for n, t in saved_as["run/model"].items()),
         "exported": all(torch.equal(t, saved_as["exported"][n]) for n, t in again.items()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import call
+from runs import make_run
 
 from ttrl.settings.recipe import model_names
 
@@ -46,6 +47,7 @@ def test_every_model_and_benchmark_of_the_paper(
         (["export", "nowhere", "no/such/out"], "no folder"),
         (["export", "nowhere", "out", "--best", "--step", "3"], "give one of them"),
         (["train", "aime24"], "names no model: add --model"),
+        (["train", "aime24", "--model", "qwen2.5-math-7"], "did you mean 'qwen2.5-math-7b'?"),
         (["train", "tiny-arithmetic", "--run-dir", "r\udcff"], "'r\\udcff' is not UTF-8"),
         (["train", "tiny-arithmetic", "--replay", "runs/tiny-arithmetic/rollouts"], "its own"),
         (["train", "tiny-arithmetic", "--set", "lora.alpha=16"], "need lora.rank"),
@@ -83,26 +85,6 @@ def test_errors_are_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_eval(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    rows = [{"prompt": "What is 12 + 34?", "answer": "46"}, {"prompt": "What is 1?"}, {"x": 1}]
-    data = tmp_path / "q.jsonl"
-    data.write_text("\n".join(map(json.dumps, rows)))
-    output = tmp_path / "scores.json"
-    code, out, _ = call(
-        capsys, monkeypatch, "eval", "tiny-base", str(data), "--recipe", "tiny-arithmetic",
-        "--set", "evaluation.samples=4", "--set", "data.max_rejected_share=0.5",
-        "--k", "2", "--json", str(output),
-    )  # fmt: skip
-    assert code == 0
-    assert f"rejected {data}:line 3: no field 'prompt'" in out.replace("\n", "")
-    assert "1 questions of" in out.replace("\n", "")
-    scores = json.loads(output.read_text())
-    assert 0 <= scores["pass@1"] <= scores["pass@2"] <= 1
-    assert set(scores) >= {"maj@2", "abstention_share"}
-
-
 def test_eval_without_answers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -133,6 +115,59 @@ def test_doctor_reports_a_failure(
     code, out, _ = call(capsys, monkeypatch, "doctor")
     assert code == 1
     assert "FAILED: RuntimeError: [/y] broken" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("ttrl train tiny", ["tiny-arithmetic"]),
+        ("ttrl eval qwen2.5-math", ["qwen2.5-math-1.5b", "qwen2.5-math-7b"]),
+        ("ttrl settings ev", ["evaluation"]),
+        ("ttrl comp", ["compare"]),
+    ],
+)
+def test_the_shell_completes(words: str, completed: list[str]) -> None:
+    script = "import sys; sys.argv = ['ttrl']; from ttrl.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            "_TTRL_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+    )
+    assert done.stdout.split() == completed
+
+
+def test_without_arguments_there_is_help(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, err = call(capsys, monkeypatch)
+    assert "Begin with: ttrl train tiny-arithmetic" in out + err
+
+
+def test_a_run_in_the_place_of_a_recipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_run(tmp_path / "r", [], summary={"steps": 3, "stopped": None})
+    run = str(tmp_path / "r")
+    code, _, err = call(capsys, monkeypatch, "train", run)
+    assert (
+        code == 2
+        and f"by --resume, or start another run from its weights, with --model {run}/model" in err
+    )
+    code, _, err = call(capsys, monkeypatch, "train", "--resume", run, "--run-dir", "elsewhere")
+    assert code == 2 and "these are two folders" in err
+    code, _, err = call(capsys, monkeypatch, "train", "--resume", run)
+    assert code == 2 and f"the run in {run} is finished" in err and "--set max_steps=13" in err
+    code, out, _ = call(
+        capsys, monkeypatch, "train", "--resume", run, "--set", "seed=7", "--dry-run"
+    )
+    assert code == 0 and "seed = 7" in out
 
 
 def test_help_names_recipes_and_models() -> None:

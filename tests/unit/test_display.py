@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from ttrl.report.display import Display, result_table, scores_table
+from ttrl.report.display import Display, duration, result_table
+from ttrl.settings.recipe import load_settings
 
 # ---------------------------------------------------------------------------------------------
 # Tables
@@ -74,26 +75,10 @@ def test_a_level_is_shown_as_it_is_written(level: str) -> None:
         ["training (unlabeled)", "50.0 → 50.0"],
         [f"level={level}", "50.0 → 50.0"],
     ]
-    assert shown(scores_table("[/] of [red]", scores)) == [
-        ["", "all", f"level={level}"],
-        ["pass@1", "50.0%", "50.0%"],
-        ["response tokens", "7.0", "7.0"],
-    ]
 
 
 def test_results_without_an_answer_key() -> None:
     assert shown(result_table(summary({}, {}))) == [["questions"]]
-
-
-def test_scores_of_one_exam() -> None:
-    scores = {"pass@1": 0.3333, "truncated_share": 0.5, "response_tokens": 12.25}
-    scores |= {"pass@1/level=1": 1.0, "truncated_share/level=1": 0.0, "response_tokens/level=1": 3}
-    assert shown(scores_table("t", scores)) == [
-        ["", "all", "level=1"],
-        ["pass@1", "33.3%", "100.0%"],
-        ["truncated share", "50.0%", "0.0%"],
-        ["response tokens", "12.2", "3.0"],
-    ]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -106,8 +91,74 @@ def test_a_log_without_a_terminal_holds_one_line_per_step() -> None:
     with display.training(12), display.bar("sampling", 3) as bar:
         bar.advance("half way")
         display.step(3, 12, {"vote/majority_ratio": 0.5, "policy/grad_norm": 1.234, "other": 1})
+        display.step(4, 12, {"eval/train/pass@1": 0.5, "eval/train/pass@1/level=1": 0.25})
         display.rejected(["data.jsonl:line 3: [/red] is empty"])
     assert file.getvalue().splitlines() == [
-        "step  3/12  majority ratio 0.500  grad norm 1.23",
+        "step  3/12  majority ratio 0.50",
+        "step  4/12",
+        "measured after step 4, train: pass@1 50.0 (%)",
         "rejected data.jsonl:line 3: [/red] is empty",
+    ]
+
+
+def test_the_time_to_come_is_said_once_after_the_first_step() -> None:
+    file = io.StringIO()
+    display = Display(Console(file=file, width=40))
+    for step in (1, 2):
+        display.step(step, 100, {"time/rollout_s": 3.0, "time/update_s": 2.5})
+    assert file.getvalue().splitlines() == [
+        "step   1/100  5.5 s",
+        "about 9 min for the 99 steps to come, 5.5 s each",
+        "step   2/100  5.5 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(4.4, "4 s"), (99.4, "99 s"), (100, "2 min"), (5999, "100 min"), (6000, "1.7 h")],
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_what_was_measured_before_training() -> None:
+    file = io.StringIO()
+    Display(Console(file=file)).measured(
+        {
+            "step": 0,
+            "eval/train/pass@1": 0.46449,
+            "eval/train/maj@16": 0.773,
+            "eval/train/response_tokens": 40.0,
+            "eval/held_out/greedy": 1.0,
+        }
+    )
+    assert file.getvalue().splitlines() == [
+        "measured before training, train: pass@1 46.4  maj@16 77.3 (%)",
+        "measured before training, held_out: greedy 100.0 (%)",
+    ]
+
+
+def test_every_line_of_a_run_fits_80_columns() -> None:
+    file = io.StringIO()
+    display = Display(Console(file=file, width=80))
+    figures = {
+        "vote/majority_ratio": 1.0,
+        "label/label_accuracy": 1.0,
+        "vote/abstention_share": 1.0,
+    }
+    scores = {"eval/held_out/pass@1": 1.0, "eval/held_out/pass@16": 1.0, "eval/held_out/maj@16": 1}
+    display.step(100, 100, {**figures, **scores, "time/update_s": 1234.5})
+    settings = load_settings("tiny-arithmetic")
+    sizes = {"train": 128, "held_out": 128}
+    display.header(settings, 56, sizes, "8 ranks, each on NVIDIA H100 80GB HBM3")
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert (
+        lines[0]
+        == "step 100/100  majority ratio 1.00  label accuracy 1.00  abstained 100%  1234.5 s"
+    )
+    assert lines[2:5] == [
+        "model      tiny-base (float32)",
+        "questions  128 of arithmetic:train; held out: 128 of arithmetic:held_out",
+        "steps      56, of 16 questions with 64 votes, by transformers",
     ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from ttrl.cli import evaluate
+from ttrl.commands.evaluate import evaluate
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
@@ -110,7 +110,7 @@ def test_nothing_is_loaded_or_started(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="this machine has a GPU"):
         train(settings, folder, Display(Console(quiet=True)))
     with pytest.raises(UserError, match="this machine has a GPU"):
-        evaluate("/nowhere", "arithmetic:train", overrides=["evaluation.samples=2"])
+        evaluate("/nowhere", ["arithmetic:train"], overrides=["evaluation.samples=2"])
     with pytest.raises(UserError, match="this machine has a GPU"):
         gpu_count()  # before ranks are started, of which there would be one
     assert not folder.path.exists()

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 # A part of ttrl imports its own layer and those below, never one above.
 LAYERS = (
     {"cli"},
+    {"commands"},
     {"__init__", "api"},
     {"trainer"},
     {"build"},

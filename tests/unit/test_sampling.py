@@ -217,3 +217,20 @@ def test_logits_that_are_no_numbers_are_refused(broken: float) -> None:
     u_B = torch.full((3,), 0.5, dtype=torch.float64)
     with pytest.raises(UserError, match="the model's log-probs are not finite"):
         draw(sampling_logprobs(logits_BV, 1.0, 1.0), u_B)
+
+
+def test_at_temperature_0_the_most_probable_token_is_drawn() -> None:
+    """Also where no temperature would tell two logits apart, and the first of equal ones."""
+    near = torch.tensor([[1e4, 1e4 + 1e-3, 0.0], [5.0, 7.0, 7.0]])
+    assert near[0, 1] > near[0, 0]
+    logp_BV = sampling_logprobs(near, 0.0, 0.5)
+    assert logp_BV.tolist() == [[-math.inf, 0.0, -math.inf], [-math.inf, 0.0, -math.inf]]
+    for u in (0.0, 0.5, 1 - 2**-53):
+        assert draw(logp_BV, torch.full((2,), u, dtype=torch.float64)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_at_temperature_0_what_is_not_finite_is_refused(bad: float) -> None:
+    logp_BV = sampling_logprobs(torch.tensor([[0.0, bad]]), 0.0, 1.0)
+    with pytest.raises(UserError, match="not finite"):
+        draw(logp_BV, torch.tensor([0.5], dtype=torch.float64))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from python_process import run_python
+from step_lines import step_lines
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ttrl.models.pretrained import TINY_BASE
@@ -31,7 +32,7 @@ def test_the_tiny_task_runs_through(tmp_path: Path) -> None:
         "-m", "ttrl.cli", "train", "tiny-arithmetic", *settings, "--run-dir", str(folder)
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    steps = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    steps = step_lines(folder)
     assert [s["step"] for s in steps] == [1, 2, 3]
     # Sampler and trainer are the same model in every step, not only in the first.
     assert all(s["policy/sampler_max_gap"] < 1e-4 for s in steps)

@@ -1,78 +1,21 @@
-"""Measuring a policy against an answer key: pass@k and maj@k."""
+"""Measuring a policy against an answer key."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ttrl.answers import (
-    Extractor,
-    Grader,
-    default_grader,
-    extract_answer,
-)
+from ttrl.answers import Extractor, Grader
 from ttrl.data.questions import QuestionSet
-from ttrl.evaluation.metrics import maj_at_k, pass_at_k
+from ttrl.evaluation.scoring import score_groups
 from ttrl.report.display import Display
+from ttrl.report.results import EvaluationResult, Scores
+from ttrl.report.rollouts import RecordedGroup
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.settings import Settings
-from ttrl.types import AnswerKey, Completion, CompletionGroup, FinishReason, Question
-
-Scores = dict[str, float]
-
-
-def evaluate(
-    pool: RolloutPool,
-    questions: Sequence[Question],
-    key: AnswerKey,
-    params: SamplingParams,
-    ks: Iterable[int],
-    on_group: Callable[[CompletionGroup], None] = lambda group: None,
-    extract: Extractor = extract_answer,
-    grader: Grader | None = None,
-) -> Scores:
-    """Sample every question that the key has an answer to, and score the samples.
-
-    Args:
-        pool: at the weights to be measured.
-        questions: what to ask.
-        key: the reference answers.
-        params: how to sample; ``params.n`` answers per question.
-        ks: report pass@k and maj@k for these, each at most ``params.n``.
-        on_group: called with each group as it completes.
-        extract: from a completion's text to its answer.
-        grader: says which answers are equivalent; None: one with the default settings.
-
-    Returns:
-        Means over questions, fractions of 1: "pass@k" (Chen et al., arXiv 2107.03374; pass@1 is
-        the mean accuracy), "maj@k" for k > 1, "abstention_share", "truncated_share", the mean
-        number of "response_tokens"; and the same again per level as "pass@1/level=3" ... Empty
-        if the key answers none of the questions.
-    """
-    grader = grader or default_grader()
-    asked = [q for q in questions if q.id in key.answers]
-    groups = pool.sample(asked, params, on_group)
-    scores = {
-        g.question.id: _score(
-            [extract(c.text) for c in g.completions],
-            g.completions,
-            key.answers[g.question.id],
-            sorted(set(ks)),
-            grader,
-        )
-        for g in groups
-    }
-    levels: dict[str, list[Scores]] = {}
-    for question_id, score in scores.items():
-        if question_id in key.levels:
-            levels.setdefault(key.levels[question_id], []).append(score)
-    result = _means(list(scores.values()))
-    for level in sorted(levels):
-        result |= {f"{name}/level={level}": v for name, v in _means(levels[level]).items()}
-    return result
+from ttrl.types import CompletionGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +41,72 @@ class Evaluation:
         step: int,
         display: Display,
         on_group: Callable[[CompletionGroup], None] = lambda group: None,
-    ) -> Scores:
-        """Score the pool's present weights; empty if there is no answer key."""
+    ) -> EvaluationResult:
+        """Sample from the pool's present weights, and score; without a question if no key."""
+        return self.score(self.sample(pool, step, display, on_group), step)
+
+    def sample(
+        self,
+        pool: RolloutPool,
+        step: int,
+        display: Display,
+        on_group: Callable[[CompletionGroup], None] = lambda group: None,
+    ) -> list[RecordedGroup]:
+        """Sample every question that the key has an answer to; all ranks together."""
+        params = self._params(step)
+        asked = [q for q in self.asked.questions if q.id in self.asked.key.answers]
+        greedy: dict[str, RecordedGroup] = {}
+        with display.bar(f"measuring: {self.name}", len(asked)) as bar:
+            if (
+                self.settings.evaluation.greedy
+            ):  # first: what is expected of lengths is the samples'
+                most_probable = replace(params, n=1, temperature=0.0, top_p=1.0)
+                groups = pool.sample(asked, most_probable)
+                greedy = {g.question.id: RecordedGroup.of(g) for g in groups}
+
+            def done(group: CompletionGroup) -> None:
+                on_group(group)
+                bar.advance()
+
+            sampled = [RecordedGroup.of(g) for g in pool.sample(asked, params, done)]
+        return [replace(g, greedy=greedy[g.question].answers[0]) if greedy else g for g in sampled]
+
+    def score(
+        self,
+        groups: Sequence[RecordedGroup],
+        step: int | None,
+        *,
+        model: str | None = None,
+        sampling: Mapping[str, float] | None = None,
+    ) -> EvaluationResult:
+        """Score answers to the questions.
+
+        Args:
+            groups: the answers.
+            step: training step that they are of; None: they are of no run's.
+            model: what to call their model; None: ``model.path``.
+            sampling: how they were sampled, see `EvaluationResult`; None: as `sample` does.
+        """
+        scored = score_groups(groups, self.asked.key, self.ks, self.extract, self.grader)
         evaluation = self.settings.evaluation
-        params = SamplingParams(
+        own = {
+            "samples": evaluation.samples,
+            "temperature": evaluation.temperature,
+            "top_p": evaluation.top_p,
+            "max_new_tokens": self.settings.rollout.max_new_tokens,
+            "seed": self.settings.seed,
+        }
+        return EvaluationResult(
+            model=self.settings.model.path if model is None else model,
+            data=self.name,
+            sampling=own if sampling is None else sampling,
+            questions=scored,
+            step=step,
+        )
+
+    def _params(self, step: int) -> SamplingParams:
+        evaluation = self.settings.evaluation
+        return SamplingParams(
             n=evaluation.samples,
             temperature=evaluation.temperature,
             top_p=evaluation.top_p,
@@ -114,23 +119,6 @@ class Evaluation:
                 step,
             ),  # kept, so that measurements sample as before
         )
-        total = sum(q.id in self.asked.key.answers for q in self.asked.questions)
-        with display.bar(f"measuring: {self.name}", total) as bar:
-
-            def done(group: CompletionGroup) -> None:
-                on_group(group)
-                bar.advance()
-
-            return evaluate(
-                pool,
-                self.asked.questions,
-                self.asked.key,
-                params,
-                self.ks,
-                on_group=done,
-                extract=self.extract,
-                grader=self.grader,
-            )
 
 
 class Measured:
@@ -161,26 +149,3 @@ class Measured:
             {name: dict(scores) for name, scores in state[when].items()}
             for when in ("before", "after")
         )
-
-
-def _score(
-    answers: Sequence[str | None],
-    completions: Sequence[Completion],
-    reference: str,
-    ks: Sequence[int],
-    grader: Grader,
-) -> Scores:
-    """Compute the scores of one question."""
-    n, correct = len(answers), sum(grader.agree(answers, reference))
-    truncated = [c.finish_reason is FinishReason.LENGTH for c in completions]
-    return {
-        **{f"pass@{k}": pass_at_k(n, correct, k) for k in ks},
-        **{f"maj@{k}": maj_at_k(answers, reference, k, grader) for k in ks if k > 1},
-        "abstention_share": answers.count(None) / n,
-        "truncated_share": fmean(truncated),
-        "response_tokens": fmean(len(c.token_ids) for c in completions),
-    }
-
-
-def _means(scores: Sequence[Scores]) -> Scores:
-    return {name: fmean(s[name] for s in scores) for name in scores[0]} if scores else {}

@@ -21,16 +21,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ttrl.settings import Settings
+
 STEP_LINE = (
-    ("vote/majority_ratio", "majority ratio", ".3f"),
-    ("label/label_accuracy", "label accuracy", ".3f"),
-    ("vote/abstention_share", "abstained", ".1%"),
-    ("free_pass/unlabelled_share", "without label", ".1%"),
-    ("policy/entropy", "entropy", ".3f"),
-    ("policy/grad_norm", "grad norm", ".2f"),
-    ("time/rollout_s", "rollout (s)", ".1f"),
-    ("time/free_pass_s", "free pass (s)", ".1f"),
-    ("time/update_s", "update (s)", ".1f"),
+    ("vote/majority_ratio", "majority ratio", ".2f"),
+    ("label/label_accuracy", "label accuracy", ".2f"),
+    ("vote/abstention_share", "abstained", ".0%"),
+    ("free_pass/unlabelled_share", "without label", ".0%"),
 )
 """Metrics that a step's line on the screen shows, each with its name and format there."""
 
@@ -53,6 +50,7 @@ class Display:
         """Show progress on ``console``."""
         self.console = console
         self._steps: TaskID | None = None
+        self._estimated = False
         self._progress = Progress(
             TextColumn("{task.description:<9}"),
             BarColumn(),
@@ -83,13 +81,60 @@ class Display:
         finally:
             self._progress.remove_task(task)
 
+    def header(self, settings: Settings, steps: int, sizes: Mapping[str, int], device: str) -> None:
+        """Print what will run, before a model is loaded.
+
+        Args:
+            settings: its settings.
+            steps: how many it will make.
+            sizes: the numbers of questions, "train" and "held_out"; 0: they cannot be listed.
+            device: what it computes on.
+        """
+        data, rollout = settings.data, settings.rollout
+        train = f"{sizes['train']} of {data.train}" if sizes["train"] else data.train
+        if data.held_out:
+            train += f"; held out: {sizes['held_out']} of {data.held_out}"
+        lines = {
+            "model": f"{settings.model.path} ({settings.model.dtype})",
+            "questions": train,
+            "steps": f"{steps}, of {rollout.questions_per_step} questions with {rollout.votes} "
+            f"votes, by {rollout.engine}",
+            "device": device,
+        }
+        for name, value in lines.items():
+            self.note(f"{name:<10} {value}")
+
     def step(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         """Print one line about a finished step, and advance the bar of steps."""
         parts = [f"step {step:>{len(str(total))}}/{total}"]
         parts += [f"{label} {metrics[k]:{form}}" for k, label, form in STEP_LINE if k in metrics]
+        seconds = metrics.get("time/rollout_s", 0.0) + metrics.get("time/update_s", 0.0)
+        parts += [f"{seconds:.1f} s"] if seconds else []
         self.note("  ".join(parts))
+        self.measured(metrics, step)
         if self._steps is not None:
             self._progress.advance(self._steps)
+        if seconds and not self._estimated and step < total:
+            rest = duration(seconds * (total - step))
+            self.note(f"about {rest} for the {total - step} steps to come, {seconds:.1f} s each")
+        self._estimated = True
+
+    def measured(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Print the scores after a step, 0 for before training: a line for each set of questions.
+
+        Args:
+            metrics: which have them as ``eval/NAME/SCORE``; others, and levels, are left out.
+            step: the step.
+        """
+        when = f"after step {step}" if step else "before training"
+        scores: dict[str, list[str]] = {}
+        for name, value in metrics.items():
+            kind, _, rest = name.partition("/")
+            evaluated, _, score = rest.partition("/")
+            if kind == "eval" and is_rate(score):
+                scores.setdefault(evaluated, []).append(f"{score} {100 * value:.1f}")
+        for evaluated, shown in scores.items():
+            self.note(f"measured {when}, {evaluated}: {'  '.join(shown)} (%)")
 
     def rejected(self, rows: Sequence[object]) -> None:
         """Print one line for each row that was left out of a data set."""
@@ -114,12 +159,29 @@ class Bar:
         self._progress.update(self._task, advance=1, note=note)
 
 
+def duration(seconds: float) -> str:
+    """Write a time as a person says it: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign and one decimal; what rounds to nothing is +0.0."""
+    return f"{round(value, 1) + 0.0:+.1f}"
+
+
+def is_rate(name: str) -> bool:
+    """Say whether a score is one that tables show first, and not that of a level."""
+    return ("@" in name or name == "greedy") and "/" not in name
+
+
 def result_table(summary: Mapping[str, Any]) -> Table:
     """Make a table of before and after, as in the paper's Table 1, in percent, also by level."""
     rows = {"training (unlabeled)": summary, "held out": summary["held_out"]}
     measured = {name: row for name, row in rows.items() if row["before"]}
     scores = list(dict.fromkeys(n for row in measured.values() for n in row["before"]))
-    scores = [n for n in scores if "@" in n and "/" not in n]
+    scores = [n for n in scores if is_rate(n)]
     table = Table("questions", title="accuracy in %, before → after")
     for score in scores:
         table.add_column(score, justify="right")
@@ -129,19 +191,11 @@ def result_table(summary: Mapping[str, Any]) -> Table:
             cells = [f"{100 * row['before'][k]:.1f} → {100 * row['after'][k]:.1f}" for k in keys]
             name = Text(f"  {level}" if level else title)
             table.add_row(name, *cells, style="dim" if level else "")
-    return table
-
-
-def scores_table(title: str, scores: Mapping[str, float]) -> Table:
-    """Make a table of one evaluation's scores: rates in percent, one column per level."""
-    table = Table("", title=Text(title, style="table.title"))
-    levels = _levels(scores)
-    for level in levels:
-        table.add_column(Text(level or "all"), justify="right")
-    for name in (n for n in scores if "/" not in n):
-        values = [scores[_at_level(name, level)] for level in levels]
-        cells = [f"{v:.1f}" if name == "response_tokens" else f"{100 * v:.1f}%" for v in values]
-        table.add_row(name.replace("_", " "), *cells)
+    votes = [int(score.removeprefix("maj@")) for score in scores if score.startswith("maj@")]
+    if votes:
+        table.caption = (
+            f"pass@1: mean of {max(votes)} samples a question; maj@{max(votes)}: their vote"
+        )
     return table
 
 

@@ -18,7 +18,7 @@ class SamplingParams:
     n: int
     """Completions per question."""
     temperature: float
-    """Divisor of the logits."""
+    """Divisor of the logits; 0: the most probable token, always."""
     max_new_tokens: int
     """Tokens after which a completion ends at the latest."""
     top_p: float = 1.0
@@ -80,6 +80,10 @@ def sampling_logprobs(
     In vLLM's order: temperature, ``min_p``, ``top_k``, ``top_p``, each of what the one before has
     left. Among equally probable tokens the lower ids stay.
     """
+    if temperature == 0.0:  # the first of the largest logits; what is not finite stays so
+        largest_B1, place_B1 = logits_BV.float().max(dim=-1, keepdim=True)
+        none_BV = torch.full_like(logits_BV, -torch.inf, dtype=torch.float32)
+        return none_BV.scatter_(-1, place_B1, largest_B1 - largest_B1)
     logp_BV = torch.log_softmax(logits_BV.float() / temperature, dim=-1)
     if min_p > 0:
         least_B1 = logp_BV.amax(-1, keepdim=True) + math.log(min_p)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ MAY_DIFFER = (
 )
 """Settings, or sections of them, that say how the work is done and not which: of these only
 rounding depends."""
+
+EXTEND = ("epochs", "max_steps")
+"""Settings that say where a run ends. It may go on to another end; from there on the learning rate
+goes by that one."""
 
 SAMPLED = 4096
 """Numbers of each weight, at least, that say which model it is."""
@@ -112,7 +116,7 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
     Raises:
         UserError: if something differs that may not.
     """
-    then, here = (dict(_flat(s.model_dump())) for s in (before, now))
+    then, here = before.flat(), now.flat()
     differ = {
         key: f"{key} = {here.get(key)!r} (was {then.get(key)!r})"
         for key in sorted(then.keys() | here.keys())
@@ -121,10 +125,15 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
     # Nothing is sampled ahead of a checkpoint: then when they are taken decides what is sampled.
     fixed = "checkpoint.every" if now.rollout.overlap else None
     refused = [
-        text for key, text in differ.items() if key == fixed or not key.startswith(MAY_DIFFER)
+        text
+        for key, text in differ.items()
+        if key == fixed or (key not in EXTEND and not key.startswith(MAY_DIFFER))
     ]
     if refused:
-        raise UserError(f"--resume: {what}: {'; '.join(refused)}. {advice}")
+        free = ", ".join((*MAY_DIFFER, *EXTEND)).replace(".,", ".*,")
+        raise UserError(
+            f"--resume: {what}: {'; '.join(refused)}. {advice}. What may differ: {free}"
+        )
     return list(differ.values())
 
 
@@ -155,11 +164,3 @@ def weights_digest(named: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype
         digest.update(repr((name, tuple(tensor.shape))).encode())
         digest.update((some + 0.0).numpy().tobytes())  # -0.0, which merging adapters may lose
     return digest.hexdigest()
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -19,24 +19,31 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.models.weight_files import write_weights
+from ttrl.report.results import EvaluationResult, results_json
+from ttrl.report.rollouts import json_lines, judged_line, sampled_line
 from ttrl.rollout.engines.recorded import ROLLOUT_NAME, step_file, tokens_of
 from ttrl.run.checkpoint import TEMPORARY, is_finished, named_as_ours, step_of
 from ttrl.run.saving import disk
 from ttrl.settings import Settings
-from ttrl.types import Completion, CompletionGroup, Estimate, UserError
+from ttrl.system.paths import STEP_NAME
+from ttrl.types import CompletionGroup, Estimate, UserError
 
 Summary = dict[str, Any]
 
 MODEL_NAME = re.compile(r"model(\.[a-z0-9_]{8}\.tmp)?")
 """The trained model, and what is left of `save_model` if it is killed."""
 
+STEP_FILE = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors|json)")
+"""Files of a step in ``rollouts/`` and ``evaluations/``; others are a user's."""
+
 
 class RunFolder:
     """The files of a run, from ``config.toml`` to ``summary.json``.
 
-    Between them it has ``metrics.jsonl``, ``rollouts/``, ``checkpoints/`` and ``model/``. A folder
-    that exists is written to only by a run that goes on where it ended (`ttrl.run.resume`). A
-    context: what `claim` took is given back at its end.
+    Between them it has ``metrics.jsonl``, ``rollouts/``, ``evaluations/``, ``checkpoints/`` and
+    ``model/``; `ttrl.report.run_record` reads them. A folder that exists is written to only by a
+    run that goes on where it ended (`ttrl.run.resume`). A context: what `claim` took is given back
+    at its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,8 +88,8 @@ class RunFolder:
             if not parent.is_dir() or not os.access(parent, os.W_OK):
                 raise UserError(f"run folder {self.path}: cannot make a folder in {parent}")
             return
-        finished = (self.path / "summary.json").exists()
-        steps = _line_count(self.path / "metrics.jsonl")
+        finished = self.is_finished()
+        steps = len(_steps(self.path / "metrics.jsonl"))
         state = "finished" if finished else "unfinished"
         go_on = ""
         if not finished and self.can_go_on():
@@ -113,6 +120,23 @@ class RunFolder:
         """Say whether there is something to resume from."""
         return (self.path / "config.toml").is_file() and self.last_saved() > 0
 
+    def is_finished(self) -> bool:
+        """Say whether the run has come to its end."""
+        return (self.path / "summary.json").exists()
+
+    def summary(self) -> Summary:
+        """Read what `write_summary` wrote."""
+        found: Summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        return found
+
+    def rewrite_settings(self, settings: Settings) -> None:
+        """Write the settings of a run that has been claimed; in place, as the file is the claim."""
+        with (self.path / "config.toml").open("r+b") as file:
+            file.write(settings.to_toml().encode())
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+
     def create(self, settings: Settings) -> None:
         """Make the folder, write the resolved settings, and `claim` it."""
         self.refuse_existing()
@@ -128,18 +152,27 @@ class RunFolder:
         """
         rollouts = self.path / "rollouts"
         _put(step_file(rollouts, step, "safetensors"), tokens_of(groups))
-        _put(step_file(rollouts, step, "jsonl"), _lines(map(_sampled, groups)))
+        _put(step_file(rollouts, step, "jsonl"), json_lines(map(sampled_line, groups)))
 
     def keep_estimates(
         self, step: int, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]
     ) -> None:
         """Say in the lines of `keep_answers` what the answers are and are worth, all at once."""
-        records = [_judged(g, e) for g, e in zip(groups, estimates, strict=True)]
-        _put(step_file(self.path / "rollouts", step, "jsonl"), _lines(records))
+        records = [judged_line(g, e) for g, e in zip(groups, estimates, strict=True)]
+        _put(step_file(self.path / "rollouts", step, "jsonl"), json_lines(records))
+
+    def keep_evaluations(self, step: int, results: Sequence[EvaluationResult]) -> None:
+        """Keep what was measured after a step, 0 for before training, question by question."""
+        folder = self.path / "evaluations"
+        folder.mkdir(exist_ok=True)
+        _put(step_file(folder, step, "json"), results_json(results).encode())
 
     def add_step(self, metrics: Mapping[str, Any]) -> None:
-        """Write down that a step is finished: its line of metrics, on disk when this returns."""
-        line = _lines([metrics])
+        """Write down that a step is finished: its line of metrics, on disk when this returns.
+
+        Step 0 is what was measured before training.
+        """
+        line = json_lines([metrics])
         with (self.path / "metrics.jsonl").open("ab") as file:
             file.write(line)
             file.flush()
@@ -181,13 +214,13 @@ class RunFolder:
                     "put it back, or start again with another --run-dir"
                 )
         metrics = self.path / "metrics.jsonl"
-        lines = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
+        lines = _steps(metrics)
         if len(lines) < step:
             raise UserError(
                 f"{metrics} has {len(lines)} steps, expected {step} or more: put it back, or start "
                 "again with another --run-dir"
             )
-        return lines[:step]
+        return [line for at, line in _lines(metrics) if at <= step]
 
     def remove_after(self, step: int) -> None:
         """Restore what the folder held after ``step``; the checkpoints are left alone.
@@ -199,10 +232,13 @@ class RunFolder:
         """
         lines = self.lines_until(step)
         _put(self.path / "metrics.jsonl", b"".join(line + b"\n" for line in lines))
-        for path in (self.path / "rollouts").iterdir():
-            named = ROLLOUT_NAME.fullmatch(path.name.removesuffix(TEMPORARY))
+        evaluations = self.path / "evaluations"
+        measured = evaluations.iterdir() if evaluations.is_dir() else ()
+        for path in (*(self.path / "rollouts").iterdir(), *measured):
+            named = STEP_FILE.fullmatch(path.name.removesuffix(TEMPORARY))
             if named and int(named[1]) > step:
                 path.unlink()
+        (self.path / "summary.json").unlink(missing_ok=True)  # first: it says that all is there
         for path in self.path.iterdir():
             if MODEL_NAME.fullmatch(path.name):  # killed between them and the summary
                 disk.remove(path)
@@ -265,54 +301,6 @@ def _valid(generation: GenerationConfig) -> GenerationConfig:
     )
 
 
-def _sampled(group: CompletionGroup) -> dict[str, Any]:
-    """Write a question's answers as JSON, as far as they are known once they are sampled."""
-    greedy = {} if group.greedy is None else {"greedy": _said(group.greedy)}
-    passes = {"passes": list(map(_sampled, group.passes))} if group.passes else {}
-    return {
-        "question": group.question.id,
-        "prompt": group.question.prompt,
-        "policy_version": group.policy_version,
-        **greedy,
-        **passes,
-        "completions": [_said(c) for c in group.completions],
-    }
-
-
-def _said(completion: Completion) -> dict[str, Any]:
-    said = {
-        "text": completion.text,
-        "tokens": len(completion.token_ids),
-        "finish_reason": completion.finish_reason,
-    }
-    own = {} if completion.temperature is None else {"temperature": completion.temperature}
-    return said | own
-
-
-def _judged(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
-    """Write a group's line with label, answers and rewards; the longest part stays the last."""
-    record = _sampled(group)
-    votes = zip(estimate.vote.answers_G, estimate.rewards_G, strict=True)
-    completions = [
-        {"text": said["text"], "answer": answer, "reward": reward} | said
-        for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
-    ]
-    for said, label in zip(completions, estimate.labels_G or (), strict=False):
-        said["label"] = label
-    for name, rewards_G in estimate.extra_rewards.items():
-        for said, reward in zip(completions, rewards_G, strict=True):
-            said.setdefault("extra_rewards", {})[name] = reward
-    if group.greedy is not None:
-        record["greedy"] |= {"reward": estimate.greedy_reward}
-    known = {"label": estimate.label, "majority_ratio": estimate.vote.majority_ratio}
-    return record | known | {"completions": completions}
-
-
-def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
-    # JSON escapes what UTF-8 cannot hold (sampled text may contain lone surrogates).
-    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
-
-
 def _put(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there, or still what it was; on disk when this returns."""
     temporary = path.with_name(path.name + TEMPORARY)
@@ -322,5 +310,18 @@ def _put(path: Path, content: bytes) -> None:
     disk.sync(path.parent)
 
 
-def _line_count(path: Path) -> int:
-    return len(path.read_bytes().splitlines()) if path.exists() else 0
+def _lines(path: Path) -> list[tuple[int, bytes]]:
+    """Return the whole lines of a run's metrics, each with its step; the last may be cut off."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        return [(int(json.loads(line)["step"]), line) for line in lines]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: a line is not one of ours ({type(error).__name__}: {error}): put the file "
+            "back, or start again with another --run-dir"
+        ) from error
+
+
+def _steps(path: Path) -> list[tuple[int, bytes]]:
+    """Return the lines of steps: not that of what was measured before."""
+    return [(step, line) for step, line in _lines(path) if step > 0]

@@ -18,5 +18,8 @@ class EvaluationSettings(Section):
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Nucleus sampling."""
+    greedy: bool = False
+    """Also measure the most probable answer, token by token: one more answer per question.
+    ``ttrl eval`` does, unless it is set to false."""
     every: Annotated[int, Field(ge=0)] = 0
     """Also measure after every so many steps; 0: only before and after."""

@@ -7,6 +7,7 @@ benchmark's; the command line's ``--set section.key=value`` goes last.
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import pydantic
 
 from ttrl.settings import Section, Settings
 from ttrl.settings.errors import did_you_mean, readable_errors
+from ttrl.settings.foreign import theirs
 from ttrl.types import UserError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -165,6 +167,12 @@ def _model_part(model: str) -> tuple[str, dict[str, Any]]:
         part = _read_recipe(RECIPES / "models" / f"{name}.toml")
         if model.lower() in (name, part["model"]["path"].lower()):
             return name, part
+    near = difflib.get_close_matches(model.lower(), model_names(), n=1, cutoff=0.8)
+    if near and "/" not in model and not Path(model).exists():
+        raise UserError(
+            f"--model {model}: there is no folder and no model recipe of that name (did you mean "
+            f"{near[0]!r}?)"
+        )
     short = Path(model).name.lower()
     return short, {"model": {"path": model}}
 
@@ -190,7 +198,7 @@ def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:
     try:
         (value,) = tomllib.loads(f"value = {text}").values()
     except (ValueError, RecursionError):  # not TOML, or more than one value: text
-        value = text.strip()
+        value = text  # as it was typed: a suffix may begin with a space
     return _merge(tables, _nested(key, None if value == "none" else value))
 
 
@@ -233,4 +241,5 @@ def _known_keys() -> list[str]:
 
 
 def _unknown_key(key: str) -> UserError:
-    return UserError(f"unknown setting {key!r}{did_you_mean(key, _known_keys())}")
+    hint = theirs(key) or did_you_mean(key, _known_keys())
+    return UserError(f"unknown setting {key!r}{hint}")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -97,6 +98,18 @@ class Settings(Section):
             raise ValueError("; ".join(broken))
         return self
 
+    def flat(self) -> dict[str, Any]:
+        """Return the values by name: "rollout.votes" -> 64; options of an open table, too."""
+        return dict(_flat(self.model_dump()))
+
     def to_toml(self) -> str:
         """Return the resolved settings; `load_settings` on this text gives equal settings."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

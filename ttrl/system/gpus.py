@@ -30,6 +30,16 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name(threads: int | None) -> str:
+    """Say what this process computes on: "NVIDIA H100 80GB HBM3", "CPU, 2 threads"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    count = threads or torch.get_num_threads()
+    return f"CPU, {count} thread{'s' if count > 1 else ''}"
+
+
 def refuse_unseen_gpus() -> None:
     """Raise a UserError where this machine has a GPU that torch should see, and does not.
 

@@ -1,0 +1,100 @@
+"""``ttrl eval``: several data sets, recorded answers, earlier results, and each format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import call
+
+from ttrl.report.results import load_results, results_json
+from ttrl.report.rollouts import read_groups
+
+FEW = ("--recipe", "tiny-arithmetic", "--set", "evaluation.samples=4", "--set", "threads=1")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[str]:
+    """Two sets: one with a row that cannot be used and one without an answer, and a small one."""
+    rows = [{"prompt": "What is 12 + 34?", "answer": "46"}, {"prompt": "What is 1?"}, {"x": 1}]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "r.jsonl").write_text('{"prompt": "What is 20 + 21?", "answer": "41"}\n')
+    return [str(tmp_path / "q.jsonl"), str(tmp_path / "r.jsonl")]
+
+
+def test_eval(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    data: list[str],
+) -> None:
+    samples, output, again = (tmp_path / name for name in ("s.jsonl", "a.json", "b.json"))
+    code, out, _ = call(
+        capsys, monkeypatch, "eval", "tiny-base", *data, *FEW, "--json", str(output),
+        "--set", "data.max_rejected_share=0.5", "--save-samples", str(samples),
+    )  # fmt: skip
+    assert code == 0
+    assert f"rejected {data[0]}:line 3: no field 'prompt'" in out.replace("\n", "")
+    first, second = load_results(output)
+    assert (first.data, second.data) == tuple(data)
+    assert first.names[:6] == ["pass@1", "pass@2", "pass@4", "maj@2", "maj@4", "greedy"]
+    assert [len(g.answers) for g in read_groups(samples)] == [4, 4]
+    # The same answers, scored again without sampling, and with fewer of them drawn.
+    code, out, _ = call(
+        capsys, monkeypatch, "eval", "tiny-base", *data, *FEW, "--k", "2", "--json", str(again),
+        "--set", "data.max_rejected_share=0.5", "--from-samples", str(samples),
+        "--format", "markdown",
+    )  # fmt: skip
+    assert code == 0
+    for was, now in zip((first, second), load_results(again), strict=True):
+        assert now.names[:4] == ["pass@1", "pass@2", "maj@2", "greedy"]
+        assert now.questions[0].scores == {n: was.questions[0].scores[n] for n in now.names}
+    assert f"| pass@1 | {100 * first.mean('pass@1').value:.1f} |" in out
+
+
+def test_results_measured_before_are_compared_without_sampling(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from results import result
+
+    for name, value in (("base", 0.25), ("new", 0.5), ("third", 1.0)):
+        measured = [result(name, [value, value], data) for data in ("x", "y")]
+        (tmp_path / f"{name}.json").write_text(results_json(measured))
+    base, new, third = (str(tmp_path / f"{name}.json") for name in ("base", "new", "third"))
+    code, out, _ = call(
+        capsys, monkeypatch, "eval", new, "y", "x", "--against", base, "--also", third,
+        "--format", "latex",
+    )  # fmt: skip
+    assert code == 0
+    assert r"pass@1 & 25.0 & 50.0 & +25.0 $\pm$ 0.0 & +100.0 \% \\" in out
+    assert r"third & 100.0 (+75.0) & 100.0 (+75.0) \\" in out
+    code, out, _ = call(capsys, monkeypatch, "eval", new, "x", "--format", "json")
+    (found,) = json.loads(out)["results"]
+    assert found["means"]["pass@1"] == {"value": 0.5, "half_width": 0.0, "questions": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("base.json", "x"), "cannot read results from base.json"),
+        (("tiny-base", "x", "--also", "tiny-base", "--ranks", "2"), "measure each by itself"),
+        (("tiny-base", "x", "--save-samples", "no/such/s.jsonl"), "--save-samples no/such"),
+        (("tiny-base", "arithmetic:train", "--from-samples", "s.jsonl"), "had another prompt"),
+        (("tiny-base", "arithmetic:held_out", "--from-samples", "s.jsonl"), "no answers to"),
+    ],
+)
+def test_what_cannot_be_measured(
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = {"question": "train-1-0", "prompt": "eh?", "completions": []}
+    (tmp_path / "s.jsonl").write_text(json.dumps(line) + "\n")
+    code, out, err = call(capsys, monkeypatch, "eval", *arguments)
+    assert code == 2
+    assert message in err
+    assert out == ""

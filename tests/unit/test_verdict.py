@@ -1,0 +1,96 @@
+"""How runs of known figures went, and what is said to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runs import make_run
+
+from ttrl.report.verdict import next_steps, verdict
+
+RISING = [{"vote/majority_ratio": 0.25, "policy/updates": 1}, {"vote/majority_ratio": 0.75}]
+
+
+@pytest.mark.parametrize(
+    ("after", "kind", "reason"),
+    [
+        # gains 0.5, 0.4, 0.5, 0.4: mean 0.45, deviation 0.0577, so 1.96 * 0.0289
+        ([0.7, 0.8, 0.7, 0.8], "better", "went from 30.0 to 75.0 % (+45.0 ± 5.7)"),
+        ([0.1, 0.3, 0.1, 0.3], "worse", "went from 30.0 to 20.0 % (-10.0 ± 0.0)"),
+        (
+            [0.3, 0.3, 0.3, 0.3],
+            "nothing learned",
+            "(+0.0 ± 11.3), which may be chance, in 2 steps with 1 upd",
+        ),
+        ([0.0, 0.1, 0.0, 0.1], "collapse", "votes agree more, majority ratio 0.25 to 0.75"),
+    ],
+)
+def test_by_what_was_measured(after: list[float], kind: str, reason: str, tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "r", RISING, {0: {"train": [0.2, 0.4, 0.2, 0.4]}, 2: {"train": after}}
+    )
+    found = verdict(run)
+    assert found.kind == kind
+    assert reason in found.reason
+    assert "pass@1 of train" in found.reason
+
+
+def test_training_questions_decide_and_held_out_ones_are_told(tmp_path: Path) -> None:
+    scores = {
+        0: {"train": [0.2, 0.4], "held_out": [0.5]},
+        2: {"train": [0.7, 0.9], "held_out": [0.25]},
+    }
+    found = verdict(make_run(tmp_path / "r", RISING, scores))
+    assert found.kind == "better"
+    assert found.reason.endswith(", of held_out from 50.0 to 25.0 %")
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ({"policy/updates": 2, "guard/collapse": 1}, "looks like a collapse: the guard saw"),
+        ({"policy/updates": 2}, "not measured: there was nothing to compare with; the majority"),
+        ({"policy/updates": 0, "vote/abstention_share": 1.0}, "nothing learned: nothing was there"),
+    ],
+)
+def test_without_an_answer_key(last: dict[str, float], said: str, tmp_path: Path) -> None:
+    found = verdict(make_run(tmp_path / "r", [{"vote/majority_ratio": 0.5, **last}]))
+    assert str(found).startswith(said)
+
+
+def test_a_run_without_a_step(tmp_path: Path) -> None:
+    assert str(verdict(make_run(tmp_path / "r", []))) == (
+        "not measured: the run has not made a step"
+    )
+
+
+def test_what_to_do_next_fits_the_run(tmp_path: Path) -> None:
+    better = make_run(
+        tmp_path / "good run", RISING, {0: {"train": [0.2, 0.3]}, 2: {"train": [0.7, 0.9]}}
+    )
+    steps = next_steps(better, "ttrl")
+    assert steps[0] == f"look at its curves and answers: ttrl show '{tmp_path / 'good run'}'"
+    assert "--against tiny-base" in steps[1]
+    assert steps[2].startswith("a real one: ")
+    worse = make_run(
+        tmp_path / "bad",
+        RISING,
+        {0: {"train": [0.7, 0.9]}, 2: {"train": [0.1, 0.1]}},
+        overrides=["model.path=mine", "optimizer.learning_rate=1e-3"],
+    )
+    steps = next_steps(worse, "ttrl")
+    assert "learning_rate=0.0002 (it was 0.001), --set guard.on_collapse=stop" in steps[1]
+    assert len(steps) == 2
+
+
+def test_what_may_be_chance_is_said_of_the_training_questions(tmp_path: Path) -> None:
+    scores = {
+        0: {"train": [0.2, 0.4], "held_out": [0.5]},
+        2: {"train": [0.4, 0.2], "held_out": [1.0]},
+    }
+    found = verdict(make_run(tmp_path / "r", RISING, scores))
+    assert found.reason == (
+        "pass@1 of train went from 30.0 to 30.0 % (+0.0 ± 39.2), which may be chance, of held_out "
+        "from 50.0 to 100.0 %, in 2 steps with 1 updates, 0% of the votes abstaining"
+    )

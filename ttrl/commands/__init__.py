@@ -1,0 +1,1 @@
+"""The commands of ``ttrl``, one file for each group of them."""

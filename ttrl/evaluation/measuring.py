@@ -1,0 +1,126 @@
+"""Measuring models on data sets, as ``ttrl eval`` does: sampled, recorded, or measured before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ttrl.answers import Grader, make_extractor
+from ttrl.data.questions import load_questions
+from ttrl.evaluation.evaluation import Evaluation
+from ttrl.models.pretrained import load_outline, load_tokenizer
+from ttrl.report.display import Display
+from ttrl.report.results import EvaluationResult, load_results
+from ttrl.report.rollouts import RecordedGroup, read_groups, recorded_line
+from ttrl.report.run_record import is_run, read_run
+from ttrl.rollout.ends import refuse_absent_ids
+from ttrl.rollout.pool import closed_at_the_end, make_pool
+from ttrl.settings import Settings
+from ttrl.system.ranks import Ranks
+from ttrl.types import UserError
+
+
+def measured_before(path: Path, data: Sequence[str]) -> list[EvaluationResult]:
+    """Load results of these data sets, in their order.
+
+    Raises:
+        UserError: if one is not there.
+    """
+    found = {result.data: result for result in load_results(path)}
+    if missing := [name for name in data if name not in found]:
+        raise UserError(
+            f"{path} has no result of {', '.join(missing)}: it has {', '.join(found) or 'none'}"
+        )
+    return [found[name] for name in data]
+
+
+def load_evaluation(settings: Settings, grader: Grader, display: Display) -> Evaluation:
+    """Load the questions of ``data.train``, to measure ``model.path`` on.
+
+    Raises:
+        UserError: if they cannot be used, or none has an answer.
+    """
+    data, tokenizer = settings.data.train, load_tokenizer(settings.model)
+    own = settings.data.as_held_out() if data == settings.data.held_out else settings.data
+    asked = load_questions(data, own, tokenizer)
+    display.rejected(asked.rejected)
+    for remark in asked.remarks:
+        display.note(remark)
+    if not asked.key.answers:
+        raise UserError(
+            f"{data}: no row has an answer (data.answer_field = {own.answer_field!r}): "
+            "there is nothing to measure against"
+        )
+    refuse_absent_ids(asked.questions, load_outline(settings.model), tokenizer)
+    extract = make_extractor(settings.answers.extract)
+    return Evaluation(settings, extract, grader, data, asked, (1,))
+
+
+def sample_all(
+    evaluations: Sequence[Evaluation], ranks: Ranks, display: Display
+) -> list[list[RecordedGroup]]:
+    """Sample the answers of one model to all its data sets, with one engine; all ranks together."""
+    settings = evaluations[0].settings
+    if ranks.count > 1 and ranks.count % settings.rollout.tensor_parallel:
+        raise UserError(
+            f"--ranks {ranks.count}: expected a multiple of rollout.tensor_parallel = "
+            f"{settings.rollout.tensor_parallel}, the ranks that share an engine"
+        )
+    pool = make_pool(settings, load_tokenizer(settings.model), ranks)
+    with closed_at_the_end(pool, ranks):
+        return [evaluation.sample(pool, 0, display) for evaluation in evaluations]
+
+
+def save_samples(
+    path: Path, evaluations: Sequence[Evaluation], sampled: Sequence[Sequence[RecordedGroup]]
+) -> None:
+    """Write all answers to a file that `read_samples` reads, one line per question."""
+    lines = [
+        recorded_line(replace(group, data=evaluation.name))
+        for evaluation, groups in zip(evaluations, sampled, strict=True)
+        for group in groups
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def read_samples(path: Path, evaluation: Evaluation, display: Display) -> list[RecordedGroup]:
+    """Read the answers to an evaluation's questions from a file, or a run's newest ones.
+
+    Args:
+        path: a file of `save_samples` or of a run's ``rollouts/``; or a run's folder, of which
+            each question's last answers count.
+        evaluation: whose questions they answer.
+        display: says which questions have no answers there; they are left out.
+
+    Raises:
+        UserError: if it cannot be read, has other prompts, or no answer to any of the questions.
+    """
+    if is_run(path):
+        run = read_run(path)
+        groups = [group for step in run.sampled for group in run.groups(step)]
+    else:
+        groups = read_groups(path)
+    recorded = {g.question: g for g in groups if g.data in (None, evaluation.name)}
+    asked = [q for q in evaluation.asked.questions if q.id in evaluation.asked.key.answers]
+    for question in asked:
+        group = recorded.get(question.id)
+        if group is not None and group.prompt != question.prompt:
+            raise UserError(
+                f"--from-samples {path}: question {question.id!r} had another prompt, "
+                f"{group.prompt[:60]!r} and not {question.prompt[:60]!r}: name the same data, and "
+                "with --recipe the settings that it was sampled with"
+            )
+    found = [recorded[q.id] for q in asked if q.id in recorded]
+    if not found:
+        raise UserError(
+            f"--from-samples {path}: no answers to the questions of {evaluation.name}; it has "
+            f"those of {len(groups)} others"
+        )
+    if len(found) < len(asked):
+        display.note(
+            f"{path} has no answers to {len(asked) - len(found)} of the {len(asked)} questions of "
+            f"{evaluation.name}: they are left out"
+        )
+    return found

@@ -1,0 +1,71 @@
+"""Scores of answers, just sampled or recorded, against an answer key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from ttrl.answers import Extractor, Grader
+from ttrl.evaluation.metrics import maj_at_k, pass_at_k
+from ttrl.report.results import QuestionScores, Scores
+from ttrl.report.rollouts import RecordedGroup
+from ttrl.types import AnswerKey, UserError
+
+
+def score_groups(
+    groups: Iterable[RecordedGroup],
+    key: AnswerKey,
+    ks: Iterable[int],
+    extract: Extractor,
+    grader: Grader,
+) -> tuple[QuestionScores, ...]:
+    """Score the answers to each question.
+
+    Args:
+        groups: each to a question that the key has an answer to.
+        key: the reference answers.
+        ks: report pass@k and maj@k for these.
+        extract: from a completion's text to its answer.
+        grader: says which answers are equivalent.
+
+    Returns:
+        Per question, fractions of 1, unbiased estimates from its n answers: "pass@k" (Chen et
+        al., arXiv 2107.03374; pass@1 is the mean accuracy), "maj@k" for k > 1, "greedy" where that
+        answer is there, "abstention_share", "truncated_share", the mean number of
+        "response_tokens".
+
+    Raises:
+        UserError: if a question has fewer answers than the largest k.
+    """
+    ks = sorted(set(ks))
+    return tuple(
+        QuestionScores(
+            g.question,
+            _score(g, key.answers[g.question], ks, extract, grader),
+            key.levels.get(g.question),
+        )
+        for g in groups
+    )
+
+
+def _score(
+    group: RecordedGroup, reference: str, ks: Sequence[int], extract: Extractor, grader: Grader
+) -> Scores:
+    n = len(group.answers)
+    if n < ks[-1]:
+        raise UserError(
+            f"question {group.question!r} has {n} answers, too few for pass@{ks[-1]}: expected at "
+            f"least as many; lower --k to {n}"
+        )
+    answers = [extract(a.text) for a in group.answers]
+    correct = sum(grader.agree(answers, reference))
+    scores = {f"pass@{k}": pass_at_k(n, correct, k) for k in ks}
+    scores |= {f"maj@{k}": maj_at_k(answers, reference, k, grader) for k in ks if k > 1}
+    if group.greedy is not None:
+        (right,) = grader.agree([extract(group.greedy.text)], reference)
+        scores["greedy"] = float(right)
+    return scores | {
+        "abstention_share": answers.count(None) / n,
+        "truncated_share": fmean(a.truncated for a in group.answers),
+        "response_tokens": fmean(a.tokens for a in group.answers),
+    }

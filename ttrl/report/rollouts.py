@@ -1,0 +1,193 @@
+"""The readable answers to a set of questions: one line of JSON each, written and read.
+
+``rollouts/step_00001.jsonl`` in a run's folder is such a file, and so is what ``ttrl eval
+--save-samples`` writes. It lacks tokens and log-probs, which training needs and nobody reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, UserError
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAnswer:
+    """An answer as it was written down.
+
+    Example: ``RecordedAnswer("It is 7.", tokens=5, truncated=False, answer="7", reward=1.0)``.
+    """
+
+    text: str
+    """What the model said. Hostile: never evaluated."""
+    tokens: int
+    """Its length in tokens."""
+    truncated: bool
+    """Whether it was cut off."""
+    answer: str | None = None
+    """What was read from it; None: nothing, or nobody looked (`RecordedGroup.judged`)."""
+    reward: float | None = None
+    """What it was worth; None: nobody looked."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedGroup:
+    """All recorded answers to one question.
+
+    Example: ``RecordedGroup("q1", "What is 3 + 4?", (first, second), label="7", judged=True)``.
+    """
+
+    question: str
+    """Id of the question."""
+    prompt: str
+    """The text that the model read."""
+    answers: tuple[RecordedAnswer, ...]
+    """In the order of the samples."""
+    greedy: RecordedAnswer | None = None
+    """The most probable answer, where it was sampled, too."""
+    judged: bool = False
+    """Whether the votes were counted; if not, nothing below is known."""
+    label: str | None = None
+    """The pseudo-label; None if nothing was elected."""
+    majority_ratio: float = 0.0
+    """Share of all votes that the majority has."""
+    data: str | None = None
+    """Data set of the question, in a file of several of them."""
+
+    @classmethod
+    def of(cls, group: CompletionGroup) -> RecordedGroup:
+        """Return what a file would say of a group that was just sampled."""
+        return cls(
+            question=group.question.id,
+            prompt=group.question.prompt,
+            answers=tuple(map(_answer, group.completions)),
+            greedy=None if group.greedy is None else _answer(group.greedy),
+        )
+
+
+def read_groups(path: Path) -> list[RecordedGroup]:
+    """Read the lines of a file of answers.
+
+    Raises:
+        UserError: if it cannot be read, or a line is not one of ours.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read answers from {path}: {error}") from error
+    groups = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            groups.append(_group(json.loads(line)))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number}: {type(error).__name__}: {error}; expected an object with "
+                "question, prompt and completions (text, tokens, finish_reason), as in a run's "
+                "rollouts/step_00001.jsonl"
+            ) from error
+    return groups
+
+
+def sampled_line(group: CompletionGroup) -> dict[str, Any]:
+    """Write a question's answers as JSON, as far as they are known once they are sampled."""
+    greedy = {} if group.greedy is None else {"greedy": _said(group.greedy)}
+    passes = {"passes": list(map(sampled_line, group.passes))} if group.passes else {}
+    return {
+        "question": group.question.id,
+        "prompt": group.question.prompt,
+        "policy_version": group.policy_version,
+        **greedy,
+        **passes,
+        "completions": [_said(c) for c in group.completions],
+    }
+
+
+def recorded_line(group: RecordedGroup) -> dict[str, Any]:
+    """Write answers that were not judged, in a file of several data sets, as JSON."""
+    greedy = {} if group.greedy is None else {"greedy": _repeated(group.greedy)}
+    return {
+        "data": group.data,
+        "question": group.question,
+        "prompt": group.prompt,
+        **greedy,
+        "completions": [_repeated(answer) for answer in group.answers],
+    }
+
+
+def judged_line(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
+    """Write a group's line with label, answers and rewards; the longest part stays the last."""
+    record = sampled_line(group)
+    votes = zip(estimate.vote.answers_G, estimate.rewards_G, strict=True)
+    completions = [
+        {"text": said["text"], "answer": answer, "reward": reward} | said
+        for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
+    ]
+    for said, label in zip(completions, estimate.labels_G or (), strict=False):
+        said["label"] = label
+    for name, rewards_G in estimate.extra_rewards.items():
+        for said, reward in zip(completions, rewards_G, strict=True):
+            said.setdefault("extra_rewards", {})[name] = reward
+    if group.greedy is not None:
+        record["greedy"] |= {"reward": estimate.greedy_reward}
+    known = {"label": estimate.label, "majority_ratio": estimate.vote.majority_ratio}
+    return record | known | {"completions": completions}
+
+
+def json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return the content of a file with one record per line."""
+    # JSON escapes what UTF-8 cannot hold (sampled text may contain lone surrogates).
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
+
+
+def _said(completion: Completion) -> dict[str, Any]:
+    said = {
+        "text": completion.text,
+        "tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+    }
+    own = {} if completion.temperature is None else {"temperature": completion.temperature}
+    return said | own
+
+
+def _repeated(answer: RecordedAnswer) -> dict[str, Any]:
+    reason = FinishReason.LENGTH if answer.truncated else FinishReason.STOP
+    return {"text": answer.text, "tokens": answer.tokens, "finish_reason": reason}
+
+
+def _answer(completion: Completion) -> RecordedAnswer:
+    truncated = completion.finish_reason is FinishReason.LENGTH
+    return RecordedAnswer(completion.text, len(completion.token_ids), truncated)
+
+
+def _group(line: Mapping[str, Any]) -> RecordedGroup:
+    judged = {}
+    if "label" in line:
+        judged = {"judged": True, "label": line["label"], "majority_ratio": line["majority_ratio"]}
+    return RecordedGroup(
+        question=_text(line["question"]),
+        prompt=_text(line["prompt"]),
+        answers=tuple(map(_read, line["completions"])),
+        greedy=_read(line["greedy"]) if "greedy" in line else None,
+        data=line.get("data"),
+        **judged,
+    )
+
+
+def _read(said: Mapping[str, Any]) -> RecordedAnswer:
+    return RecordedAnswer(
+        text=_text(said["text"]),
+        tokens=int(said["tokens"]),
+        truncated=FinishReason(said["finish_reason"]) is FinishReason.LENGTH,
+        answer=said.get("answer"),
+        reward=said.get("reward"),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {value!r}")
+    return value

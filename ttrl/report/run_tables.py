@@ -1,0 +1,75 @@
+"""Tables of runs: a list of them, and two side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ttrl.report.display import duration
+from ttrl.report.evaluation_tables import gains_table
+from ttrl.report.run_record import RunRecord
+from ttrl.report.tables import TextTable
+from ttrl.report.verdict import before_and_after, verdict
+from ttrl.types import UserError
+
+FIGURES = (
+    "vote/majority_ratio",
+    "vote/abstention_share",
+    "vote/flip_rate",
+    "label/label_accuracy",
+    "rollout/response_tokens_mean",
+    "policy/entropy",
+    "policy/grad_norm",
+    "mismatch/kl",
+)
+"""Metrics of the last step that a comparison shows."""
+
+
+def runs_table(found: Sequence[RunRecord | tuple[Path, str]]) -> TextTable:
+    """Make a list of runs: how they stand and went; of one that cannot be read, why not."""
+    rows: list[tuple[str, ...]] = []
+    for run in found:
+        if not isinstance(run, RunRecord):
+            rows.append((run[0].name, "unreadable", "", "", run[1], "", ""))
+            continue
+        time = duration(run.summary["wall_s"]) if run.summary else ""
+        pairs = {
+            before.data: (before, after) for before, after in before_and_after(run.evaluations())
+        }
+        scores = [
+            " → ".join(f"{100 * result.mean('pass@1').value:.1f}" for result in pairs.get(name, ()))
+            for name in ("train", "held_out")
+        ]
+        steps = str(len(run.steps))
+        rows.append((run.path.name, run.state, steps, time, verdict(run).kind, *scores))
+    columns = ("run", "state", "steps", "time", "result", "pass@1", "held out")
+    return TextTable("runs", columns, tuple(rows))
+
+
+def comparison_tables(first: RunRecord, second: RunRecord) -> list[TextTable]:
+    """Make tables of what differs between two runs: settings, scores at their end, last figures."""
+    names = (str(first.path), str(second.path))
+    then, now = first.settings.flat(), second.settings.flat()
+    differ = [key for key in then | now if then.get(key) != now.get(key)]
+    settings = tuple((key, str(then.get(key, "")), str(now.get(key, ""))) for key in differ)
+    tables = [TextTable("settings that differ", ("", *names), settings)]
+    ends = [
+        {after.data: after for _, after in before_and_after(run.evaluations())}
+        for run in (first, second)
+    ]
+    for name in (name for name in ends[0] if name in ends[1]):
+        try:
+            table = gains_table(ends[0][name], ends[1][name])
+        except UserError as error:  # other questions: nothing can be said of a gain
+            tables.append(TextTable(f"{name}: {error}", ("",), ()))
+            continue
+        title = f"{name} after training, in %"
+        overall = tuple(row for row in table.rows if not row[0].startswith(" "))
+        columns = ("", *(path.name for path in (first.path, second.path)), "gain", "relative")
+        tables.append(TextTable(title, columns, overall, table.notes[:1]))
+    rows = []
+    for name in FIGURES:
+        curves = [run.curve(name) for run in (first, second)]
+        if any(curves):
+            rows.append((name, *(f"{curve[-1][1]:.4g}" if curve else "" for curve in curves)))
+    return [*tables, TextTable("in the last step", ("", *names), tuple(rows))]
