@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from ttrl.answers import equivalent, extract_answer
 from ttrl.rewards import majority_vote, make_estimator
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import (
     Completion,
     CompletionGroup,
@@ -16,6 +15,7 @@ from ttrl.types import (
     Question,
     VotedGroup,
 )
+from ttrl.types.top_logprobs import TopLogprobs
 
 
 def completion(

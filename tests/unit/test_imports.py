@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     {"cli"},
     {"commands"},
-    {"__init__", "api"},
+    {"__init__", "api", "integrations"},
     {"trainer"},
     {"build"},
     {"run", "evaluation", "plan", "doctor"},
     {"credit", "rewards", "rollout", "learner", "data"},
     {"answers", "models"},
     {"settings", "system", "report"},
-    {"types", "top_logprobs"},
+    {"types"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

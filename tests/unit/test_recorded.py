@@ -19,8 +19,8 @@ from ttrl.rollout.engines.recorded import RecordedEngine, tokens_of
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.run.run_folder import RunFolder
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question, UserError
+from ttrl.types.top_logprobs import TopLogprobs
 
 PARAMS = SamplingParams(n=3, temperature=1.0, max_new_tokens=9, stream=(0, "rollout", 1))
 QUESTIONS = [Question(id, "?", (1, 2)) for id in ("a", "b")]

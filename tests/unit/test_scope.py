@@ -16,8 +16,8 @@ from ttrl.rewards.estimators.subgroups import choose, confidence, elect, rewards
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.settings.recipe import load_settings
 from ttrl.system.rng import generator
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import AnswerKey, Completion, CompletionGroup, UserError
+from ttrl.types.top_logprobs import TopLogprobs
 
 
 def noted(of: Completion, *places: tuple[float, ...]) -> Completion:

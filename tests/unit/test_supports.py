@@ -31,8 +31,8 @@ from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import sampling_logprobs, voting
 from ttrl.settings import Settings
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import TrainSample, UserError
+from ttrl.types.top_logprobs import TopLogprobs
 
 ROUNDING = 1e-4
 """Nats, float32: the policy's sums are packed, the engine's are step by step."""

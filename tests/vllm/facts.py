@@ -33,8 +33,8 @@ from ttrl.models.pretrained import TINY_BASE, load_tokenizer
 from ttrl.rollout.ends import has_ended
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import CompletionGroup, Question
+from ttrl.types.top_logprobs import TopLogprobs
 
 FILTERS: dict[str, dict[str, Any]] = {
     "all": {},

@@ -26,8 +26,8 @@ from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.settings import ModelSettings, Settings
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import TrainSample, UpdateResult
+from ttrl.types.top_logprobs import TopLogprobs
 
 RATES = (3e-4, 1e-4)
 """Of the two rollouts that every case trains on."""

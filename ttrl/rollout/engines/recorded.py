@@ -33,8 +33,8 @@ from safetensors.numpy import save
 
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.system.paths import STEP_NAME
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError
+from ttrl.types.top_logprobs import TopLogprobs
 
 T = TypeVar("T")
 

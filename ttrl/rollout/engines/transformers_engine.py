@@ -21,8 +21,8 @@ from ttrl.rollout.sampling import SamplingParams, draw, sampling_logprobs
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import generator
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, FinishReason, Question
+from ttrl.types.top_logprobs import TopLogprobs
 
 Row = tuple[int, int]
 """(index of the question, index of the sample)"""

@@ -29,8 +29,8 @@ from ttrl.system.gpus import device
 from ttrl.system.memory import memory_suffices
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import generator
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, FinishReason, Question, UserError
+from ttrl.types.top_logprobs import TopLogprobs
 
 MOST_NOTED = 256
 """The likeliest tokens of a place that may be asked for."""

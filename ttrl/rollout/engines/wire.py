@@ -14,8 +14,8 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from ttrl.top_logprobs import TopLogprobs
 from ttrl.types import Completion, FinishReason, Question
+from ttrl.types.top_logprobs import TopLogprobs
 
 Message = dict[str, Any]
 
