@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from scripted_vllm import LOGPROB, Card, Sizes, install
+from scripted_vllm import LOGPROB, Card, FlatLogprobs, Sizes, install
 from tiny_models import STOPS, TOKENIZER, make_settings, saved, tiny_model
 from transformers import PreTrainedModel
 
 from ttrl.rollout.engines.vllm_contract import broken_contract
-from ttrl.rollout.engines.vllm_engine import VllmEngine
+from ttrl.rollout.engines.vllm_engine import VllmEngine, _likeliest
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.settings import Settings
 from ttrl.system.memory import _asleep_bytes, memory_metrics, memory_suffices
@@ -181,6 +184,32 @@ def test_the_peak_is_without_what_sleeps(
     assert asleep["memory/update_gpu"] * 2**30 == pytest.approx(TRAINER + 20)
     engine.load_weights(model.named_parameters())
     assert memory_metrics("rollout")["memory/rollout_gpu_peak"] * 2**30 == pytest.approx(900)
+
+
+def test_stop_strings_that_it_was_not_started_for_are_refused(
+    settings: Settings, card: Card
+) -> None:
+    engine = start(settings, load_weights=True)
+    with pytest.raises(UserError, match=r"asked to stop at \['a'\] .* in rollout.stop"):
+        list(engine.sample([question()], replace(PARAMS, stop=("a",))))
+    assert len(list(engine.sample([question()], PARAMS))) == 1
+
+
+def test_a_support_that_is_not_whole_is_an_error() -> None:
+    """As of tokens that are equally likely and more than there is room for."""
+    params = replace(PARAMS, top_k=2)
+    half, third = math.log(1 / 2), math.log(1 / 3)
+    found = FlatLogprobs([half, half, half, 0.0, 0.0, -math.inf])
+    found.token_ids, found.start_indices, found.end_indices = [7, 7, 8, 9, 9, 5], [0, 3], [3, 6]
+    assert list(_likeliest(found, params)) == [
+        (array("i", [7, 8]), array("f", [half, half])),
+        (array("i", [9]), array("f", [0.0])),
+    ]
+    found.logprobs[:3] = [third] * 3
+    with pytest.raises(
+        RuntimeError, match=r"2 likeliest tokens have 0\.6667 of the mass, with top_k"
+    ):
+        _likeliest(found, params)
 
 
 @pytest.mark.usefixtures("card")

@@ -69,6 +69,7 @@ class VllmEngine:
         self.tokenizer = tokenizer
         self.steps = 0
         self.stop_ids = stop_ids(outline, tokenizer)
+        self._reads_text = bool(settings.rollout.stop)
         self._room = context_room(outline)
         self._shapes = {name: p.shape for name, p in outline.named_parameters()}
         self._tied = {} if torch.cuda.is_available() else _tied_names(outline)
@@ -170,11 +171,17 @@ class VllmEngine:
         """Yield (index of the question, its n completions), each as soon as it is complete.
 
         Raises:
-            UserError: if a prompt leaves no room for ``max_new_tokens`` in the model's context.
+            UserError: if a prompt leaves no room for ``max_new_tokens`` in the model's context, or
+                for stop strings where ``rollout.stop`` has none.
             RuntimeError: if the engine has no weights: it sleeps, or was never pushed any.
         """
         if not self._filled:
             raise RuntimeError("the vLLM engine holds no weights: push some first")
+        if params.stop and not self._reads_text:
+            raise UserError(
+                f"vLLM was asked to stop at {list(params.stop)} and reads no text here: name these "
+                "strings, or others, in rollout.stop"
+            )
         refuse_overflow(questions, params, self._room)
         engine = self._llm.llm_engine
         waiting: dict[str, int] = {}
@@ -323,7 +330,7 @@ def _start(settings: Settings, room: Room | None, version: str, ranks: Ranks) ->
             revision=settings.model.revision,
             dtype=settings.model.dtype,
             seed=settings.seed,
-            skip_tokenizer_init=not rollout.stop,  # it needs one to see stop strings only
+            skip_tokenizer_init=not rollout.stop,  # without them it need not read text
             generation_config="vllm",  # not the model's own defaults: all of sampling is ours
             load_format="dummy",
             logprobs_mode="processed_logprobs",
