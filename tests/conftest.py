@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import warm_python
 
 SLOW = {
     "e2e": "runs from start to end",
@@ -46,3 +50,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if path in SLOW or path.partition("/")[0] in SLOW:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have processes forked where there are many to start, and no GPU, which a fork cannot use."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by who starts the tests in background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else our children ignore it too
+    slow = any(item.get_closest_marker("slow") for item in session.items)
+    if slow and sys.platform == "linux" and shutil.which("nvidia-smi") is None:
+        warm_python.install()
+
+
+@pytest.fixture
+def cold_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes start as they do for a user."""
+    monkeypatch.setattr(warm_python.WarmPopen, "nursery", None)
