@@ -56,8 +56,8 @@ IMPORTS = (
     "peft",
 )
 """What a fork has imported: nothing that starts a thread, and nothing of ours."""
-READ_BY_IMPORTS = ("HF_", "LD_", "TRITON_")
-"""Variables of such names are read when something is imported: with other ones nothing is forked."""
+READ_BY_IMPORTS = ("HF_", "LD_", "MALLOC_", "TRITON_")
+"""Variables of such names are read at the start, or by an import: with others nothing is forked."""
 SPARE = 256
 """The first descriptor that is in nobody's way."""
 
