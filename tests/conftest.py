@@ -40,14 +40,22 @@ if find_spec("hypothesis") is not None:  # tests on a GPU need none of it: bench
     settings.load_profile("ttrl")
 
 
+def is_slow(path: Path) -> bool:
+    """Whether `SLOW` lists a file, or its folder."""
+    here = Path(__file__).parent
+    name = path.relative_to(here).as_posix() if path.is_relative_to(here) else ""
+    return name in SLOW or name.partition("/")[0] in SLOW
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file that is left out as a whole."""
+    return True if config.option.markexpr == "not slow" and is_slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `SLOW` lists, and begin with it: what is long should not be the last to begin."""
-    here = Path(__file__).parent
     for item in items:
-        if not item.path.is_relative_to(here):
-            continue
-        path = item.path.relative_to(here).as_posix()
-        if path in SLOW or path.partition("/")[0] in SLOW:
+        if is_slow(item.path):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
@@ -57,6 +65,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by who starts the tests in background
         signal.signal(signal.SIGINT, signal.default_int_handler)  # else our children ignore it too
     slow = any(item.get_closest_marker("slow") for item in session.items)
+    slow = slow and not session.config.option.collectonly
     if slow and sys.platform == "linux" and shutil.which("nvidia-smi") is None:
         warm_python.install()
 
