@@ -11,14 +11,24 @@ bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/codespell
-$bin/mypy
-$bin/mypy scripts/build_tiny_base.py  # no test runs it: it takes minutes
-$bin/mypy scripts/check_cuda_installs.py
-$bin/mypy scripts/same_bits.py
+# While the tests run, what they say nothing of: types; and, where all is tested, whether CUDA's
+# packages, which are not installed here, could be.
+beside=(mypy)
+if [ $# = 0 ]; then beside+=("python scripts/check_cuda_installs.py"); fi
+said=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null; rm -r "$said"' EXIT
+for check in "${beside[@]}"; do
+    $bin/$check >"$said/${check##*/}" 2>&1 &
+    running+=($!)
+done
 # Two at a time, with a thread each; one after the other where they share a GPU.
 workers=2
 if command -v nvidia-smi >/dev/null; then workers=0; fi
+failed=0
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $bin/python -m pytest -n "$workers" --dist loadfile \
-    --no-loadscope-reorder "$@"
-# CUDA's packages are not installed here; whether they could be is asked where all is tested.
-if [ $# = 0 ]; then $bin/python scripts/check_cuda_installs.py; fi
+    --no-loadscope-reorder "$@" || failed=$?
+for i in "${!beside[@]}"; do
+    wait "${running[$i]}" || failed=$?
+    cat "$said/${beside[$i]##*/}"
+done
+exit $failed

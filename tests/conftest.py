@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import warm_python
 
 SLOW = {
     "e2e": "runs from start to end",
@@ -36,13 +40,37 @@ if find_spec("hypothesis") is not None:  # tests on a GPU need none of it: bench
     settings.load_profile("ttrl")
 
 
+def is_slow(path: Path) -> bool:
+    """Whether `SLOW` lists a file, or its folder."""
+    here = Path(__file__).parent
+    name = path.relative_to(here).as_posix() if path.is_relative_to(here) else ""
+    return name in SLOW or name.partition("/")[0] in SLOW
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file that is left out as a whole."""
+    return True if config.option.markexpr == "not slow" and is_slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `SLOW` lists, and begin with it: what is long should not be the last to begin."""
-    here = Path(__file__).parent
     for item in items:
-        if not item.path.is_relative_to(here):
-            continue
-        path = item.path.relative_to(here).as_posix()
-        if path in SLOW or path.partition("/")[0] in SLOW:
+        if is_slow(item.path):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have processes forked where there are many to start, and no GPU, which a fork cannot use."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by who starts the tests in background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else our children ignore it too
+    slow = any(item.get_closest_marker("slow") for item in session.items)
+    slow = slow and not session.config.option.collectonly
+    if slow and sys.platform == "linux" and shutil.which("nvidia-smi") is None:
+        warm_python.install()
+
+
+@pytest.fixture
+def cold_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes start as they do for a user."""
+    monkeypatch.setattr(warm_python.WarmPopen, "nursery", None)

@@ -27,6 +27,13 @@ def children_of(parent: int, command: str = "") -> set[int]:
     return found
 
 
+def command_of(pid: int) -> str:
+    """The command line of a living process, and nothing of one that has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode()
+    return ""
+
+
 def open_files(pid: int) -> list[str]:
     """What its file descriptors are."""
     links = []

@@ -52,6 +52,7 @@ def test_what_is_added_is_in_style(tree: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.usefixtures("cold_starts")
 def test_a_run_with_all_that_is_added(tree: Path, tmp_path: Path) -> None:
     overrides = (
         *SMALL,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import children_of, command_of
 from small_run import SMALL
 
 TTRL = [sys.executable, "-m", "ttrl.cli", "train", "tiny-arithmetic"]
@@ -33,20 +34,6 @@ END_S = 60
 Runs = Callable[[], tuple["subprocess.Popen[str]", list[int]]]
 
 
-def _engines(marker: str) -> list[int]:
-    """Living engine processes whose environment holds ``marker``, whoever their parent is now."""
-    found = []
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            ours = marker.encode() in environment.read_bytes()
-            command = environment.with_name("cmdline").read_bytes()
-        except OSError:
-            continue  # it has ended, or is not ours
-        if ours and b"ttrl.rollout.engines.engine_process" in command:
-            found.append(int(environment.parent.name))
-    return sorted(found)
-
-
 def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
     until = time.monotonic() + seconds
     while not condition():
@@ -59,20 +46,16 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.marker = f"TTRL_TEST={folder}"
         self.process = subprocess.Popen(
             [*TTRL, *OPTIONS, "--run-dir", str(folder)],
-            env={**os.environ, "TTRL_TEST": str(folder)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # What starts the tests in the background makes their children ignore Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         metrics = folder / "metrics.jsonl"
         _wait_until(lambda: self._has_ended() or self._lines(metrics) >= 3, 300)
-        self.engines = _engines(self.marker)
+        self.engines = sorted(children_of(self.process.pid, "ttrl.rollout.engines.engine_process"))
         assert len(self.engines) == 2, self.process.stderr and self.process.stderr.read()
 
     def _has_ended(self) -> bool:
@@ -82,10 +65,14 @@ class Run:
     def _lines(path: Path) -> int:
         return len(path.read_bytes().splitlines()) if path.exists() else 0
 
+    def living(self) -> list[int]:
+        """Engines that have not ended, whoever their parent is now."""
+        return [pid for pid in self.engines if command_of(pid)]
+
     def end(self) -> tuple[int, str]:
         """Exit code and standard error, once it has ended by itself; no engine is left."""
         _, errors = self.process.communicate(timeout=END_S)
-        _wait_until(lambda: not _engines(self.marker), 10)
+        _wait_until(lambda: not self.living(), 10)
         assert not (self.folder / "summary.json").exists()
         assert "Traceback" not in errors
         return self.process.returncode, errors
@@ -96,7 +83,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     run = Run(tmp_path / "run")
     yield run
     run.process.kill()
-    for pid in _engines(run.marker):
+    for pid in run.living():
         os.kill(pid, signal.SIGKILL)
 
 

@@ -28,6 +28,7 @@ def _scores(folder: Path) -> tuple[Any, ...]:
     return summary["before"], summary["after"], summary["held_out"]
 
 
+@pytest.mark.usefixtures("cold_starts")
 def test_where_the_engine_runs_changes_no_bit(run: Run) -> None:
     here, there = run("here"), run("there", ["rollout.placement=separate"])
     assert _weights(there) == _weights(here)

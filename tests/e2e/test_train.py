@@ -26,11 +26,11 @@ TURN = Path(__file__).parents[2] / "bench" / "paraphrases" / "turned_around.py"
 def test_it_learns(tmp_path: Path) -> None:
     """A short version of the default run; the real one is measured by bench/tiny_seeds.py."""
     overrides = [
-        "max_steps=8",
-        "rollout.votes=32",
+        "max_steps=5",
+        "rollout.votes=16",
         "policy.trained_samples=16",
-        "policy.sequences_per_update=256",
-        "evaluation.samples=8",
+        "policy.sequences_per_update=128",
+        "evaluation.samples=4",
     ]
     settings = load_settings("tiny-arithmetic", overrides=overrides)
     summary = train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))

@@ -18,11 +18,11 @@ from zero3_cases import (
     OTHERS,
     RATES,
     Seen,
+    all_updates,
     case_samples,
     cases_of,
     local_policy,
     read_samples,
-    two_rollouts,
 )
 
 ALL_RANKS = (1, 2, 4)
@@ -49,7 +49,7 @@ def local(zero3_folder: Path) -> Callable[[str], Local]:
     def compute(case: str) -> Local:
         if case not in found:
             policy = local_policy(case, zero3_folder)
-            results = two_rollouts(policy, case_samples(case, read_samples(zero3_folder)))
+            results = all_updates(case, policy, case_samples(case, read_samples(zero3_folder)))
             names = dict(policy._trained())
             moments = {n: policy.optimizer.state[p]["exp_avg"] for n, p in names.items()}
             weights = {n: p.detach() for n, p in names.items()}

@@ -30,7 +30,7 @@ from ttrl.types import TrainSample, UpdateResult
 from ttrl.types.top_logprobs import TopLogprobs
 
 RATES = (3e-4, 1e-4)
-"""Of the two rollouts that every case trains on."""
+"""Of the rollouts: one, or two of a case in `TWICE`."""
 
 CASES: dict[str, dict[str, Any]] = {
     "token_mean": {},
@@ -93,6 +93,18 @@ CASES: dict[str, dict[str, Any]] = {
     "bfloat16": {"kl_coef": 0.1, "clip_low": 0.99, "clip_high": 1e3},
 }
 """Changed settings of the update; everything else about a case follows from its name."""
+
+TWICE = (
+    "token_mean",
+    "skipped",
+    "grad-clip",
+    "offload-optimizer",
+    "old-policy",
+    "adaptive-entropy",
+    "lora",
+    "bfloat16",
+)
+"""Cases that train on a second rollout, at another rate, with what the first one has left."""
 
 STARTS: dict[str, dict[str, Any]] = {
     "untied": {},
@@ -166,10 +178,11 @@ def case_model(case: str, folder: Path) -> ModelSettings:
     return ModelSettings(path=str(folder / (case if case in STARTS else "untied")))
 
 
-def two_rollouts(policy: TrainedModel, samples: list[TrainSample]) -> list[UpdateResult]:
+def all_updates(case: str, policy: TrainedModel, samples: list[TrainSample]) -> list[UpdateResult]:
     """All updates of a case."""
     objective = PolicyObjective.of(policy.settings, policy)
-    return [result for rate in RATES for result in policy.update(samples, objective, rate)]
+    rates = RATES if case in TWICE else RATES[:1]
+    return [result for rate in rates for result in policy.update(samples, objective, rate)]
 
 
 def local_policy(case: str, folder: Path) -> LocalModel:

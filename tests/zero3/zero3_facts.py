@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -23,22 +23,22 @@ from tiny_models import TEMPERATURE, answer_of, figures_of, prompt_of, update
 from zero3_cases import (
     OTHERS,
     RATES,
+    all_updates,
     case_model,
     case_samples,
     case_settings,
     cases_of,
     other_order,
     read_samples,
-    two_rollouts,
 )
 
 from ttrl.learner.partition import load_partitioned
-from ttrl.learner.trained_model import KINDS
+from ttrl.learner.trained_model import KINDS, needs_reference
 from ttrl.learner.zero3 import Zero3Model, _config
 from ttrl.models.packing import pack
 from ttrl.models.pretrained import load_model, load_outline
 from ttrl.rewards.labels import Teacher
-from ttrl.settings import ModelSettings
+from ttrl.settings import ModelSettings, Settings
 from ttrl.system.ranks import Ranks, join_ranks, leave_ranks
 from ttrl.types import TrainSample, UserError
 
@@ -56,7 +56,9 @@ def main(folder: Path, output: str) -> None:
     for case in cases_of(ranks.count):
         policy = zero3_policy(case, folder, ranks)
         chosen = case_samples(case, samples)
-        results = two_rollouts(policy, other_order(chosen) if case == "other-order" else chosen)
+        if case == "other-order":
+            chosen = other_order(chosen)
+        results = all_updates(case, policy, chosen)
         facts[case] = {
             "results": [figures_of(r) for r in results],
             "steps_taken": policy.steps_taken,
@@ -71,7 +73,7 @@ def main(folder: Path, output: str) -> None:
     facts["handed_over"] = handed_over(zero3_policy("token_mean", folder, ranks))
     for case in ("token_mean", "bfloat16", "lora"):
         facts[f"away/{case}"] = away(case, folder, ranks, samples)
-    policy, clean = (zero3_policy("token_mean", folder, ranks) for _ in range(2))
+    policy, clean = zero3_policies(2, "token_mean", folder, ranks)
     facts["documents"] = documents(clean, samples)
     for p in (policy, clean):
         update(p, samples, RATES[0])
@@ -86,11 +88,53 @@ def main(folder: Path, output: str) -> None:
     leave_ranks()
 
 
-def zero3_policy(case: str, folder: Path, ranks: Ranks) -> Zero3Model:
+class Loaded(NamedTuple):
+    """A policy that can be had again as it was loaded: loading takes as long as an update."""
+
+    policy: Zero3Model
+    begun: Tensors
+
+    def as_loaded(self, settings: Settings) -> Zero3Model:
+        """The policy under settings that differ in no `reasons_to_load`."""
+        self.policy.settings = settings
+        self.policy.load_shards(self.begun)
+        self.policy._adam.state.clear()
+        return self.policy
+
+
+loaded: dict[tuple[Any, ...], list[Loaded]] = {}
+"""All policies that there are, by their `reasons_to_load`."""
+
+
+def reasons_to_load(settings: Settings) -> tuple[Any, ...]:
+    """What a policy cannot be used with another value of."""
+    memory = settings.memory
+    return (
+        settings.model,
+        settings.lora,
+        settings.optimizer.grad_clip,
+        needs_reference(settings),
+        memory.gradient_checkpointing,
+        memory.offload_optimizer,
+    )
+
+
+def zero3_policies(count: int, case: str, folder: Path, ranks: Ranks) -> list[Zero3Model]:
+    """So many policies at the start of a case."""
     settings = case_settings(case)
     path = case_model(case, folder).path
     model = settings.model.model_copy(update={"path": path})
-    return Zero3Model.load(settings.model_copy(update={"model": model}), ranks)
+    settings = settings.model_copy(update={"model": model})
+    alike = loaded.setdefault(reasons_to_load(settings), [])
+    while len(alike) < count:
+        policy = Zero3Model.load(settings, ranks)
+        alike.append(Loaded(policy, policy.shards(("weights",))))
+    return [one.as_loaded(settings) for one in alike[:count]]
+
+
+def zero3_policy(case: str, folder: Path, ranks: Ranks) -> Zero3Model:
+    (policy,) = zero3_policies(1, case, folder, ranks)
+    return policy
 
 
 def whole(policy: Zero3Model) -> dict[str, Tensors]:
@@ -123,10 +167,9 @@ def everything(policy: Zero3Model) -> str:
 
 def round_trip(case: str, folder: Path, ranks: Ranks, samples: list[TrainSample]) -> dict[str, Any]:
     """A policy that goes on from another's shares, and one that only has its weights."""
-    first = zero3_policy(case, folder, ranks)
+    first, resumed, weights_only = zero3_policies(3, case, folder, ranks)
     update(first, samples, RATES[0])
     shards, steps = first.shards(), first.steps_taken
-    resumed, weights_only = (zero3_policy(case, folder, ranks) for _ in range(2))
     before = [everything(p) for p in (first, resumed)]
     resumed.load_state(first.state())
     resumed.load_shards(shards)
@@ -223,8 +266,7 @@ def handed_over(policy: Zero3Model) -> dict[str, list[Any]]:
 
 def away(case: str, folder: Path, ranks: Ranks, samples: list[TrainSample]) -> dict[str, Any]:
     """Two equal policies, of which one has everything but its weights leave between updates."""
-    stays = zero3_policy(case, folder, ranks)
-    goes = zero3_policy(case, folder, ranks)
+    stays, goes = zero3_policies(2, case, folder, ranks)
     memory = goes.settings.memory.model_copy(update={"offload_during_rollout": True})
     goes.settings = goes.settings.model_copy(update={"memory": memory})
     facts: dict[str, list[Any]] = {"bytes": [], "meanwhile": [], "weights": [], "after": []}

@@ -43,6 +43,7 @@ OURS = {
     "ppo_epochs": "policy.epochs_per_rollout",
     "ppo_max_token_len_per_gpu": "memory.tokens_per_batch",
     "ppo_mini_batch_size": "policy.sequences_per_update",
+    "report_to": "tracking.trackers",
     "reward_funcs": "reward.extra",
     "reward_weights": "reward.extra",
     "rollout.n": "rollout.votes",
@@ -72,7 +73,6 @@ NOT_SETTINGS = {
     "optimizer.final_lr_share",
     "output_dir": "the run's folder is the option --run-dir",
     "push_to_hub": "the run's model/ is an ordinary folder: `hf upload NAME RUN/model`",
-    "report_to": "tracking.trackers, for example tracking.trackers=[\"tensorboard\"]",
     "resume_from_checkpoint": "`ttrl train --resume RUN` goes on",
     "run_name": "a run is named by name, or by the option --run-dir",
 }
