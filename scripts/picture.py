@@ -12,7 +12,7 @@ import altair as alt
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results" / "algorithms.json"
 PICTURE = ROOT / "docs" / "images" / "algorithms.svg"
-PANELS = {
+PANELS: dict[str, tuple[str, float, list[float]]] = {
     "label/ground_truth_reward": ("correct answers, %", 100, [0, 100]),
     "policy/entropy": ("entropy of the policy, nats", 1, [0, 0.1]),
 }
@@ -20,7 +20,7 @@ PANELS = {
 
 
 def main() -> None:
-    """Draw a line per algorithm, the mean of its seeds, in a band from the lowest to the highest."""
+    """Draw a line per algorithm, the mean of its seeds, in a band from lowest to highest."""
     record = json.loads(RESULTS.read_text(encoding="utf-8"))
     variants = record["tables"]["algorithms"]
     runs = {name: record["runs"][" ".join(s) or "the recipe"] for name, s in variants.items()}
@@ -49,11 +49,11 @@ def spread(values: tuple[float, ...], factor: float) -> dict[str, float]:
     }
 
 
-def one_panel(panel: str, rows: list[dict[str, object]]) -> alt.LayerChart:
+def one_panel(panel: str, rows: list[dict[str, object]]) -> alt.LayerChart | alt.FacetChart:
     """Draw one curve of all algorithms."""
     title, _, domain = PANELS[panel]
     own = [row for row in rows if row["panel"] == panel]
-    base = alt.Chart(alt.Data(values=own)).encode(
+    base = alt.Chart(alt.InlineData(values=own)).encode(
         x=alt.X("step:Q", title="step"),
         color=alt.Color("algorithm:N", title=None, sort=["GRPO", "PPO", "PRIME"]),
     )
