@@ -1,0 +1,94 @@
+"""Formulas in what a model wrote, LaTeX → MathML; the text is hostile, so the result is a tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from xml.etree.ElementTree import Element
+
+from latex2mathml.converter import Converter
+
+LONGEST = 500
+"""Characters of a formula; what is longer is shown as it was written."""
+
+DELIMITED = re.compile(
+    rf"\$\$([^$]{{1,{LONGEST}}}?)\$\$"
+    rf"|\\\[([\s\S]{{1,{LONGEST}}}?)\\\]"
+    rf"|\\\(([\s\S]{{1,{LONGEST}}}?)\\\)"
+    rf"|\$(?!\s)([^$\n]{{1,{LONGEST}}}?)(?<!\s)\$(?!\d)"
+)
+"""A formula in a text, as page.js looks for it too; of dollars as pandoc reads them, so that prices
+are none."""
+
+DEFINES = re.compile(r"\\(\w*(command|environment|def|let)|DeclareMathOperator)")
+"""Macros are refused: a few lines of them can stand for more than a memory holds."""
+
+TAGS = frozenset(
+    "math menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow "
+    "mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover none".split()
+)
+ATTRIBUTES = frozenset(
+    "accent accentunder columnalign columnlines columnspacing depth display displaystyle fence "
+    "form height largeop linebreak linethickness lspace mathvariant maxsize minsize movablelimits "
+    "notation rowlines rowspacing rspace scriptlevel separator stretchy symmetric voffset "
+    "width".split()
+)
+"""What is kept of attributes; no address, class, style or colour is."""
+
+VALUE = re.compile(r"[\w.+% -]{1,60}", re.ASCII)
+ENTITY = re.compile(r"&#x([0-9A-Fa-f]{1,6});")
+Tree = list[object]
+"""An element: ``["mfrac", {}, ["mn", {}, "1"], ["mn", {}, "2"]]``; text is a string."""
+
+
+@lru_cache(maxsize=50_000)
+def mathml(latex: str) -> Tree | None:
+    """Convert a formula to the tree of a MathML element; never raises.
+
+    Args:
+        latex: without its delimiters.
+
+    Returns:
+        The tree, of `TAGS` and `ATTRIBUTES` alone; None: it is too long or cannot be read, and is
+        to be shown as it was written.
+    """
+    if len(latex) > LONGEST or DEFINES.search(latex):
+        return None
+    try:
+        return _tree(Converter().convert_to_element(latex.replace("{aligned}", "{align*}")))
+    except Exception:  # the parser has exceptions of its own, and hostile text finds others
+        return None
+
+
+def formulas_in(texts: Iterable[str | None]) -> dict[str, Tree]:
+    r"""Convert all formulas that texts contain, and texts that are one, such as ``\frac{1}{2}``."""
+    found = {}
+    for text in texts:
+        if text is None:
+            continue
+        inside = [next(filter(None, match.groups()), "") for match in DELIMITED.finditer(text)]
+        if not inside and len(text) <= LONGEST and re.search(r"[\\^_]", text):
+            inside = [text]
+        for latex in inside:
+            if latex not in found and (tree := mathml(latex)) is not None:
+                found[latex] = tree
+    return found
+
+
+def _tree(element: Element) -> Tree:
+    """Return an element as JSON; a ValueError if it is none of `TAGS`."""
+    if element.tag not in TAGS:
+        raise ValueError(f"{element.tag} in MathML")
+    kept = {
+        name: value
+        for name, value in element.attrib.items()
+        if name in ATTRIBUTES and VALUE.fullmatch(value)
+    }
+    text = [_decoded(element.text)] if element.text else []
+    return [element.tag, kept, *text, *map(_tree, element)]
+
+
+def _decoded(text: str) -> str:
+    """Return text whose characters latex2mathml has written as ``&#x003B1;``."""
+    return ENTITY.sub(lambda match: chr(int(match[1], 16)), text)
