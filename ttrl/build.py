@@ -34,6 +34,7 @@ from ttrl.run.planned import planned_memory
 from ttrl.run.preflight import refuse_impossible
 from ttrl.run.stateful import Clock, Generators, Stateful
 from ttrl.settings import Settings
+from ttrl.system.gpus import device_name
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import make_repeatable
 from ttrl.types import AnswerKey, Question, UserError
@@ -132,6 +133,9 @@ def build(
     tokenizer = load_tokenizer(settings.model)
     source, key, evaluations = load_data(settings, tokenizer, scorer, display)
     total = total_steps(settings, source)
+    many = f"{ranks.count} ranks, each on " if ranks.count > 1 else ""
+    sizes = {e.name: len(e.asked.questions) for e in evaluations}
+    display.header(settings, total, sizes, many + device_name(settings.threads))
     model = make_trained_model(settings, ranks)
     credit = make_credit(settings, model)
     digests = model_digests(model, getattr(torch, settings.model.dtype))

@@ -26,6 +26,8 @@ from ttrl.types import UserError
 
 app = typer.Typer(
     help="Test-time reinforcement learning: turn unlabeled questions into a better model.",
+    epilog="Begin with: ttrl train tiny-arithmetic (minutes, on any machine).",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

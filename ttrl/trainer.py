@@ -43,13 +43,18 @@ from ttrl.rollout.resampling import Rollout
 from ttrl.rollout.sampling import verifying
 from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
-from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost
+from ttrl.run.resume import (
+    after_a_hang,
+    find_start,
+    go_back,
+    nothing_lost,
+    refuse_no_steps,
+)
 from ttrl.run.rollout_phase import RolloutPhase
 from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
 from ttrl.run.stateful import restore, shards_of, states_of
 from ttrl.settings import Settings
-from ttrl.system.gpus import device_name
 from ttrl.system.memory import memory_metrics, memory_suffices
 from ttrl.system.ranks import join_ranks, leave_ranks
 from ttrl.system.watchdog import Watchdog
@@ -88,8 +93,6 @@ def train(
             checkpoint = ranks.on_rank_zero(lambda: find_start(settings, folder, display))
         else:
             ranks.on_rank_zero(folder.refuse_existing)
-        many = f"{ranks.count} ranks, each on " if ranks.count > 1 else ""
-        display.header(settings, folder.path, many + device_name(settings.threads))
         watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", after_a_hang(folder))
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             scorer = GroupScorer(settings, grader, estimator)
@@ -98,10 +101,13 @@ def train(
             trainer = Trainer(parts, folder, watchdog, callbacks)
             if checkpoint is not None:
                 trainer.restore(checkpoint)
+                refuse_no_steps(folder, trainer.done, parts.total)
             trainer.verify()
             ranks.on_rank_zero(
                 lambda: (
-                    folder.create(settings) if checkpoint is None else go_back(folder, checkpoint)
+                    folder.create(settings)
+                    if checkpoint is None
+                    else go_back(folder, checkpoint, settings)
                 )
             )
             with nothing_lost(folder, settings):
@@ -260,7 +266,8 @@ class Trainer:
 
     def _say_what_was_found(self) -> None:
         parts = self.parts
-        self.display.note(f"{parts.total} steps; kernels: {parts.model.kernels}")
+        self.display.note(f"{'folder':<10} {self.folder.path}")
+        self.display.note(f"kernels: {parts.model.kernels}")
         if (agreement := self.agreement) is not None:
             self.display.note(
                 f"engine and policy agree: log-probs differ by {agreement.mean:.2g} nats, "

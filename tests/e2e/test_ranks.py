@@ -18,6 +18,8 @@ from python_process import run_python
 from small_run import SMALL
 from step_lines import step_lines
 
+from ttrl.report.results import load_results
+
 COMMAND = ("-m", "ttrl.cli", "train", "tiny-arithmetic", *(f"--set={s}" for s in SMALL))
 
 pytestmark = pytest.mark.skipif(
@@ -49,6 +51,22 @@ def test_zero3_in_one_process(tmp_path: Path) -> None:
 
 def _stepped(folder: Path) -> bool:
     return (folder / "metrics.jsonl").exists() and len(step_lines(folder)) > 0
+
+
+def test_two_ranks_measure_what_one_process_does(tmp_path: Path) -> None:
+    data = Path(__file__).with_name("few_held_out.jsonl")
+    command = (
+        *("-m", "ttrl.cli", "eval", "tiny-base", str(data), "--recipe", "tiny-arithmetic"),
+        *("--set", "evaluation.samples=4", "--set", "threads=1"),
+    )
+    files = tmp_path / "one.json", tmp_path / "two.json"
+    for file, ranks in zip(files, ((), ("--ranks", "2")), strict=True):
+        done = run_python(*command, "--json", str(file), *ranks)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.stdout.count("pass@1") == 1
+    one, two = map(load_results, files)
+    assert one[0].questions == two[0].questions
+    assert 0 < one[0].mean("pass@1").value < 1
 
 
 @contextmanager

@@ -20,8 +20,10 @@ from python_process import run_python
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from small_run import SMALL, interrupted
+from step_lines import step_lines
 
 from ttrl.data.arithmetic import question_rows
+from ttrl.learner.optimizer import learning_rate
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import KINDS
 from ttrl.models.pretrained import TINY_BASE
@@ -215,6 +217,34 @@ def test_steps_without_voters_are_counted_on(place: Path, tmp_path: Path) -> Non
     assert differences(tmp_path / "whole", left) == set()
 
 
+def test_a_finished_run_makes_more_steps(whole: Path, place: Path, tmp_path: Path) -> None:
+    """With the rate of the longer run; all that it had done stays, and its end is made again."""
+    run = Path(shutil.copytree(whole, tmp_path / "extended"))
+    before = {path.name: path.read_bytes() for path in (run / "rollouts").iterdir()}
+    longer = [*_overrides(place), "max_steps=6"]
+    screen = _train(run, longer, resume=True)
+    assert "continuing with another max_steps = 6 (was 4)" in screen
+    assert "resuming from step 4" in screen and "step 5/6" in screen
+    lines = step_lines(run)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[:4] == step_lines(whole)
+    settings = load_settings(str(run / "config.toml"))
+    assert settings == load_settings("tiny-arithmetic", overrides=longer)
+    assert lines[4]["policy/learning_rate"] == learning_rate(5, 6, settings.optimizer)
+    after = {path.name: path.read_bytes() for path in (run / "rollouts").iterdir()}
+    assert before.items() < after.items()
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["steps"], summary["stopped"]) == (6, None)
+    weights = [load_file(f / "model" / "model.safetensors") for f in (whole, run)]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    # Of the same end, or an earlier one, there is nothing to make.
+    with pytest.raises(UserError, match=r"is finished, .* --set max_steps=16, and epochs"):
+        _start(run, longer)
+    with pytest.raises(UserError, match="has made 6 steps, and max_steps, epochs and questions al"):
+        _train(run, [*longer, "max_steps=5"], resume=True)
+    assert (run / "summary.json").exists()
+
+
 def _start(folder: Path, overrides: Sequence[str]) -> None:
     settings = load_settings("tiny-arithmetic", overrides=overrides)
     with RunFolder(folder) as run:
@@ -228,10 +258,11 @@ def test_what_cannot_be_continued(whole: Path, left: Path, place: Path) -> None:
     with pytest.raises(UserError, match=r"whole is finished"):
         _start(whole, options)
     other = [*options, "seed=1", "rollout.votes=9", "max_steps=8", "checkpoint.keep=5"]
-    with pytest.raises(UserError, match=r"max_steps = 8 \(was 4\); rollout.votes = 9") as refused:
+    with pytest.raises(UserError, match=r"rollout.votes = 9 \(was 8\); seed") as refused:
         _start(left, other)
     assert "seed = 1 (was 0)" in str(refused.value)
     assert "checkpoint.keep" not in str(refused.value)
+    assert "What may differ: checkpoint.*, limits.*," in str(refused.value)
     _start(left, [*options, "checkpoint.keep=5", "checkpoint.every=3", "rollout.stuck_after_s=999"])
     shutil.rmtree(left / "checkpoints")
     with pytest.raises(UserError, match=r"no complete checkpoint \(nothing was saved\): start"):

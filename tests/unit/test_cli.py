@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from command_line import call
+from runs import make_run
 
 from ttrl.settings.recipe import model_names
 
@@ -45,6 +47,7 @@ def test_every_model_and_benchmark_of_the_paper(
         (["export", "nowhere", "no/such/out"], "no folder"),
         (["export", "nowhere", "out", "--best", "--step", "3"], "give one of them"),
         (["train", "aime24"], "names no model: add --model"),
+        (["train", "aime24", "--model", "qwen2.5-math-7"], "did you mean 'qwen2.5-math-7b'?"),
         (["train", "tiny-arithmetic", "--run-dir", "r\udcff"], "'r\\udcff' is not UTF-8"),
         (["train", "tiny-arithmetic", "--replay", "runs/tiny-arithmetic/rollouts"], "its own"),
         (["train", "tiny-arithmetic", "--set", "lora.alpha=16"], "need lora.rank"),
@@ -112,6 +115,59 @@ def test_doctor_reports_a_failure(
     code, out, _ = call(capsys, monkeypatch, "doctor")
     assert code == 1
     assert "FAILED: RuntimeError: [/y] broken" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("ttrl train tiny", ["tiny-arithmetic"]),
+        ("ttrl eval qwen2.5-math", ["qwen2.5-math-1.5b", "qwen2.5-math-7b"]),
+        ("ttrl settings ev", ["evaluation"]),
+        ("ttrl comp", ["compare"]),
+    ],
+)
+def test_the_shell_completes(words: str, completed: list[str]) -> None:
+    script = "import sys; sys.argv = ['ttrl']; from ttrl.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            "_TTRL_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+    )
+    assert done.stdout.split() == completed
+
+
+def test_without_arguments_there_is_help(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, err = call(capsys, monkeypatch)
+    assert "Begin with: ttrl train tiny-arithmetic" in out + err
+
+
+def test_a_run_in_the_place_of_a_recipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_run(tmp_path / "r", [], summary={"steps": 3, "stopped": None})
+    run = str(tmp_path / "r")
+    code, _, err = call(capsys, monkeypatch, "train", run)
+    assert (
+        code == 2
+        and f"by --resume, or start another run from its weights, with --model {run}/model" in err
+    )
+    code, _, err = call(capsys, monkeypatch, "train", "--resume", run, "--run-dir", "elsewhere")
+    assert code == 2 and "these are two folders" in err
+    code, _, err = call(capsys, monkeypatch, "train", "--resume", run)
+    assert code == 2 and f"the run in {run} is finished" in err and "--set max_steps=13" in err
+    code, out, _ = call(
+        capsys, monkeypatch, "train", "--resume", run, "--set", "seed=7", "--dry-run"
+    )
+    assert code == 0 and "seed = 7" in out
 
 
 def test_help_names_recipes_and_models() -> None:

@@ -31,6 +31,7 @@ from ttrl.types import UserError
         ("data.chat_template=false", "data", "chat_template", False),
         (r'data.suffix="\nThink."', "data", "suffix", "\nThink."),
         ("data.suffix=", "data", "suffix", ""),
+        (r"data.suffix= in \boxed{}.", "data", "suffix", r" in \boxed{}."),
         ("data.held_out=none", "data", "held_out", None),
         ("optimizer.learning_rate=1e-6", "optimizer", "learning_rate", 1e-6),
         ("optimizer.learning_rate=1", "optimizer", "learning_rate", 1.0),
@@ -132,6 +133,11 @@ def test_an_unknown_key_in_a_file_names_the_nearest(recipe: Callable[..., str]) 
         ("data.chat_template=1", "data.chat_template = 1: input should be a valid boolean"),
         ("data.chat_template='yes'", "data.chat_template = 'yes': input should be a valid boolean"),
         ("data.suffix=3", "data.suffix = 3: input should be a valid string"),
+        (
+            "lora.targets=q_proj,v_proj",
+            "lora.targets = 'q_proj,v_proj': input should be 'all-linear', or input should be a "
+            'list, for example ["one", "other"]',
+        ),
         ("rollout.votes=1", "rollout.votes = 1: input should be greater than or equal to 2"),
         ("answers.deadline_s=1e300", "answers.deadline_s = 1e+300: input should be less than or"),
         ("rollout.votes=none", "rollout.votes = None: input should be a valid integer"),

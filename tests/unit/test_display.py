@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -150,14 +149,16 @@ def test_every_line_of_a_run_fits_80_columns() -> None:
     scores = {"eval/held_out/pass@1": 1.0, "eval/held_out/pass@16": 1.0, "eval/held_out/maj@16": 1}
     display.step(100, 100, {**figures, **scores, "time/update_s": 1234.5})
     settings = load_settings("tiny-arithmetic")
-    display.header(settings, Path("runs/tiny-arithmetic"), "NVIDIA H100 80GB HBM3")
+    sizes = {"train": 128, "held_out": 128}
+    display.header(settings, 56, sizes, "8 ranks, each on NVIDIA H100 80GB HBM3")
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert (
         lines[0]
         == "step 100/100  majority ratio 1.00  label accuracy 1.00  abstained 100%  1234.5 s"
     )
-    assert lines[2:4] == [
+    assert lines[2:5] == [
         "model      tiny-base (float32)",
-        "questions  arithmetic:train; held out: arithmetic:held_out",
+        "questions  128 of arithmetic:train; held out: 128 of arithmetic:held_out",
+        "steps      56, of 16 questions with 64 votes, by transformers",
     ]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
 from rich.console import Console
+from runs import make_run
 
 from ttrl.answers import default_grader, extract_answer
 from ttrl.data.questions import QuestionSet
 from ttrl.evaluation.evaluation import Evaluation
+from ttrl.evaluation.measuring import read_samples
 from ttrl.evaluation.scoring import score_groups
 from ttrl.report.display import Display
-from ttrl.report.rollouts import RecordedAnswer, RecordedGroup
+from ttrl.report.rollouts import RecordedAnswer, RecordedGroup, recorded_line
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.settings.recipe import load_settings
@@ -139,3 +143,37 @@ def test_more_than_was_recorded_cannot_be_estimated() -> None:
         UserError, match=r"question 'q' has 3 answers, too few for pass@4.*--k to 3"
     ):
         score_groups([group], AnswerKey({"q": "7"}), (1, 4), extract_answer, default_grader())
+
+
+def test_of_a_run_each_questions_last_answers_count(
+    questions: list[Question], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    make_run(run, [])
+    (run / "rollouts").mkdir()
+    for step, asked in ((1, {"a": "1", "b": "3"}), (2, {"a": "2", "other": "7"})):
+        lines = [
+            recorded_line(RecordedGroup(q, q, (RecordedAnswer(rf"\boxed{{{said}}}", 1, False),)))
+            for q, said in asked.items()
+        ]
+        path = run / "rollouts" / f"step_{step:05d}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = evaluation(questions, AnswerKey({"a": "1", "b": "3", "c": "9"}), ks=(1,))
+    file = io.StringIO()
+    groups = read_samples(run, asked, Display(Console(file=file, width=200)))
+    result = asked.score(groups, None, sampling={})
+    assert [(q.id, q.scores["pass@1"]) for q in result.questions] == [("a", 0.0), ("b", 1.0)]
+    assert "no answers to 1 of the 3 questions of d: they are left out" in file.getvalue()
+
+
+def test_of_a_file_of_several_data_sets_each_reads_its_own(
+    questions: list[Question], tmp_path: Path
+) -> None:
+    groups = [
+        RecordedGroup("a", "a", (RecordedAnswer(said, 1, False),), data=data)
+        for data, said in (("d", r"\boxed{1}"), ("e", r"\boxed{2}"))
+    ]
+    path = tmp_path / "s.jsonl"
+    path.write_text("".join(json.dumps(recorded_line(group)) + "\n" for group in groups))
+    asked = evaluation(questions, AnswerKey({"a": "1"}), ks=(1,))
+    assert read_samples(path, asked, QUIET) == groups[:1]

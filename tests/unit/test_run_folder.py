@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from groups import estimate, group
+from results import result
 from tiny_models import TOKENIZER, make_settings, saved, tiny_model
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -267,6 +268,40 @@ def test_going_back_removes_what_was_written_later_and_nothing_of_the_user_s(
     assert lines(three_steps.path / "metrics.jsonl") == [{"step": 1}]
     own = {"config.toml", "metrics.jsonl", "rollouts", "checkpoints"}
     assert {p.name for p in three_steps.path.iterdir()} == {*others, *own}
+
+
+def test_what_was_measured_before_training_is_no_step(folder: RunFolder) -> None:
+    folder.add_step({"step": 0, "eval/train/pass@1": 0.5})
+    with pytest.raises(UserError, match=r"exists \(unfinished, 0 steps\)"):
+        folder.refuse_existing()
+    for step in (1, 2):
+        folder.keep_evaluations(step - 1, [result("m", [0.5])])
+        add_step(folder, step, "1", "2")
+    folder.checkpoints.mkdir()
+    (folder.path / "evaluations" / "mine.json").touch()
+    folder.write_summary({"steps": 2, "stopped": None})
+    assert folder.is_finished() and folder.summary()["steps"] == 2
+    folder.remove_after(1)
+    assert [line["step"] for line in lines(folder.path / "metrics.jsonl")] == [0, 1]
+    names = {path.name for path in (folder.path / "evaluations").iterdir()}
+    assert names == {"step_00000.json", "step_00001.json", "mine.json"}
+    assert not folder.is_finished()  # it is to come to another end
+    folder.remove_after(0)
+    assert [line["step"] for line in lines(folder.path / "metrics.jsonl")] == [0]
+    with pytest.raises(UserError, match=r"metrics\.jsonl has 0 steps, expected 1"):
+        folder.remove_after(1)
+
+
+def test_settings_are_rewritten_under_the_claim(folder: RunFolder) -> None:
+    config = folder.path / "config.toml"
+    longer = load_settings(str(config), overrides=["max_steps=7"])
+    folder.rewrite_settings(longer)
+    assert load_settings(str(config)) == longer
+    shorter = load_settings(str(config), overrides=["max_steps=none"])
+    folder.rewrite_settings(shorter)
+    assert config.read_text() == shorter.to_toml()  # nothing of the longer text is left
+    with pytest.raises(UserError, match="another process is training in it"):
+        RunFolder(folder.path).claim()
 
 
 @pytest.mark.parametrize("what", ["rollouts", "checkpoints", "."])

@@ -48,19 +48,9 @@ def test_runs_are_listed(
     code, out, _ = call(capsys, monkeypatch, "runs", str(tmp_path), "--format", "json")
     assert code == 0
     (table,) = json.loads(out)
-    assert table["rows"][0] == [
-        "a",
-        "finished",
-        "2",
-        "2 min",
-        "better: pass@1 of train went from 37.5 to 87.5 % (+50.0 ± 0.0)",
-    ]
-    assert table["rows"][1] == [
-        "b",
-        "unfinished",
-        "0",
-        "",
-        "not measured: the run has not made a step",
+    assert table["rows"][:2] == [
+        ["a", "finished", "2", "2 min", "better", "37.5 → 87.5", ""],
+        ["b", "unfinished", "0", "", "not measured", "", ""],
     ]
     assert table["rows"][2][:2] == ["d", "unreadable"]
     code, _, err = call(capsys, monkeypatch, "runs", str(tmp_path / "c"))

@@ -59,6 +59,7 @@ def test_one_section_and_one_setting(
         ("num_generations", "'rollout.votes'"),
         ("gradient_accumulation_steps", "'policy.sequences_per_update'"),
         ("output_dir", "--run-dir"),
+        ("report_to", "metrics.jsonl"),
         ("policy.lr_scheduler", "optimizer.warmup_share"),
     ],
 )

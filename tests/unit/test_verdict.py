@@ -21,7 +21,7 @@ RISING = [{"vote/majority_ratio": 0.25, "policy/updates": 1}, {"vote/majority_ra
         (
             [0.3, 0.3, 0.3, 0.3],
             "nothing learned",
-            "(+0.0 ± 11.3), which may be chance (steps: 2, updates: 1",
+            "(+0.0 ± 11.3), which may be chance, in 2 steps with 1 upd",
         ),
         ([0.0, 0.1, 0.0, 0.1], "collapse", "votes agree more, majority ratio 0.25 to 0.75"),
     ],
@@ -51,7 +51,7 @@ def test_training_questions_decide_and_held_out_ones_are_told(tmp_path: Path) ->
     [
         ({"policy/updates": 2, "guard/collapse": 1}, "looks like a collapse: the guard saw"),
         ({"policy/updates": 2}, "not measured: there was nothing to compare with; the majority"),
-        ({"policy/updates": 0, "vote/abstention_share": 1.0}, "nothing learned: no step had any"),
+        ({"policy/updates": 0, "vote/abstention_share": 1.0}, "nothing learned: nothing was there"),
     ],
 )
 def test_without_an_answer_key(last: dict[str, float], said: str, tmp_path: Path) -> None:
@@ -82,3 +82,15 @@ def test_what_to_do_next_fits_the_run(tmp_path: Path) -> None:
     steps = next_steps(worse, "ttrl")
     assert "learning_rate=0.0002 (it was 0.001), --set guard.on_collapse=stop" in steps[1]
     assert len(steps) == 2
+
+
+def test_what_may_be_chance_is_said_of_the_training_questions(tmp_path: Path) -> None:
+    scores = {
+        0: {"train": [0.2, 0.4], "held_out": [0.5]},
+        2: {"train": [0.4, 0.2], "held_out": [1.0]},
+    }
+    found = verdict(make_run(tmp_path / "r", RISING, scores))
+    assert found.reason == (
+        "pass@1 of train went from 30.0 to 30.0 % (+0.0 ± 39.2), which may be chance, of held_out "
+        "from 50.0 to 100.0 %, in 2 steps with 1 updates, 0% of the votes abstaining"
+    )

@@ -37,55 +37,62 @@ if TYPE_CHECKING:
 A_MODEL = "a model folder, hub name or model recipe, or a .json file of results (--json)"
 
 
+Measured = Annotated[
+    str,
+    typer.Argument(help=f"What to measure: {A_MODEL}.", autocompletion=models, show_default=False),
+]
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        help="Questions with answers: .jsonl, .json, .parquet, .csv or .tsv files, "
+        "hub:OWNER/NAME, arithmetic:train or arithmetic:held_out.",
+        show_default=False,
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        help="Take prompt and sampling settings from a recipe or a run's config.toml.",
+        autocompletion=recipes,
+    ),
+]
+Ks = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--k",
+        help="Report pass@K and maj@K. Repeatable.",
+        show_default="powers of two, and samples",
+    ),
+]
+Against = Annotated[
+    str | None, typer.Option(help=f"Show the gain over this starting model: {A_MODEL}.")
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(help="Another model for a table of models by data sets. Repeatable."),
+]
+FromSamples = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE|RUN",
+        help="Score recorded answers: of --save-samples, or the last ones of a run.",
+    ),
+]
+SaveSamples = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.jsonl", help="Also write all answers of MODEL to this file."),
+]
+
+
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help=f"What to measure: {A_MODEL}.", autocompletion=models, show_default=False
-        ),
-    ],
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            help="Questions with answers: .jsonl, .json, .parquet, .csv or .tsv files, "
-            "hub:OWNER/NAME, arithmetic:train or arithmetic:held_out.",
-            show_default=False,
-        ),
-    ],
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Take prompt and sampling settings from a recipe or a run's config.toml.",
-            autocompletion=recipes,
-        ),
-    ] = None,
-    k: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--k",
-            help="Report pass@K and maj@K. Repeatable.",
-            show_default="powers of two, and samples",
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(help=f"Show the gain over this starting model: {A_MODEL}."),
-    ] = None,
-    also: Annotated[
-        list[str] | None,
-        typer.Option(help="Another model for a table of models by data sets. Repeatable."),
-    ] = None,
-    from_samples: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE|RUN",
-            help="Score recorded answers: of --save-samples, or the last ones of a run.",
-        ),
-    ] = None,
-    save_samples: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.jsonl", help="Also write all answers of MODEL to this file."),
-    ] = None,
+    model: Measured,
+    data: Data,
+    recipe: Recipe = None,
+    k: Ks = None,
+    against: Against = None,
+    also: Also = None,
+    from_samples: FromSamples = None,
+    save_samples: SaveSamples = None,
     shown: Annotated[Format, typer.Option("--format", help="How to show it.")] = "console",
     output: JsonFile = None,
     overrides: Overrides = None,

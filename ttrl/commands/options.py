@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -59,12 +56,3 @@ def refuse_output(output: Path | None, option: str = "--json") -> None:
         raise UserError(f"{option} {output}: there is no folder {output.parent}")
     if output is not None and output.exists():
         raise UserError(f"{option} {output} exists; name a new file")
-
-
-def command() -> str:
-    """Return how this program is called from here."""
-    script = Path(sys.executable).with_name("ttrl")
-    found = shutil.which("ttrl")
-    if not script.exists() or (found is not None and Path(found).samefile(script)):
-        return "ttrl"
-    return os.path.relpath(script)

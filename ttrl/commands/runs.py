@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,9 +77,10 @@ def show(
 
     record = read_run(run)
     width = min(100, Console().width)
-    total = record.summary["steps"] if record.summary else len(record.steps)
-    print(f"{run}: {record.state} after {total} steps")
-    print(f"{verdict(record)}.\n")
+    stopped = record.summary and record.summary["stopped"]
+    why = f" ({stopped})" if stopped else ""
+    print(f"{run}: {record.state} after {len(record.steps)} steps{why}")
+    print(textwrap.fill(f"{verdict(record)}.", 80), end="\n\n")
     for name in _curves(record):
         print(curve_line(name, record.curve(name), width))
     if not record.sampled or not questions:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttrl import api
-from ttrl.commands.options import Overrides, RankCount, command, models, rank_count, recipes
+from ttrl.commands.options import Overrides, RankCount, models, rank_count, recipes
+from ttrl.report.run_record import is_run
 from ttrl.settings.recipe import load_settings, model_names, recipe_names
-from ttrl.system.launch import is_main, launch, launched
+from ttrl.system.launch import command, is_main, launch, launched
+from ttrl.types import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 Recipe = Annotated[
     str,
     typer.Argument(
-        help=f"The path of a .toml file, or one of: {', '.join(recipe_names())}.",
+        help=f"The path of a .toml file, or one of: {', '.join(recipe_names())}. "
+        "With --resume, a run's folder.",
         autocompletion=recipes,
         show_default=False,
     ),
@@ -35,7 +38,12 @@ Model = Annotated[
 ]
 RunDir = Annotated[Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue an interrupted run from its last checkpoint.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue a run from its last checkpoint, `--resume RUN`. A finished one makes more "
+        "steps with --set max_steps=N, or epochs.",
+    ),
 ]
 Replay = Annotated[
     Path | None,
@@ -62,6 +70,9 @@ def train(
     from ttrl.answers import Grader
     from ttrl.rewards.scorer import GroupScorer
 
+    if is_run(Path(recipe)):
+        run_dir = _its_folder(Path(recipe), run_dir, resume=resume)
+        recipe = str(run_dir / "config.toml")
     settings = load_settings(recipe, model=model, overrides=overrides or [])
     # Refuses an estimator, extractor or option that is unknown.
     GroupScorer(settings, Grader(settings.answers))
@@ -91,6 +102,18 @@ def train(
     _show_result(run, console, replayed=replay is not None)
 
 
+def _its_folder(run: Path, run_dir: Path | None, *, resume: bool) -> Path:
+    """Return the folder of a run that is named in the place of a recipe, to go on with it."""
+    if not resume:
+        raise UserError(
+            f"{run} is a run's folder: go on with it by --resume, or start another run from its "
+            f"weights, with --model {run / 'model'}"
+        )
+    if run_dir is not None and run_dir.resolve() != run.resolve():
+        raise UserError(f"--resume {run} --run-dir {run_dir}: these are two folders; name one")
+    return run
+
+
 def _show_result(run: api.Run, console: Console, *, replayed: bool) -> None:
     """Show what a run has reached, how it went, and what can be done next."""
     from ttrl.report.curves import curve_line
@@ -111,8 +134,9 @@ def _show_result(run: api.Run, console: Console, *, replayed: bool) -> None:
         for name in ("vote/majority_ratio", "label/label_accuracy")
         if len(points := record.curve(name)) > 1
     ]
-    lines += [
-        f"{verdict(record)}.",
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{verdict(record)}.", highlight=False, markup=False)
+    lines = [
         f"{summary['steps']} steps in {duration(summary['wall_s'])}; all of the run is in "
         f"{run.path}",
         *next_steps(record, command()),

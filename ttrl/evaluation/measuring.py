@@ -63,6 +63,11 @@ def sample_all(
 ) -> list[list[RecordedGroup]]:
     """Sample the answers of one model to all its data sets, with one engine; all ranks together."""
     settings = evaluations[0].settings
+    if ranks.count > 1 and ranks.count % settings.rollout.tensor_parallel:
+        raise UserError(
+            f"--ranks {ranks.count}: expected a multiple of rollout.tensor_parallel = "
+            f"{settings.rollout.tensor_parallel}, the ranks that share an engine"
+        )
     pool = make_pool(settings, load_tokenizer(settings.model), ranks)
     with closed_at_the_end(pool, ranks):
         return [evaluation.sample(pool, 0, display) for evaluation in evaluations]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -81,17 +80,25 @@ class Display:
         finally:
             self._progress.remove_task(task)
 
-    def header(self, settings: Settings, folder: Path, device: str) -> None:
-        """Print what runs, before anything is loaded."""
+    def header(self, settings: Settings, steps: int, sizes: Mapping[str, int], device: str) -> None:
+        """Print what will run, before a model is loaded.
+
+        Args:
+            settings: its settings.
+            steps: how many it will make.
+            sizes: the numbers of questions, "train" and "held_out"; 0: they cannot be listed.
+            device: what it computes on.
+        """
         data, rollout = settings.data, settings.rollout
-        held_out = f"; held out: {data.held_out}" if data.held_out else ""
+        train = f"{sizes['train']} of {data.train}" if sizes["train"] else data.train
+        if data.held_out:
+            train += f"; held out: {sizes['held_out']} of {data.held_out}"
         lines = {
             "model": f"{settings.model.path} ({settings.model.dtype})",
-            "questions": f"{data.train}{held_out}",
-            "a step": f"{rollout.questions_per_step} questions, {rollout.votes} votes each, by "
-            f"{rollout.engine}",
+            "questions": train,
+            "steps": f"{steps}, of {rollout.questions_per_step} questions with {rollout.votes} "
+            f"votes, by {rollout.engine}",
             "device": device,
-            "folder": str(folder),
         }
         for name, value in lines.items():
             self.note(f"{name:<10} {value}")
@@ -183,6 +190,11 @@ def result_table(summary: Mapping[str, Any]) -> Table:
             cells = [f"{100 * row['before'][k]:.1f} → {100 * row['after'][k]:.1f}" for k in keys]
             name = Text(f"  {level}" if level else title)
             table.add_row(name, *cells, style="dim" if level else "")
+    votes = [int(score.removeprefix("maj@")) for score in scores if score.startswith("maj@")]
+    if votes:
+        table.caption = (
+            f"pass@1: mean of {max(votes)} samples a question; maj@{max(votes)}: their vote"
+        )
     return table
 
 

@@ -27,14 +27,23 @@ FIGURES = (
 
 def runs_table(found: Sequence[RunRecord | tuple[Path, str]]) -> TextTable:
     """Make a list of runs: how they stand and went; of one that cannot be read, why not."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for run in found:
         if not isinstance(run, RunRecord):
-            rows.append((run[0].name, "unreadable", "", "", run[1]))
+            rows.append((run[0].name, "unreadable", "", "", run[1], "", ""))
             continue
         time = duration(run.summary["wall_s"]) if run.summary else ""
-        rows.append((run.path.name, run.state, str(len(run.steps)), time, str(verdict(run))))
-    return TextTable("runs", ("run", "state", "steps", "time", "result"), tuple(rows))
+        pairs = {
+            before.data: (before, after) for before, after in before_and_after(run.evaluations())
+        }
+        scores = [
+            " → ".join(f"{100 * result.mean('pass@1').value:.1f}" for result in pairs.get(name, ()))
+            for name in ("train", "held_out")
+        ]
+        steps = str(len(run.steps))
+        rows.append((run.path.name, run.state, steps, time, verdict(run).kind, *scores))
+    columns = ("run", "state", "steps", "time", "result", "pass@1", "held out")
+    return TextTable("runs", columns, tuple(rows))
 
 
 def comparison_tables(first: RunRecord, second: RunRecord) -> list[TextTable]:
@@ -48,15 +57,16 @@ def comparison_tables(first: RunRecord, second: RunRecord) -> list[TextTable]:
         {after.data: after for _, after in before_and_after(run.evaluations())}
         for run in (first, second)
     ]
-    for name in ends[0].keys() & ends[1].keys():
+    for name in (name for name in ends[0] if name in ends[1]):
         try:
             table = gains_table(ends[0][name], ends[1][name])
         except UserError as error:  # other questions: nothing can be said of a gain
             tables.append(TextTable(f"{name}: {error}", ("",), ()))
             continue
-        title = f"after training, {name}: {names[0]} → {names[1]}"
+        title = f"{name} after training, in %"
+        overall = tuple(row for row in table.rows if not row[0].startswith(" "))
         columns = ("", *(path.name for path in (first.path, second.path)), "gain", "relative")
-        tables.append(TextTable(title, columns, table.rows, table.notes[:1]))
+        tables.append(TextTable(title, columns, overall, table.notes[:1]))
     rows = []
     for name in FIGURES:
         curves = [run.curve(name) for run in (first, second)]

@@ -49,7 +49,7 @@ def verdict(run: RunRecord) -> Verdict:
     if run.steps[-1].get("guard/collapse"):
         return Verdict("collapse", f"the guard saw its signs in step {run.steps[-1]['step']}")
     if not any(step.get("policy/updates") for step in run.steps):
-        return Verdict("nothing learned", f"no step had anything to learn from ({_idle(run)})")
+        return Verdict("nothing learned", f"nothing was there to learn from, {_idle(run)}")
     first, last = _ends(run, "vote/majority_ratio")
     return Verdict(
         "not measured",
@@ -109,18 +109,19 @@ def _of_scores(
     change = f"({signed(100 * gain.value)}"
     change += ")" if gain.half_width is None else f" ± {100 * error:.1f})"
     said = f"pass@1 of {before.data} went from {100 * old:.1f} to {100 * new:.1f} % {change}"
+    others = ""
     for held_before, held_after in pairs[1:]:
         held = (held_before.mean("pass@1").value, held_after.mean("pass@1").value)
-        said += f", of {held_before.data} from {100 * held[0]:.1f} to {100 * held[1]:.1f} %"
+        others += f", of {held_before.data} from {100 * held[0]:.1f} to {100 * held[1]:.1f} %"
     first, last = _ends(run, "vote/majority_ratio")
     if new < FELL * old and gain.value < -error and last > first:
         agree = f"while the votes agree more, majority ratio {first:.2f} to {last:.2f}"
-        return Verdict("collapse", f"{said}, {agree}")
+        return Verdict("collapse", f"{said}{others}, {agree}")
     if gain.value > error:
-        return Verdict("better", said)
+        return Verdict("better", said + others)
     if gain.value < -error:
-        return Verdict("worse", said)
-    return Verdict("nothing learned", f"{said}, which may be chance ({_idle(run)})")
+        return Verdict("worse", said + others)
+    return Verdict("nothing learned", f"{said}, which may be chance{others}, {_idle(run)}")
 
 
 def _ends(run: RunRecord, name: str) -> tuple[float, float]:
@@ -134,4 +135,4 @@ def _idle(run: RunRecord) -> str:
     """Say what a run of few updates was like."""
     shares = fmean(step.get("vote/abstention_share", 0.0) for step in run.steps)
     updates = sum(int(step.get("policy/updates", 0)) for step in run.steps)
-    return f"steps: {len(run.steps)}, updates: {updates}, {shares:.0%} of the votes abstained"
+    return f"in {len(run.steps)} steps with {updates} updates, {shares:.0%} of the votes abstaining"

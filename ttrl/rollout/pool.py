@@ -215,7 +215,7 @@ def make_pool(
     if settings.rollout.placement == "separate":
         return RolloutPool(RemoteEngine(settings, ranks, load_weights=load_weights), ranks)
     engine = make_engine(settings, tokenizer, ranks, load_weights=load_weights)
-    # `ttrl eval` is one process, whatever the run's settings say.
+    # A process alone shares with nobody: `ttrl eval` takes any run's settings.
     shared = settings.rollout.tensor_parallel if ranks.count > 1 else 1
     return RolloutPool(engine, ranks, ranks.neighbours(shared))
 

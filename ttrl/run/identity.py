@@ -39,6 +39,10 @@ MAY_DIFFER = (
 """Settings, or sections of them, that say how the work is done and not which: of these only
 rounding depends."""
 
+EXTEND = ("epochs", "max_steps")
+"""Settings that say where a run ends. It may go on to another end; from there on the learning rate
+goes by that one."""
+
 SAMPLED = 4096
 """Numbers of each weight, at least, that say which model it is."""
 
@@ -120,10 +124,15 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
     # Nothing is sampled ahead of a checkpoint: then when they are taken decides what is sampled.
     fixed = "checkpoint.every" if now.rollout.overlap else None
     refused = [
-        text for key, text in differ.items() if key == fixed or not key.startswith(MAY_DIFFER)
+        text
+        for key, text in differ.items()
+        if key == fixed or (key not in EXTEND and not key.startswith(MAY_DIFFER))
     ]
     if refused:
-        raise UserError(f"--resume: {what}: {'; '.join(refused)}. {advice}")
+        free = ", ".join((*MAY_DIFFER, *EXTEND)).replace(".,", ".*,")
+        raise UserError(
+            f"--resume: {what}: {'; '.join(refused)}. {advice}. What may differ: {free}"
+        )
     return list(differ.values())
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from ttrl.report.display import Display
 from ttrl.run.checkpoint import Checkpoint, find_newest
-from ttrl.run.identity import refuse_differences
+from ttrl.run.identity import EXTEND, refuse_differences
 from ttrl.run.run_folder import RunFolder
 from ttrl.run.saving import remove_after
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
-from ttrl.system.launch import launched
+from ttrl.system.launch import command, launched
 from ttrl.types import UserError
 
 
@@ -22,8 +22,9 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
     """Find where the run in ``folder`` can go on, after claiming it; nothing is changed.
 
     Raises:
-        UserError: if there is no such run, it is finished or still going, was made with other
-            settings, has no complete checkpoint, or its folder cannot be gone on with.
+        UserError: if there is no such run, it is still going, is finished and not to be extended,
+            was made with other settings, has no complete checkpoint, or its folder cannot be gone
+            on with.
     """
     path = folder.path
     if not (path / "config.toml").is_file():
@@ -32,12 +33,11 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
             "--run-dir, or start it without --resume"
         )
     folder.claim()  # first: whoever has it may be about to finish
-    if (path / "summary.json").exists():
-        raise UserError(f"--resume: the run in {path} is finished, see its summary.json")
-    config = path / "config.toml"
+    if folder.is_finished():
+        refuse_finished(folder, settings)
     started = "the run was started with other settings"
-    again = f"Continue it as it was: ttrl train {config} --resume --run-dir {path}"
-    for key in refuse_differences(settings_of(config), settings, started, again):
+    again = f"Continue it as it was: {command()} train --resume {path}"
+    for key in refuse_differences(settings_of(path / "config.toml"), settings, started, again):
         display.note(f"continuing with another {key}")
     checkpoint, problems = find_newest(folder.checkpoints)
     for problem in problems:
@@ -53,10 +53,42 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
     return checkpoint
 
 
-def go_back(folder: RunFolder, checkpoint: Checkpoint) -> None:
-    """Remove what a killed run wrote after the checkpoint: all of it will be made again."""
+def refuse_finished(folder: RunFolder, settings: Settings) -> None:
+    """Raise a UserError unless a finished run was asked for more steps than it was to make."""
+    then, summary = settings_of(folder.path / "config.toml"), folder.summary()
+    more = f"--set max_steps={summary['steps'] + 10}, and epochs where those end first"
+    if summary["stopped"]:
+        raise UserError(
+            f"--resume: the run in {folder.path} was stopped for good: {summary['stopped']}; to "
+            f"train on from its weights start another one, with --model {folder.path / 'model'}"
+        )
+    if all(getattr(then, name) == getattr(settings, name) for name in EXTEND):
+        raise UserError(
+            f"--resume: the run in {folder.path} is finished, see its summary.json; for further "
+            f"steps raise where it ends: {more}"
+        )
+
+
+def refuse_no_steps(folder: RunFolder, done: int, total: int) -> None:
+    """Raise a UserError if a finished run would make no further step, or a run has made too many.
+
+    How many there are is known only when the questions are loaded.
+    """
+    if done > total or (folder.is_finished() and done == total):
+        raise UserError(
+            f"--resume: the run in {folder.path} has made {done} steps, and max_steps, epochs and "
+            f"questions allow {total}: raise what ends it"
+        )
+
+
+def go_back(folder: RunFolder, checkpoint: Checkpoint, settings: Settings) -> None:
+    """Remove what a run wrote after the checkpoint, or at its end: all of it is made again."""
     folder.remove_after(checkpoint.step)
     remove_after(folder.checkpoints, checkpoint.step)
+    then = settings_of(folder.path / "config.toml")
+    ends = {name: getattr(settings, name) for name in EXTEND}
+    if (extended := then.model_copy(update=ends)) != then:
+        folder.rewrite_settings(extended)
 
 
 @contextmanager
@@ -102,7 +134,7 @@ def replay_command(folder: RunFolder, settings: Settings) -> str:
     ranks = f" --ranks {os.environ['WORLD_SIZE']}" if launched() else ""
     return (
         "To train on its answers without sampling them again, also with other settings of "
-        f"[loss] or [reward]: ttrl train {folder.path / 'config.toml'} --replay "
+        f"[loss] or [reward]: {command()} train {folder.path / 'config.toml'} --replay "
         f"{folder.path / 'rollouts'} --run-dir {folder.free_name()}{ranks}"
     )
 
@@ -126,7 +158,7 @@ def after_a_hang(folder: RunFolder) -> str:
     """Say what to do after a phase that took too long, without looking at the disk again."""
     return (
         "Raise that limit. The same command with --resume continues from the last checkpoint; "
-        f"where there is none, ttrl train {folder.path / 'config.toml'} --replay "
+        f"where there is none, {command()} train {folder.path / 'config.toml'} --replay "
         f"{folder.path / 'rollouts'} --run-dir NEW trains on what was sampled"
     )
 

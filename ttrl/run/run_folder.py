@@ -88,7 +88,7 @@ class RunFolder:
             if not parent.is_dir() or not os.access(parent, os.W_OK):
                 raise UserError(f"run folder {self.path}: cannot make a folder in {parent}")
             return
-        finished = (self.path / "summary.json").exists()
+        finished = self.is_finished()
         steps = len(_steps(self.path / "metrics.jsonl"))
         state = "finished" if finished else "unfinished"
         go_on = ""
@@ -119,6 +119,23 @@ class RunFolder:
     def can_go_on(self) -> bool:
         """Say whether there is something to resume from."""
         return (self.path / "config.toml").is_file() and self.last_saved() > 0
+
+    def is_finished(self) -> bool:
+        """Say whether the run has come to its end."""
+        return (self.path / "summary.json").exists()
+
+    def summary(self) -> Summary:
+        """Read what `write_summary` wrote."""
+        found: Summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        return found
+
+    def rewrite_settings(self, settings: Settings) -> None:
+        """Write the settings of a run that has been claimed; in place, as the file is the claim."""
+        with (self.path / "config.toml").open("r+b") as file:
+            file.write(settings.to_toml().encode())
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
 
     def create(self, settings: Settings) -> None:
         """Make the folder, write the resolved settings, and `claim` it."""
@@ -221,6 +238,7 @@ class RunFolder:
             named = STEP_FILE.fullmatch(path.name.removesuffix(TEMPORARY))
             if named and int(named[1]) > step:
                 path.unlink()
+        (self.path / "summary.json").unlink(missing_ok=True)  # first: it says that all is there
         for path in self.path.iterdir():
             if MODEL_NAME.fullmatch(path.name):  # killed between them and the summary
                 disk.remove(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any
 
 import pydantic
@@ -14,12 +15,20 @@ SHOWN = 200
 
 def readable_errors(error: pydantic.ValidationError) -> str:
     """Say what is wrong with settings, by their names, in one line."""
-    return "; ".join(_readable(e) for e in error.errors())
+    found: dict[str, list[str]] = {}
+    for one in error.errors():
+        what, _, why = _readable(one).partition(": ")
+        found.setdefault(what, []).append(why)
+    # What may be of several types has an error for each of them.
+    return "; ".join(
+        f"{what}: {', or '.join(whys)}" if whys[0] else what for what, whys in found.items()
+    )
 
 
 def _readable(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    where = ".".join(takewhile(lambda part: "[" not in part, map(str, error["loc"])))
     message = error["msg"].removeprefix("Value error, ")
+    message = message.replace("a valid tuple", 'a list, for example ["one", "other"]')
     if not where:
         return str(message)
     if error["type"] == "missing":

@@ -71,6 +71,8 @@ NOT_SETTINGS = {
     "lr_scheduler_type": "the schedule is a cosine: optimizer.warmup_share, "
     "optimizer.final_lr_share",
     "output_dir": "the run's folder is the option --run-dir",
+    "push_to_hub": "the run's model/ is an ordinary folder: `hf upload NAME RUN/model`",
+    "report_to": "all figures are in the run's metrics.jsonl, and `ttrl show RUN` draws them",
     "resume_from_checkpoint": "`ttrl train --resume RUN` goes on",
     "run_name": "a run is named by name, or by the option --run-dir",
 }

@@ -7,6 +7,7 @@ benchmark's; the command line's ``--set section.key=value`` goes last.
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -166,6 +167,12 @@ def _model_part(model: str) -> tuple[str, dict[str, Any]]:
         part = _read_recipe(RECIPES / "models" / f"{name}.toml")
         if model.lower() in (name, part["model"]["path"].lower()):
             return name, part
+    near = difflib.get_close_matches(model.lower(), model_names(), n=1, cutoff=0.8)
+    if near and "/" not in model and not Path(model).exists():
+        raise UserError(
+            f"--model {model}: there is no folder and no model recipe of that name (did you mean "
+            f"{near[0]!r}?)"
+        )
     short = Path(model).name.lower()
     return short, {"model": {"path": model}}
 
@@ -191,7 +198,7 @@ def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:
     try:
         (value,) = tomllib.loads(f"value = {text}").values()
     except (ValueError, RecursionError):  # not TOML, or more than one value: text
-        value = text.strip()
+        value = text  # as it was typed: a suffix may begin with a space
     return _merge(tables, _nested(key, None if value == "none" else value))
 
 

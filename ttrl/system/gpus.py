@@ -36,7 +36,8 @@ def device_name(threads: int | None) -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {threads or torch.get_num_threads()} threads"
+    count = threads or torch.get_num_threads()
+    return f"CPU, {count} thread{'s' if count > 1 else ''}"
 
 
 def refuse_unseen_gpus() -> None:

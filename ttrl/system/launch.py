@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from ttrl.system.gpus import refuse_unseen_gpus
@@ -34,6 +36,15 @@ def launched() -> bool:
 def is_main() -> bool:
     """Say whether this process talks to the user."""
     return not launched() or os.environ["RANK"] == "0"
+
+
+def command() -> str:
+    """Return how this program is called from here."""
+    script = Path(sys.executable).with_name("ttrl")
+    found = shutil.which("ttrl")
+    if not script.exists() or (found is not None and Path(found).samefile(script)):
+        return "ttrl"
+    return os.path.relpath(script)
 
 
 def gpu_count() -> int:
