@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 SLOW = {
+    "browser": "a browser starts",
     "e2e": "runs from start to end",
     "rehearsal": "the code of a GPU, in processes that pretend to have one",
     "vllm": "vLLM takes half a minute to start",
@@ -22,6 +23,7 @@ SLOW = {
     "unit/test_packaging.py": "builds wheels",
     "unit/test_plan_memory.py": "follows each allocation of an update",
     "unit/test_policy_numbers.py": "updates in three types, with what is not finite",
+    "unit/test_report_page.py": "draws many plots, and reads a run of 1000 steps",
     "unit/test_remote_engine.py": "engines in processes of their own",
     "unit/test_selftests.py": "Triton's interpreter",
 }

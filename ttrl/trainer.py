@@ -43,6 +43,7 @@ from ttrl.rollout.resampling import Rollout
 from ttrl.rollout.sampling import verifying
 from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
+from ttrl.run.live_report import LiveReport
 from ttrl.run.resume import (
     after_a_hang,
     find_start,
@@ -141,6 +142,7 @@ class Trainer:
             folder,
             parts.display,
         )
+        self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
         self.beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.ahead: Future[Rollout] | None = None
         """The next step's rollout, where ``rollout.overlap`` has begun it."""
@@ -170,6 +172,7 @@ class Trainer:
                 self.ranks.on_rank_zero(partial(self.folder.add_step, result.metrics))
                 self.display.step(step, parts.total, result.metrics)
                 self.done = step
+                self.report.refresh()
                 if saving.due(step, parts.last) and not stopped:
                     self._save(result)
             with self._limited("save"):
@@ -380,4 +383,5 @@ class Trainer:
             parts.model.hand_over(save)
         if not resumable:
             self.ranks.on_rank_zero(partial(self.folder.write_summary, summary))
+        self.report.finish()
         return summary

@@ -18,6 +18,7 @@ from ttrl.types import UserError
 MAY_DIFFER = (
     "checkpoint.",
     "limits.",
+    "report.",
     "policy.backend",
     "memory.tokens_per_batch",
     "memory.gradient_checkpointing",

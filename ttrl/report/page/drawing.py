@@ -14,7 +14,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#b5489a", "#8a6d00", "#4b4fc4", "#6b
 has the same for a dark page."""
 
 DASHES = ([1, 0], [6, 3], [2, 3], [8, 3, 2, 3])
-WIDTH, HEIGHT = 420, 260
+WIDTH, HEIGHT = 380, 240
 SCALE = 2.0
 """Pixels of a PNG for each of the SVG."""
 
@@ -30,8 +30,8 @@ CONFIG: dict[str, Any] = {
         "gridColor": "#e4e4e4",
         "domainColor": "#9a9a9a",
         "tickColor": "#9a9a9a",
-        "labelFontSize": 11,
-        "titleFontSize": 11,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
     },
     "legend": {
         "orient": "top",
@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
         "columns": 2,
         "title": None,
         "labelColor": "#1f1f1f",
-        "labelFontSize": 11,
+        "labelFontSize": 12,
         "labelLimit": 180,
         "symbolType": "stroke",
         "symbolStrokeWidth": 3,
@@ -157,7 +157,7 @@ def _bounds(figure: Figure) -> list[dict[str, Any]]:
     data = {"values": [{"y": value, "name": name} for name, value in figure.bounds.items()]}
     y = {"field": "y", "type": "quantitative"}
     rule = {"type": "rule", "strokeDash": [5, 4], "color": "#6b6b6b", "strokeWidth": 1.2}
-    text = {"type": "text", "align": "right", "dy": -6, "fontSize": 11, "color": "#4a4a4a"}
+    text = {"type": "text", "align": "right", "dy": -6, "fontSize": 12, "color": "#4a4a4a"}
     right = {"value": "width"}
     return [
         {"data": data, "mark": rule, "encoding": {"y": y}},

@@ -129,7 +129,10 @@ PLOTS = (
         {"pairs ranked right": "prm/rank_accuracy", "signs right": "prm/sign_accuracy"},
     ),
     Plot(
-        "time", "Time per phase", "seconds", {"rollout": "time/rollout_s", "update": "time/update_s"}
+        "time",
+        "Time per phase",
+        "seconds",
+        {"rollout": "time/rollout_s", "update": "time/update_s"},
     ),
     Plot(
         "throughput",
@@ -201,7 +204,8 @@ def maj_name(names: Sequence[str]) -> str | None:
 
 def _measured(runs: Mapping[str, RunRecord], data: str) -> Figure | None:
     """Return the figure of pass@1 and maj@k of some questions, with both upper bounds."""
-    series, bounds = [], {}
+    series: list[Series] = []
+    bounds: dict[str, float] = {}
     for run, record in runs.items():
         found = [result for result in record.evaluations() if result.data == data]
         if not found:

@@ -24,17 +24,13 @@ are none."""
 DEFINES = re.compile(r"\\(\w*(command|environment|def|let)|DeclareMathOperator)")
 """Macros are refused: a few lines of them can stand for more than a memory holds."""
 
-TAGS = frozenset(
-    "math menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow "
-    "mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover none".split()
-)
-ATTRIBUTES = frozenset(
-    "accent accentunder columnalign columnlines columnspacing depth display displaystyle fence "
-    "form height largeop linebreak linethickness lspace mathvariant maxsize minsize movablelimits "
-    "notation rowlines rowspacing rspace scriptlevel separator stretchy symmetric voffset "
-    "width".split()
-)
-"""What is kept of attributes; no address, class, style or colour is."""
+ELEMENTS = """math menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot
+mrow mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover none"""
+KEPT = """accent accentunder columnalign columnlines columnspacing depth display displaystyle fence
+form height largeop linebreak linethickness lspace mathvariant maxsize minsize movablelimits
+notation rowlines rowspacing rspace scriptlevel separator stretchy symmetric voffset width"""
+TAGS, ATTRIBUTES = frozenset(ELEMENTS.split()), frozenset(KEPT.split())
+"""What a formula may be made of; no address, class, style or colour is."""
 
 VALUE = re.compile(r"[\w.+% -]{1,60}", re.ASCII)
 ENTITY = re.compile(r"&#x([0-9A-Fa-f]{1,6});")
@@ -55,25 +51,20 @@ def mathml(latex: str) -> Tree | None:
     """
     if len(latex) > LONGEST or DEFINES.search(latex):
         return None
+    if not all(letter.isprintable() or letter in "\n\t" for letter in latex):
+        return None  # controls, which the page shows by their codes
     try:
         return _tree(Converter().convert_to_element(latex.replace("{aligned}", "{align*}")))
     except Exception:  # the parser has exceptions of its own, and hostile text finds others
         return None
 
 
-def formulas_in(texts: Iterable[str | None]) -> dict[str, Tree]:
-    r"""Convert all formulas that texts contain, and texts that are one, such as ``\frac{1}{2}``."""
-    found = {}
-    for text in texts:
-        if text is None:
-            continue
-        inside = [next(filter(None, match.groups()), "") for match in DELIMITED.finditer(text)]
-        if not inside and len(text) <= LONGEST and re.search(r"[\\^_]", text):
-            inside = [text]
-        for latex in inside:
-            if latex not in found and (tree := mathml(latex)) is not None:
-                found[latex] = tree
-    return found
+def formulas_in(texts: Iterable[str], answers: Iterable[str | None] = ()) -> dict[str, Tree]:
+    r"""Convert the formulas that texts contain, and answers that are one: ``\frac{1}{2}``."""
+    asked = [next(filter(None, found.groups())) for t in texts for found in DELIMITED.finditer(t)]
+    asked += [answer for answer in answers if answer is not None and re.search(r"[\\^_]", answer)]
+    trees = {latex: mathml(latex) for latex in dict.fromkeys(asked)}
+    return {latex: tree for latex, tree in trees.items() if tree is not None}
 
 
 def _tree(element: Element) -> Tree:

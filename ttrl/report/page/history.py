@@ -189,9 +189,9 @@ def answers_of(groups: Sequence[RecordedGroup]) -> dict[str, Any]:
         g.question: [_line(answer, longest, answer is g.greedy) for answer in _all(g)]
         for g in groups
     }
-    texts = (line[0] for lines in answers.values() for line in lines)
-    named = (line[1] for lines in answers.values() for line in lines)
-    return {"answers": answers, "formulas": formulas_in([*texts, *named])}
+    lines = [line for of_question in answers.values() for line in of_question]
+    formulas = formulas_in([line[0] for line in lines], [line[1] for line in lines])
+    return {"answers": answers, "formulas": formulas}
 
 
 def pack(value: object) -> str:
@@ -265,7 +265,7 @@ def _questions(
     labels = [v.label for seen in visits.values() for v in seen]
     return {
         "questions": questions,
-        "formulas": formulas_in([*prompts.values(), *references.values(), *named, *labels]),
+        "formulas": formulas_in(prompts.values(), [*references.values(), *named, *labels]),
     }
 
 

@@ -53,7 +53,6 @@ function mathElement([tag, attributes, ...children]) {
 }
 
 function rich(text, formulas) {
-  if (Object.hasOwn(formulas, text)) return mathElement(formulas[text]);
   const parts = document.createDocumentFragment();
   let done = 0;
   for (const found of text.matchAll(DELIMITED)) {
@@ -66,8 +65,11 @@ function rich(text, formulas) {
   return parts;
 }
 
-const quoted = (text, formulas) =>
-  text === null ? make("i", {}, "no answer") : make("span", { class: "quoted", dir: "auto" }, rich(text, formulas));
+function quoted(answer, formulas) {
+  if (answer === null) return make("i", {}, "no answer");
+  if (Object.hasOwn(formulas, answer)) return make("span", { class: "quoted" }, mathElement(formulas[answer]));
+  return make("span", { class: "quoted", dir: "auto" }, rich(answer, formulas));
+}
 const said = (text, formulas) => make("div", { class: "said", dir: "auto", tabindex: "0", role: "group", "aria-label": "Text" }, rich(text, formulas));
 const badge = (kind, text = kind) => make("span", { class: `badge ${kind}` }, text);
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
@@ -308,11 +310,11 @@ function bar(v) {
 function visitRow(question, v) {
   const open = make("button", { type: "button" }, `${v.step}`, make("span", { class: "hidden" }, ": show its answers"));
   open.addEventListener("click", () => showAnswers(question, v, true));
-  const best = v.clusters.slice(0, 2).map(([name, count]) => [quoted(name, listed.formulas), ` ${count}`]);
+  const best = v.clusters.slice(0, 2).map(([name, count]) => [quoted(name, listed.formulas), ` × ${count}`]);
   const rest = v.votes - v.abstained - v.clusters.slice(0, 2).reduce((sum, [, count]) => sum + count, 0);
   const counts = best.flatMap((parts, i) => (i ? [", ", ...parts] : parts));
-  if (rest > 0) counts.push(`, others ${rest}`);
-  if (v.abstained) counts.push(`${counts.length ? ", " : ""}abstained ${v.abstained}`);
+  if (rest > 0) counts.push(`, others × ${rest}`);
+  if (v.abstained) counts.push(`${counts.length ? ", " : ""}abstained × ${v.abstained}`);
   return make("tr", {}, make("th", { scope: "row" }, open), make("td", {}, quoted(v.label, listed.formulas)),
     make("td", {}, percent(v.ratio)), make("td", {}, ...counts, bar(v)), make("td", {}, ...badges(v)));
 }

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,7 @@ def write_page(
     temporary.replace(path)
 
 
-def page(
-    runs: Sequence[RunRecord], references: Sequence[Mapping[str, str]], judge: Judge
-) -> str:
+def page(runs: Sequence[RunRecord], references: Sequence[Mapping[str, str]], judge: Judge) -> str:
     """Return the report as HTML; see `write_page`."""
     named = named_runs(runs)
     drawn = figures(named)
@@ -85,6 +84,7 @@ def page(
         ),
         running=any(run.state == "running" for run in runs),
         reload_s=RELOAD_S,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
     )
 
 
@@ -138,7 +138,7 @@ def _run(name: str, run: RunRecord) -> dict[str, Any]:
         "asked": f"{settings.rollout.questions_per_step} questions, {settings.rollout.votes} votes "
         "each",
         "kind": judged.kind,
-        "verdict": str(judged),
+        "verdict": str(judged)[:1].upper() + str(judged)[1:],
     }
 
 
@@ -148,7 +148,7 @@ def _figure(figure: Figure, several: bool) -> dict[str, Any]:
         "unit": figure.unit,
         "note": figure.note,
         "alternative": described(figure, several),
-        "svg": Markup(svg(figure)),
+        "svg": Markup(svg(figure).replace("<svg ", '<svg aria-hidden="true" ', 1)),
     }
 
 
