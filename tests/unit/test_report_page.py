@@ -19,8 +19,8 @@ from report_runs import HOSTILE, answered, asked, hostile_run, long_run, recorde
 
 from ttrl.answers import default_grader
 from ttrl.report.page import history as history_module
-from ttrl.report.page.drawing import refuse_active, spec, svg, write_plots
-from ttrl.report.page.figures import figures, thinned
+from ttrl.report.page.drawing import refuse_active, smoothed, spec, svg, write_plots
+from ttrl.report.page.figures import Figure, Series, figures, thinned
 from ttrl.report.page.history import cut, spread
 from ttrl.report.page.page import named_runs, page
 from ttrl.report.run_record import RunRecord
@@ -101,6 +101,28 @@ def test_the_drawn_values_are_those_of_the_figure(tmp_path: Path) -> None:
     tree = ElementTree.fromstring(svg(figure))
     texts = {element.text for element in tree.iter() if element.tag.endswith("text")}
     assert texts >= {"pass@1", "maj@4", "maj@4 of the starting model", "step"}
+
+
+def test_a_long_curve_is_drawn_with_its_running_mean() -> None:
+    points = tuple((float(i), float(i % 2)) for i in range(1, 401))
+    means = smoothed(points)
+    assert [x for x, _ in means] == [x for x, _ in points]
+    assert means[0] == (1.0, 3 / 5 - 0.2)  # of 1 0 1 0 1 -> the first five: 1, 2, 3, 4, 5
+    assert means[199][1] == pytest.approx(4 / 9)
+    figure = Figure("k", "t", "", (Series("s", "r", points),))
+    pale, bold = spec(figure)["layer"]
+    assert [row["y"] for row in pale["data"]["values"]] == [y for _, y in points]
+    assert [row["y"] for row in bold["data"]["values"]] == [y for _, y in means]
+    assert pale["mark"]["opacity"] < 1
+
+
+@pytest.mark.parametrize(
+    ("domain", "ticks"),
+    [((1, 3), [1, 2, 3]), ((0, 6), list(range(7))), ((1, 1000), [200, 400, 600, 800, 1000])],
+)
+def test_steps_at_the_axis_are_whole(domain: tuple[int, int], ticks: list[int]) -> None:
+    figure = Figure("k", "t", "", (Series("s", "r", tuple((float(x), 0.0) for x in domain)),))
+    assert spec(figure)["layer"][0]["encoding"]["x"]["axis"]["values"] == ticks
 
 
 def test_plots_are_files_that_are_what_they_say(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,6 +16,9 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#b5489a", "#8a6d00", "#4b4fc4", "#6b
 has the same for a dark page."""
 
 DASHES = ([1, 0], [6, 3], [2, 3], [8, 3, 2, 3])
+FEW, SMOOTHED = 30, 100
+"""Points of a curve: up to so many are marked, and more than that are smoothed, too."""
+Points = tuple[tuple[float, float], ...]
 WIDTH, HEIGHT = 380, 240
 SCALE = 2.0
 """Pixels of a PNG for each of the SVG."""
@@ -37,6 +42,8 @@ CONFIG: dict[str, Any] = {
         "orient": "top",
         "direction": "horizontal",
         "columns": 2,
+        "columnPadding": 16,
+        "layout": {"top": {"margin": 14}},
         "title": None,
         "labelColor": "#1f1f1f",
         "labelFontSize": 12,
@@ -44,6 +51,7 @@ CONFIG: dict[str, Any] = {
         "symbolType": "stroke",
         "symbolStrokeWidth": 3,
         "symbolSize": 220,
+        "symbolOpacity": 1,
     },
     "line": {"strokeWidth": 1.8, "strokeJoin": "round"},
 }
@@ -82,20 +90,10 @@ def spec(figure: Figure) -> dict[str, Any]:
     x_scale = {"domain": [min(steps), max(max(steps), min(steps) + 1)], "nice": False}
     y_title = None if figure.unit == "%" else figure.unit or None
     x = {"field": "x", "type": "quantitative", "title": "step", "scale": x_scale}
-    x["axis"] = {"tickMinStep": 1, "format": "d", "grid": False, "tickCount": 6}
+    x["axis"] = {"values": _ticks(*x_scale["domain"]), "format": "d", "grid": False}
     y = {"field": "y", "type": "quantitative", "title": y_title, **_value_axis(figure)}
     lines = {"x": x, "y": y, **_channels(runs, names)}
-    few = max(len(series.points) for series in figure.series) <= 30
-    point = {"point": {"size": 24, "filled": True}} if few else {}
-    layers = [
-        {
-            "data": {"values": [row for series in figure.series for row in _rows(series)]},
-            "mark": {"type": "line", **point},
-            "encoding": lines,
-        },
-        *_bands(figure, lines),
-        *_bounds(figure),
-    ]
+    layers = [*_lines(figure, lines), *_bands(figure, lines), *_bounds(figure)]
     return {
         "width": WIDTH,
         "height": HEIGHT,
@@ -133,8 +131,45 @@ def _channels(runs: list[str], names: list[str]) -> dict[str, Any]:
     return channels | ({"strokeDash": by_name | {"scale": dashes}} if len(names) > 1 else {})
 
 
-def _rows(series: Series) -> list[dict[str, Any]]:
-    return [{"x": x, "y": y, "name": series.name, "run": series.run} for x, y in series.points]
+def _lines(figure: Figure, lines: dict[str, Any]) -> list[dict[str, Any]]:
+    """Draw the curves; long ones pale, and over them their running means."""
+    longest = max(len(series.points) for series in figure.series)
+    values = [row for series in figure.series for row in _rows(series, series.points)]
+    mark: dict[str, Any] = {"type": "line"}
+    if longest <= FEW:
+        mark["point"] = {"size": 24, "filled": True}
+    if longest <= SMOOTHED:
+        return [{"data": {"values": values}, "mark": mark, "encoding": lines}]
+    pale = {"type": "line", "opacity": 0.3, "strokeWidth": 1, "strokeDash": [1, 0]}
+    means = [row for series in figure.series for row in _rows(series, smoothed(series.points))]
+    without_dashes = {name: channel for name, channel in lines.items() if name != "strokeDash"}
+    detail = {"detail": [{"field": "name"}, {"field": "run"}]}
+    return [
+        {"data": {"values": values}, "mark": pale, "encoding": without_dashes | detail},
+        {"data": {"values": means}, "mark": mark, "encoding": lines},
+    ]
+
+
+def smoothed(points: Points) -> Points:
+    """Return the running mean over a fiftieth of the points, around each."""
+    half = len(points) // 100
+    values = [y for _, y in points]
+    return tuple(
+        (x, fmean(values[max(0, i - half) : i + half + 1])) for i, (x, _) in enumerate(points)
+    )
+
+
+def _ticks(first: float, last: float) -> list[int]:
+    """Return about six whole steps to write at the axis."""
+    apart = max(1, round((last - first) / 6))
+    scale = 10 ** (len(str(apart)) - 1)
+    apart = next(n for n in (scale, 2 * scale, 5 * scale, 10 * scale) if n >= apart)
+    start = math.ceil(first / apart) * apart
+    return list(range(start, math.floor(last) + 1, apart))
+
+
+def _rows(series: Series, points: Points) -> list[dict[str, Any]]:
+    return [{"x": x, "y": y, "name": series.name, "run": series.run} for x, y in points]
 
 
 def _bands(figure: Figure, lines: dict[str, Any]) -> list[dict[str, Any]]:
@@ -147,7 +182,7 @@ def _bands(figure: Figure, lines: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     encoding = {"x": lines["x"], "y": lines["y"], "color": lines["color"], "y2": {"field": "y2"}}
     detail = {"detail": [{"field": "name"}, {"field": "run"}]}
-    mark = {"type": "area", "opacity": 0.15, "line": False}
+    mark = {"type": "area", "opacity": 0.12, "line": False}
     return [{"data": {"values": values}, "mark": mark, "encoding": encoding | detail}]
 
 
@@ -171,10 +206,7 @@ def _value_axis(figure: Figure) -> dict[str, Any]:
     low, high = min([*values, *figure.bounds.values()]), max([*values, *figure.bounds.values()])
     if figure.log:
         return {"scale": {"type": "log"}, "axis": {"format": ".0e", "tickCount": 3}}
-    if figure.unit == "%":
-        shown = ".1%" if 0 < high - low < 0.05 else ".0%"
-    else:
-        shown = "~s" if high >= 1000 else "~g"
+    shown = "%" if figure.unit == "%" else ",f"  # as many decimals as the ticks need
     scale: dict[str, Any] = {"zero": False, "nice": True}
     if high == low:  # a flat curve still needs some height
         scale = {"domain": [0, 2 * high]} if high > 0 else {"domain": [min(low, 0), 1]}

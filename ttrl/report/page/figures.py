@@ -95,9 +95,10 @@ PLOTS = (
         {
             "abstained": "vote/abstention_share",
             "tied": "vote/tie_share",
-            "flipped since the last visit": "vote/flip_rate",
+            "flipped": "vote/flip_rate",
             "undecided": "vote/undecided_share",
         },
+        "Flipped: another label than at the last visit. Undecided: compared by spelling.",
     ),
     Plot("distinct", "Different answers to a question", "", {"answers": "vote/distinct_answers"}),
     Plot("entropy", "Policy entropy", "nats", {"of a token": "policy/entropy"}),

@@ -17,7 +17,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from ttrl.report.display import duration
-from ttrl.report.page.drawing import svg
+from ttrl.report.page.drawing import SMOOTHED, svg
 from ttrl.report.page.figures import Figure, Series, figures
 from ttrl.report.page.history import History, Judge, history
 from ttrl.report.run_record import RunRecord
@@ -73,6 +73,7 @@ def page(runs: Sequence[RunRecord], references: Sequence[Mapping[str, str]], jud
         title=", ".join(named),
         runs=[_run(name, run) for name, run in named.items()],
         figures=[_figure(figure, len(runs) > 1) for figure in drawn],
+        smoothed=any(len(series.points) > SMOOTHED for f in drawn for series in f.series),
         settings=_settings(list(named.values())),
         histories=histories,
         data=htmlsafe_json_dumps(_data(named, drawn, histories)),
