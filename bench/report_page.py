@@ -27,7 +27,7 @@ from ttrl.answers import default_grader
 from ttrl.report.page.page import write_page
 
 sys.path.insert(0, str(ROOT / "tests"))
-from report_runs import long_run  # noqa: E402
+from report_runs import long_run
 
 REPEATS = 5
 

@@ -107,7 +107,7 @@ def test_a_long_curve_is_drawn_with_its_running_mean() -> None:
     points = tuple((float(i), float(i % 2)) for i in range(1, 401))
     means = smoothed(points)
     assert [x for x, _ in means] == [x for x, _ in points]
-    assert means[0] == (1.0, 3 / 5 - 0.2)  # of 1 0 1 0 1 -> the first five: 1, 2, 3, 4, 5
+    assert means[0] == (1.0, 0.6)  # of itself and the four behind it, 1 0 1 0 1
     assert means[199][1] == pytest.approx(4 / 9)
     figure = Figure("k", "t", "", (Series("s", "r", points),))
     pale, bold = spec(figure)["layer"]
