@@ -20,7 +20,17 @@ def test_a_fraction_is_a_tree_of_its_parts() -> None:
 def test_formulas_are_found_by_their_delimiters_and_prices_are_none() -> None:
     text = r"It costs $5 and $6; $x$, $$y^2$$, \(z\) and \[w\], not $ v $."
     assert list(formulas_in([text])) == ["x", "y^2", "z", "w"]
-    assert list(formulas_in([], [r"\frac{1}{2}", "12", None, "a_1"])) == [r"\frac{1}{2}", "a_1"]
+    answers = [
+        r"\frac{1}{2}",
+        "12",
+        None,
+        "a_1",
+        "$v$",
+        "some words_1",
+        r"\text{no roots}",
+        r"\(w\)",
+    ]
+    assert list(formulas_in([], answers)) == ["v", "w", r"\frac{1}{2}", "a_1"]
 
 
 @pytest.mark.parametrize(

@@ -87,10 +87,11 @@ def spec(figure: Figure) -> dict[str, Any]:
     runs = list(dict.fromkeys(series.run for series in figure.series))
     names = list(dict.fromkeys(series.name for series in figure.series))
     steps = [step for series in figure.series for step, _ in series.points]
-    x_scale = {"domain": [min(steps), max(max(steps), min(steps) + 1)], "nice": False}
+    first, last = min(steps), max(max(steps), min(steps) + 1)
+    x_scale = {"domain": [first, last], "nice": False}
     y_title = None if figure.unit == "%" else figure.unit or None
     x = {"field": "x", "type": "quantitative", "title": "step", "scale": x_scale}
-    x["axis"] = {"values": _ticks(*x_scale["domain"]), "format": "d", "grid": False}
+    x["axis"] = {"values": _ticks(first, last), "format": "d", "grid": False}
     y = {"field": "y", "type": "quantitative", "title": y_title, **_value_axis(figure)}
     lines = {"x": x, "y": y, **_channels(runs, names)}
     layers = [*_lines(figure, lines), *_bands(figure, lines), *_bounds(figure)]

@@ -21,6 +21,11 @@ DELIMITED = re.compile(
 """A formula in a text, as page.js looks for it too; of dollars as pandoc reads them, so that prices
 are none."""
 
+MATHS = re.compile(r"[\\^_]")
+PROSE = re.compile(r"\$|\\[(\[]|(?<![\\\w])[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
+"""An answer is a formula from end to end with one of the former and none of the latter: delimiters,
+or two words in a row."""
+
 DEFINES = re.compile(r"\\(\w*(command|environment|def|let)|DeclareMathOperator)")
 """Macros are refused: a few lines of them can stand for more than a memory holds."""
 
@@ -61,8 +66,10 @@ def mathml(latex: str) -> Tree | None:
 
 def formulas_in(texts: Iterable[str], answers: Iterable[str | None] = ()) -> dict[str, Tree]:
     r"""Convert the formulas that texts contain, and answers that are one: ``\frac{1}{2}``."""
-    asked = [next(filter(None, found.groups())) for t in texts for found in DELIMITED.finditer(t)]
-    asked += [answer for answer in answers if answer is not None and re.search(r"[\\^_]", answer)]
+    given = [answer for answer in answers if answer is not None]
+    found = (match for text in (*texts, *given) for match in DELIMITED.finditer(text))
+    asked = [next(filter(None, match.groups())) for match in found]
+    asked += [answer for answer in given if MATHS.search(answer) and not PROSE.search(answer)]
     trees = {latex: mathml(latex) for latex in dict.fromkeys(asked)}
     return {latex: tree for latex, tree in trees.items() if tree is not None}
 
