@@ -33,9 +33,16 @@ def test_formulas_are_found_by_their_delimiters_and_prices_are_none() -> None:
     assert list(formulas_in([], answers)) == ["v", "w", r"\frac{1}{2}", "a_1"]
 
 
+@pytest.mark.parametrize("latex", [r"\bullet", r"\boxed{12}", r"\begin{pmatrix}1\\2\end{pmatrix}"])
+def test_what_only_looks_like_a_macro_is_a_formula(latex: str) -> None:
+    assert mathml(latex) is not None
+
+
 @pytest.mark.parametrize(
     "latex",
     [
+        r"\renewcommand{\a}{\a\a}\a",
+        r"\let\a\b",
         r"\newcommand{\a}{\b\b}\a",
         r"\def\a{\a\a}\a",
         r"\DeclareMathOperator{\x}{y}",

@@ -18,7 +18,7 @@ DELIMITED = re.compile(
     rf"|\\\(([\s\S]{{1,{LONGEST}}}?)\\\)"
     rf"|\$(?!\s)([^$\n]{{1,{LONGEST}}}?)(?<!\s)\$(?!\d)"
 )
-"""A formula in a text, as page.js looks for it too; of dollars as pandoc reads them, so that prices
+"""A formula in a text, as text.js looks for it too; of dollars as pandoc reads them, so that prices
 are none."""
 
 MATHS = re.compile(r"[\\^_]")
@@ -26,7 +26,7 @@ PROSE = re.compile(r"\$|\\[(\[]|(?<![\\\w])[a-zA-Z]{2,}\s+[a-zA-Z]{2,}")
 """An answer is a formula from end to end with one of the former and none of the latter: delimiters,
 or two words in a row."""
 
-DEFINES = re.compile(r"\\(\w*(command|environment|def|let)|DeclareMathOperator)")
+DEFINES = re.compile(r"\\(\w*(command|environment)|[egx]?def|let|DeclareMathOperator)(?![a-zA-Z])")
 """Macros are refused: a few lines of them can stand for more than a memory holds."""
 
 ELEMENTS = """math menclose mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot

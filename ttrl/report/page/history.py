@@ -213,7 +213,7 @@ def _all(group: RecordedGroup) -> list[RecordedAnswer]:
 
 
 def _line(answer: RecordedAnswer, longest: int, greedy: bool) -> list[Any]:
-    """Write an answer as page.js reads it."""
+    """Write an answer as questions.js reads it."""
     name = None if answer.answer is None else cut(answer.answer, longest)
     text = cut(answer.text, longest)
     return [text, name, answer.tokens, answer.truncated, answer.reward, greedy]
@@ -270,7 +270,7 @@ def _questions(
 
 
 def _visit_line(seen: Visit, classes: int) -> list[Any]:
-    """Write a visit as page.js reads it."""
+    """Write a visit as questions.js reads it."""
     shown = [[cut(name, 300), count, won] for name, count, won in seen.clusters[:classes]]
     flags = [seen.wrong, seen.flipped, seen.tied, seen.undecided]
     label = None if seen.label is None else cut(seen.label, 300)

@@ -26,6 +26,9 @@ from ttrl.report.verdict import verdict
 RELOAD_S = 30
 """Seconds after which the page of a running run looks for a newer one."""
 
+SCRIPTS = ("text.js", "curves.js", "questions.js", "page.js")
+"""The page's code, one after the other in one script."""
+
 STATES = {
     "finished": "finished",
     "stopped": "stopped early",
@@ -65,7 +68,7 @@ def page(runs: Sequence[RunRecord], references: Sequence[Mapping[str, str]], jud
         history(run, known, judge, 1 / len(runs))
         for run, known in zip(runs, references, strict=True)
     ]
-    css, js = _resource("page.css"), _resource("page.js")
+    css, js = _resource("page.css"), "".join(map(_resource, SCRIPTS))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.globals["blocks"] = _blocks
     template = environment.from_string(_resource("page.html.j2"))
@@ -167,7 +170,7 @@ def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], bool]]:
 def _data(
     named: Mapping[str, RunRecord], drawn: Sequence[Figure], histories: Sequence[History]
 ) -> dict[str, Any]:
-    """Return what page.js reads at once: numbers behind the figures, names and steps."""
+    """Return what the scripts read at once: numbers behind the figures, names and steps."""
     return {
         "runs": [
             {"name": name, "texts": sorted(kept.texts)}
