@@ -12,6 +12,7 @@ import pytest
 import warm_python
 
 SLOW = {
+    "browser": "a browser starts",
     "e2e": "runs from start to end",
     "rehearsal": "the code of a GPU, in processes that pretend to have one",
     "vllm": "vLLM takes half a minute to start",
@@ -22,11 +23,13 @@ SLOW = {
     "unit/test_architectures.py": "a model of each of 144 kinds",
     "unit/test_gpu_check.py": "goes through the whole measurement of a GPU",
     "unit/test_gpu_parts.py": "starts each part of it",
+    "unit/test_live_report.py": "starts processes that draw",
     "unit/test_lost_engine.py": "waits for processes that hang",
     "unit/test_packaging.py": "builds wheels",
     "unit/test_plan_memory.py": "follows each allocation of an update",
     "unit/test_policy_numbers.py": "updates in three types, with what is not finite",
     "unit/test_remote_engine.py": "engines in processes of their own",
+    "unit/test_report_page.py": "draws many plots, and reads a run of 1000 steps",
     "unit/test_selftests.py": "Triton's interpreter",
 }
 """Folders and files whose tests `make quick` leaves out, and what takes so long."""

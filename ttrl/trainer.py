@@ -46,6 +46,7 @@ from ttrl.rollout.resampling import Rollout
 from ttrl.rollout.sampling import verifying
 from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
+from ttrl.run.live_report import LiveReport
 from ttrl.run.resume import (
     after_a_hang,
     find_start,
@@ -145,6 +146,7 @@ class Trainer:
             parts.display,
             parts.free_prompts,
         )
+        self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
         self.beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self.ahead: Future[Rollout] | None = None
         """The next step's rollout, where ``rollout.overlap`` has begun it."""
@@ -179,6 +181,7 @@ class Trainer:
                 self.display.step(step, parts.total, result.metrics)
                 tracking.step(step, result.metrics, result.groups, result.estimates)
                 self.done = step
+                self.report.refresh()
                 if saving.due(step, parts.last) and not stopped:
                     self._save(result)
             with self._limited("save"):
@@ -392,4 +395,5 @@ class Trainer:
             parts.model.hand_over(save)
         if not resumable:
             self.ranks.on_rank_zero(partial(self.folder.write_summary, summary))
+        self.report.finish()
         return summary

@@ -19,6 +19,7 @@ SMALL = (
     "policy.sequences_per_update=12",  # so that a step has two updates
     "evaluation.samples=2",
     "threads=1",
+    "report.every_s=0",  # each page takes seconds; test_train.py and test_live_report.py have it
 )
 
 Run = Callable[..., Path]

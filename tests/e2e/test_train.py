@@ -203,3 +203,13 @@ def test_a_run_folder_that_cannot_be_made_is_refused_first(tmp_path: Path) -> No
     settings = load_settings("tiny-arithmetic", overrides=["model.path=/nowhere"])
     with pytest.raises(UserError, match="cannot make a folder in"):
         train(settings, RunFolder(tmp_path / "file" / "run"), Display(Console(quiet=True)))
+
+
+def test_a_run_leaves_its_page(run: Run) -> None:
+    page = (run("run", ["report.every_s=60"]) / "report.html").read_text()
+    assert "<dd>finished</dd>" in page
+    assert "2 in " in page
+    data = re.search(r'<script type="application/json" id="data">(.*)</script>', page)
+    assert data is not None
+    assert json.loads(data[1])["runs"] == [{"name": "run", "texts": [1, 2]}]
+    assert {"votes", "accuracy_train"} <= {f["key"] for f in json.loads(data[1])["figures"]}

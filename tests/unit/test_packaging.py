@@ -7,6 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from ttrl.report.page.page import SCRIPTS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,9 +23,10 @@ def test_wheel_carries_recipes_and_the_tiny_base(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     recipes = {str(p.relative_to(ROOT)) for p in (ROOT / "ttrl" / "recipes").rglob("*.toml")}
     base = {str(p.relative_to(ROOT)) for p in (ROOT / "ttrl" / "data" / "tiny_base").iterdir()}
+    page = {f"ttrl/report/page/{name}" for name in ("page.html.j2", "page.css", *SCRIPTS)}
     assert len(recipes) == 31
     assert {Path(name).name for name in base} >= {"model.safetensors", "tokenizer.json"}
-    assert set(names) >= recipes | base | {"ttrl/py.typed", "ttrl_kernels/py.typed"}
+    assert set(names) >= recipes | base | page | {"ttrl/py.typed", "ttrl_kernels/py.typed"}
     assert not [n for n in names if n.startswith(("tests", "kernels", "bench"))]
 
 

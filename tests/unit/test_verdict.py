@@ -71,6 +71,9 @@ def test_what_to_do_next_fits_the_run(tmp_path: Path) -> None:
     )
     steps = next_steps(better, "ttrl")
     assert steps[0] == f"look at its curves and answers: ttrl show '{tmp_path / 'good run'}'"
+    page = tmp_path / "good run" / "report.html"
+    page.touch()
+    assert next_steps(better, "ttrl")[0] == f"{steps[0]}, or open '{page}'"
     assert "--against tiny-base" in steps[1]
     assert steps[2].startswith("a real one: ")
     worse = make_run(

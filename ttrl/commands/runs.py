@@ -91,7 +91,7 @@ def show(
             f"--step {at}: {run} has the answers of steps {record.sampled[0]} to "
             f"{record.sampled[-1]}"
         )
-    right = _references(record)
+    right = references(record)
     groups = _worst_first(record.groups(at), right)
     print(f"\nstep {at}: {min(questions, len(groups))} of {len(groups)} questions, worst first")
     for group in groups[:questions]:
@@ -116,7 +116,7 @@ def _curves(record: RunRecord) -> list[str]:
     return [name for name in wanted if len(record.curve(name)) > 1]
 
 
-def _references(record: RunRecord) -> dict[str, str]:
+def references(record: RunRecord) -> dict[str, str]:
     """Return the reference answers of the run's questions; empty where there are none."""
     from ttrl.data.questions import load_questions
     from ttrl.models.pretrained import load_tokenizer

@@ -79,7 +79,9 @@ def next_steps(run: RunRecord, command: str) -> list[str]:
     """
     settings, path = run.settings, shlex.quote(str(run.path))
     kind = verdict(run).kind
-    steps = [f"look at its curves and answers: {command} show {path}"]
+    page = run.path / "report.html"
+    opened = f", or open {shlex.quote(str(page))}" if page.exists() else ""
+    steps = [f"look at its curves and answers: {command} show {path}{opened}"]
     if kind in ("worse", "collapse"):
         rate = settings.optimizer.learning_rate
         steps.append(

@@ -19,6 +19,7 @@ MAY_DIFFER = (
     "checkpoint.",
     "limits.",
     "tracking.",
+    "report.",
     "policy.backend",
     "memory.tokens_per_batch",
     "memory.gradient_checkpointing",

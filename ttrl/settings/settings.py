@@ -28,6 +28,7 @@ from ttrl.settings.optimizer import OptimizerSettings
 from ttrl.settings.policy import PolicySettings
 from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reflection import ReflectionSettings
+from ttrl.settings.report import ReportSettings
 from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
@@ -69,6 +70,7 @@ class Settings(Section):
     memory: MemorySettings = MemorySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    report: ReportSettings = ReportSettings()
     limits: LimitSettings = LimitSettings()
     tracking: TrackingSettings = TrackingSettings()
 
