@@ -16,6 +16,7 @@ from ttrl.commands.doctor import doctor
 from ttrl.commands.evaluate import evaluate
 from ttrl.commands.export import export_model
 from ttrl.commands.plan import plan_command
+from ttrl.commands.reproduce import reproduce
 from ttrl.commands.runs import compare, runs, show
 from ttrl.commands.settings import settings
 from ttrl.commands.train import train
@@ -47,6 +48,7 @@ app.command("eval")(evaluate)
 app.command("runs")(runs)
 app.command("show")(show)
 app.command("compare")(compare)
+app.command("reproduce")(reproduce)
 app.command("export")(export_model)
 app.command("plan")(plan_command)
 app.command("settings")(settings)
