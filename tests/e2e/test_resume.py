@@ -17,12 +17,12 @@ import pytest
 import torch
 from compared_runs import differences
 from python_process import run_python
+from resumable import overrides_in, prepare, train_here
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from small_run import SMALL, interrupted
+from small_run import interrupted
 from step_lines import step_lines
 
-from ttrl.data.arithmetic import question_rows
 from ttrl.learner.optimizer import learning_rate
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import KINDS
@@ -38,68 +38,24 @@ from ttrl.types import UserError
 KILLED_RUN = str(Path(__file__).with_name("killed_run.py"))
 PARTS = {"generators": (stateful, "restore_globals"), "objective": (PolicyObjective, "load_state")}
 
-NOISY = '''
-import random
-import numpy
-import torch
-from ttrl.types import Estimate
-
-class Noisy:
-    """Agreement, and noise from the generators that the whole process shares."""
-
-    def estimate(self, voted):
-        noise = torch.rand(()).item() + numpy.random.rand() + random.random()
-        rewards = [agrees + noise * (i % 3) for i, agrees in enumerate(voted.agrees_G)]
-        return Estimate(vote=voted.vote, rewards_G=tuple(rewards), label=voted.label)
-'''
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight questions and an estimator that draws random numbers."""
-    folder = tmp_path_factory.mktemp("resume")
-    rows = question_rows("train")[:8]
-    (folder / "questions.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    (folder / "noisy.py").write_text(NOISY)
-    return folder
-
-
-def _overrides(place: Path, *more: str) -> list[str]:
-    """Four steps of one question, saved after every second one: no groups share a generator."""
-    return [
-        *SMALL,
-        f"data.train={place}/questions.jsonl",
-        f"reward.estimator={place}/noisy.py:Noisy",
-        "data.held_out=none",
-        "max_steps=4",
-        "rollout.questions_per_step=1",
-        "policy.sequences_per_update=3",
-        "checkpoint.every=2",
-        "loss.entropy_target=9",  # more than there is: its bonus has a state that always moves
-        *more,
-    ]
-
-
-def _train(folder: Path, overrides: Sequence[str], *, resume: bool = False) -> str:
-    """Train in this process; returns what the screen shows."""
-    screen = io.StringIO()
-    settings = load_settings("tiny-arithmetic", overrides=overrides)
-    display = Display(Console(file=screen))
-    train(settings, RunFolder(folder), display, resume=resume)
-    return screen.getvalue()
+    return prepare(tmp_path_factory.mktemp("resume"))
 
 
 @pytest.fixture(scope="module")
 def whole(place: Path) -> Path:
     """An uninterrupted run."""
-    _train(place / "whole", _overrides(place))
+    train_here(place / "whole", overrides_in(place))
     return place / "whole"
 
 
 @pytest.fixture(scope="module")
 def killed(place: Path) -> Path:
     """The same, killed in its third step: the checkpoint of the second is the only one."""
-    arguments = (str(place / "killed"), "3", *_overrides(place))
+    arguments = (str(place / "killed"), "3", *overrides_in(place))
     done = run_python(KILLED_RUN, *arguments, gpus=True)
     assert done.returncode == -9, done.stderr
     names = [path.name for path in (place / "killed" / "checkpoints").iterdir()]
@@ -115,7 +71,7 @@ def left(killed: Path, tmp_path: Path) -> Path:
 def test_sigkill_and_resume(whole: Path, left: Path, place: Path) -> None:
     # That of step 0, three, and a half.
     assert len((left / "metrics.jsonl").read_text().splitlines()) == 5
-    screen = _train(left, _overrides(place), resume=True)
+    screen = train_here(left, overrides_in(place), resume=True)
     assert "resuming from step 2" in screen
     assert "step 3/4" in screen and "step 2/4" not in screen
     assert differences(whole, left) == set()
@@ -127,7 +83,7 @@ def test_a_run_that_forgets_a_part_differs(
 ) -> None:
     """So the comparison above would notice."""
     monkeypatch.setattr(*PARTS[part], lambda *_: None)
-    _train(left, _overrides(place), resume=True)
+    train_here(left, overrides_in(place), resume=True)
     found = differences(whole, left)
     assert {"model", "metrics", f"state/{part}", "step_00004/rank_00000.safetensors"} <= found
     assert "rollouts/step_00002.jsonl" not in found
@@ -135,7 +91,7 @@ def test_a_run_that_forgets_a_part_differs(
 
 def test_saving_changes_nothing(whole: Path, place: Path, tmp_path: Path) -> None:
     never = tmp_path / "never"
-    _train(never, _overrides(place, "checkpoint.every=0"))
+    train_here(never, overrides_in(place, "checkpoint.every=0"))
     assert not (never / "checkpoints").exists()
     shutil.copytree(whole / "checkpoints", never / "checkpoints")  # for the comparison
     assert differences(whole, never) == set()
@@ -145,7 +101,7 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, place: Path, tmp_path:
     run = interrupted(whole, tmp_path / "damaged", step=4)
     victim = run / "checkpoints" / "step_00004" / "rank_00000.safetensors"
     os.truncate(victim, 1000)
-    screen = _train(run, _overrides(place), resume=True)
+    screen = train_here(run, overrides_in(place), resume=True)
     assert "not a complete checkpoint: step_00004: rank_00000.safetensors has 1000 bytes" in screen
     assert "resuming from step 2" in screen
     assert differences(whole, run) == set()
@@ -155,7 +111,7 @@ def test_after_the_last_step_only_the_end_is_missing(
     whole: Path, place: Path, tmp_path: Path
 ) -> None:
     run = interrupted(whole, tmp_path / "ended", step=4)
-    screen = _train(run, _overrides(place), resume=True)
+    screen = train_here(run, overrides_in(place), resume=True)
     assert "resuming from step 4" in screen and "step 4/4" not in screen
     assert differences(whole, run) == set()
 
@@ -164,7 +120,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With everything that has a state: a moving teacher, kept weights, a best checkpoint."""
-    options = _overrides(
+    options = overrides_in(
         place,
         "reward.estimator=majority",
         "rollout.questions_per_step=4",
@@ -176,7 +132,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
         "checkpoint.best=majority_ratio",
         "max_steps=6",
     )
-    _train(tmp_path / "whole", options)
+    train_here(tmp_path / "whole", options)
 
     class FullDisk(saving.Disk):
         def write(self, path: Path, content: Any) -> None:
@@ -187,8 +143,8 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(saving, "disk", FullDisk())
         with pytest.raises(UserError, match=r"checkpoint of step 4 .* No space left on device"):
-            _train(tmp_path / "left", options)
-    screen = _train(tmp_path / "left", options, resume=True)
+            train_here(tmp_path / "left", options)
+    screen = train_here(tmp_path / "left", options, resume=True)
     assert "not a complete checkpoint: step_00004.tmp: its writing was not finished" in screen
     assert "resuming from step 2" in screen
     assert differences(tmp_path / "whole", tmp_path / "left") == set()
@@ -208,12 +164,12 @@ def test_steps_without_voters_are_counted_on(place: Path, tmp_path: Path) -> Non
     """The third in a row ends the run, whether or not it was killed after the second."""
     (tmp_path / "never.py").write_text("def never(text):\n    return None\n")
     silent = (f"answers.extract={tmp_path}/never.py:never", "guard.abstaining_steps=3")
-    options = _overrides(place, "reward.estimator=majority", *silent, "max_steps=8")
-    _train(tmp_path / "whole", options)
+    options = overrides_in(place, "reward.estimator=majority", *silent, "max_steps=8")
+    train_here(tmp_path / "whole", options)
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
     assert (summary["steps"], summary["stopped"][:28]) == (3, "step 3: for 3 steps in a row")
     left = interrupted(tmp_path / "whole", tmp_path / "left", step=2)
-    _train(left, options, resume=True)
+    train_here(left, options, resume=True)
     assert differences(tmp_path / "whole", left) == set()
 
 
@@ -221,8 +177,8 @@ def test_a_finished_run_makes_more_steps(whole: Path, place: Path, tmp_path: Pat
     """With the rate of the longer run; all that it had done stays, and its end is made again."""
     run = Path(shutil.copytree(whole, tmp_path / "extended"))
     before = {path.name: path.read_bytes() for path in (run / "rollouts").iterdir()}
-    longer = [*_overrides(place), "max_steps=6"]
-    screen = _train(run, longer, resume=True)
+    longer = [*overrides_in(place), "max_steps=6"]
+    screen = train_here(run, longer, resume=True)
     assert "continuing with another max_steps = 6 (was 4)" in screen
     assert "resuming from step 4" in screen and "step 5/6" in screen
     lines = step_lines(run)
@@ -241,7 +197,7 @@ def test_a_finished_run_makes_more_steps(whole: Path, place: Path, tmp_path: Pat
     with pytest.raises(UserError, match=r"is finished, .* --set max_steps=16, and epochs"):
         _start(run, longer)
     with pytest.raises(UserError, match="has made 6 steps, and max_steps, epochs and questions al"):
-        _train(run, [*longer, "max_steps=5"], resume=True)
+        train_here(run, [*longer, "max_steps=5"], resume=True)
     assert (run / "summary.json").exists()
 
 
@@ -252,7 +208,7 @@ def _start(folder: Path, overrides: Sequence[str]) -> None:
 
 
 def test_what_cannot_be_continued(whole: Path, left: Path, place: Path) -> None:
-    options = _overrides(place)
+    options = overrides_in(place)
     with pytest.raises(UserError, match=r"there is no run in .*nowhere"):
         _start(place / "nowhere", options)
     with pytest.raises(UserError, match=r"whole is finished"):
@@ -274,9 +230,9 @@ def test_a_run_that_still_goes_is_left_alone(left: Path, place: Path) -> None:
     with RunFolder(left) as other:
         other.claim()
         with pytest.raises(UserError, match="another process is training in it"):
-            _train(left, _overrides(place), resume=True)
+            train_here(left, overrides_in(place), resume=True)
     assert {path: path.read_bytes() for path in left.rglob("*") if path.is_file()} == before
-    _start(left, _overrides(place))  # the claim has ended
+    _start(left, overrides_in(place))  # the claim has ended
 
 
 def test_a_new_run_claims_its_folder(tmp_path: Path) -> None:
@@ -289,13 +245,13 @@ def test_a_new_run_claims_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_replay_goes_on_as_one_and_nothing_else_does(whole: Path, place: Path) -> None:
-    options = _overrides(place)
+    options = overrides_in(place)
     settings = load_settings("tiny-arithmetic", overrides=options)
     folder, quiet = place / "replayed", Display(Console(quiet=True))
     train(settings, RunFolder(folder), quiet, whole / "rollouts")
     left = interrupted(folder, place / "replay-left", step=2)
     with pytest.raises(UserError, match="give --replay as well"):
-        _train(left, options, resume=True)
+        train_here(left, options, resume=True)
     train(settings, RunFolder(left), quiet, whole / "rollouts", resume=True)
     assert differences(folder, left) == set()
     ended = interrupted(folder, place / "replay-ended", step=4)
@@ -314,7 +270,7 @@ def test_other_questions_are_noticed(left: Path, place: Path) -> None:
         questions.write_text(text.replace("What", "Which", 1))
         assert questions.read_text() != text
         with pytest.raises(UserError, match=r"data.train is not what it was"):
-            _train(left, _overrides(place), resume=True)
+            train_here(left, overrides_in(place), resume=True)
     finally:
         questions.write_text(text)
     assert (left / "metrics.jsonl").read_bytes() == before
@@ -357,7 +313,7 @@ def test_a_checkpoint_of_another_run_or_of_no_run(
     _change(left / "checkpoints" / "step_00002", changes)
     before = {path: path.read_bytes() for path in left.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=f"step_00002 .*{problem}"):
-        _train(left, _overrides(place), resume=True)
+        train_here(left, overrides_in(place), resume=True)
     assert {path: path.read_bytes() for path in left.rglob("*") if path.is_file()} == before
 
 
@@ -376,12 +332,12 @@ def test_another_starting_model_is_noticed(
         save_file(weights, base / "model.safetensors", {"format": "pt"})
     monkeypatch.setattr("ttrl.models.pretrained.TINY_BASE", base)
     with pytest.raises(UserError, match=f"{what} of model.path = 'tiny-base' is not what it was"):
-        _train(left, _overrides(place), resume=True)
+        train_here(left, overrides_in(place), resume=True)
 
 
 def test_a_folder_that_cannot_be_gone_on_with(left: Path, place: Path) -> None:
     """Known before the model is loaded."""
-    options = _overrides(place)
+    options = overrides_in(place)
     shutil.move(left / "rollouts", left / "away")
     with pytest.raises(UserError, match="rollouts is not there"):
         _start(left, options)
@@ -403,7 +359,7 @@ needs_deepspeed = pytest.mark.skipif(
 @needs_deepspeed
 def test_two_ranks(place: Path, tmp_path: Path) -> None:
     """Killed and continued on two ranks, bit for bit; and continued on one."""
-    overrides = _overrides(place, "reward.estimator=majority", "rollout.questions_per_step=2")
+    overrides = overrides_in(place, "reward.estimator=majority", "rollout.questions_per_step=2")
     settings = [f"--set={setting}" for setting in overrides]
     command = ["-m", "ttrl.cli", "train", "tiny-arithmetic", *settings, "--ranks", "2"]
     done = run_python(*command, "--run-dir", str(tmp_path / "whole"), gpus=True)
@@ -421,7 +377,7 @@ def test_two_ranks(place: Path, tmp_path: Path) -> None:
     assert written == ["rank_00000.safetensors", "rank_00001.safetensors"]
 
     begun = load_file(TINY_BASE / "model.safetensors")
-    _train(tmp_path / "alone", overrides, resume=True)
+    train_here(tmp_path / "alone", overrides, resume=True)
     two, one = (
         load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "alone")
     )

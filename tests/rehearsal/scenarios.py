@@ -20,6 +20,7 @@ import pretended_cuda
 import rules
 import torch
 import torch.distributed as dist
+from credit_cases import credit_settings, credit_steps
 from planted import MIX_UPS, OTHERS, planted
 from rich.console import Console
 from safetensors.torch import load_file
@@ -169,6 +170,16 @@ def updates(folder: Path) -> Seen:
         tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
     use_rows("torch")
     return facts, tensors
+
+
+def credit(folder: Path) -> Seen:
+    """Steps of PPO, whose critic is a second model with a value head, and of PRIME."""
+    facts = {}
+    for case in ("ppo", "prime"):
+        policy = make_trained_model(credit_settings(case, folder / "model"), Ranks())
+        facts[case] = credit_steps(policy, samples_of(folder))
+        facts[case]["device"] = str(policy.model.device)
+    return facts, {}
 
 
 def going_on(folder: Path) -> Seen:
@@ -376,6 +387,7 @@ def of_old(folder: Path) -> Seen:
 
 BOTH: dict[str, Callable[[Path], Seen]] = {
     "updates": updates,
+    "credit": credit,
     "going_on": going_on,
     "pushed": pushed,
     "run": run,

@@ -55,6 +55,19 @@ def test_updates_with_products_in_bfloat16(name: str, both: Both) -> None:
     assert {t.dtype for t in shares[0].values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("case", ["ppo", "prime"])
+def test_steps_of_a_second_model(case: str, both: Both) -> None:
+    gpu, cpu = (x.of("credit")[case] for x in both)
+    assert (gpu["device"], cpu["device"]) == ("cuda:0", "cpu")
+    assert gpu["steps_taken"] == cpu["steps_taken"]
+    assert gpu["advantages"] == pytest.approx(cpu["advantages"], abs=1e-4)
+    assert gpu["moved"] == pytest.approx(cpu["moved"], rel=1e-3)
+    for ours, theirs in zip(gpu["metrics"], cpu["metrics"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+    for ours, theirs in zip(gpu["results"], cpu["results"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+
+
 def test_shares_go_to_another_policy(both: Both) -> None:
     assert both.gpu.of("going_on")["equal"] and both.cpu.of("going_on")["equal"]
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import tiny_questions
 
 from ttrl.rewards import majority_vote
 from ttrl.rollout.pool import RolloutPool
@@ -135,3 +136,48 @@ def test_ranks_that_share_an_engine_stop_when_the_first_of_them_says_so() -> Non
     assert found == [["777777", "12121233"]] * 2
     assert engines[0].calls == engines[1].calls
     assert [asked for _, _, asked in engines[0].calls] == [["a", "b"]] * 3 + [["b"]]
+
+
+# ---------------------------------------------------------------------------------------------
+# Around any engine
+
+TINY = tiny_questions(1, 40, 3, 17)
+SIX = SamplingParams(n=6, temperature=1.3, max_new_tokens=20, stream=(0, "rollout", 1))
+
+
+class Backwards:
+    """An engine that answers the last question first, with its own name."""
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        self.names = [name for name, _ in weights]
+
+    def sample(
+        self, questions: Sequence[Question], params: SamplingParams
+    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        for i in reversed(range(len(questions))):
+            yield i, (Completion((i,), (0.0,), questions[i].id, FinishReason.STOP),) * params.n
+
+
+class Source:
+    """A policy with one weight."""
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield "w", torch.zeros(1)
+
+
+def test_the_pool_returns_groups_in_the_order_of_the_questions() -> None:
+    pool, finished = RolloutPool(Backwards()), []
+    groups = pool.sample(TINY, SIX, on_group=lambda g: finished.append(g.question.id))
+    assert [g.question for g in groups] == TINY
+    assert [[c.text for c in g.completions] for g in groups] == [[q.id] * 6 for q in TINY]
+    assert finished == ["q3", "q2", "q1", "q0"]
+
+
+def test_the_pool_counts_the_pushes_that_reached_the_engine() -> None:
+    backwards = Backwards()
+    pool = RolloutPool(backwards)
+    assert pool.sample(TINY[:1], SIX)[0].policy_version == 0
+    pool.push_weights(Source())
+    pool.push_weights(Source())
+    assert backwards.names == ["w"]
+    assert pool.sample(TINY[:1], SIX)[0].policy_version == 2

@@ -73,7 +73,7 @@ class Machine:
     def installs(self) -> list[str]:
         """The arguments of each `pip install`, after the value that deepspeed's build looks at."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
-        start = "-m pip --disable-pip-version-check install "
+        start = "-m pip --disable-pip-version-check install --no-compile "
         return [line.replace(start, "") for line in lines if start in line]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from tiny_models import (
 
 from ttrl.rollout.engines import transformers_engine
 from ttrl.rollout.engines.transformers_engine import TransformersEngine
-from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
 from ttrl.types import Completion, FinishReason, Question, UserError
 
@@ -387,45 +385,3 @@ def test_a_push_of_another_shape_is_refused_even_where_it_could_be_broadcast() -
     weights["lm_head.weight"] = weights["lm_head.weight"][:1].clone()
     with pytest.raises(RuntimeError, match=r"'lm_head\.weight' has the shape \[1, 32\]"):
         ours.load_weights(weights.items())
-
-
-# ---------------------------------------------------------------------------------------------
-# The pool around an engine
-
-
-class Backwards:
-    """An engine that answers the last question first, with its own name."""
-
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        self.names = [name for name, _ in weights]
-
-    def sample(
-        self, questions: Sequence[Question], params: SamplingParams
-    ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-        for i in reversed(range(len(questions))):
-            yield i, (Completion((i,), (0.0,), questions[i].id, FinishReason.STOP),) * params.n
-
-
-class Source:
-    """A policy with one weight."""
-
-    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        yield "w", torch.zeros(1)
-
-
-def test_the_pool_returns_groups_in_the_order_of_the_questions() -> None:
-    pool, finished = RolloutPool(Backwards()), []
-    groups = pool.sample(QUESTIONS, PARAMS, on_group=lambda g: finished.append(g.question.id))
-    assert [g.question for g in groups] == QUESTIONS
-    assert [[c.text for c in g.completions] for g in groups] == [[q.id] * 6 for q in QUESTIONS]
-    assert finished == ["q3", "q2", "q1", "q0"]
-
-
-def test_the_pool_counts_the_pushes_that_reached_the_engine() -> None:
-    backwards = Backwards()
-    pool = RolloutPool(backwards)
-    assert pool.sample(QUESTIONS[:1], PARAMS)[0].policy_version == 0
-    pool.push_weights(Source())
-    pool.push_weights(Source())
-    assert backwards.names == ["w"]
-    assert pool.sample(QUESTIONS[:1], PARAMS)[0].policy_version == 2

@@ -27,7 +27,7 @@ def main(folder: Path, output: str) -> None:
     ranks, samples = join_ranks(), read_samples(folder)
     facts = {}
     for case in credits_of(ranks.count):
-        policy = Zero3Model.load(credit_settings(case, folder), ranks)
+        policy = Zero3Model.load(credit_settings(case, folder / "untied"), ranks)
         facts[case] = ranks.gather(credit_steps(policy, samples))
     if ranks.is_main:
         Path(f"{output}.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -25,7 +25,7 @@ def alone(zero3_folder: Path) -> Callable[[str], dict[str, Any]]:
 
     @cache
     def compute(case: str) -> dict[str, Any]:
-        settings = credit_settings(case, zero3_folder)
+        settings = credit_settings(case, zero3_folder / "untied")
         policy = LocalModel(load_policy_model(settings.model), settings)
         return credit_steps(policy, read_samples(zero3_folder))
 

@@ -1,4 +1,4 @@
-"""Steps of PPO and PRIME that both sides compute: the ranks under DeepSpeed, and one process."""
+"""Steps of PPO and PRIME that two sides compute: ranks and one process, or a GPU and a CPU."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def credits_of(ranks: int) -> list[str]:
     return [case for case in CREDITS if ranks == 2 or "lora" not in case]
 
 
-def credit_settings(case: str, folder: Path) -> Settings:
-    """Settings of a case, whose model is in `zero3_cases.prepare`'s folder."""
+def credit_settings(case: str, model: Path) -> Settings:
+    """Settings of a case that begins with ``model``."""
     changes = CREDITS[case]
     policy = {"sequences_per_update": 4, "trained_samples": 3, **changes.get("policy", {})}
     return make_settings(
-        model={"path": str(folder / "untied")},
+        model={"path": str(model)},
         memory={"tokens_per_batch": 40},
         optimizer={"grad_clip": 1e3},
         **{**changes, "policy": policy},
