@@ -17,6 +17,7 @@ from ttrl.commands.evaluate import evaluate
 from ttrl.commands.export import export_model
 from ttrl.commands.plan import plan_command
 from ttrl.commands.report import report
+from ttrl.commands.reproduce import reproduce
 from ttrl.commands.runs import compare, runs, show
 from ttrl.commands.settings import settings
 from ttrl.commands.train import train
@@ -49,6 +50,7 @@ app.command("runs")(runs)
 app.command("show")(show)
 app.command("compare")(compare)
 app.command("report")(report)
+app.command("reproduce")(reproduce)
 app.command("export")(export_model)
 app.command("plan")(plan_command)
 app.command("settings")(settings)

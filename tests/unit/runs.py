@@ -20,10 +20,11 @@ def make_run(
     scores: Mapping[int, Mapping[str, Sequence[float]]] | None = None,
     overrides: Sequence[str] = (),
     summary: Mapping[str, Any] | None = None,
+    recipe: str = "tiny-arithmetic",
 ) -> RunRecord:
     """A run of these steps, with pass@1 per question after some: {0: {"train": [0.5, 1.0]}}."""
     (path / "evaluations").mkdir(parents=True)
-    settings = load_settings("tiny-arithmetic", overrides=overrides)
+    settings = load_settings(recipe, overrides=overrides)
     (path / "config.toml").write_text(settings.to_toml())
     lines = [{"step": number, **step} for number, step in enumerate(steps, start=1)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     {"cli"},
     {"commands"},
-    {"__init__", "api", "integrations"},
+    {"__init__", "api", "integrations", "reproduce"},
     {"trainer"},
     {"build"},
     {"run", "evaluation", "plan", "doctor"},

@@ -23,7 +23,7 @@ def scores_table(result: EvaluationResult) -> TextTable:
     for name in result.names:
         unit = 1.0 if name == "response_tokens" else 100.0
         levels = [f"{unit * result.mean(name, level).value:.1f}" for level in result.levels]
-        rows.append((name.replace("_", " "), _with_error(result.mean(name), unit), *levels))
+        rows.append((name.replace("_", " "), with_error(result.mean(name), unit), *levels))
     columns = [f"level={level} ({len(result.at(level))})" for level in result.levels]
     return TextTable(
         f"{result.model} on {_questions(result)}{_samples(result)}, in %",
@@ -53,12 +53,12 @@ def gains_table(before: EvaluationResult, after: EvaluationResult) -> TextTable:
                     name.replace("_", " ") if level is None else f"  level={level}",
                     f"{unit * old.value:.1f}",
                     f"{unit * new.value:.1f}",
-                    _with_error(gain, unit, sign=True),
+                    with_error(gain, unit, sign=True),
                     relative,
                 )
             )
     notes = [f"The gain's {INTERVAL} Relative: of the score before."]
-    if bound := _upper_bound(before):
+    if bound := upper_bound(before):
         maj, pass1 = before.mean(bound).value, after.mean("pass@1").value
         notes.append(
             f"Upper bound, {bound} before: {100 * maj:.1f}; pass@1 after is "
@@ -104,7 +104,7 @@ def matrix_table(
         (f"mean ± sd of seeds {seeds}", *(_spread([found[m, d] for m in same], name) for d in data))
         for seeds, same in _seeds(runs).items()
     ]
-    if base and (bound := _upper_bound(base[0])):
+    if base and (bound := upper_bound(base[0])):
         bounds = [f"{100 * before[d].mean(bound).value:.1f}" for d in data]
         rows.append((f"upper bound: {bound} before", *bounds))
     notes = []
@@ -166,13 +166,14 @@ def _same_data(one: str, other: str) -> bool:
     return one == other or (all(p.exists() for p in paths) and paths[0].samefile(paths[1]))
 
 
-def _upper_bound(before: EvaluationResult) -> str | None:
+def upper_bound(before: EvaluationResult) -> str | None:
     """Return the name of its largest vote, maj@n: the label accuracy that training starts with."""
     votes = [name for name in before.names if name.startswith("maj@")]
     return max(votes, key=lambda name: int(name.removeprefix("maj@")), default=None)
 
 
-def _with_error(mean: Mean, unit: float, *, sign: bool = False) -> str:
+def with_error(mean: Mean, unit: float = 100.0, *, sign: bool = False) -> str:
+    """Write a mean and its interval: "46.4 ± 3.1"."""
     error = "" if mean.half_width is None else f" ± {unit * mean.half_width:.1f}"
     return f"{signed(unit * mean.value) if sign else f'{unit * mean.value:.1f}'}{error}"
 
