@@ -8,9 +8,11 @@ from typing import Any
 from tiny_models import answer_of, figures_of, make_settings, prompt_of, update
 
 from ttrl.credit.make import make_credit
+from ttrl.learner.backends import make_trained_model
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.rewards.vote import majority_vote
 from ttrl.settings import Settings
+from ttrl.system.ranks import Ranks
 from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question, TrainSample
 
 CREDITS: dict[str, dict[str, dict[str, Any]]] = {
@@ -71,6 +73,15 @@ def credit_steps(policy: TrainedModel, samples: list[TrainSample]) -> dict[str, 
     found["moved"] = [
         sum(float(p.abs().sum()) for p in model.shards(("exp_avg",)).values()) for model in models
     ]
+    return found
+
+
+def local_steps(model: Path, samples: list[TrainSample]) -> dict[str, Any]:
+    """The steps of both algorithms, by one process on its device."""
+    found = {}
+    for case in ("ppo", "prime"):
+        policy = make_trained_model(credit_settings(case, model), Ranks())
+        found[case] = {**credit_steps(policy, samples), "device": str(policy.model.device)}
     return found
 
 

@@ -20,7 +20,7 @@ import pretended_cuda
 import rules
 import torch
 import torch.distributed as dist
-from credit_cases import credit_settings, credit_steps
+from credit_cases import local_steps
 from planted import MIX_UPS, OTHERS, planted
 from rich.console import Console
 from safetensors.torch import load_file
@@ -84,9 +84,7 @@ INTERPRETED = ("float32", "autocast")
 """Those of them whose loss is computed by Triton's kernels, in its interpreter."""
 
 RUN = (
-    "max_steps=2",
-    "rollout.questions_per_step=1",
-    "rollout.votes=3",
+    *("max_steps=2", "rollout.questions_per_step=1", "rollout.votes=3"),
     "rollout.max_new_tokens=6",
     "rollout.temperature=1.3",
     "policy.trained_samples=3",
@@ -174,12 +172,7 @@ def updates(folder: Path) -> Seen:
 
 def credit(folder: Path) -> Seen:
     """Steps of PPO, whose critic is a second model with a value head, and of PRIME."""
-    facts = {}
-    for case in ("ppo", "prime"):
-        policy = make_trained_model(credit_settings(case, folder / "model"), Ranks())
-        facts[case] = credit_steps(policy, samples_of(folder))
-        facts[case]["device"] = str(policy.model.device)
-    return facts, {}
+    return local_steps(folder / "model", samples_of(folder)), {}
 
 
 def going_on(folder: Path) -> Seen:
@@ -295,10 +288,6 @@ def offloaded(folder: Path, ranks: Ranks) -> dict[str, Any]:
         "during rollouts": all(torch.equal(t, leaves[n]) for n, t in stays.items()),
         "for good": all(torch.allclose(t, elsewhere[n], atol=1e-5) for n, t in stays.items()),
     }
-
-
-# ---------------------------------------------------------------------------------------------
-# Only on the GPU
 
 
 def attention_kernels(folder: Path) -> Seen:
