@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -159,9 +158,6 @@ def _write(folder: Path, numbers: str, shown: Sequence[TextTable]) -> None:
 
 def _report(experiment: Experiment) -> None:
     """Make the page of all runs."""
-    if find_spec("ttrl.commands.report") is None:
-        _say("report.html: left out, this version of ttrl has no `ttrl report`")
-        return
     page = experiment.folder / "report.html"
     runs = [str(experiment.run(arm, s)) for s in experiment.seeds for arm in experiment.arms]
     if code := ttrl(("report", *runs, "--out", str(page))):
