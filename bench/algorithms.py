@@ -58,6 +58,8 @@ level 3, and in four of five of level 4. `run` writes them to a file."""
 ON_HARD = [HARD, "epochs=6"]
 """As many steps, on half as many questions."""
 
+NO_PAGE = "report.every_s=0"
+
 Variants = dict[str, list[str]]
 TABLES: dict[str, Variants] = {
     "algorithms": {"GRPO": [], "PPO": PPO, "PRIME": PRIME},
@@ -228,7 +230,9 @@ def run(changes: list[str], seed: int) -> dict[str, Any]:
         rows = [row for row in question_rows("train") if row["level"] in (3, 4)]
         questions.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         changes = [f"data.train={questions}" if change == HARD else change for change in changes]
-        settings = load_settings("tiny-arithmetic", overrides=[*COMMON, *changes, f"seed={seed}"])
+        settings = load_settings(
+            "tiny-arithmetic", overrides=[*COMMON, *changes, f"seed={seed}", NO_PAGE]
+        )
         summary = train(settings, RunFolder(path), Display(Console(quiet=True)))
         steps = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return {

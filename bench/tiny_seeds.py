@@ -53,7 +53,7 @@ def main() -> None:
     results: dict[int, dict[str, Any]] = {}
     for seed in arguments.seeds:
         settings = load_settings(
-            "tiny-arithmetic", overrides=[*arguments.overrides, f"seed={seed}"]
+            "tiny-arithmetic", overrides=[*arguments.overrides, f"seed={seed}", "report.every_s=0"]
         )
         with tempfile.TemporaryDirectory() as folder:
             summary = train(settings, RunFolder(Path(folder) / "run"), Display(Console(quiet=True)))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from compared_runs import differences
 from rich.console import Console
 from safetensors.numpy import load_file
 from small_run import Run, interrupted
+from step_lines import step_lines
 
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
@@ -28,13 +28,9 @@ FEW = [
 QUIET = Display(Console(quiet=True))
 
 
-def _steps(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def _mismatch(folder: Path, name: str) -> list[float]:
     """In each step's first update."""
-    return [step[f"mismatch/{name}"] for step in _steps(folder)]
+    return [step[f"mismatch/{name}"] for step in step_lines(folder)]
 
 
 def test_what_is_trained_is_what_was_sampled(
@@ -42,7 +38,7 @@ def test_what_is_trained_is_what_was_sampled(
 ) -> None:
     """And a replay, and a run that goes on, give the same bits."""
     whole = run("whole", [*FEW, "checkpoint.every=1"])
-    assert _steps(whole)[0]["mismatch/at_start"] < 1e-4
+    assert step_lines(whole)[0]["mismatch/at_start"] < 1e-4
     assert max(_mismatch(whole, "max_log_ratio")) < 1e-4
     assert max(_mismatch(whole, "kl")) < 1e-8
     noted = load_file(whole / "rollouts" / "step_00002.safetensors")

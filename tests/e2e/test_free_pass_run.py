@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from compared_runs import differences
 from rich.console import Console
 from small_run import Run, interrupted
+from step_lines import step_lines
 
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
@@ -27,10 +27,6 @@ HARMONY = (
 QUIET = Display(Console(quiet=True))
 
 
-def metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").open()]
-
-
 def trained(run: Path) -> bytes:
     return (run / "model" / "model.safetensors").read_bytes()
 
@@ -43,12 +39,12 @@ def test_replies_are_recorded_and_never_sampled_again(run: Run, tmp_path: Path) 
         a, b = (word for word in row["prompt"].split() if word[0].isdigit())
         assert f"What is {b.strip('?')} + {a}?" in replies["prompt"]
         assert len(replies["completions"]) == 4
-    for line in metrics(recorded):
+    for line in step_lines(recorded):
         assert line["free_pass/prompts"] == 4
         assert line["free_pass/tokens"] > 4 * 4 * 8
         assert 0 < line["time/free_pass_s"] < line["time/rollout_s"]
     first = sum(c["tokens"] for row in rows for c in row["passes"][0]["completions"])
-    assert metrics(recorded)[0]["free_pass/tokens"] == first
+    assert step_lines(recorded)[0]["free_pass/tokens"] == first
 
     settings = load_settings(str(recorded / "config.toml"))
     train(settings, RunFolder(tmp_path / "again"), QUIET, recorded / "rollouts")
@@ -76,7 +72,7 @@ def test_they_are_asked_for_beside_an_update(run: Run) -> None:
     options = [*HARMONY, "optimizer.learning_rate=1e-30", "rollout.placement=separate"]
     ahead = run("ahead", [*options, "rollout.overlap=true"])
     after = run("after", options)
-    assert [line["rollout/updates_behind"] for line in metrics(ahead)] == [0, 1]
+    assert [line["rollout/updates_behind"] for line in step_lines(ahead)] == [0, 1]
     for step in (1, 2):
         first, second = (
             [json.loads(x) for x in (f / "rollouts" / f"step_0000{step}.jsonl").open()]
@@ -91,7 +87,7 @@ def test_they_are_asked_for_beside_an_update(run: Run) -> None:
 def test_a_model_that_knows_sums_only_picks_nothing_and_that_is_counted(run: Run) -> None:
     options = ["data.held_out=none", "reward.labels=reflection", "max_steps=1"]
     small = ["reflection.summary_tokens=8", "reflection.tokens=16"]
-    (line,) = metrics(run("reflection", [*options, *small]))
+    (line,) = step_lines(run("reflection", [*options, *small]))
     assert line["free_pass/prompts"] > 0
     contested = line["vote/distinct_answers"] > 1
     assert contested and 0 < line["free_pass/unlabelled_share"] <= 1
@@ -112,7 +108,7 @@ def test_labels_per_sample_are_recorded_and_replayed(run: Run, tmp_path: Path) -
     for row in rows:
         said = [(c["answer"], c["label"], c["reward"]) for c in row["completions"]]
         assert all(reward == (answer == label is not None) for answer, label, reward in said)
-    for line in metrics(recorded):
+    for line in step_lines(recorded):
         assert 1 <= line["estimator/subgroup_size"] <= 8
         assert line["estimator/token_confidence"] > 1
     settings = load_settings(str(recorded / "config.toml"))

@@ -23,6 +23,7 @@ from ttrl.learner.local import LocalModel
 from ttrl.report.display import Display
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
+from ttrl.system.launch import command
 from ttrl.trainer import train
 from ttrl.types import Question, UserError
 
@@ -123,7 +124,8 @@ def test_an_estimator_that_raises_leaves_the_step_and_a_replay_goes_on_from_it(
     assert said.endswith(
         f". The answers up to step 3 are in {failed}/rollouts; no checkpoint was saved. To train "
         "on its answers without sampling them again, also with other settings of [loss] or "
-        f"[reward]: ttrl train {failed}/config.toml --replay {failed}/rollouts --run-dir {failed}-2"
+        f"[reward]: {command()} train {failed}/config.toml --replay {failed}/rollouts --run-dir "
+        f"{failed}-2"
     )
     assert finished(failed) == [1, 2]
     assert "label" in records(failed, 2)[0]

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 from small_run import Run
+from step_lines import step_lines
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
     """Of each step, without those that say how long it took."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith(("time/", "memory/"))}
-        for line in lines
+        {k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))}
+        for line in step_lines(folder)
     ]
 
 

@@ -92,10 +92,10 @@ RUN = (
     "loss.kl_coef=0.1",
     "evaluation.samples=1",
     "evaluation.top_p=0.9",
-    "data.train=TRAIN",
-    "data.held_out=none",
+    *("data.train=TRAIN", "data.held_out=none"),
     "checkpoint.every=1",
     "guard.on_collapse=warn",
+    "report.every_s=0",
     "threads=1",
 )
 """Changes to the embedded task, for a run of two steps."""
