@@ -33,7 +33,8 @@ def sample(wire: Wire, request: Message) -> None:
                     wire.send({"call": call, "steps": steps})
                     time.sleep(0.1)
         completions = [
-            [[n], [-0.5], f"{prompt} {n}", "stop", None] for n in range(request["params"]["n"])
+            [[n], [-0.5], f"{prompt} {n}", "stop", None, None]
+            for n in range(request["params"]["n"])
         ]
         wire.send({"call": call, "sampled": {"question": i, "completions": completions}})
 
