@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 BARS = "▁▂▃▄▅▆▇█"
+
+
+def parts(values: Sequence[Value], count: int) -> list[Sequence[Value]]:
+    """Cut values into ``count`` parts that follow each other, as equal in length as can be.
+
+    Example: ``parts([1, 2, 3, 4, 5], 2)`` -> ``[[1, 2], [3, 4, 5]]``.
+    """
+    edges = [round(i * len(values) / count) for i in range(count + 1)]
+    return [values[a:b] for a, b in pairwise(edges)]
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -15,11 +27,10 @@ def sparkline(values: Sequence[float], width: int) -> str:
     Of more values than that, each bar is the mean of a part of them.
     """
     count = min(width, len(values))
-    edges = [round(i * len(values) / count) for i in range(count + 1)] if count else []
-    parts = [fmean(values[a:b]) for a, b in pairwise(edges)]
-    low, high = min(parts, default=0.0), max(parts, default=0.0)
+    means = [fmean(part) for part in parts(values, count)] if count else []
+    low, high = min(means, default=0.0), max(means, default=0.0)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((part - low) * scale)] for part in parts)
+    return "".join(BARS[round((mean - low) * scale)] for mean in means)
 
 
 def curve_line(name: str, points: Sequence[tuple[int, float]], width: int = 80) -> str:

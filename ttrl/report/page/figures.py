@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import fmean
 
+from ttrl.report.curves import parts
 from ttrl.report.run_record import RunRecord
 
 POINTS = 1000
@@ -192,9 +192,7 @@ def thinned(curve: Curve) -> Curve:
     """Return a curve of at most `POINTS` points: means over steps that follow each other."""
     if len(curve) <= POINTS:
         return curve
-    edges = [round(i * len(curve) / POINTS) for i in range(POINTS + 1)]
-    parts = [curve[a:b] for a, b in pairwise(edges)]
-    return [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in parts]
+    return [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in parts(curve, POINTS)]
 
 
 def maj_name(names: Sequence[str]) -> str | None:
