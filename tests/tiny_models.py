@@ -201,9 +201,13 @@ def at(values_nV: torch.Tensor, completion: tuple[int, ...]) -> torch.Tensor:
 
 def near_samples(model: PreTrainedModel, off: float = 1.1) -> list[TrainSample]:
     """Random samples with log-probs that are the model's own, off by up to so many nats per token:
-    by default, ratios lie between 0.3 and 3, on both sides of every clip."""
+    by default, ratios lie between 0.3 and 3, on both sides of every clip. Prompts of the same
+    length are the same."""
     policy, samples = LocalModel(copy.deepcopy(model), make_settings()), []
+    prompts: dict[int, tuple[int, ...]] = {}
     for i, sample in enumerate(train_samples(LENGTHS)):
+        prompt = prompts.setdefault(sample.prompt_length, prompt_of(sample))
+        sample = replace(sample, token_ids=(*prompt, *answer_of(sample)))
         own_n = torch.tensor(*policy.logprobs([sample]))
         random = torch.Generator().manual_seed(i)
         noise_n = torch.empty(len(own_n)).uniform_(-off, off, generator=random)

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from ttrl.models.attention import packed_attention
+from ttrl.types import PackedSequences
 
 HEADS = {"qwen2.5-7b": (28, 4, 128), "qwen2.5-1.5b": (12, 2, 128), "llama-8b": (32, 8, 128)}
 """Query heads, key heads, size of a head."""
@@ -54,8 +55,8 @@ def compare(lengths: Sequence[int], sizes: tuple[int, int, int], device: str) ->
     ends = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
 
     def ours(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        module, where = torch.nn.Module(), {"cu_seqlens": ends, "longest": max(lengths)}
-        return packed_attention(module, query, key, value, None, **where)[0]
+        sequences = PackedSequences(ends, max(lengths))
+        return packed_attention(torch.nn.Module(), query, key, value, None, sequences=sequences)[0]
 
     def one_by_one(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         groups = query_heads // key_heads

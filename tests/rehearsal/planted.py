@@ -15,12 +15,12 @@ UPDATE = "ttrl.learner.trained_model"
 MIX_UPS = {
     "a batch stays on the CPU": (
         UPDATE,
-        "objective.loss(self.network, _to(batch, self.model.device))",
+        "objective.loss(self.network, moved(batch, self.model.device))",
         "objective.loss(self.network, batch)",
     ),
     "a batch of old log-probs stays on the CPU": (
         UPDATE,
-        "_to(batch_of(together, [0.0] * len(together)), self.model.device)",
+        "moved(batch_of(together, [0.0] * len(together)), self.model.device)",
         "batch_of(together, [0.0] * len(together))",
     ),
     "log-probs stay on the GPU": (

@@ -52,16 +52,20 @@ def test_calls_that_a_kernel_could_not_take(both: Both) -> None:
 
 
 @pytest.mark.parametrize("left", [-1, 2])
-def test_each_sequence_attends_to_itself(left: int) -> None:
-    """Against PyTorch's attention of each sequence alone, with a mask where there is a window."""
+@pytest.mark.parametrize("key_ends", [[0, 5, 6, 9], [0, 5, 8, 15]])
+def test_each_sequence_attends_to_itself(left: int, key_ends: list[int]) -> None:
+    """Against PyTorch's attention of each sequence alone, with a mask: the last query stands at
+    the last key, of which there may be more than queries."""
     random = torch.Generator().manual_seed(0)
     query_THD = torch.randn(9, 4, 8, generator=random)
-    key_TKD, value_TKD = (torch.randn(9, 2, 8, generator=random) for _ in range(2))
-    ends = torch.tensor([0, 5, 6, 9], dtype=torch.int32)
-    out_THD = varlen.attention(query_THD, key_TKD, value_TKD, ends, 0.3, (left, 0))
-    for begin, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-        parts = [x[begin:end].transpose(0, 1) for x in (query_THD, key_TKD, value_TKD)]
-        seen = torch.ones(end - begin, end - begin, dtype=torch.bool).tril()
-        seen = seen.triu(-left) if left >= 0 else seen
+    key_TKD, value_TKD = (torch.randn(key_ends[-1], 2, 8, generator=random) for _ in range(2))
+    ends = [torch.tensor(e, dtype=torch.int32) for e in ([0, 5, 6, 9], key_ends)]
+    out_THD = varlen.attention(query_THD, key_TKD, value_TKD, *ends, 0.3, (left, 0))
+    for s in range(3):
+        own, keys = (slice(*e[s : s + 2].tolist()) for e in ends)
+        parts = [x.transpose(0, 1) for x in (query_THD[own], key_TKD[keys], value_TKD[keys])]
+        before = keys.stop - keys.start - (own.stop - own.start)
+        seen = torch.ones(parts[0].shape[1], parts[1].shape[1], dtype=torch.bool).tril(before)
+        seen = seen.triu(before - left) if left >= 0 else seen
         alone = scaled_dot_product_attention(*parts, attn_mask=seen, scale=0.3, enable_gqa=True)
-        torch.testing.assert_close(out_THD[begin:end], alone.transpose(0, 1))
+        torch.testing.assert_close(out_THD[own], alone.transpose(0, 1))

@@ -116,7 +116,8 @@ def flash_2_8(
     left, right = window_size
     window = (left, 0 if causal else right)
     _check(q, k, v, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k))
-    return _attend(q, k, v, cu_seqlens_q, softmax_scale, window, deterministic)
+    ends = (cu_seqlens_q, cu_seqlens_k)
+    return _attend(q, k, v, *ends, softmax_scale, window, deterministic)
 
 
 def put_in(torch_own: Any = torch_2_13, flash: Path | None = None) -> None:
@@ -167,7 +168,7 @@ def _check(
             raise RuntimeError(f"{name} must have 3 and a contiguous last dimension: {x.stride()}")
     if query.shape[1] % key.shape[1] or key.shape != value.shape or query.shape[2] > 256:
         raise RuntimeError(f"heads: {list(query.shape)}, {list(key.shape)}, {list(value.shape)}")
-    for cu_seqlens, most in zip(ends, longest, strict=True):
+    for cu_seqlens, most, rows in zip(ends, longest, (query, key), strict=True):
         if not cu_seqlens.is_cuda or cu_seqlens.dtype != torch.int32:
             raise RuntimeError(f"cu_seqlens: {cu_seqlens.dtype} on {cu_seqlens.device}")
         if not cu_seqlens.is_contiguous():
@@ -176,8 +177,8 @@ def _check(
             raise TypeError(f"the longest length is {type(most).__name__}, expected int")
         plain = on_cpu(cu_seqlens)
         # A kernel would read past the end, or leave rows out, without a word.
-        if plain[0] != 0 or plain[-1] != len(query) or plain.diff().max() > most:
-            raise RuntimeError(f"cu_seqlens {plain.tolist()}, longest {most}, {len(query)} rows")
+        if plain[0] != 0 or plain[-1] != len(rows) or plain.diff().max() > most:
+            raise RuntimeError(f"cu_seqlens {plain.tolist()}, longest {most}, {len(rows)} rows")
 
 
 def _of_torch(
@@ -194,7 +195,7 @@ def _of_torch(
     _check(query, key, value, (cu_seq_q, cu_seq_k), (max_q, max_k))
     if query.shape[2] % 8:
         raise RuntimeError(f"head_size must be a multiple of 8, not {query.shape[2]}")
-    return _attend(query, key, value, cu_seq_q, scale, window, None)
+    return _attend(query, key, value, cu_seq_q, cu_seq_k, scale, window, None)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -206,24 +207,24 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        query, key, value, ends, scale, window, ctx.ordered = inputs
-        ctx.save_for_backward(query, key, value, ends)
+        *tensors, scale, window, ctx.ordered = inputs
+        ctx.save_for_backward(*tensors)
         ctx.options = (scale, window)
         seen.forward += 1
         seen.windows += window[0] >= 0
-        out = attention(*map(on_cpu, (query, key, value, ends)), *ctx.options)
-        return on_gpu(out.to(query.dtype))
+        out = attention(*map(on_cpu, tensors), *ctx.options)
+        return on_gpu(out.to(tensors[0].dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        *inputs, ends = map(on_cpu, ctx.saved_tensors)
+        *inputs, ends, key_ends = map(on_cpu, ctx.saved_tensors)
         seen.backward += 1
         seen.ordered += _is_ordered() if ctx.ordered is None else ctx.ordered
         with torch.enable_grad():
             leaves = [x.detach().requires_grad_() for x in inputs]
-            out = attention(*leaves, ends, *ctx.options)
+            out = attention(*leaves, ends, key_ends, *ctx.options)
         found = torch.autograd.grad(out, leaves, on_cpu(grads[0]).float())
-        return (*map(on_gpu, found), None, None, None, None)
+        return (*map(on_gpu, found), *(None,) * 5)
 
 
 def _attend(*inputs: Any) -> Tensor:
@@ -246,18 +247,23 @@ def attention(
     key_TKD: Tensor,
     value_TKD: Tensor,
     ends: Tensor,
+    key_ends: Tensor,
     scale: float | None,
     window: tuple[int, int],
 ) -> Tensor:
-    """[T, H, D], float32: softmax over the rows of the same sequence within the window."""
+    """[T, H, D], float32: softmax over the keys of the same sequence within the window, where a
+    sequence's last query stands at its last key."""
     query, key, value = (x.float() for x in (query_THD, key_TKD, value_TKD))
     group = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
-    rows = torch.arange(len(query), device="cpu")
-    sequence = torch.bucketize(rows, ends[1:], right=True)
-    before = rows[:, None] - rows[None, :]  # how far a key lies before the query
+    rows, keys = (torch.arange(len(x), device="cpu") for x in (query, key))
+    sequence, of_key = (
+        torch.bucketize(x, e[1:], right=True) for x, e in ((rows, ends), (keys, key_ends))
+    )
+    places = rows - ends[1:][sequence], keys - key_ends[1:][of_key]  # from the end
+    before = places[0][:, None] - places[1][None, :]  # how far a key lies before the query
     left, right = (math.inf if w < 0 else w for w in window)
-    visible = (sequence[:, None] == sequence[None, :]) & (before <= left) & (-before <= right)
+    visible = (sequence[:, None] == of_key[None, :]) & (before <= left) & (-before <= right)
     scale = query.shape[2] ** -0.5 if scale is None else scale
     scores = torch.einsum("qhd,khd->hqk", query, key) * scale
     weights = scores.masked_fill(~visible, -math.inf).softmax(-1)

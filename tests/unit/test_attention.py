@@ -16,10 +16,22 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ttrl.models import attention
 from ttrl.models.attention import packed_attention
-from ttrl.types import UserError
+from ttrl.models.packing import moved
+from ttrl.types import PackedSequences, UserError
 
 LENGTHS = (5, 1, 9, 3)
-CU_SEQLENS = torch.tensor([0, 5, 6, 15, 18], dtype=torch.int32)
+ENDS = torch.tensor([0, 5, 6, 15, 18], dtype=torch.int32)
+APART = PackedSequences(ENDS, 9)
+# The last two see the first one's rows before their own.
+KEYS = [[*range(5)], [5], [*range(5), *range(6, 15)], [*range(5), 15, 16, 17]]
+SHARED = PackedSequences(
+    ENDS,
+    9,
+    torch.tensor([row for keys in KEYS for row in keys]),
+    torch.tensor([0, 5, 6, 20, 28], dtype=torch.int32),
+    14,
+)
+LAYOUTS = {"apart": APART, "a shared prompt": SHARED}
 HEADS = [(4, 4), (4, 2), (4, 1)]  # query and key heads: MHA, GQA, MQA
 
 
@@ -32,42 +44,47 @@ def inputs(query_heads: int, key_heads: int) -> list[torch.Tensor]:
     ]
 
 
-def packed(qkv: list[torch.Tensor], **options: Any) -> torch.Tensor:
+def packed(
+    qkv: list[torch.Tensor], sequences: PackedSequences | None = APART, **options: Any
+) -> torch.Tensor:
     out, weights = packed_attention(
-        torch.nn.Module(),
-        *qkv,
-        None,
-        cu_seqlens=CU_SEQLENS,
-        longest=9,
-        **{"dropout": 0.0, **options},
+        torch.nn.Module(), *qkv, None, sequences=sequences, **{"dropout": 0.0, **options}
     )
     assert weights is None
     return out
 
 
-def alone(qkv: list[torch.Tensor], scale: float, window: int | None = None) -> torch.Tensor:
+def alone(
+    qkv: list[torch.Tensor],
+    scale: float,
+    window: int | None = None,
+    sequences: PackedSequences = APART,
+) -> torch.Tensor:
     """Every sequence, head and position by itself: softmax(scale q k) v over what came before."""
+    shared = sequences is SHARED
     query, key, value = (x[0] for x in qkv)
     out = torch.zeros(1, query.shape[1], *query.shape[::2], dtype=query.dtype)
-    for start, end in pairwise(CU_SEQLENS.tolist()):
+    for s, (start, end) in enumerate(pairwise(ENDS.tolist())):
         for head in range(query.shape[0]):
-            shared = head // (query.shape[0] // key.shape[0])
+            of_group = head // (query.shape[0] // key.shape[0])
             for t in range(start, end):
-                first = start if window is None else max(start, t + 1 - window)
-                past = slice(first, t + 1)
-                scores = scale * key[shared, past] @ query[head, t]
-                out[0, t, head] = scores.softmax(0) @ value[shared, past]
+                before = KEYS[s] if shared else list(range(start, end))
+                past = before[: before.index(t) + 1]
+                past = past if window is None else past[-window:]
+                scores = scale * key[of_group, past] @ query[head, t]
+                out[0, t, head] = scores.softmax(0) @ value[of_group, past]
     return out
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize(("scaling", "window"), [(None, None), (0.7, None), (0.7, 4), (0.7, 1)])
 def test_outputs_and_gradients_are_those_of_each_sequence_alone(
-    heads: tuple[int, int], scaling: float | None, window: int | None
+    heads: tuple[int, int], scaling: float | None, window: int | None, layout: str
 ) -> None:
-    qkv = [x.requires_grad_() for x in inputs(*heads)]
-    ours = packed(qkv, scaling=scaling, sliding_window=window)
-    theirs = alone(qkv, 1 / math.sqrt(8) if scaling is None else scaling, window)
+    qkv, sequences = [x.requires_grad_() for x in inputs(*heads)], LAYOUTS[layout]
+    ours = packed(qkv, sequences, scaling=scaling, sliding_window=window)
+    theirs = alone(qkv, 1 / math.sqrt(8) if scaling is None else scaling, window, sequences)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     downstream = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator())
     our_grads = torch.autograd.grad(ours, qkv, downstream)
@@ -83,7 +100,7 @@ def test_changing_one_sequence_changes_no_other_by_one_bit(
 ) -> None:
     qkv = inputs(*heads)
     before = packed(qkv)
-    start, end = CU_SEQLENS[which], CU_SEQLENS[which + 1]
+    start, end = ENDS[which], ENDS[which + 1]
     for x in qkv:
         x[:, :, start:end] *= value
     after = packed(qkv)
@@ -102,35 +119,46 @@ def test_no_row_sees_a_later_one() -> None:
     assert changed.tolist() == [10, 11, 12, 13, 14]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize(("window", "seen"), [(None, (-1, 0)), (4, (3, 0))])
 def test_on_gpus_a_kernel_gets_what_it_needs(
     heads: tuple[int, int],
     window: int | None,
     seen: tuple[int, int],
+    layout: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Layout, lengths and window as flash attention takes them; a stand-in computes."""
-    qkv = inputs(*heads)
+    qkv, sequences = inputs(*heads), LAYOUTS[layout]
+    own = [*range(18)]
+    rows, key_ends, most = (
+        (own, [*ENDS], 9)
+        if layout == "apart"
+        else ([row for keys in KEYS for row in keys], [0, 5, 6, 20, 28], 14)
+    )
 
     def kernel(
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-        longest: int,
+        lengths: tuple[torch.Tensor, torch.Tensor, int, int],
         scale: float,
         window_size: tuple[int, int],
     ) -> torch.Tensor:
-        assert [x.shape[0] for x in (query, key, value)] == [18] * 3
         assert (query.shape[1], key.shape[1]) == heads
-        assert (cu_seqlens.tolist(), longest, scale, window_size) == ([*CU_SEQLENS], 9, 0.7, seen)
-        return alone([x.transpose(0, 1).unsqueeze(0) for x in (query, key, value)], scale)[0]
+        for given, x in ((key, qkv[1]), (value, qkv[2])):
+            assert torch.equal(given, x[0].transpose(0, 1)[rows])
+        ends, ends_of_keys, longest, longest_keys = lengths
+        assert (ends.tolist(), longest, scale, window_size) == ([*ENDS], 9, 0.7, seen)
+        assert (ends_of_keys.tolist(), longest_keys) == (key_ends, most)
+        assert torch.equal(query, qkv[0][0].transpose(0, 1))
+        return alone(qkv, scale, None, sequences)[0]
 
     monkeypatch.setattr(attention, "_has_varlen", lambda query: True)
     monkeypatch.setattr(attention, "_varlen_attention", lambda: kernel)
-    ours = packed(qkv, scaling=0.7, sliding_window=window)
-    torch.testing.assert_close(ours, alone(qkv, 0.7), rtol=0, atol=1e-12)
+    ours = packed(qkv, sequences, scaling=0.7, sliding_window=window)
+    torch.testing.assert_close(ours, alone(qkv, 0.7, None, sequences), rtol=0, atol=1e-12)
 
 
 def test_under_autocast_the_kernel_gets_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,10 +275,11 @@ def test_a_flash_attn_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("window", [None, 4])
 def test_the_kernel_computes_what_the_other_path_does(
-    heads: tuple[int, int], window: int | None
+    heads: tuple[int, int], window: int | None, layout: str
 ) -> None:
     """bfloat16 against float64, outputs and gradients; head size 64, as kernels want it."""
     rng = torch.Generator().manual_seed(0)
@@ -262,11 +291,10 @@ def test_the_kernel_computes_what_the_other_path_does(
         torch.nn.Module(),
         *half,
         None,
-        cu_seqlens=CU_SEQLENS.cuda(),
-        longest=9,
+        sequences=moved(LAYOUTS[layout], torch.device("cuda")),
         sliding_window=window,
     )
-    theirs = alone(exact, 1 / 8, window)
+    theirs = alone(exact, 1 / 8, window, LAYOUTS[layout])
     torch.testing.assert_close(ours.double().cpu(), theirs, rtol=0, atol=0.03)
     downstream = torch.randn(theirs.shape, dtype=theirs.dtype, generator=rng)
     our_grads = torch.autograd.grad(ours, half, downstream.to("cuda", torch.bfloat16))

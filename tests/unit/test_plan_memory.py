@@ -20,19 +20,40 @@ from ttrl.models.packed_model import load_policy_model, packed_hidden_states
 from ttrl.models.recompute import recompute
 from ttrl.plan import Machine, ModelShape
 from ttrl.plan.memory import Job, activations, layer_saved, loss, recomputed, states, weight_copies
+from ttrl.types import PackedSequences
 
 SIZES = {"hidden_size": 64, "intermediate_size": 256, "head_dim": 16, "num_hidden_layers": 3}
 LENGTHS = (256,) * 4
 """As long as each other, so that nothing is padded."""
+APART = PackedSequences(torch.tensor([0, 256, 512, 768, 1024], dtype=torch.int32), 256)
+PROMPT, OWN = 320, 240
+SHARED = PackedSequences(
+    torch.tensor([0, *range(PROMPT, PROMPT + 4 * OWN + 1, OWN)], dtype=torch.int32),
+    PROMPT,
+    torch.cat(
+        [torch.arange(PROMPT)]
+        + [
+            torch.cat([torch.arange(PROMPT), PROMPT + n * OWN + torch.arange(OWN)])
+            for n in range(4)
+        ]
+    ),
+    torch.tensor([0, *range(PROMPT, PROMPT + 4 * (PROMPT + OWN) + 1, PROMPT + OWN)]).int(),
+    PROMPT + OWN,
+)
+"""A prompt with four answers, which make for twice as many keys as there are rows."""
 
 
-def make_job(model: PreTrainedModel, *, autocast: bool, **policy: Any) -> Job:
+def make_job(
+    model: PreTrainedModel, *, autocast: bool, trained_samples: int = 1, **policy: Any
+) -> Job:
     """bfloat16 weights are ZeRO-3's, float32 ones under autocast the local backend's."""
     settings = make_settings(
         model={"dtype": "bfloat16"},
         update={
             "backend": "local" if autocast else "zero3",
             "tokens_per_batch": sum(LENGTHS),
+            "trained_samples": trained_samples,
+            "sequences_per_update": 4 * trained_samples,
             **policy,
         },
     )
@@ -51,15 +72,18 @@ def packed_model(
     return model
 
 
-def forward(model: PreTrainedModel, *, autocast: bool) -> torch.Tensor:
-    ids_T = torch.arange(sum(LENGTHS)) % model.config.vocab_size
-    positions_T = torch.cat([torch.arange(n) for n in LENGTHS])
-    ends = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0).tolist()], dtype=torch.int32)
+def forward(
+    model: PreTrainedModel, *, autocast: bool, sequences: PackedSequences = APART
+) -> torch.Tensor:
+    """The positions matter to no size."""
+    rows = torch.arange(int(sequences.ends[-1]))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        return packed_hidden_states(model, ids_T, positions_T, ends, max(LENGTHS))
+        return packed_hidden_states(model, rows % model.config.vocab_size, rows % 256, sequences)
 
 
-def saved_bytes(model: PreTrainedModel, *, autocast: bool) -> int:
+def saved_bytes(
+    model: PreTrainedModel, *, autocast: bool, sequences: PackedSequences = APART
+) -> int:
     """Bytes of the storages that a forward pass keeps, weights and their copies aside."""
     sizes = {p.shape for p in model.parameters()} | {p.t().shape for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -70,7 +94,7 @@ def saved_bytes(model: PreTrainedModel, *, autocast: bool) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        forward(model, autocast=autocast)
+        forward(model, autocast=autocast, sequences=sequences)
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -105,16 +129,22 @@ def test_states_are_what_the_local_policy_holds_after_an_update(
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])
 @pytest.mark.parametrize("kind", ["qwen2", "llama", "qwen3"])
-def test_a_layer_saves_what_the_formula_says(kind: str, autocast: bool) -> None:
+@pytest.mark.parametrize(
+    ("sequences", "samples", "padding"),
+    [(APART, 1, 1.0), (SHARED, 4, 5 * 560 / 2560)],
+    ids=["apart", "a shared prompt"],
+)
+def test_a_layer_saves_what_the_formula_says(
+    kind: str, autocast: bool, sequences: PackedSequences, samples: int, padding: float
+) -> None:
     """Within 2 %: positions, cosines and sines are not counted."""
     model = packed_model(kind, autocast=autocast)
-    deep = saved_bytes(model, autocast=autocast)
+    deep = saved_bytes(model, autocast=autocast, sequences=sequences)
     model.base_model.layers = model.base_model.layers[:1]
-    shallow = saved_bytes(model, autocast=autocast)
-    per_token = (deep - shallow) / 2 / sum(LENGTHS)
-    assert layer_saved(make_job(model, autocast=autocast), padding=1.0) == pytest.approx(
-        per_token, rel=0.02
-    )
+    shallow = saved_bytes(model, autocast=autocast, sequences=sequences)
+    per_token = (deep - shallow) / 2 / int(sequences.ends[-1])
+    job = make_job(model, autocast=autocast, trained_samples=samples)
+    assert layer_saved(job, padding=padding) == pytest.approx(per_token, rel=0.02)
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["bfloat16", "autocast"])

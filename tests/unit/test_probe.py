@@ -50,12 +50,12 @@ def test_positions_that_depend_on_the_longest_sequence_show(
 @pytest.mark.parametrize(
     ("windows", "longest", "lengths"),
     [
-        (set(), 10_000, [4, 6]),
-        ({4096}, 4096, [4, 6]),
-        ({4096}, 4100, [4, 4100, 6]),
-        ({128, 1024}, 32_768, [4, 1024 + BEYOND, 6]),
-        ({1024, 16_384}, 32_768, [4, 1024 + BEYOND, 6]),
-        (set(), 3, [4, 6]),
+        (set(), 10_000, [4, 6, 6, 6]),
+        ({4096}, 4096, [4, 6, 6, 6]),
+        ({4096}, 4100, [4, 4100, 6, 6, 6]),
+        ({128, 1024}, 32_768, [4, 1024 + BEYOND, 6, 6, 6]),
+        ({1024, 16_384}, 32_768, [4, 1024 + BEYOND, 6, 6, 6]),
+        (set(), 3, [4, 6, 6, 6]),
     ],
 )
 def test_what_is_tried(windows: set[int], longest: int, lengths: list[int]) -> None:
@@ -64,6 +64,9 @@ def test_what_is_tried(windows: set[int], longest: int, lengths: list[int]) -> N
     assert [p.start for p in tried[:-1]] == [0] * (len(tried) - 1)
     assert tried[-1].start == max(0, longest - 6)
     assert all(100 <= token < 777 for p in tried[:1] for token in p.ids)
+    one, other = (p.sample() for p in tried[-3:-1])
+    assert one.prompt_length == other.prompt_length == 3
+    assert one.token_ids[:3] == other.token_ids[:3] and one.token_ids != other.token_ids
     assert all(token < 777 for p in tried for token in p.ids)
 
 
@@ -71,7 +74,7 @@ def test_of_a_long_sequence_few_logits_are_made() -> None:
     model, sizes = tiny("mistral"), []
     model.lm_head.register_forward_hook(lambda *call: sizes.append(call[-1].shape[1]))
     own_logprobs(model, probes(Heard(48, windows={16}), VOCABULARY))
-    assert sizes == [4, KEPT + 1, 6]
+    assert sizes == [4, KEPT + 1, 4, 4, 6]
 
 
 def test_who_listened_holds_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,17 +110,17 @@ def test_want_of_memory_stays_what_it_is(where: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("dtype", "off", "refused"),
     [
-        (torch.float32, [9e-4] * 8, False),
-        (torch.float32, [2e-3] + [0.0] * 7, True),
-        (torch.bfloat16, [1.5] + [0.0] * 7, False),
-        (torch.bfloat16, [0.3] * 8, True),
+        (torch.float32, [9e-4] * 14, False),
+        (torch.float32, [2e-3] + [0.0] * 13, True),
+        (torch.bfloat16, [2.5] + [0.0] * 13, False),
+        (torch.bfloat16, [0.3] * 14, True),
     ],
 )
 def test_what_may_be_rounding(
     dtype: torch.dtype, off: list[float], refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One log-prob of a real model may be off by more than a nat in bfloat16."""
-    monkeypatch.setattr("ttrl.models.packed_model.own_logprobs", lambda *_: torch.zeros(8))
+    monkeypatch.setattr("ttrl.models.packed_model.own_logprobs", lambda *_: torch.zeros(14))
     monkeypatch.setattr("ttrl.models.packed_model.packed_logprobs", lambda *_: torch.tensor(off))
     model = tiny("llama").to(dtype)
     if refused:

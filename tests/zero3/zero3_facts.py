@@ -302,19 +302,14 @@ def documents(policy: Zero3Model, samples: list[TrainSample]) -> list[float]:
     for texts in (samples, changed):
         (batch,) = pack(texts, [1.0] * len(texts), 1024)  # the same one on every rank
         logp_T = policy.network(batch, temperature=TEMPERATURE).logp_T
-        parts = logp_T.split(batch.cu_seqlens.diff().tolist())
-        found.append({targets(batch, s): part for s, part in enumerate(parts)})
+        lengths = batch.samples_T.bincount().tolist()
+        answers = map(tuple, map(torch.Tensor.tolist, batch.targets_T.split(lengths)))
+        found.append(dict(zip(answers, logp_T.split(lengths), strict=True)))
     own, other = found
     return [
         (own[answer_of(s)] - other[answer_of(t)]).abs().max().item()
         for s, t in zip(samples, changed, strict=True)
     ]
-
-
-def targets(batch: Any, sequence: int) -> tuple[int, ...]:
-    """Which completion a packed sequence is."""
-    begin, end = batch.cu_seqlens[sequence : sequence + 2].tolist()
-    return tuple(i for i in batch.targets_T[begin:end].tolist() if i >= 0)
 
 
 def teacher(policy: Zero3Model, samples: list[TrainSample]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,13 +23,14 @@ from ttrl.learner.local import LocalModel
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.models.attention import packed_attention
 from ttrl.models.packed_model import load_policy_model
+from ttrl.models.packing import moved
 from ttrl.models.pretrained import load_tokenizer
 from ttrl.rollout.engines.vllm_contract import require_vllm
 from ttrl.rollout.pool import make_pool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.settings.recipe import load_settings
 from ttrl.system.gpus import device
-from ttrl.types import CompletionGroup, Question, TrainSample, UserError
+from ttrl.types import CompletionGroup, PackedSequences, Question, TrainSample, UserError
 
 LENGTHS = (70, 1, 130, 7)
 """Lengths of sequences in the attention test: within a tile of a kernel, across tiles, tiny."""
@@ -108,22 +110,41 @@ def packed_attention_on_gpu() -> str:
         torch.randn(1, heads, rows, 64, generator=g).to(device()) for heads, rows in shapes
     )
     inputs = [x.bfloat16() for x in (query, key, value, above)]
-    ours = _attention_and_gradients(*inputs)
-    padded = _attention_and_gradients(*(x.float() for x in inputs))
-    gaps = [_gap(mine, theirs) for mine, theirs in zip(ours, padded, strict=True)]
+    gaps: list[float] = []
+    for sequences in (_apart(), _with_a_common_prompt()):
+        ours = _attention_and_gradients(sequences, *inputs)
+        padded = _attention_and_gradients(sequences, *(x.float() for x in inputs))
+        gaps += [_gap(mine, theirs) for mine, theirs in zip(ours, padded, strict=True)]
     if not max(gaps) < 8 * BF16_STEP:
         raise ArithmeticError(f"it differs from padded attention by {max(gaps):.1e} of the largest")
     return f"forward and backward in bfloat16 are float32's to {max(gaps):.1e}"
 
 
+def _apart() -> PackedSequences:
+    """Return sequences of `LENGTHS`."""
+    return PackedSequences(torch.tensor((0, *LENGTHS)).cumsum(0, dtype=torch.int32), max(LENGTHS))
+
+
+def _with_a_common_prompt() -> PackedSequences:
+    """Return sequences of `LENGTHS`, of which all others see the first one's rows."""
+    first, *rows = torch.arange(sum(LENGTHS)).split(LENGTHS)
+    keys = [first, *(torch.cat([first, own]) for own in rows)]
+    counts = [len(seen) for seen in keys]
+    key_ends = torch.tensor((0, *counts)).cumsum(0, dtype=torch.int32)
+    return replace(_apart(), keys_K=torch.cat(keys), key_ends=key_ends, longest_keys=max(counts))
+
+
 def _attention_and_gradients(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, above: torch.Tensor
+    sequences: PackedSequences,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    above: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:
     """Compute output and gradients; in float32 no kernel for different lengths is used."""
     leaves = query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
-    ends = torch.tensor((0, *LENGTHS)).cumsum(0).to(device(), torch.int32)
-    module, longest = torch.nn.Module(), max(LENGTHS)
-    out, _ = packed_attention(module, *leaves, None, cu_seqlens=ends, longest=longest)
+    module, sequences = torch.nn.Module(), moved(sequences, device())
+    out, _ = packed_attention(module, *leaves, None, sequences=sequences)
     return out.detach(), *torch.autograd.grad(out, leaves, above.transpose(1, 2))
 
 

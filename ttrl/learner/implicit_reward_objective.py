@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from ttrl.learner.objective import Loss, Network, PreparedStep, Scorer
-from ttrl.models.packing import sequence_ids
 from ttrl.types import PackedBatch, TrainSample, UpdateResult
 
 
@@ -37,18 +36,13 @@ class ImplicitRewardObjective:
         """Compute the mean over answers of BCE(σ(β Σ_t q_t), outcome)."""
         if batch.returns_T is None:
             raise ValueError("an implicit reward model is trained on samples with returns")
-        ids_T, answers = sequence_ids(batch), len(batch.cu_seqlens) - 1
-        trained_T = batch.targets_T >= 0
         ratio_T = network(batch, temperature=1.0).logp_T - self.reference_logp(batch)
-        ratio_T = torch.where(trained_T, ratio_T, 0.0)
 
         def summed(values_T: torch.Tensor) -> torch.Tensor:
-            return values_T.new_zeros(answers).index_add(0, ids_T, values_T)
+            return values_T.new_zeros(batch.samples).index_add(0, batch.samples_T, values_T)
 
         weights_S = summed(batch.token_weights_T)
-        outcomes_S = summed(torch.where(trained_T, batch.returns_T, 0.0)) / summed(
-            trained_T.to(ratio_T.dtype)
-        )
+        outcomes_S = summed(batch.returns_T) / summed(torch.ones_like(batch.returns_T))
         losses_S = F.binary_cross_entropy_with_logits(
             self.beta * summed(ratio_T), outcomes_S, reduction="none"
         )

@@ -18,7 +18,7 @@ from ttrl_kernels import PolicyLoss
 from ttrl.learner.entropy_coefficient import EntropyCoefficient
 from ttrl.learner.objective import Loss, Network, PreparedStep, Scorer
 from ttrl.learner.step_tokens import compares_tokens, corrects, prepare_step
-from ttrl.models.packing import sampled_from, sequence_ids, sequence_weights
+from ttrl.models.packing import sampled_from, sequence_weights
 from ttrl.settings import LossSettings, Settings
 from ttrl.types import PackedBatch, TrainSample, UpdateResult
 
@@ -123,7 +123,7 @@ class PolicyObjective:
             ref_logp_T=self.reference_logp(batch) if loss.kl_coef > 0 else None,
             policy=loss.policy,
             ratio_level=loss.ratio_level,
-            sequence_ids_T=sequence_ids(batch),
+            sequence_ids_T=batch.samples_T,
             ratio_penalty_T=batch.ratio_penalty_T,
             clip_low=loss.clip_low,
             clip_high=loss.clip_high,

@@ -11,9 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from itertools import islice
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -21,8 +19,9 @@ from ttrl_kernels import chosen_backend
 
 from ttrl.learner.objective import Loss, Objective, PreparedStep, Scorer, TokenScores
 from ttrl.models import lora
+from ttrl.models.dealing import deal
 from ttrl.models.packed_model import PackedModel
-from ttrl.models.packing import batch_of, deal, pack, sampled_from
+from ttrl.models.packing import batch_of, moved, pack, sampled_from
 from ttrl.models.recompute import recompute
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
@@ -229,9 +228,8 @@ class TrainedModel(ABC):
         own: dict[int, list[tuple[float, ...]]] = {}
         for chosen in deal(samples, room, ranks.count)[ranks.rank :: ranks.count]:
             together = [samples[i] for i in chosen]
-            batch = _to(batch_of(together, [0.0] * len(together)), self.model.device)
-            trained_T = batch.targets_T >= 0
-            values = [iter(figure_T[trained_T].tolist()) for figure_T in figures(batch)]
+            batch = moved(batch_of(together, [0.0] * len(together)), self.model.device)
+            values = [iter(figure_T.tolist()) for figure_T in figures(batch)]
             own |= {i: [tuple(islice(v, len(samples[i].logprobs))) for v in values] for i in chosen}
         found = ranks.gather_dict(own)
         return [found[i] for i in range(len(samples))]
@@ -305,7 +303,7 @@ class TrainedModel(ABC):
         own = _Sums()
         self._zero_grad()
         for batch in batches[self.ranks.rank :: self.ranks.count]:
-            loss = objective.loss(self.network, _to(batch, self.model.device))
+            loss = objective.loss(self.network, moved(batch, self.model.device))
             self._backward(loss.loss)
             own.add(batch, loss)  # waits for the GPU: there is work queued by now
         own_norm = self._gradient_norm()
@@ -358,15 +356,6 @@ class TrainedModel(ABC):
             f"gradients of {bad[:3] or 'no parameter'}); the weights are unchanged; lower "
             f"{self.rate_setting}"
         )
-
-
-def _to(batch: PackedBatch, device: torch.device) -> PackedBatch:
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    moved: dict[str, Any] = {
-        name: value.to(device) if torch.is_tensor(value) else value
-        for name, value in values.items()
-    }
-    return PackedBatch(**moved)
 
 
 class _Sums:

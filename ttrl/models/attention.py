@@ -1,13 +1,14 @@
 """Causal attention inside each sequence of a packed batch, as a transformers attention function.
 
 Registered under the name `PACKED`; a model loaded with ``attn_implementation=PACKED`` runs on
-packed batches, and its forward needs ``cu_seqlens`` and ``longest``. Each sequence gives what it
-would give alone.
+packed batches, and its forward needs their ``sequences``. Each sample gives what it would give
+alone; samples may share a prompt, whose keys and values are then read by all of them.
 
 In half precision on a GPU a kernel for sequences of different lengths computes it: that of the
 flash-attn package where it is installed, else PyTorch's own. Anywhere else the sequences are laid
 out side by side, padded on the right; causality alone then keeps padding out of every real row, so
-no mask is built, except for sequences that are longer than a sliding window.
+no mask is built, except for sequences that are longer than a sliding window. There a query of zeros
+stands where a prompt's row would, whose own query is in another sequence.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from ttrl.types import UserError
+from ttrl.types import PackedSequences, UserError
 
+Lengths = tuple[torch.Tensor, torch.Tensor, int, int]
 PACKED = "ttrl_packed"
 
 
@@ -38,65 +40,95 @@ def packed_attention(
     value_1KTD: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    cu_seqlens: torch.Tensor | None = None,
-    longest: int = 0,
+    sequences: PackedSequences | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **other: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend over T packed rows with H query and K key heads; return [1, T, H, D], no weights.
 
-    ``longest`` is the length of the longest sequence: reading it off ``cu_seqlens`` would make the
-    host wait for the GPU, in every layer. Dropout is never applied: it would make the trained
-    policy another one than the sampled one.
+    Dropout is never applied: it would make the trained policy another one than the sampled one.
 
     Raises:
         NotImplementedError: for attention variants that this function does not compute.
     """
     _refuse_variants(module, attention_mask, other)
-    if cu_seqlens is None:
-        raise NotImplementedError("its layers do not hand cu_seqlens on to their attention")
+    if sequences is None:
+        raise NotImplementedError("its layers do not hand sequences on to their attention")
     # Under autocast the values come out of a product, but rotary positions made the others float32.
     query_1HTD, key_1KTD = query_1HTD.to(value_1KTD.dtype), key_1KTD.to(value_1KTD.dtype)
     q_THD, k_TKD, v_TKD = (x[0].transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTD))
-    if _has_varlen(q_THD):
-        reach = (-1 if sliding_window is None else sliding_window - 1, 0)
-        size = v_TKD.shape[-1]  # that of queries and keys may be larger, and kernels know one
-        v_TKD = v_TKD if size == k_TKD.shape[-1] else pad(v_TKD, (0, k_TKD.shape[-1] - size))
-        out_THD = _varlen_attention()(q_THD, k_TKD, v_TKD, cu_seqlens, longest, scaling, reach)
-        return out_THD[..., :size].unsqueeze(0), None
-    place_T, count = _places(cu_seqlens, longest)
+    if sequences.keys_K is not None:
+        k_TKD, v_TKD = (x.index_select(0, sequences.keys_K) for x in (k_TKD, v_TKD))
+    attend = _varlen if _has_varlen(q_THD) else _side_by_side
+    return attend(q_THD, k_TKD, v_TKD, sequences, scaling, sliding_window).unsqueeze(0), None
+
+
+def _varlen(
+    q_THD: torch.Tensor,
+    k_TKD: torch.Tensor,
+    v_TKD: torch.Tensor,
+    sequences: PackedSequences,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """Attend with a kernel for sequences of different lengths."""
+    reach = (-1 if sliding_window is None else sliding_window - 1, 0)
+    size = v_TKD.shape[-1]  # that of queries and keys may be larger, and kernels know one
+    v_TKD = v_TKD if size == k_TKD.shape[-1] else pad(v_TKD, (0, k_TKD.shape[-1] - size))
+    out_THD = _varlen_attention()(q_THD, k_TKD, v_TKD, _lengths(sequences), scaling, reach)
+    return out_THD[..., :size]
+
+
+def _lengths(sequences: PackedSequences) -> Lengths:
+    """Return what kernels want to know: the ends of queries and keys, and the longest of each."""
+    if sequences.key_ends is None:
+        return (sequences.ends, sequences.ends, sequences.longest, sequences.longest)
+    return (sequences.ends, sequences.key_ends, sequences.longest, sequences.longest_keys)
+
+
+def _side_by_side(
+    q_THD: torch.Tensor,
+    k_TKD: torch.Tensor,
+    v_TKD: torch.Tensor,
+    sequences: PackedSequences,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """Attend with `scaled_dot_product_attention`, over sequences that are padded to one length."""
+    ends, key_ends, _, longest = _lengths(sequences)
+    query_place_T = key_place_T = _places(key_ends, key_ends, longest, len(k_TKD))
+    if ends is not key_ends:
+        query_place_T = _places(ends, key_ends, longest, len(q_THD))
+    count = len(ends) - 1
     group, band_LL = q_THD.shape[1] // k_TKD.shape[1], None
     if sliding_window is not None and longest > sliding_window:
         band_LL = _band(longest, sliding_window, q_THD.device)
         # With a mask, kernels that do not hold all scores at once know no groups of heads.
         k_TKD, v_TKD, group = _for_each_query(k_TKD, group), _for_each_query(v_TKD, group), 1
     out_SHLD = scaled_dot_product_attention(
-        _side_by_side(q_THD, place_T, count, longest),
-        _side_by_side(k_TKD, place_T, count, longest),
-        _side_by_side(v_TKD, place_T, count, longest),
+        _padded(q_THD, query_place_T, count, longest),
+        _padded(k_TKD, key_place_T, count, longest),
+        _padded(v_TKD, key_place_T, count, longest),
         attn_mask=band_LL,
         is_causal=band_LL is None,
         scale=scaling,
         enable_gqa=group > 1,
     )
-    out_THD = out_SHLD.transpose(1, 2).flatten(0, 1).index_select(0, place_T)
-    return out_THD.unsqueeze(0), None
+    return out_SHLD.transpose(1, 2).flatten(0, 1).index_select(0, query_place_T)
 
 
 def packed_hidden_states(
     model: PreTrainedModel,
     token_ids_T: torch.Tensor,
     positions_T: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    longest: int,
+    sequences: PackedSequences,
 ) -> torch.Tensor:
-    """Compute the last hidden states [T, H] of packed sequences of at most ``longest`` rows."""
+    """Compute the last hidden states [T, H] of packed rows."""
     out = model.base_model(
         input_ids=token_ids_T.unsqueeze(0),
         position_ids=positions_T.unsqueeze(0),
-        cu_seqlens=cu_seqlens,
-        longest=longest,
+        sequences=sequences,
         use_cache=False,
     )
     hidden_TH: torch.Tensor = out.last_hidden_state[0]
@@ -117,14 +149,20 @@ def _refuse_variants(
         raise NotImplementedError("its attention looks ahead (is_causal is false)")
 
 
-def _places(cu_seqlens: torch.Tensor, longest: int) -> tuple[torch.Tensor, int]:
-    """Return where each of the T packed rows goes in the padded [S * L] layout, and S."""
-    lengths_S = cu_seqlens.diff()
-    count = len(lengths_S)
-    starts_T = cu_seqlens[:-1].repeat_interleave(lengths_S)
-    sequence_T = torch.arange(count, device=starts_T.device).repeat_interleave(lengths_S)
-    row_T = torch.arange(len(starts_T), device=starts_T.device)
-    return sequence_T * longest + row_T - starts_T, count
+def _places(ends: torch.Tensor, key_ends: torch.Tensor, longest: int, total: int) -> torch.Tensor:
+    """Return where each packed row goes in the padded [S * L] layout: the last one by the last key.
+
+    Args:
+        ends: int32, S + 1 entries, of the rows to place.
+        key_ends: those of the keys.
+        longest: L.
+        total: rows to place, which a GPU's host does not know.
+    """
+    lengths_S, key_lengths_S = ends.diff(), key_ends.diff()
+    starts_S = torch.arange(len(lengths_S), device=ends.device) * longest - ends[:-1]
+    starts_S += key_lengths_S - lengths_S
+    starts_T = starts_S.repeat_interleave(lengths_S, output_size=total)
+    return starts_T + torch.arange(total, device=ends.device)
 
 
 def _band(longest: int, window: int, device: torch.device) -> torch.Tensor:
@@ -143,8 +181,8 @@ def _has_varlen(query: torch.Tensor) -> bool:
 def _varlen_attention() -> Callable[..., torch.Tensor]:
     """Return a function for causal attention over sequences of different lengths.
 
-    Its arguments are (query, key, value [T, heads, D], cu_seqlens, longest, scale, window), where
-    ``window`` is how many rows before and after its own a row sees, and -1 is all.
+    Its arguments are (query, key, value [T, heads, D], `_lengths`, scale, window), where ``window``
+    is how many rows before and after its own a row sees, and -1 is all.
     """
     try:
         version = importlib.metadata.version("flash-attn")
@@ -158,8 +196,7 @@ def _varlen_attention() -> Callable[..., torch.Tensor]:
             f"{torch.__version__}, or remove it: PyTorch's own attention takes its place"
         ) from error
 
-    def flash(q: Any, k: Any, v: Any, ends: Any, longest: int, scale: Any, window: Any) -> Any:
-        lengths = (ends, ends, longest, longest)
+    def flash(q: Any, k: Any, v: Any, lengths: Lengths, scale: Any, window: Any) -> Any:
         options = {"softmax_scale": scale, "causal": True, "window_size": window}
         return flash_attn_varlen_func(q, k, v, *lengths, **options, deterministic=True)
 
@@ -172,8 +209,7 @@ def _pytorch_varlen() -> Callable[..., torch.Tensor]:
 
     knows_groups = "enable_gqa" in inspect.signature(varlen_attn).parameters  # not in torch 2.11
 
-    def own(q: Any, k: Any, v: Any, ends: Any, longest: int, scale: Any, window: Any) -> Any:
-        lengths = (ends, ends, longest, longest)
+    def own(q: Any, k: Any, v: Any, lengths: Lengths, scale: Any, window: Any) -> Any:
         options: dict[str, Any] = {"scale": scale, "window_size": window}
         if (group := q.shape[1] // k.shape[1]) > 1:
             if knows_groups:
@@ -190,9 +226,7 @@ def _for_each_query(x_TKD: torch.Tensor, group: int) -> torch.Tensor:
     return x_TKD.unsqueeze(2).expand(-1, -1, group, -1).flatten(1, 2)
 
 
-def _side_by_side(
-    x_THD: torch.Tensor, place_T: torch.Tensor, count: int, longest: int
-) -> torch.Tensor:
+def _padded(x_THD: torch.Tensor, place_T: torch.Tensor, count: int, longest: int) -> torch.Tensor:
     """Lay sequences side by side, padded with zeros: [T, H, D] -> [S, H, L, D]."""
     padded = x_THD.new_zeros(count * longest, *x_THD.shape[1:])
     # index_copy has a plain gather as its gradient: deterministic, unlike that of indexing.

@@ -174,15 +174,12 @@ class PackedModel(torch.nn.Module):
         self.products = products
 
     def forward(self, batch: PackedBatch, **options: Any) -> Any:
-        """Compute what `FusedLMHead.forward` gives for the batch's rows and targets."""
+        """Compute what `FusedLMHead.forward` gives for the batch's trained tokens."""
         # Adapters may be float32 beside a frozen base of another type.
         autocast = any(p.dtype != self.products for p in self.model.parameters())
         with torch.autocast(self.model.device.type, self.products, enabled=autocast):
-            hidden_TH = packed_hidden_states(
-                self.model,
-                batch.token_ids_T,
-                batch.positions_T,
-                batch.cu_seqlens,
-                batch.longest,
+            hidden_RH = packed_hidden_states(
+                self.model, batch.token_ids_R, batch.positions_R, batch.sequences
             )
+            hidden_TH = hidden_RH.index_select(0, batch.rows_T)
             return self.model.get_output_embeddings()(hidden_TH, batch.targets_T, **options)

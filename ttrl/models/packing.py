@@ -8,15 +8,18 @@ into micro-batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any, Literal
+from dataclasses import fields, replace
+from itertools import accumulate, chain
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ttrl.system.balance import balance
-from ttrl.types import PackedBatch, TrainSample
+from ttrl.models.dealing import deal
+from ttrl.types import PackedBatch, PackedSequences, TrainSample
 
+Integers = NDArray[np.int64]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 
 
@@ -49,12 +52,12 @@ def pack(
     tokens_per_batch: int,
     parts: int = 1,
 ) -> list[PackedBatch]:
-    """Pack whole sequences into micro-batches of at most ``tokens_per_batch``, of like sizes.
+    """Pack whole samples into micro-batches of at most ``tokens_per_batch`` rows, of like sizes.
 
     Args:
         samples: what to train on.
         weights: per sample, the weight of each of its tokens.
-        tokens_per_batch: a sequence that is longer is an error.
+        tokens_per_batch: a sample that is longer is an error.
         parts: the number of batches is a multiple of it, so that every rank gets as many
             (``batches[rank::parts]``); where there are too few samples, some have no weight.
     """
@@ -62,117 +65,149 @@ def pack(
     return [batch_of([samples[i] for i in b], [weights[i] for i in b]) for b in dealt]
 
 
-def deal(samples: Sequence[TrainSample], tokens_per_batch: int, parts: int = 1) -> list[list[int]]:
-    """Group samples, by index, into the batches that `pack` makes; a batch may have none."""
-    rows = [_rows(sample) for sample in samples]
-    longest = max(range(len(rows)), key=rows.__getitem__, default=0)
-    if rows and rows[longest] > tokens_per_batch:
-        raise ValueError(
-            f"question {samples[longest].question_id!r}: a sequence of {rows[longest]} tokens does "
-            f"not fit memory.tokens_per_batch = {tokens_per_batch}"
-        )
-    count = -(-sum(rows) // (tokens_per_batch * parts)) * parts
-    while True:
-        dealt = balance(rows, count)
-        if all(sum(rows[i] for i in batch) <= tokens_per_batch for batch in dealt):
-            return dealt
-        count += parts
-
-
-def _rows(sample: TrainSample) -> int:
-    return len(sample.token_ids) - 1
-
-
 def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
-    """Pack the samples one after the other; ``weights`` are those of their tokens."""
+    """Pack the samples, with each common prompt once; ``weights`` are those of their tokens."""
     if not samples:  # a rank's share of nothing: it goes through the model as any other does
-        zero = (0.0,)
-        nothing = TrainSample(
-            "",
-            (0, 0),
-            (False, True),
-            zero,
-            zero,
-            old_logprobs=zero,
-            returns=zero,
-            values=zero,
-            policy_factors=zero,
-            ratio_penalties=zero,
-        )
-        samples, weights = [nothing], [0.0]
-    token_ids: list[int] = []
-    positions: list[int] = []
-    targets: list[int] = []
-    token_weights: list[float] = []
-    temperatures: list[float] = []
-    for sample, weight in zip(samples, weights, strict=True):
-        trained = sample.trained[1:]
-        token_ids += sample.token_ids[:-1]
-        positions += range(_rows(sample))
-        targets += [t if on else -100 for t, on in zip(sample.token_ids[1:], trained, strict=True)]
-        token_weights += [weight if on else 0.0 for on in trained]
-        temperatures += [sample.temperature or 0.0] * len(trained)
+        samples, weights = [_nothing()], [0.0]
+    layout = lay_out(samples)
+    trained = [np.flatnonzero(s.trained) for s in samples]
+    lengths = [len(at_n) for at_n in trained]
+    temperatures = [s.temperature or 0.0 for s in samples]
     return PackedBatch(
-        token_ids_T=torch.tensor(token_ids),
-        positions_T=torch.tensor(positions),
-        cu_seqlens=torch.tensor(
-            list(accumulate((_rows(s) for s in samples), initial=0)), dtype=torch.int32
+        token_ids_R=torch.from_numpy(layout.token_ids_R),
+        positions_R=torch.from_numpy(layout.positions_R),
+        sequences=layout.sequences,
+        samples=len(samples),
+        rows_T=_joined([rows[at_n - 1] for rows, at_n in zip(layout.rows, trained, strict=True)]),
+        samples_T=torch.from_numpy(np.repeat(np.arange(len(samples)), lengths)),
+        targets_T=_joined(
+            [np.array(s.token_ids)[at_n] for s, at_n in zip(samples, trained, strict=True)]
         ),
-        longest=max(map(_rows, samples)),
-        targets_T=torch.tensor(targets),
-        sampler_logp_T=_vector(samples, [s.logprobs for s in samples]),
-        old_logp_T=_known(samples, [s.old_logprobs for s in samples]),
-        advantages_T=_vector(samples, [s.advantages for s in samples]),
-        token_weights_T=torch.tensor(token_weights),
-        temperature_T=torch.tensor(temperatures) if any(temperatures) else None,
-        returns_T=_known(samples, [s.returns for s in samples]),
-        values_T=_known(samples, [s.values for s in samples]),
-        policy_factors_T=_known(samples, [s.policy_factors for s in samples]),
-        ratio_penalty_T=_known(samples, [s.ratio_penalties for s in samples]),
-        support_TM=_supports(samples),
+        sampler_logp_T=_vector(lengths, [s.logprobs for s in samples]),
+        old_logp_T=_known(lengths, [s.old_logprobs for s in samples]),
+        advantages_T=_vector(lengths, [s.advantages for s in samples]),
+        token_weights_T=_repeated(weights, lengths),
+        temperature_T=_repeated(temperatures, lengths) if any(temperatures) else None,
+        returns_T=_known(lengths, [s.returns for s in samples]),
+        values_T=_known(lengths, [s.values for s in samples]),
+        policy_factors_T=_known(lengths, [s.policy_factors for s in samples]),
+        ratio_penalty_T=_known(lengths, [s.ratio_penalties for s in samples]),
+        support_TM=_supports(samples, lengths),
     )
 
 
+def _nothing() -> TrainSample:
+    """Make a sample that has all that samples can have, and says nothing."""
+    zero = (0.0,)
+    return TrainSample(
+        "",
+        (0, 0),
+        (False, True),
+        zero,
+        zero,
+        old_logprobs=zero,
+        returns=zero,
+        values=zero,
+        policy_factors=zero,
+        ratio_penalties=zero,
+    )
+
+
+class Layout(NamedTuple):
+    """The rows of a batch, and which of them are a sample's."""
+
+    token_ids_R: Integers
+    positions_R: Integers
+    sequences: PackedSequences
+    rows: list[Integers]
+    """Per sample, the rows of its tokens but the last: of its prompt, and its own."""
+
+
+def lay_out(samples: Sequence[TrainSample]) -> Layout:
+    """Lay the samples' tokens one after the other, each prompt that several have only once."""
+    together: dict[tuple[int, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        together.setdefault(sample.token_ids[: sample.prompt_length], []).append(i)
+    tokens: list[tuple[int, ...]] = []
+    positions: list[Integers] = []
+    keys: list[Integers] = []
+    rows: dict[int, Integers] = {}
+    ends = [0]
+
+    def add(part: tuple[int, ...], before: Integers) -> Integers:
+        """Add a sequence, which sees the rows ``before`` it, and return those and its own."""
+        seen = np.append(before, np.arange(ends[-1], ends[-1] + len(part)))
+        if part:
+            tokens.append(part)
+            positions.append(np.arange(len(before), len(seen)))
+            keys.append(seen)
+            ends.append(ends[-1] + len(part))
+        return seen
+
+    none = np.empty(0, np.int64)
+    for prompt, members in together.items():
+        shared = add(prompt, none) if len(members) > 1 else none
+        for i in members:
+            rows[i] = add(samples[i].token_ids[len(shared) : -1], shared)
+    return Layout(
+        np.concatenate(tokens),
+        np.concatenate(positions),
+        _sequences(ends, keys, shared=len(together) < len(samples)),
+        [rows[i] for i in range(len(samples))],
+    )
+
+
+def _sequences(ends: Sequence[int], keys: Sequence[Integers], *, shared: bool) -> PackedSequences:
+    longest = int(np.diff(ends).max())
+    if not shared:
+        return PackedSequences(torch.tensor(ends, dtype=torch.int32), longest)
+    counts = [len(seen) for seen in keys]
+    return PackedSequences(
+        torch.tensor(ends, dtype=torch.int32),
+        longest,
+        _joined(keys),
+        torch.tensor([0, *accumulate(counts)], dtype=torch.int32),
+        max(counts),
+    )
+
+
+def _joined(parts: Sequence[Integers]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _repeated(values_S: Sequence[float], lengths: Sequence[int]) -> torch.Tensor:
+    return torch.from_numpy(np.repeat(np.array(values_S, np.float32), lengths))
+
+
 def _known(
-    samples: Sequence[TrainSample], values_S: Sequence[Sequence[float] | None]
+    lengths: Sequence[int], values_S: Sequence[Sequence[float] | None]
 ) -> torch.Tensor | None:
     """Lay out what every sample knows; None where one does not."""
     known = [values for values in values_S if values is not None]
-    return _vector(samples, known) if len(known) == len(samples) else None
+    return _vector(lengths, known) if len(known) == len(lengths) else None
 
 
-def _supports(samples: Sequence[TrainSample]) -> torch.Tensor | None:
-    """Lay out what could have been drawn in each trained row, [T, M] padded with -1."""
+def _vector(lengths: Sequence[int], values_S: Sequence[Sequence[float]]) -> torch.Tensor:
+    """Lay out one number per trained token as [T]."""
+    for length, values in zip(lengths, values_S, strict=True):
+        if len(values) != length:
+            raise ValueError(f"{len(values)} numbers for {length} trained tokens")
+    return torch.tensor(list(chain.from_iterable(values_S)))
+
+
+def _supports(samples: Sequence[TrainSample], lengths: Sequence[int]) -> torch.Tensor | None:
+    """Lay out what could have been drawn in each place, [T, M] padded with -1."""
     known = [s.support for s in samples if s.support is not None]
     if not known:
         return None
     width = max(max(support.counts) for support in known)
-    rows_TM = np.full((sum(map(_rows, samples)), width), -1, np.int32)
-    start = 0
-    for sample in samples:
+    places_TM = np.full((sum(lengths), width), -1, np.int32)
+    for sample, end in zip(samples, accumulate(lengths), strict=True):
         if sample.support is not None:
             counts_n = np.array(sample.support.counts)
-            own_nM = np.full((len(counts_n), width), -1, np.int32)
+            own_nM = places_TM[end - len(counts_n) : end]
             own_nM[np.arange(width) < counts_n[:, None]] = sample.support.ids
-            rows_TM[start + np.flatnonzero(sample.trained[1:])] = own_nM
-        start += _rows(sample)
-    return torch.from_numpy(rows_TM)
-
-
-def _vector(samples: Sequence[TrainSample], values_S: Sequence[Sequence[float]]) -> torch.Tensor:
-    """Lay out one number per trained token as [T], with 0 on all other rows."""
-    rows: list[float] = []
-    for sample, values in zip(samples, values_S, strict=True):
-        rows += _at_trained(values, sample.trained[1:])
-    return torch.tensor(rows)
-
-
-def _at_trained(values: Sequence[float], trained: Sequence[bool]) -> list[float]:
-    """Put the values of the trained rows where those are, and 0 elsewhere."""
-    if len(values) != sum(trained):
-        raise ValueError(f"{len(values)} numbers for {sum(trained)} trained tokens")
-    rest = iter(values)
-    return [next(rest) if on else 0.0 for on in trained]
+    return torch.from_numpy(places_TM)
 
 
 def temperature_of(batch: PackedBatch, usual: float) -> float | torch.Tensor:
@@ -192,8 +227,16 @@ def sampled_from(batch: PackedBatch, usual: float) -> dict[str, Any]:
     return {"temperature": temperature_of(batch, usual), "support_TM": batch.support_TM}
 
 
-def sequence_ids(batch: PackedBatch) -> torch.Tensor:
-    """Return the number of each row's sequence in a batch [T], int64 from 0."""
-    lengths_S = batch.cu_seqlens.diff()
-    ids_S = torch.arange(len(lengths_S), device=lengths_S.device)
-    return ids_S.repeat_interleave(lengths_S, output_size=len(batch.token_ids_T))
+Packed = TypeVar("Packed", PackedBatch, PackedSequences)
+
+
+def moved(part: Packed, device: torch.device) -> Packed:
+    """Return a batch, or its sequences, with all tensors on ``device``."""
+    changed: dict[str, Any] = {}
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if isinstance(value, PackedSequences):
+            changed[f.name] = moved(value, device)
+        elif torch.is_tensor(value):
+            changed[f.name] = value.to(device)
+    return replace(part, **changed)

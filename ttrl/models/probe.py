@@ -18,6 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ttrl.models.attention import packed_attention, packed_hidden_states
+from ttrl.models.packing import batch_of, lay_out, moved
+from ttrl.types import TrainSample
 
 LISTENED = "ttrl_listened"
 """The name of packed attention while it is listened to."""
@@ -40,11 +42,19 @@ class Probe:
     ids: tuple[int, ...]
     start: int = 0
     """The position of the first token."""
+    most: int = KEPT
+    """Last log-probs that are compared, at most; the tokens before them are a prompt."""
 
     @property
     def kept(self) -> int:
         """The number of log-probs that are compared."""
-        return min(KEPT, len(self.ids) - 1)
+        return min(self.most, len(self.ids) - 1)
+
+    def sample(self) -> TrainSample:
+        """Return the sequence as it is packed."""
+        trained = [i >= len(self.ids) - self.kept for i in range(len(self.ids))]
+        zeros = (0.0,) * self.kept
+        return TrainSample("", self.ids, tuple(trained), zeros, zeros)
 
     def positions(self, device: torch.device) -> torch.Tensor:
         """Return the positions of the sequence's tokens."""
@@ -94,8 +104,8 @@ def _mask(*_: Any, mask_function: Any, device: torch.device, **__: Any) -> torch
     row_L = torch.arange(heard.longest, device=device)
     sees_L = mask_function(zero, zero, row_L, torch.zeros_like(row_L)).expand_as(row_L)
     hidden = (~sees_L).nonzero().flatten().tolist()
-    tokens = len(SHORT.ids)
-    made = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device=device)
+    rows = len(SHORT.ids) - 1  # nothing is predicted from the last token
+    made = torch.ones(1, 1, rows, rows, dtype=torch.bool, device=device)
     heard.masks.append((made, hidden[0] if hidden else None))
     return made
 
@@ -158,13 +168,15 @@ def _noted(model: PreTrainedModel, layers: list[torch.nn.Module]) -> Iterator[No
 
 
 def probes(heard: Heard, vocabulary: int) -> list[Probe]:
-    """Make the sequences to try: a short one, one at the last positions, one beyond a window.
+    """Make the sequences to try: short ones, one beyond a window, one at the last positions.
 
-    The last positions are those that the run will have, for a rotary embedding may look at the
-    highest of a batch. The window is the widest one.
+    Two of the short ones have the same prompt. The window is the widest one. The last positions are
+    those that the run will have, for a rotary embedding may look at the highest of a batch.
     """
-    start = max(0, heard.longest - LAST)
+    start, half = max(0, heard.longest - LAST), LAST // 2
+    prompt = _ids(half, 4, vocabulary)
     tried = [Probe(_ids(4, 1, vocabulary)), Probe(_ids(LAST, 2, vocabulary), start)]
+    tried[1:1] = [Probe((*prompt, *_ids(half, seed, vocabulary)), most=half) for seed in (5, 6)]
     limit = min(heard.longest, LONGEST)
     if windows := [w for w in heard.windows if w < limit]:
         length = min(limit, max(windows) + BEYOND)
@@ -202,23 +214,22 @@ def own_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor
 @torch.no_grad()
 def packed_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor:
     """Compute log-probs of each sequence's last tokens, of all sequences packed together."""
-    ids: list[int] = []
-    rows: list[int] = []  # those that predict the tokens that are compared
-    ends = [0]
-    for probe in tried:
-        ids += probe.ids
-        ends.append(len(ids))
-        rows += range(len(ids) - 1 - probe.kept, len(ids) - 1)
-    device = model.device
-    ids_T, row_K = (torch.tensor(x, device=device) for x in (ids, rows))
-    hidden_TH = packed_hidden_states(
+    samples, device = [probe.sample() for probe in tried], model.device
+    layout, batch = lay_out(samples), batch_of(samples, [0.0] * len(samples))
+    positions_R = batch.positions_R.clone()
+    for rows, probe in zip(layout.rows, tried, strict=True):
+        if probe.start:  # and then it shares nothing
+            positions_R[rows] += probe.start
+    hidden_RH = packed_hidden_states(
         model,
-        ids_T,
-        torch.cat([probe.positions(device) for probe in tried]),
-        torch.tensor(ends, dtype=torch.int32, device=device),
-        max(len(probe.ids) for probe in tried),
+        batch.token_ids_R.to(device),
+        positions_R.to(device),
+        moved(batch.sequences, device),
     )
-    logp_K: torch.Tensor = model.get_output_embeddings()(hidden_TH[row_K], ids_T[row_K + 1]).logp_T
+    hidden_KH = hidden_RH[batch.rows_T.to(device)]
+    logp_K: torch.Tensor = model.get_output_embeddings()(
+        hidden_KH, batch.targets_T.to(device)
+    ).logp_T
     return logp_K
 
 

@@ -15,6 +15,7 @@ from ttrl_kernels.chunks import most_rows
 
 from ttrl.learner.trained_model import needs_reference
 from ttrl.learner.zero3 import REDUCE_BUCKET, SUB_GROUP
+from ttrl.models.dealing import KEYS
 from ttrl.models.recompute import recomputed_layers
 from ttrl.plan.machine import GIB, Machine
 from ttrl.plan.shape import ModelShape
@@ -144,10 +145,12 @@ def layer_saved(job: Job, padding: float = 0.0) -> float:
     head_norms = 0
     if shape.head_norms:
         head_norms = (4 + narrow) * (query + key) + 4 * (shape.heads + shape.kv_heads)
-    turned = narrow * (query + 2 * key)
+    # Samples that share a prompt read its keys and values from copies of their own.
+    keys = KEYS if job.settings.policy.trained_samples > 1 else 1
+    turned = narrow * (query + 2 * keys * key)
     beside = 4.0 * shape.heads
     if padding:
-        beside = padding * (narrow * (2 * query + 2 * key) + 4 * shape.heads)
+        beside = keys * padding * (narrow * (2 * query + 2 * key) + 4 * shape.heads)
     mlp = 4 * narrow * shape.intermediate
     adapters = narrow * (job.settings.lora.rank or 0) * shape.adapted_matrices
     once = norms + inputs + head_norms + turned + narrow * query + mlp + adapters
@@ -177,19 +180,20 @@ def recomputed(job: Job) -> dict[str, int]:
 def loss(job: Job) -> dict[str, int]:
     """Count the bytes of the last norm and the head: one chunk of float32 logits, and gradients.
 
-    The gradients of the head's weight and input wait in float32 and are then rounded to the type of
-    the products. The chunk is gone by then, so the larger of the two counts. Frozen weights have no
+    The head reads a copy of the rows that it needs. The gradients of its weight and input wait in
+    float32 and are then rounded to the type of the products, and those of the rows are put back in
+    their places. The chunk is gone by then, so the larger of the two counts. Frozen weights have no
     gradient. Of the supports that ``rollout.top_k`` makes, the batch has ids in int32, the loss in
     int64, and two chunks those with their logits.
     """
     shape = job.shape
     head = 0 if job.adapters else shape.head
-    rounded = job.narrow * (head + job.tokens * shape.hidden)
+    rounded = job.narrow * head + (job.narrow + job.wide) * job.tokens * shape.hidden
     chunk = 4 * job.chunk_rows * shape.vocabulary
     members = job.settings.rollout.top_k
     supports = {"supports": members * (12 * job.tokens + 42 * job.chunk_rows)} if members else {}
     return supports | {
-        "hidden states": job.tokens * (4 + 2 * job.wide) * shape.hidden,
+        "hidden states": job.tokens * (4 + 3 * job.wide) * shape.hidden,
         "logits chunk": max(chunk, rounded),
         "head gradients": 4 * (head + job.tokens * shape.hidden),
     }

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ttrl.models.dealing import BUNDLES, PROMPT_SHARE
 from ttrl.plan.memory import Job, kv_tokens, states
 from ttrl.plan.second_model import second_model, trained
 from ttrl.plan.second_model import states as second_states
@@ -141,6 +142,16 @@ def trained_length(job: Job) -> float:
     )
 
 
+def trained_rows(job: Job) -> float:
+    """Estimate the rows that a sequence takes: its answer's, and its part of a shared prompt's."""
+    prompt, samples = job.machine.prompt_tokens, job.settings.policy.trained_samples
+    own = trained_length(job) - prompt
+    questions = job.settings.rollout.questions_per_step / job.ranks
+    even = min(job.tokens, questions * samples * trained_length(job)) / BUNDLES
+    room = max(even, min(prompt / PROMPT_SHARE, job.tokens)) - prompt
+    return own + prompt / max(1.0, min(samples, room / own))
+
+
 def training_seconds(job: Job, flops: float, parameters: int) -> float:
     """Estimate the time for a pass over a step's samples, at so many operations per token.
 
@@ -149,7 +160,7 @@ def training_seconds(job: Job, flops: float, parameters: int) -> float:
     """
     machine, shape, policy = job.machine, job.shape, job.settings.policy
     sequences = job.settings.rollout.questions_per_step * policy.trained_samples
-    tokens = sequences * trained_length(job) / job.ranks
+    tokens = sequences * trained_rows(job) / job.ranks
     updates = math.ceil(sequences / policy.sequences_per_update)
     batches = max(updates, tokens / job.tokens)
     compute = tokens * flops / (machine.train_utilization * machine.tflops * 1e12)

@@ -54,8 +54,8 @@ def make_repeatable(threads: int | None, seed: int) -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu:  # read when cuBLAS starts; without it torch refuses every matrix product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # What it would fill is written over anyway: a whole layer, each time that one is gathered.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # What it would fill is written over anyway: a whole layer, each time that one is gathered.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(True, warn_only=on_gpu)
     seed_globals(seed)
 

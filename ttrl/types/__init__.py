@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from ttrl.types.update import PackedBatch, TrainSample, UpdateResult
+from ttrl.types.update import PackedBatch, PackedSequences, TrainSample, UpdateResult
 
 if TYPE_CHECKING:
     import torch  # the types are also used where nothing heavy should be imported
@@ -271,6 +271,7 @@ __all__ = [
     "Estimate",
     "FinishReason",
     "PackedBatch",
+    "PackedSequences",
     "PastVote",
     "Question",
     "StepResult",

@@ -50,6 +50,11 @@ class TrainSample:
     support: TopLogprobs | None = None
     """Per trained token, what could have been drawn in its place; see `Completion.support`."""
 
+    @property
+    def prompt_length(self) -> int:
+        """The number of tokens before the first trained one."""
+        return self.trained.index(True)
+
     @classmethod
     def of_answer(
         cls,
@@ -77,47 +82,77 @@ class TrainSample:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedBatch:
-    """A micro-batch: S whole sequences, one after the other, T tokens in all.
+class PackedSequences:
+    """Which rows of a packed batch see which: S sequences, each causal up to its last key.
 
-    Row ``t`` predicts ``targets_T[t]`` from the tokens up to and including ``token_ids_T[t]``;
-    rows with nothing to learn (inside prompts) have the target -100 and weight 0. The last token
-    of a completion is only a target: nothing is predicted from it, so it has no row.
+    The last row of a sequence sees all of its keys, the row before it all but the last one, and so
+    on. Where samples have the same prompt, the prompt is a sequence, and each answer is one that
+    has the prompt's keys before its own.
 
-    Example: the sample of `TrainSample` alone has ``token_ids_T=[5, 6, 7]``, ``positions_T=[0, 1,
-    2]``, ``cu_seqlens=[0, 3]``, ``longest=3``, ``targets_T=[-100, 7, 1]``, ``advantages_T=[0, 0.5,
-    0.5]`` and, for the mean over its two trained tokens, ``token_weights_T=[0, 0.5, 0.5]``.
+    Example: the prompt ``(5, 6)`` with the answers ``(7, 1)`` and ``(8, 9, 1)`` has the rows
+    ``5 6 7 8 9``: ``ends=[0, 2, 3, 5]``, ``longest=2``, ``keys_K=[0, 1, 0, 1, 2, 0, 1, 3, 4]``,
+    ``key_ends=[0, 2, 5, 9]``, ``longest_keys=4``.
     """
 
-    token_ids_T: torch.Tensor
-    """int64: the tokens."""
-    positions_T: torch.Tensor
-    """int64, from 0 in each sequence."""
-    cu_seqlens: torch.Tensor
-    """int32, S + 1 entries: sequence s is rows ``cu_seqlens[s]:cu_seqlens[s + 1]``."""
+    ends: torch.Tensor
+    """int32, S + 1 entries: sequence s is rows ``ends[s]:ends[s + 1]``."""
     longest: int
     """Rows of the longest sequence."""
+    keys_K: torch.Tensor | None = None
+    """int64: the rows that are the sequences' keys; None: each sequence's own."""
+    key_ends: torch.Tensor | None = None
+    """int32, S + 1 entries: the keys of sequence s are ``keys_K[key_ends[s]:key_ends[s + 1]]``."""
+    longest_keys: int = 0
+    """Keys of the sequence that has most."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """A micro-batch: R rows that go through the model, and the T trained tokens that they predict.
+
+    The trained tokens are those of its samples, one sample after the other. A prompt that samples
+    share has its rows once, and the last of them predicts the first token of every answer. The last
+    token of a sample is only a target: nothing is predicted from it, so it has no row.
+
+    Example: the sample of `TrainSample` alone has ``token_ids_R=[5, 6, 7]``, ``positions_R=[0, 1,
+    2]``, one sequence, ``rows_T=[1, 2]``, ``samples_T=[0, 0]``, ``targets_T=[7, 1]``,
+    ``advantages_T=[0.5, 0.5]`` and, for the mean over its two trained tokens,
+    ``token_weights_T=[0.5, 0.5]``.
+    """
+
+    token_ids_R: torch.Tensor
+    """int64: the tokens."""
+    positions_R: torch.Tensor
+    """int64: the tokens' places in their samples, from 0."""
+    sequences: PackedSequences
+    """Which rows see which."""
+    samples: int
+    """How many there are."""
+    rows_T: torch.Tensor
+    """int64: the row that each trained token is predicted from."""
+    samples_T: torch.Tensor
+    """int64: the sample that it belongs to, from 0."""
     targets_T: torch.Tensor
-    """int64: the next token, or -100."""
+    """int64: the token."""
     sampler_logp_T: torch.Tensor
-    """float32: the sampler's log-probability of the target; 0 where there is none."""
+    """float32: the log-probability that the sampler gave it."""
     old_logp_T: torch.Tensor | None
     """float32: the policy's own log-prob before this rollout's updates; None: not computed."""
     advantages_T: torch.Tensor
-    """float32: the advantages; 0 where there is no target."""
+    """float32: the advantages."""
     token_weights_T: torch.Tensor
     """float32: mask and aggregation; the loss is the sum of weight x token loss."""
     temperature_T: torch.Tensor | None = None
     """float32: what each token was sampled at, 0 for ``rollout.temperature``; None: all were at
     that."""
     returns_T: torch.Tensor | None = None
-    """float32: see `TrainSample.returns`; 0 where there is no target."""
+    """float32: see `TrainSample.returns`."""
     values_T: torch.Tensor | None = None
-    """float32: see `TrainSample.values`; 0 where there is no target."""
+    """float32: see `TrainSample.values`."""
     policy_factors_T: torch.Tensor | None = None
-    """float32: see `TrainSample.policy_factors`; 0 where there is no target."""
+    """float32: see `TrainSample.policy_factors`."""
     ratio_penalty_T: torch.Tensor | None = None
-    """float32: see `TrainSample.ratio_penalties`; 0 where there is no target."""
+    """float32: see `TrainSample.ratio_penalties`."""
     support_TM: torch.Tensor | None = None
     """int32: ids of the tokens that could have been drawn, padded with -1, which is all of a row
     where every one could; None: no sample has a `TrainSample.support`."""
