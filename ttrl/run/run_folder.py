@@ -254,6 +254,7 @@ def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     weights: Iterable[tuple[str, torch.Tensor]],
+    card: str | None = None,
 ) -> None:
     """Make the folder ``path``, a model in the Hugging Face format: whole, or not there.
 
@@ -262,6 +263,7 @@ def save_model(
         model: its configuration.
         tokenizer: saved beside it.
         weights: its parameters by name, one by one, see `write_weights`; tied ones once.
+        card: what its README.md says, see `ttrl.run.model_card`; None: it has none.
 
     Raises:
         OSError: if it cannot be written, for instance because the disk is full.
@@ -278,6 +280,8 @@ def save_model(
             model.generation_config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             write_weights(temporary, model, weights)
+            if card is not None:
+                (temporary / "README.md").write_text(card, encoding="utf-8")
         except SafetensorError as error:  # what a full disk becomes
             raise OSError(f"cannot write the model to {temporary}: {error}") from error
         temporary.rename(path)
