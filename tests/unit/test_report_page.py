@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import struct
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 from command_line import call
+from groups import estimate, group
 from report_runs import HOSTILE, answered, asked, hostile_run, long_run, recorded_run, small_run
 
 from ttrl.answers import default_grader
@@ -23,6 +25,7 @@ from ttrl.report.page.drawing import refuse_active, smoothed, spec, svg, write_p
 from ttrl.report.page.figures import Figure, Series, figures, thinned
 from ttrl.report.page.history import cut, spread
 from ttrl.report.page.page import named_runs, page
+from ttrl.report.rollouts import judged_line
 from ttrl.report.run_record import RunRecord
 
 REFERENCES = {"q1": "7", "q2": r"\frac{1}{2}", "q3": "30"}
@@ -153,7 +156,7 @@ def test_visits_say_what_was_wrong_flipped_and_tied(tmp_path: Path) -> None:
     flags = {name: [visit[3] for visit in q["visits"]] for name, q in found.items()}
     right, flipped = [False, False, False, False], [True, True, True, False]
     assert flags["q1"] == [right, flipped, [False, True, False, False]]
-    assert flags["q2"] == [right] * 3  # 0.5 is 1/2
+    assert flags["q2"] == [right, [False, False, False, True], right]  # 0.5 is 1/2
     assert flags["q3"] == [[True, *right[1:]]] * 2 + [[True, False, True, False]]
     assert found["q1"]["visits"][0] == [
         1,
@@ -166,6 +169,18 @@ def test_visits_say_what_was_wrong_flipped_and_tied(tmp_path: Path) -> None:
     assert texts["answers"]["q3"][0] == ["So \\boxed{31}.", "31", 4, False, 1.0, False]
     assert texts["answers"]["q3"][3][3] is True
     assert list(unpacked(kept.questions)["formulas"]) == ["x^2", r"\frac{1}{2}", r"\frac120"]
+
+
+def test_what_the_run_could_not_decide_is_not_judged_anew(tmp_path: Path) -> None:
+    """The page's own grader has more time, or less."""
+    sampled = group("1", "2", "3", "2", id="q")
+    vote = replace(estimate(sampled).vote, undecided=2, tied=True)
+    line = judged_line(sampled, replace(estimate(sampled), vote=vote))
+    run = recorded_run(tmp_path / "run", {1: [line]}, [{}])
+    (read,) = run.groups(1)
+    assert (read.tied, read.undecided) == (True, 2)
+    seen = history_module.visit(1, read, default_grader())
+    assert (seen.tied, seen.undecided) == (True, True)
 
 
 def test_without_an_answer_key_nothing_is_right_or_wrong(tmp_path: Path) -> None:
