@@ -13,8 +13,8 @@ from results import result
 from tiny_models import make_settings
 
 from ttrl.rollout.engines.recorded import RecordedEngine
+from ttrl.run.disk import Disk
 from ttrl.run.run_folder import RunFolder
-from ttrl.run.saving import Disk
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 

@@ -19,7 +19,7 @@ from ttrl.run.checkpoint import Checkpoint, IncompleteError, best_of, find_newes
 from ttrl.run.identity import weights_digest
 from ttrl.run.model_card import model_card
 from ttrl.run.resume import settings_of
-from ttrl.run.run_folder import save_model
+from ttrl.run.saved_model import save_model
 from ttrl.settings import Settings
 from ttrl.types import UserError
 
