@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -25,6 +24,9 @@ from ttrl.report.verdict import verdict
 
 RELOAD_S = 30
 """Seconds after which the page of a running run looks for a newer one."""
+
+NAMED = 4
+"""Runs that a title names, at most."""
 
 FIRST_S = 300
 """Seconds, beside its steps, that a run may be silent: to measure, to save, to write its page."""
@@ -77,7 +79,7 @@ def page(runs: Sequence[RunRecord], references: Sequence[Mapping[str, str]], jud
     environment.globals["blocks"] = _blocks
     template = environment.from_string(_resource("page.html.j2"))
     return template.render(
-        title=", ".join(named),
+        title=title_of(named),
         runs=[_run(name, run) for name, run in named.items()],
         figures=[_figure(figure, len(runs) > 1) for figure in drawn],
         smoothed=any(len(series.points) > SMOOTHED for f in drawn for series in f.series),
@@ -97,13 +99,28 @@ def page(runs: Sequence[RunRecord], references: Sequence[Mapping[str, str]], jud
 
 
 def named_runs(runs: Sequence[RunRecord]) -> dict[str, RunRecord]:
-    """Name runs by their folders, or the paths of these where that is not enough."""
-    counted = Counter(run.path.resolve().name for run in runs)
+    """Name runs by their folders, with as many of those around as tell them apart.
+
+    Example: "mine"; or "ttrl/seed_0" and "labels/seed_0".
+    """
+    paths = [run.path.resolve() for run in runs]
     named: dict[str, RunRecord] = {}
-    for run in runs:
-        short = run.path.resolve().name
-        named[short if counted[short] == 1 else str(run.path)] = run
+    for run, path in zip(runs, paths, strict=True):
+        name = str(path)
+        for parts in range(len(path.parts), 0, -1):
+            tail = path.parts[-parts:]
+            if [p.parts[-parts:] for p in paths].count(tail) == 1:
+                name = "/".join(tail)
+        named[name] = run
     return named
+
+
+def title_of(named: Mapping[str, RunRecord]) -> str:
+    """Title a page by its runs, or where these are many by the folder that they are in."""
+    if len(named) <= NAMED:
+        return ", ".join(named)
+    common = os.path.commonpath([run.path.resolve().parent for run in named.values()])
+    return f"{Path(common).name}: {len(named)} runs"
 
 
 def described(figure: Figure, several: bool) -> str:
