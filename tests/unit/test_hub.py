@@ -19,6 +19,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from report_runs import HOSTILE, answered, asked
 from runs import make_run
 
+from ttrl.report.run_record import read_run
 from ttrl.run import hub
 from ttrl.run.checkpoint import Checkpoint
 from ttrl.run.hub import Repository
@@ -69,6 +70,18 @@ def test_what_was_measured_of_another_step_is_not_said_of_it(tmp_path: Path) -> 
     assert "model-index" not in text and "This model was not measured." in text
     assert "on 1 question of" in text
     assert "The run went on to step 2, another model; this is of the whole. Verdict: better" in text
+
+
+@pytest.mark.parametrize("lost", ["removed", "damaged"])
+def test_without_all_answers_no_number_of_questions_is_said(tmp_path: Path, lost: str) -> None:
+    card_of(tmp_path / "run")
+    first = tmp_path / "run" / "rollouts" / "step_00001.jsonl"
+    if lost == "removed":
+        first.unlink()
+    else:
+        first.write_text("{\n")
+    run, checkpoint = read_run(tmp_path / "run"), Checkpoint(tmp_path / "run", 2, 1, None)
+    assert "on questions of arithmetic:train, in 2 steps." in model_card(run, checkpoint, "float32")
 
 
 def test_training_with_labels_is_said(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ttrl.report.verdict import verdict
 from ttrl.run.checkpoint import Checkpoint
 from ttrl.run.identity import MAY_DIFFER, run_digest
 from ttrl.settings import Settings
+from ttrl.types import UserError
 
 CARD = "README.md"
 RUN_KEY = "ttrl_run"
@@ -73,7 +74,6 @@ def model_card(run: RunRecord, checkpoint: Checkpoint, dtype: str) -> str:
         digest, versions = run_digest(state["identity"]), dict(state.get("versions", {}))
     settings = run.settings
     base, data = _base(settings), _data(settings.data.train)
-    asked = len({g.question for s in run.sampled if s <= checkpoint.step for g in run.groups(s)})
     before, after = (
         {r.data: r for r in run.evaluations() if r.step == at} for at in (0, checkpoint.step)
     )
@@ -83,9 +83,8 @@ def model_card(run: RunRecord, checkpoint: Checkpoint, dtype: str) -> str:
     body = (
         f"# {escaped(settings.name)}, step {checkpoint.step}",
         f"{escaped(base)}, trained by test-time reinforcement learning "
-        f"([ttrl](https://arxiv.org/abs/2504.16084)) on {asked} question{'s' * (asked != 1)} of "
-        f"{escaped(data)}, in "
-        f"{checkpoint.step} steps. {_labels(settings)}",
+        f"([TTRL](https://arxiv.org/abs/2504.16084)) on {_asked(run, checkpoint.step)} of "
+        f"{escaped(data)}, in {checkpoint.step} steps. {_labels(settings)}",
         "## What came out",
         *_results(before, after, names),
         _outcome(run, checkpoint.step),
@@ -100,6 +99,18 @@ def model_card(run: RunRecord, checkpoint: Checkpoint, dtype: str) -> str:
     )
     head = _front_matter(settings, digest, after, names)
     return f"---\n{head}\n---\n\n" + "\n\n".join(part.strip() for part in body) + "\n"
+
+
+def _asked(run: RunRecord, step: int) -> str:
+    """Count the questions that were asked until then, if all their answers are still there."""
+    steps = [sampled for sampled in run.sampled if sampled <= step]
+    if len(steps) < step:
+        return "questions"
+    try:
+        count = len({group.question for at in steps for group in run.groups(at)})
+    except UserError:  # a damaged file of answers is no reason to have no model
+        return "questions"
+    return f"{count} question{'s' * (count != 1)}"
 
 
 def _front_matter(
