@@ -21,6 +21,7 @@ SLOW = {
     "kernels/test_sharded.py": "several processes",
     "kernels/test_triton_interpreted.py": "Triton's interpreter",
     "unit/test_architectures.py": "a model of each of 144 kinds",
+    "unit/test_documented_commands.py": "runs the commands of the documents",
     "unit/test_gpu_check.py": "goes through the whole measurement of a GPU",
     "unit/test_gpu_parts.py": "starts each part of it",
     "unit/test_live_report.py": "starts processes that draw",

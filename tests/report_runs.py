@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,19 @@ def answered(text: str, answer: str | None, reward: float = 0.0, cut: bool = Fal
     }
 
 
-def asked(question: str, prompt: str, label: str | None, answers: Sequence[Any]) -> Any:
+def asked(
+    question: str, prompt: str, label: str | None, answers: Sequence[Any], undecided: int = 0
+) -> Any:
     """A question's line, whose label is the majority of the answers."""
-    votes = sum(answer["answer"] == label for answer in answers if label is not None)
+    counts = Counter(answer["answer"] for answer in answers if answer["answer"] is not None)
+    votes = counts[label] if label is not None else 0
     return {
         "question": question,
         "prompt": prompt,
         "label": label,
         "majority_ratio": votes / len(answers),
+        "tied": votes > 0 and list(counts.values()).count(votes) > 1,
+        "undecided": undecided,
         "completions": list(answers),
     }
 
@@ -102,7 +108,10 @@ def hostile_run(path: Path) -> RunRecord:
 
 
 def small_run(path: Path, *overrides: str, shift: float = 0.0) -> RunRecord:
-    """Three steps of three questions, one label wrong, one flipped, one tied; measured twice."""
+    """Three steps of three questions; measured twice.
+
+    A label is wrong, one flips, one is tied, and one is of undecided votes.
+    """
     right = {"q1": "7", "q2": r"\frac{1}{2}", "q3": "30"}
     labels = {
         1: {"q1": ("7", 3), "q2": (r"\frac{1}{2}", 4), "q3": ("31", 3)},
@@ -117,6 +126,7 @@ def small_run(path: Path, *overrides: str, shift: float = 0.0) -> RunRecord:
                 label,
                 [answered(f"So \\boxed{{{label}}}.", label, 1.0)] * count
                 + [answered(f"wrong, {right[name]}0", f"{right[name]}0", 0.0, True)] * (4 - count),
+                undecided=int((step, name) == (2, "q2")),
             )
             for name, (label, count) in of_step.items()
         ]

@@ -61,6 +61,7 @@ from ttrl.run.stateful import restore, shards_of, states_of
 from ttrl.settings import Settings
 from ttrl.system.memory import memory_metrics, memory_suffices
 from ttrl.system.ranks import join_ranks, leave_ranks
+from ttrl.system.versions import versions
 from ttrl.system.watchdog import Watchdog
 from ttrl.types import (
     CompletionGroup,
@@ -342,8 +343,8 @@ class Trainer:
         score = parts.guards.score(result.metrics)
         with self._limited("save"):
             states = states_of({**parts.stateful(), **parts.stateful_engine()})
-            identity = parts.identity(self.done).as_json()
-            state = {"step": self.done, "identity": identity, "parts": states}
+            made = {"identity": parts.identity(self.done).as_json(), "versions": versions()}
+            state = {"step": self.done, **made, "parts": states}
             self.saving.save(self.done, state, shards_of(parts.stateful()), score)
 
     def restore(self, checkpoint: Checkpoint) -> None:

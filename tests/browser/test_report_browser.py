@@ -5,6 +5,7 @@ Needs Chromium; CONTRIBUTING.md says what to install. One browser for all: it ta
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -109,6 +110,9 @@ def test_search_filters_and_sorting_find_questions(small: str, visit: Open) -> N
     page.get_by_label("tied or missing").check()
     assert names(page) == ["q1", "q3"]
     page.get_by_label("tied or missing").uncheck()
+    page.get_by_label("of undecided votes").check()
+    assert names(page) == ["q2"]
+    page.get_by_label("of undecided votes").uncheck()
     page.locator("#search").fill("31")
     assert names(page) == ["q3"]
     page.locator("#search").fill("nothing of the kind")
@@ -245,6 +249,24 @@ def test_a_running_page_reloads_where_it_was(small: str, visit: Open) -> None:
     assert page.evaluate("Math.round(scrollY)") == 400
     page.get_by_label("Reload this page").uncheck()
     assert "reload=off" in page.url
+
+
+def test_a_page_that_nobody_refreshes_says_so(small: str, visit: Open, tmp_path: Path) -> None:
+    """Its run was killed: nobody is there to write it anew."""
+    page = visit(small)
+    live = page.locator("#live > span:visible:not(.dot)")
+    assert live.inner_text().startswith("Running when this was written, 2")
+    silent_s = page.evaluate("data.silent_s")
+    assert silent_s == 60 + 3 * 5 + 300  # report.every_s, the step of 2 + 3 s, and some room
+    for past, said in ((-5, "Running when"), (5, "Last written 2"), (-5, "Running when")):
+        page.evaluate(f"data.written_s = Date.now() / 1000 - {silent_s + past}")
+        page.evaluate("sayWhetherRefreshed()")
+        assert live.inner_text().startswith(said)
+    text = Path(page.url.removeprefix("file://").partition("#")[0]).read_text()
+    old = re.sub(r'"written_s": [0-9.]+', '"written_s": 1000.5', text)
+    (tmp_path / "old.html").write_text(old)
+    page = visit((tmp_path / "old.html").as_uri())  # as it is opened the next day
+    assert "no longer refreshed: it has probably ended" in page.locator("#live").inner_text()
 
 
 def test_a_page_of_1000_steps_opens(tmp_path: Path, visit: Open) -> None:

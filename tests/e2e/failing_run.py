@@ -20,8 +20,8 @@ from rich.console import Console
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
 from ttrl.run import run_folder
+from ttrl.run.disk import Disk
 from ttrl.run.run_folder import RunFolder
-from ttrl.run.saving import Disk
 from ttrl.settings.recipe import load_settings
 from ttrl.trainer import train
 from ttrl.types import UserError

@@ -15,7 +15,8 @@ import torch
 
 from ttrl.run import saving as module
 from ttrl.run.checkpoint import find_newest
-from ttrl.run.saving import Checkpoints, Disk
+from ttrl.run.disk import Disk
+from ttrl.run.saving import Checkpoints
 from ttrl.settings import CheckpointSettings
 from ttrl.system.ranks import Ranks
 from ttrl.types import UserError

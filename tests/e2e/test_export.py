@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from rich.console import Console
 from safetensors.torch import load_file
 from small_run import SMALL
@@ -34,10 +36,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_newest_one_is_the_trained_model(run: Path, tmp_path: Path) -> None:
     assert export(run, tmp_path / "out", "newest", None).step == 2
-    files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == sorted(path.name for path in (run / "model").iterdir())
+    files = {path.name for path in (tmp_path / "out").iterdir()} - {"README.md"}
+    assert files == {path.name for path in (run / "model").iterdir()}
     for name in files:
         assert (tmp_path / "out" / name).read_bytes() == (run / "model" / name).read_bytes()
+
+
+def test_its_card_says_what_it_is(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "out", "newest", None)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert "on 8 questions of few\\_train.jsonl, in 2 steps" in card.text
+    assert f"| torch | {torch.__version__}" in card.text
+    assert str(tmp_path) not in card.content and str(run) not in card.content
+    results = {(r.dataset_name, r.metric_name): r.metric_value for r in card.data.eval_results}
+    after = json.loads((run / "summary.json").read_text())["after"]["pass@1"]
+    assert results["few_train.jsonl (trained on)", "pass@1 in %"] == round(100 * after, 2)
 
 
 def test_transformers_loads_it(run: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from ttrl.learner.trained_model import KINDS
 from ttrl.models.pretrained import TINY_BASE
 from ttrl.report.display import Display
 from ttrl.run import saving, stateful
+from ttrl.run.disk import Disk
 from ttrl.run.resume import find_start
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
@@ -134,7 +135,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
     )
     train_here(tmp_path / "whole", options)
 
-    class FullDisk(saving.Disk):
+    class FullDisk(Disk):
         def write(self, path: Path, content: Any) -> None:
             if path.parent.name.startswith("step_00004"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

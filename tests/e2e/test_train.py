@@ -69,6 +69,8 @@ def test_run_folder(run: Run) -> None:
     assert step["vote/majority_ratio"] == pytest.approx(
         sum(r["majority_ratio"] for r in rollouts) / 4
     )
+    assert step["vote/tie_share"] == sum(r["tied"] for r in rollouts) / 4
+    assert step["vote/undecided_share"] == sum(r["undecided"] for r in rollouts) / 32
     assert step["policy/updates"] == 2
 
 

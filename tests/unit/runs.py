@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def make_run(
     lines = [{"step": number, **step} for number, step in enumerate(steps, start=1)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for step, measured in (scores or {}).items():
-        found = [result("tiny-base", values, name) for name, values in measured.items()]
+        found = [
+            replace(result("tiny-base", values, name), step=step)
+            for name, values in measured.items()
+        ]
         (path / "evaluations" / f"step_{step:05d}.json").write_text(results_json(found))
     if summary is not None:
         (path / "summary.json").write_text(json.dumps(summary))

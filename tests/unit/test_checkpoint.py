@@ -16,7 +16,8 @@ import torch
 
 from ttrl.run import saving as module
 from ttrl.run.checkpoint import FORMAT, Checkpoint, IncompleteError, find_newest
-from ttrl.run.saving import Checkpoints, Disk
+from ttrl.run.disk import Disk
+from ttrl.run.saving import Checkpoints
 from ttrl.settings import CheckpointSettings
 from ttrl.system.ranks import Ranks, own_shard
 from ttrl.types import UserError

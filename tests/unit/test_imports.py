@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from report_runs import small_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,7 +136,7 @@ def test_optional_packages_are_imported_where_they_are_used(package: str) -> Non
     assert at_once == set()
 
 
-def run(code: str, *, cwd: Path = ROOT) -> str:
+def run_python(code: str, *, cwd: Path = ROOT) -> str:
     """What a fresh interpreter prints that was started in ``cwd``."""
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True
@@ -145,7 +146,7 @@ def run(code: str, *, cwd: Path = ROOT) -> str:
 
 def test_the_folder_kernels_does_not_pose_as_the_package_of_that_name() -> None:
     """transformers does ``from kernels import ...`` where Hugging Face's kernels is installed."""
-    origin = run(
+    origin = run_python(
         "import importlib.util\n"
         "spec = importlib.util.find_spec('kernels')\n"
         "print(None if spec is None else spec.origin)"
@@ -156,7 +157,7 @@ def test_the_folder_kernels_does_not_pose_as_the_package_of_that_name() -> None:
 
 def test_the_command_line_starts_without_the_heavy_packages() -> None:
     """Help, dry runs and wrong settings answer at once."""
-    loaded = run(
+    loaded = run_python(
         "import sys\n"
         "import ttrl.cli\n"
         "from ttrl.settings.recipe import load_settings\n"
@@ -167,8 +168,44 @@ def test_the_command_line_starts_without_the_heavy_packages() -> None:
     assert loaded == "[]"
 
 
+def test_reading_runs_needs_no_torch(tmp_path: Path) -> None:
+    """Importing torch and transformers takes longer than any of these commands."""
+    run, other = (small_run(tmp_path / name).path for name in ("run", "other"))
+    commands = {
+        "runs": [str(tmp_path)],
+        "compare": [str(run), str(other)],
+        "show": [str(run)],
+        "report": [str(run), str(other), "--out", str(tmp_path / "both.html")],
+        "settings": ["rollout"],
+        "train": ["tiny-arithmetic", "--run-dir", str(run)],  # which is there
+    }
+    absent = [
+        "tiny-arithmetic",
+        "--run-dir",
+        str(tmp_path / "new"),
+        "--set",
+        "data.held_out=no.csv",
+    ]
+    loaded = run_python(
+        "import contextlib, io, sys\n"
+        "from ttrl import cli\n"
+        f"for command, arguments in [*{commands!r}.items(), ('train', {absent!r})]:\n"
+        "    sys.argv = ['ttrl', command, *arguments]\n"
+        "    said = io.StringIO()\n"
+        "    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):\n"
+        "        try:\n"
+        "            cli.main()\n"
+        "        except SystemExit as end:\n"
+        "            code = end.code or 0\n"
+        "    heavy = sorted({'torch', 'transformers', 'datasets', 'sympy'} & set(sys.modules))\n"
+        "    print(command, code, heavy)"
+    )
+    done = [f"{command} 0 []" for command in commands if command != "train"]
+    assert loaded.splitlines() == [*done, "train 2 []", "train 2 []"]
+
+
 def test_the_kernels_load_without_ttrl_and_transformers() -> None:
-    loaded = run(
+    loaded = run_python(
         "import sys\n"
         "import ttrl_kernels\n"
         "print(sorted({'ttrl', 'transformers'} & set(sys.modules)))"

@@ -6,6 +6,7 @@ import fcntl
 import io
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,11 @@ def test_the_page_follows_the_run_to_its_end(run: RunRecord) -> None:
     assert report._process is None  # not due
     assert report._due > time.monotonic() + 50
     report.finish()
-    assert "interrupted; it may go on" in page.read_text()
+    text = page.read_text()
+    assert "interrupted; it may go on" in text
+    when = datetime.fromtimestamp((run.path / "metrics.jsonl").stat().st_mtime).astimezone()
+    assert f"the last one written down {when:%Y-%m-%d %H:%M:%S %Z}</dd>" in text
+    assert '"reload_s": 0' in text and "no longer refreshed" not in text
     assert said.getvalue() == ""
     assert not list(run.path.glob("*.tmp"))
 

@@ -11,13 +11,32 @@ from typing import Any
 import pytest
 from tiny_tokenizer import tiny_tokenizer
 
-from ttrl.data.questions import QuestionSet, load_questions, overlap
+from ttrl.data.questions import QuestionSet, load_questions, load_references, overlap
 from ttrl.data.rows import Rejection
 from ttrl.settings import DataSettings
 from ttrl.types import UserError
 
 TOKENIZER = tiny_tokenizer()
 GOOD = {"prompt": "1 + 1", "answer": "2", "id": "good"}
+
+
+def test_references_are_those_of_the_questions(
+    load: Callable[..., QuestionSet], tmp_path: Path
+) -> None:
+    asked = load(
+        {"id": "a", "prompt": "p", "answer": "So \\boxed{7}."},
+        {"id": "b", "prompt": "p", "answer": 0.5},
+        {"prompt": "p", "answer": "8"},  # named by its place
+        {"id": "c", "prompt": "p"},
+        {"id": "d", "prompt": "p", "answer": "#### 1\n#### 2"},  # which?
+        {"id": "long", "prompt": "p" * 4000, "answer": "1"},
+        {"id": "twice", "prompt": "p" * 4000, "answer": "1"},
+        {"id": "twice", "prompt": "p", "answer": "2"},
+    )
+    data = DataSettings(train=str(tmp_path / "q.json"))
+    found = load_references(data.train, data)
+    assert found == {"a": "7", "b": "0.5", "index-2": "8", "long": "1"}
+    assert {**asked.key.answers, "long": "1"} == {**found, "twice": "2"}  # by its prompt
 
 
 def test_a_row_becomes_a_question_and_an_entry_of_the_key(load: Callable[..., QuestionSet]) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import struct
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 from command_line import call
+from groups import estimate, group
 from report_runs import HOSTILE, answered, asked, hostile_run, long_run, recorded_run, small_run
 
 from ttrl.answers import default_grader
@@ -22,7 +24,8 @@ from ttrl.report.page import history as history_module
 from ttrl.report.page.drawing import refuse_active, smoothed, spec, svg, write_plots
 from ttrl.report.page.figures import Figure, Series, figures, thinned
 from ttrl.report.page.history import cut, spread
-from ttrl.report.page.page import named_runs, page
+from ttrl.report.page.page import named_runs, page, title_of
+from ttrl.report.rollouts import judged_line
 from ttrl.report.run_record import RunRecord
 
 REFERENCES = {"q1": "7", "q2": r"\frac{1}{2}", "q3": "30"}
@@ -89,6 +92,52 @@ def test_a_run_with_labels_beside_is_the_second_bound(tmp_path: Path) -> None:
     assert "≠ seed" not in text
 
 
+def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "any")
+
+    def names(*paths: str) -> list[str]:
+        return list(named_runs([replace(run, path=tmp_path / path) for path in paths]))
+
+    assert names("runs/mine") == ["mine"]
+    assert names("runs/mine", "runs/other") == ["mine", "other"]
+    row = ("runs/row/ttrl/seed_0", "runs/row/labels/seed_0")
+    assert names(*row) == ["ttrl/seed_0", "labels/seed_0"]
+    assert names(*row, "runs/mine") == ["ttrl/seed_0", "labels/seed_0", "mine"]
+    deep = names("a/x/run", "b/x/run", "b/y/run")
+    assert deep == ["a/x/run", "b/x/run", "y/run"]
+
+
+def test_a_row_of_many_seeds_can_be_read(tmp_path: Path) -> None:
+    """Two colours, for votes and labels; one line for each bound; a title that is short."""
+    labels = ["reward.labels=ground_truth", "reward.allow_ground_truth=true"]
+    runs = [
+        small_run(tmp_path / "row" / arm / f"seed_{seed}", f"seed={seed}", *more, shift=seed / 10)
+        for seed in range(4)
+        for arm, more in (("ttrl", []), ("labels", labels))
+    ]
+    named = named_runs(runs)
+    accuracy = figures(named)[0]
+    # 0.75, 1 and 0.5 + shift, whose mean over seeds is 0.15
+    assert accuracy.bounds == {
+        "maj@4 of the starting model": 0.5,
+        "trained with the labels (mean of 4)": pytest.approx((0.75 + 1.0 + 0.65) / 3),
+    }
+    drawn = spec(accuracy)["layer"]
+    assert drawn[0]["encoding"]["color"]["scale"]["domain"] == ["ttrl", "labels"]
+    assert {row["group"] for row in drawn[0]["data"]["values"]} == {"ttrl", "labels"}
+    assert {"field": "run"} in drawn[0]["encoding"]["detail"]  # a line for each, all the same
+    assert drawn[1]["mark"]["opacity"] == 0.24 / 8
+    assert title_of(named) == "row: 8 runs"
+    assert title_of(dict(list(named.items())[:2])) == "ttrl/seed_0, labels/seed_0"
+
+
+def test_other_starting_models_have_their_own_bounds(tmp_path: Path) -> None:
+    first = small_run(tmp_path / "a")
+    second = small_run(tmp_path / "b", "model.path=another")
+    bounds = figures(named_runs([first, second]))[0].bounds
+    assert bounds == {"maj@4 of the starting model": 0.5, "maj@4 of the starting model (b)": 0.5}
+
+
 def test_the_drawn_values_are_those_of_the_figure(tmp_path: Path) -> None:
     figure = figures({"run": small_run(tmp_path / "run")})[0]
     lines, band, rule, name = spec(figure)["layer"]
@@ -153,7 +202,7 @@ def test_visits_say_what_was_wrong_flipped_and_tied(tmp_path: Path) -> None:
     flags = {name: [visit[3] for visit in q["visits"]] for name, q in found.items()}
     right, flipped = [False, False, False, False], [True, True, True, False]
     assert flags["q1"] == [right, flipped, [False, True, False, False]]
-    assert flags["q2"] == [right] * 3  # 0.5 is 1/2
+    assert flags["q2"] == [right, [False, False, False, True], right]  # 0.5 is 1/2
     assert flags["q3"] == [[True, *right[1:]]] * 2 + [[True, False, True, False]]
     assert found["q1"]["visits"][0] == [
         1,
@@ -166,6 +215,18 @@ def test_visits_say_what_was_wrong_flipped_and_tied(tmp_path: Path) -> None:
     assert texts["answers"]["q3"][0] == ["So \\boxed{31}.", "31", 4, False, 1.0, False]
     assert texts["answers"]["q3"][3][3] is True
     assert list(unpacked(kept.questions)["formulas"]) == ["x^2", r"\frac{1}{2}", r"\frac120"]
+
+
+def test_what_the_run_could_not_decide_is_not_judged_anew(tmp_path: Path) -> None:
+    """The page's own grader has more time, or less."""
+    sampled = group("1", "2", "3", "2", id="q")
+    vote = replace(estimate(sampled).vote, undecided=2, tied=True)
+    line = judged_line(sampled, replace(estimate(sampled), vote=vote))
+    run = recorded_run(tmp_path / "run", {1: [line]}, [{}])
+    (read,) = run.groups(1)
+    assert (read.tied, read.undecided) == (True, 2)
+    seen = history_module.visit(1, read, default_grader())
+    assert (seen.tied, seen.undecided) == (True, True)
 
 
 def test_without_an_answer_key_nothing_is_right_or_wrong(tmp_path: Path) -> None:

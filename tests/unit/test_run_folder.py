@@ -13,8 +13,8 @@ from results import result
 from tiny_models import make_settings
 
 from ttrl.rollout.engines.recorded import RecordedEngine
+from ttrl.run.disk import Disk
 from ttrl.run.run_folder import RunFolder
-from ttrl.run.saving import Disk
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
@@ -134,6 +134,8 @@ def test_answers_are_kept_before_they_are_judged_and_say_more_afterwards(folder:
         "policy_version": 0,
         "label": "7",
         "majority_ratio": pytest.approx(2 / 3),
+        "tied": False,
+        "undecided": 0,
         "completions": [
             {
                 "text": f"So it is $\\boxed{{{answer}}}$.",

@@ -13,7 +13,7 @@ from tiny_models import TOKENIZER, saved, tiny_model
 from transformers import GenerationConfig, PreTrainedModel
 
 from ttrl.models.pretrained import load_model
-from ttrl.run.run_folder import save_model
+from ttrl.run.saved_model import save_model
 
 
 def weights_of(model: PreTrainedModel) -> list:

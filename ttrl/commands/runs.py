@@ -118,16 +118,14 @@ def _curves(record: RunRecord) -> list[str]:
 
 def references(record: RunRecord) -> dict[str, str]:
     """Return the reference answers of the run's questions; empty where there are none."""
-    from ttrl.data.questions import load_questions
-    from ttrl.models.pretrained import load_tokenizer
+    from ttrl.data.questions import load_references
 
-    settings = record.settings
+    data = record.settings.data
     try:
-        asked = load_questions(settings.data.train, settings.data, load_tokenizer(settings.model))
+        return load_references(data.train, data)
     except (UserError, OSError) as error:
         print(f"\nreference answers are not known: {error}")
         return {}
-    return dict(asked.key.answers)
 
 
 def _worst_first(groups: Sequence[RecordedGroup], right: dict[str, str]) -> list[RecordedGroup]:

@@ -81,12 +81,15 @@ def train(
         return
     from rich.console import Console
 
+    from ttrl.data.sources import refuse_absent
     from ttrl.run.run_folder import RunFolder
 
     folder = RunFolder(run_dir or Path("runs") / settings.name)
+    # Before anything is started, or torch is imported:
+    if not launched() and not resume:
+        folder.refuse_existing()
+    refuse_absent(settings.data)
     if not launched() and (ranks is not None or settings.policy.backend == "zero3"):
-        if not resume:
-            folder.refuse_existing()  # before anything is started
         launch(rank_count(ranks), sys.argv[1:])
     from ttrl.run.resume import after_an_interrupt
 

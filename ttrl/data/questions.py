@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,31 @@ def load_questions(
     remarks = (*_duplicates(source, questions.values()), *solutions(source, written, answers))
     key = AnswerKey(answers, levels)
     return QuestionSet(tuple(questions.values()), key, (*rejected, *ignored), remarks)
+
+
+def load_references(source: str, settings: DataSettings) -> dict[str, str]:
+    """Read the reference answers by question, without a tokenizer and so in a moment.
+
+    They are those of `load_questions`, and of rows that it rejects for their prompts, which are
+    not asked. Where an id is there twice it depends on the prompts which row is asked, and there
+    is no reference.
+
+    Raises:
+        UserError: if the source cannot be read.
+    """
+    found: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    for row in read_rows(source, settings):
+        if isinstance(row, Rejection):
+            continue
+        with suppress(BadRow):
+            fields = _fields(row, settings)
+            name = _id(row, fields, settings.id_field)
+            seen[name] += 1
+            value = _optional_text(fields, settings.answer_field)
+            if value is not None:
+                found[name] = _reference(settings.answer_field, value)
+    return {name: answer for name, answer in found.items() if seen[name] == 1}
 
 
 def overlap(train: QuestionSet, held_out: QuestionSet) -> tuple[str, ...]:

@@ -106,6 +106,26 @@ def read_rows(source: str, settings: DataSettings) -> Iterator[Row | Rejection]:
         return _numbered(_arithmetic_rows(source, name))
     if kind == "hub":
         return _numbered(_hub_rows(source, name, settings))
+    refuse_no_file(source)
+    path = Path(source)
+    match path.suffix.lower():
+        case ".jsonl":
+            return _jsonl_rows(source)
+        case ".csv":
+            return _csv_rows(source, ",")
+        case ".tsv":
+            return _csv_rows(source, "\t")
+        case ".txt":
+            return _txt_rows(path)
+        case ".json":
+            return _numbered(_json_rows(path))
+    return _numbered(_parquet_rows(path))
+
+
+def refuse_no_file(source: str) -> None:
+    """Raise a UserError for a file that is not there, or of no kind that is read."""
+    if source.partition(":")[0] in ("arithmetic", "hub"):
+        return
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -118,14 +138,6 @@ def read_rows(source: str, settings: DataSettings) -> Iterator[Row | Rejection]:
         siblings = [str(p) for p in beside if p.suffix.lower() in SUFFIXES]
         where = "" if path.is_absolute() else f", neither beside the recipe nor in {Path.cwd()}"
         raise UserError(f"no file at {source}{_near(source, siblings)}{where}")
-    match suffix:
-        case ".jsonl":
-            return _jsonl_rows(source)
-        case ".csv" | ".tsv":
-            return _csv_rows(source, "," if suffix == ".csv" else "\t")
-        case ".txt":
-            return _txt_rows(path)
-    return _numbered(_json_rows(path) if suffix == ".json" else _parquet_rows(path))
 
 
 def _conversion(path: Path) -> str:

@@ -55,6 +55,10 @@ class RecordedGroup:
     """The pseudo-label; None if nothing was elected."""
     majority_ratio: float = 0.0
     """Share of all votes that the majority has."""
+    tied: bool = False
+    """Whether another answer had as many votes: `ttrl.types.Vote.tied`."""
+    undecided: int = 0
+    """Votes that were compared by their spelling only: `ttrl.types.Vote.undecided`."""
     data: str | None = None
     """Data set of the question, in a file of several of them."""
 
@@ -133,7 +137,13 @@ def judged_line(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
             said.setdefault("extra_rewards", {})[name] = reward
     if group.greedy is not None:
         record["greedy"] |= {"reward": estimate.greedy_reward}
-    known = {"label": estimate.label, "majority_ratio": estimate.vote.majority_ratio}
+    vote = estimate.vote
+    known = {
+        "label": estimate.label,
+        "majority_ratio": vote.majority_ratio,
+        "tied": vote.tied,
+        "undecided": vote.undecided,
+    }
     return record | known | {"completions": completions}
 
 
@@ -164,9 +174,10 @@ def _answer(completion: Completion) -> RecordedAnswer:
 
 
 def _group(line: Mapping[str, Any]) -> RecordedGroup:
-    judged = {}
+    judged: dict[str, Any] = {}
     if "label" in line:
         judged = {"judged": True, "label": line["label"], "majority_ratio": line["majority_ratio"]}
+        judged |= {"tied": bool(line.get("tied")), "undecided": int(line.get("undecided", 0))}
     return RecordedGroup(
         question=_text(line["question"]),
         prompt=_text(line["prompt"]),

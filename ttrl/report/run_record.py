@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,13 @@ class RunRecord:
     """What ``summary.json`` holds; None: the run has not come to its end."""
     state: State
     """How the run stands."""
+
+    @property
+    def written(self) -> datetime | None:
+        """When the last step was written down, by its file's time; None: no step has been."""
+        path = self.path / "metrics.jsonl"
+        when = path.stat().st_mtime if path.exists() else None
+        return None if when is None else datetime.fromtimestamp(when).astimezone()
 
     @property
     def sampled(self) -> list[int]:

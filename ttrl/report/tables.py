@@ -55,11 +55,11 @@ class TextTable:
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown."""
         lines = (
-            f"**{_escaped(self.title)}**\n",
+            f"**{escaped(self.title)}**\n",
             _line(self.columns),
             _line(("---", *["---:"] * (len(self.columns) - 1))),
             *map(_line, self.rows),
-            *(f"\n{_escaped(note)}" for note in self.notes),
+            *(f"\n{escaped(note)}" for note in self.notes),
         )
         return "\n".join(lines) + "\n"
 
@@ -93,12 +93,16 @@ def write(tables: Sequence[TextTable], shown: Format) -> None:
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(map(_escaped, cells))} |"
+    return f"| {' | '.join(map(escaped, cells))} |"
 
 
-def _escaped(text: str) -> str:
-    """Write text so that Markdown shows it as it is; no level or file name becomes a link."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
+def escaped(text: str) -> str:
+    """Write text so that Markdown shows it as it is; no level or file name becomes a link.
+
+    Characters that are not to be seen, or turn the direction of text, are shown by their codes.
+    """
+    seen = "".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", seen)
 
 
 def _latex(text: str) -> str:

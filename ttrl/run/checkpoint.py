@@ -21,13 +21,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from ttrl.system.paths import STEP_NAME
 from ttrl.types import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 STATE = "state.json"
 MANIFEST = "manifest.json"
@@ -88,6 +90,8 @@ class Checkpoint:
         The checkpoint's digests are right, so it was not damaged but changed, by hand or by another
         program.
         """
+        import torch
+
         try:
             yield
         except torch.OutOfMemoryError:  # a RuntimeError, for which it can do nothing
@@ -149,6 +153,8 @@ def _cut(parts: Sequence[Any], size: int, rank: int, count: int) -> torch.Tensor
 
     The parts are slices of files: only what the share needs is read.
     """
+    import torch
+
     length = -(-size // count)
     begin, end = rank * length, min((rank + 1) * length, size)
     share = torch.zeros(length)

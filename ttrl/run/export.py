@@ -14,10 +14,12 @@ from transformers import PreTrainedModel
 from ttrl.models import lora
 from ttrl.models.pretrained import layer_of, load_outline, load_tokenizer
 from ttrl.models.weight_files import WeightFiles
+from ttrl.report.run_record import read_run
 from ttrl.run.checkpoint import Checkpoint, IncompleteError, best_of, find_newest, named_as_ours
 from ttrl.run.identity import weights_digest
+from ttrl.run.model_card import model_card
 from ttrl.run.resume import settings_of
-from ttrl.run.run_folder import save_model
+from ttrl.run.saved_model import save_model
 from ttrl.settings import Settings
 from ttrl.types import UserError
 
@@ -29,7 +31,7 @@ def export(
     dtype: str | None,
     note: Callable[[str], object] = print,
 ) -> Checkpoint:
-    """Write a checkpoint's weights, with configuration and tokenizer, to a new folder.
+    """Write a checkpoint's weights, with configuration, tokenizer and card, to a new folder.
 
     Args:
         source: a run's folder, or one of its checkpoints.
@@ -60,10 +62,12 @@ def export(
         )
     checkpoint = _choose(source, run, which, note)
     settings = settings_of(run / "config.toml")
-    kind = getattr(torch, dtype or settings.model.dtype)
+    dtype = dtype or settings.model.dtype
+    kind = getattr(torch, dtype)
+    card = model_card(read_run(run), checkpoint, dtype)
     outline = load_outline(settings.model, kind)
     weights = ((name, weight.to(kind)) for name, weight in _weights(checkpoint, settings, outline))
-    save_model(output, outline, load_tokenizer(settings.model), weights)
+    save_model(output, outline, load_tokenizer(settings.model), weights, card)
     return checkpoint
 
 

@@ -138,6 +138,18 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
     return list(differ.values())
 
 
+def run_digest(saved: Mapping[str, Any]) -> str:
+    """Compute a digest of a saved identity: that of whatever goes on with this run, too."""
+    settings = Settings.model_validate(saved["settings"]).flat()
+    decides = {
+        key: value
+        for key, value in settings.items()
+        if key not in EXTEND and not key.startswith(MAY_DIFFER)
+    }
+    text = json.dumps({**saved, "settings": decides}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def model_digests(policy: TrainedModel, dtype: torch.dtype) -> dict[str, str]:
     """Compute digests of configuration and weights of a policy that has not been trained yet.
 

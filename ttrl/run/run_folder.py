@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import fcntl
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from safetensors import SafetensorError
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-from ttrl.models.weight_files import write_weights
 from ttrl.report.results import EvaluationResult, results_json
 from ttrl.report.rollouts import json_lines, judged_line, sampled_line
-from ttrl.rollout.engines.recorded import ROLLOUT_NAME, step_file, tokens_of
 from ttrl.run.checkpoint import TEMPORARY, is_finished, named_as_ours, step_of
-from ttrl.run.saving import disk
+from ttrl.run.disk import disk
 from ttrl.settings import Settings
-from ttrl.system.paths import STEP_NAME
+from ttrl.system.paths import ROLLOUT_NAME, STEP_NAME, step_file
 from ttrl.types import CompletionGroup, Estimate, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# What imports torch is imported where it is used: that a folder exists is said at once.
 
 Summary = dict[str, Any]
 
@@ -150,6 +148,8 @@ class RunFolder:
         The answers' tokens and log-probs lie beside them (see `ttrl.rollout.engines.recorded`).
         Both files are whole and on disk when this returns; the readable one is the last to appear.
         """
+        from ttrl.rollout.engines.recorded import tokens_of
+
         rollouts = self.path / "rollouts"
         _put(step_file(rollouts, step, "safetensors"), tokens_of(groups))
         _put(step_file(rollouts, step, "jsonl"), json_lines(map(sampled_line, groups)))
@@ -198,7 +198,9 @@ class RunFolder:
         tokenizer: PreTrainedTokenizerBase,
         weights: Iterable[tuple[str, torch.Tensor]],
     ) -> None:
-        """Save the trained model in ``model/``, see `save_model`."""
+        """Save the trained model in ``model/``, see `ttrl.run.saved_model`."""
+        from ttrl.run.saved_model import save_model
+
         save_model(self.path / "model", model, tokenizer, weights)
 
     def lines_until(self, step: int) -> list[bytes]:
@@ -247,58 +249,6 @@ class RunFolder:
         """Write ``summary.json``, whole or not at all; its presence says that the run finished."""
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
         _put(self.path / "summary.json", text.encode())
-
-
-def save_model(
-    path: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    weights: Iterable[tuple[str, torch.Tensor]],
-) -> None:
-    """Make the folder ``path``, a model in the Hugging Face format: whole, or not there.
-
-    Args:
-        path: is not there yet.
-        model: its configuration.
-        tokenizer: saved beside it.
-        weights: its parameters by name, one by one, see `write_weights`; tied ones once.
-
-    Raises:
-        OSError: if it cannot be written, for instance because the disk is full.
-    """
-    model.generation_config = _valid(model.generation_config)
-    with tempfile.TemporaryDirectory(
-        prefix=f"{path.name}.", suffix=".tmp", dir=path.parent
-    ) as beside:
-        temporary = Path(beside) / path.name  # not ``beside`` itself, which nobody else may read
-        try:
-            model.config.architectures = [type(model).__name__]
-            model.config.dtype = model.dtype
-            model.config.save_pretrained(temporary)
-            model.generation_config.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            write_weights(temporary, model, weights)
-        except SafetensorError as error:  # what a full disk becomes
-            raise OSError(f"cannot write the model to {temporary}: {error}") from error
-        temporary.rename(path)
-
-
-def _valid(generation: GenerationConfig) -> GenerationConfig:
-    """Return the configuration, or what transformers is willing to save of it.
-
-    It loads values that are without effect, such as a temperature beside ``do_sample: false``, and
-    refuses to save them, when the model has been trained. With ``do_sample`` they stay what other
-    engines read them for, which do not look at it. If that is not enough, the stop tokens remain.
-    """
-    sampling = copy.deepcopy(generation)
-    sampling.do_sample = True
-    for config in (generation, sampling):
-        with suppress(ValueError):
-            config.validate(strict=True)
-            return config
-    return GenerationConfig(
-        bos_token_id=generation.bos_token_id, eos_token_id=generation.eos_token_id
-    )
 
 
 def _put(path: Path, content: bytes) -> None:

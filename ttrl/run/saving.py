@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from ttrl.run.checkpoint import (
     FORMAT,
@@ -27,51 +23,12 @@ from ttrl.run.checkpoint import (
     sha256_of,
     step_of,
 )
+from ttrl.run.disk import disk
 from ttrl.settings import CheckpointSettings
 from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
 
 T = TypeVar("T")
-
-
-class Disk:
-    """Every change that saving makes on disk: tests end the process, or fill the disk, in each."""
-
-    def make_folder(self, path: Path) -> None:
-        """Make a folder, and those that it is in."""
-        path.mkdir(parents=True)
-
-    def write(self, path: Path, content: bytes | dict[str, torch.Tensor]) -> None:
-        """Write a new file: these bytes, or these tensors as safetensors."""
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-            return
-        try:
-            save_file(content, path)
-        except SafetensorError as error:  # what a full disk becomes
-            raise OSError(f"cannot write {path}: {error}") from error
-
-    def sync(self, path: Path) -> None:
-        """Have a file's content, or a folder's list of files, survive a power cut."""
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Rename a file or folder at once: there is never both or neither."""
-        old.rename(new)
-
-    def remove(self, path: Path) -> None:
-        """Remove a folder and all in it; of a link, not what it points to."""
-        if path.is_symlink() or not path.is_dir():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
-
-
-disk = Disk()
 
 
 class Checkpoints:

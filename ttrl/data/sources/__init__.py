@@ -6,21 +6,29 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ttrl.data.questions import load_questions
+from ttrl.data.rows import refuse_no_file
 from ttrl.data.sources.base import QuestionSource, Source
 from ttrl.data.sources.question_list import QuestionList
 from ttrl.data.sources.sums import sums
-from ttrl.settings import Settings
+from ttrl.settings import DataSettings, Settings
 from ttrl.types import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SOURCES", "QuestionList", "QuestionSource", "Source", "make_source"]
+__all__ = ["SOURCES", "QuestionList", "QuestionSource", "Source", "make_source", "refuse_absent"]
 
 SOURCES: dict[str, Callable[[Settings, PreTrainedTokenizerBase], Source]] = {
     "arithmetic:stream": sums,
 }
 """Functions that make the source that ``data.train`` names, where that is no list."""
+
+
+def refuse_absent(data: DataSettings) -> None:
+    """Raise a UserError for a file of questions that is not there, before anything is loaded."""
+    for source in (data.train, data.held_out):
+        if source is not None and source not in SOURCES:
+            refuse_no_file(source)
 
 
 def make_source(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Source:

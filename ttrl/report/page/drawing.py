@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -43,7 +43,7 @@ CONFIG: dict[str, Any] = {
         "direction": "horizontal",
         "columns": 2,
         "columnPadding": 16,
-        "layout": {"top": {"margin": 14}},
+        "layout": {"top": {"margin": 6, "direction": "vertical"}},
         "title": None,
         "labelColor": "#1f1f1f",
         "labelFontSize": 12,
@@ -86,6 +86,7 @@ def spec(figure: Figure) -> dict[str, Any]:
     """Return a figure in Vega-Lite's language."""
     runs = list(dict.fromkeys(series.run for series in figure.series))
     names = list(dict.fromkeys(series.name for series in figure.series))
+    groups = group_of(runs)
     steps = [step for series in figure.series for step, _ in series.points]
     first, last = min(steps), max(max(steps), min(steps) + 1)
     x_scale = {"domain": [first, last], "nice": False}
@@ -93,8 +94,8 @@ def spec(figure: Figure) -> dict[str, Any]:
     x = {"field": "x", "type": "quantitative", "title": "step", "scale": x_scale}
     x["axis"] = {"values": _ticks(first, last), "format": "d", "grid": False}
     y = {"field": "y", "type": "quantitative", "title": y_title, **_value_axis(figure)}
-    lines = {"x": x, "y": y, **_channels(runs, names)}
-    layers = [*_lines(figure, lines), *_bands(figure, lines), *_bounds(figure)]
+    lines = {"x": x, "y": y, **_channels(groups, names)}
+    layers = [*_lines(figure, lines, groups), *_bands(figure, lines, groups), *_bounds(figure)]
     return {
         "width": WIDTH,
         "height": HEIGHT,
@@ -117,32 +118,50 @@ def refuse_active(drawn: str) -> None:
             raise ValueError(f"an SVG with {tag} {active}")
 
 
-def _channels(runs: list[str], names: list[str]) -> dict[str, Any]:
+def _channels(group_of_run: Mapping[str, str], names: list[str]) -> dict[str, Any]:
     """Tell curves apart: by colour, and of several runs their metrics by dashes."""
     by_name = {"field": "name", "type": "nominal"}
     scale = {"domain": names, "range": [COLORS[i % len(COLORS)] for i in range(len(names))]}
     dashes = {"domain": names, "range": [DASHES[i % len(DASHES)] for i in range(len(names))]}
-    if len(runs) == 1:
+    if len(group_of_run) == 1:
         return {
             "color": by_name | {"scale": scale},
             "strokeDash": by_name | {"scale": dashes},
         }
-    of_runs = {"domain": runs, "range": [COLORS[i % len(COLORS)] for i in range(len(runs))]}
-    channels = {"color": {"field": "run", "type": "nominal", "scale": of_runs}}
+    groups = list(dict.fromkeys(group_of_run.values()))
+    of_runs = {"domain": groups, "range": [COLORS[i % len(COLORS)] for i in range(len(groups))]}
+    channels = {
+        "color": {"field": "group", "type": "nominal", "scale": of_runs},
+        "detail": [{"field": "name"}, {"field": "run"}],
+    }
     return channels | ({"strokeDash": by_name | {"scale": dashes}} if len(names) > 1 else {})
 
 
-def _lines(figure: Figure, lines: dict[str, Any]) -> list[dict[str, Any]]:
+def group_of(runs: Sequence[str]) -> dict[str, str]:
+    """Return what each run is coloured by: itself, or of more runs than colours its folder.
+
+    So the seeds of ``ttrl reproduce`` are alike, and training with the labels is not.
+    """
+    folders = {run: run.rpartition("/")[0] for run in runs}
+    many = len(runs) > len(COLORS) and all(folders.values())
+    return folders if many else {run: run for run in runs}
+
+
+def _lines(
+    figure: Figure, lines: dict[str, Any], groups: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """Draw the curves; long ones pale, and over them their running means."""
     longest = max(len(series.points) for series in figure.series)
-    values = [row for series in figure.series for row in _rows(series, series.points)]
+    values = [row for series in figure.series for row in _rows(series, series.points, groups)]
     mark: dict[str, Any] = {"type": "line"}
     if longest <= FEW:
         mark["point"] = {"size": 24, "filled": True}
     if longest <= SMOOTHED:
         return [{"data": {"values": values}, "mark": mark, "encoding": lines}]
     pale = {"type": "line", "opacity": 0.3, "strokeWidth": 1, "strokeDash": [1, 0]}
-    means = [row for series in figure.series for row in _rows(series, smoothed(series.points))]
+    means = [
+        row for series in figure.series for row in _rows(series, smoothed(series.points), groups)
+    ]
     without_dashes = {name: channel for name, channel in lines.items() if name != "strokeDash"}
     detail = {"detail": [{"field": "name"}, {"field": "run"}]}
     return [
@@ -169,13 +188,17 @@ def _ticks(first: float, last: float) -> list[int]:
     return list(range(start, math.floor(last) + 1, apart))
 
 
-def _rows(series: Series, points: Points) -> list[dict[str, Any]]:
-    return [{"x": x, "y": y, "name": series.name, "run": series.run} for x, y in points]
+def _rows(series: Series, points: Points, groups: Mapping[str, str]) -> list[dict[str, Any]]:
+    whose = {"name": series.name, "run": series.run, "group": groups[series.run]}
+    return [{"x": x, "y": y, **whose} for x, y in points]
 
 
-def _bands(figure: Figure, lines: dict[str, Any]) -> list[dict[str, Any]]:
+def _bands(
+    figure: Figure, lines: dict[str, Any], groups: Mapping[str, str]
+) -> list[dict[str, Any]]:
     values = [
         {"x": x, "y": low, "y2": high, "name": series.name, "run": series.run}
+        | {"group": groups[series.run]}
         for series in figure.series
         for x, low, high in series.band
     ]
@@ -183,7 +206,8 @@ def _bands(figure: Figure, lines: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     encoding = {"x": lines["x"], "y": lines["y"], "color": lines["color"], "y2": {"field": "y2"}}
     detail = {"detail": [{"field": "name"}, {"field": "run"}]}
-    mark = {"type": "area", "opacity": 0.12, "line": False}
+    opacity = min(0.12, 0.24 / len(groups))  # of many, which lie on each other
+    mark = {"type": "area", "opacity": opacity, "line": False}
     return [{"data": {"values": values}, "mark": mark, "encoding": encoding | detail}]
 
 

@@ -204,7 +204,8 @@ def maj_name(names: Sequence[str]) -> str | None:
 def _measured(runs: Mapping[str, RunRecord], data: str) -> Figure | None:
     """Return the figure of pass@1 and maj@k of some questions, with both upper bounds."""
     series: list[Series] = []
-    bounds: dict[str, float] = {}
+    starts: dict[tuple[str, str], dict[str, float]] = {}
+    labelled: dict[str, float] = {}
     for run, record in runs.items():
         found = [result for result in record.evaluations() if result.data == data]
         if not found:
@@ -223,19 +224,38 @@ def _measured(runs: Mapping[str, RunRecord], data: str) -> Figure | None:
             points = tuple((float(step), m.value) for step, m in means)
             series.append(Series(name, run, points, tuple(band)))
         if votes and found[0].step == 0:
-            bound = found[0].mean(votes).value
-            if bound not in bounds.values():
-                whose = f" ({run})" if bounds else ""
-                bounds[f"{votes} of the starting model{whose}"] = bound
+            model = (votes, record.settings.model.path)
+            starts.setdefault(model, {})[run] = found[0].mean(votes).value
         if record.settings.reward.labels == "ground_truth":
-            bounds[f"trained with the labels ({run})"] = found[-1].mean("pass@1").value
+            labelled[run] = found[-1].mean("pass@1").value
     if not series:
         return None
+    bounds = _bounds(starts, labelled)
     title = "Accuracy on the training questions" if data == "train" else "Accuracy, held out"
     note = "Shaded: 95 % interval over questions. Dashed: upper bounds"
     if not any(name.startswith("trained with") for name in bounds):
         note += "; the other one, training with the labels, is drawn with a run of it beside"
     return Figure(f"accuracy_{data}", title, "%", tuple(series), bounds, note=f"{note}.")
+
+
+def _bounds(
+    starts: Mapping[tuple[str, str], Mapping[str, float]], labelled: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the upper bounds by name; of several runs of a kind, one line at their mean.
+
+    Args:
+        starts: (maj@k, model) -> the vote before training, by run.
+        labelled: pass@1 after training with the labels, by run.
+    """
+    bounds: dict[str, float] = {}
+    for (votes, _), by_run in starts.items():
+        whose = f" (mean of {len(by_run)})" if len(set(by_run.values())) > 1 else ""
+        whose = f" ({next(iter(by_run))})" if bounds else whose
+        bounds[f"{votes} of the starting model{whose}"] = fmean(by_run.values())
+    if labelled:
+        whose = next(iter(labelled)) if len(labelled) == 1 else f"mean of {len(labelled)}"
+        bounds[f"trained with the labels ({whose})"] = fmean(labelled.values())
+    return bounds
 
 
 def _curve(record: RunRecord, metric: str | tuple[str, str]) -> Curve:

@@ -45,11 +45,6 @@ class Classes(Protocol):
         """Answer -> name of its class."""
         ...
 
-    @property
-    def undecided(self) -> frozenset[str]:
-        """Answers that were compared by their spelling only."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -70,7 +65,7 @@ class Visit:
     flipped: bool = False
     """Whether it is another one than at the last visit."""
     tied: bool = False
-    """Whether another class had as many votes, or nobody had any."""
+    """Whether another class had as many votes, or there is no label."""
     undecided: bool = False
     """Whether a vote was compared by its spelling only."""
 
@@ -134,7 +129,7 @@ def history(
 
 
 def visit(step: int, group: RecordedGroup, judge: Judge) -> Visit:
-    """Count the votes of a group that was judged."""
+    """Count the votes of a group that was judged; what the run knew of them is not judged anew."""
     answers = [answer.answer for answer in group.answers]
     given = [answer for answer in answers if answer is not None]
     classes = judge.classes({*given, *([group.label] if group.label is not None else [])})
@@ -148,8 +143,8 @@ def visit(step: int, group: RecordedGroup, judge: Judge) -> Visit:
         votes=len(answers),
         clusters=tuple((name, count, name == won) for name, count in named),
         abstained=len(answers) - sum(count for _, count in named),
-        tied=not named or (len(named) > 1 and named[0][1] == named[1][1]),
-        undecided=bool(classes.undecided),
+        tied=group.tied or group.label is None,
+        undecided=group.undecided > 0,
     )
 
 

@@ -1,11 +1,20 @@
 // What begins when the page is there; and a run that goes on
 
+function sayWhetherRefreshed() {
+  const silent = Date.now() / 1000 - data.written_s > data.silent_s;
+  byId("alive").hidden = silent;
+  byId("silent").hidden = !silent;
+  byId("live").classList.toggle("over", silent);
+}
+
 function startReloading() {
   const box = byId("reload");
   if (!box) return;
+  sayWhetherRefreshed();
   box.checked = state.get("reload") !== "off";
   box.addEventListener("input", () => remember("reload", box.checked ? "" : "off"));
   setInterval(() => {
+    sayWhetherRefreshed();
     const busy = document.hidden || document.activeElement === byId("search") || !getSelection().isCollapsed;
     if (!box.checked || busy) return;
     remember("y", Math.round(scrollY));

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -26,13 +25,19 @@ from ttrl.report.verdict import verdict
 RELOAD_S = 30
 """Seconds after which the page of a running run looks for a newer one."""
 
+NAMED = 4
+"""Runs that a title names, at most."""
+
+FIRST_S = 300
+"""Seconds, beside its steps, that a run may be silent: to measure, to save, to write its page."""
+
 SCRIPTS = ("text.js", "curves.js", "questions.js", "page.js")
 """The page's code, one after the other in one script."""
 
 STATES = {
     "finished": "finished",
     "stopped": "stopped early",
-    "running": "running",
+    "running": "running when this was written",
     "unfinished": "interrupted; it may go on with --resume",
 }
 
@@ -68,18 +73,19 @@ def page(runs: Sequence[RunRecord], references: Sequence[Mapping[str, str]], jud
         history(run, known, judge, 1 / len(runs))
         for run, known in zip(runs, references, strict=True)
     ]
+    written = datetime.now().astimezone()
     css, js = _resource("page.css"), "".join(map(_resource, SCRIPTS))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.globals["blocks"] = _blocks
     template = environment.from_string(_resource("page.html.j2"))
     return template.render(
-        title=", ".join(named),
+        title=title_of(named),
         runs=[_run(name, run) for name, run in named.items()],
         figures=[_figure(figure, len(runs) > 1) for figure in drawn],
         smoothed=any(len(series.points) > SMOOTHED for f in drawn for series in f.series),
         settings=_settings(list(named.values())),
         histories=histories,
-        data=htmlsafe_json_dumps(_data(named, drawn, histories)),
+        data=htmlsafe_json_dumps(_data(named, drawn, histories) | _alive(runs, written)),
         css=Markup(css),
         js=Markup(js),
         policy=(
@@ -88,18 +94,33 @@ def page(runs: Sequence[RunRecord], references: Sequence[Mapping[str, str]], jud
         ),
         running=any(run.state == "running" for run in runs),
         reload_s=RELOAD_S,
-        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
+        written=_time(written),
     )
 
 
 def named_runs(runs: Sequence[RunRecord]) -> dict[str, RunRecord]:
-    """Name runs by their folders, or the paths of these where that is not enough."""
-    counted = Counter(run.path.resolve().name for run in runs)
+    """Name runs by their folders, with as many of those around as tell them apart.
+
+    Example: "mine"; or "ttrl/seed_0" and "labels/seed_0".
+    """
+    paths = [run.path.resolve() for run in runs]
     named: dict[str, RunRecord] = {}
-    for run in runs:
-        short = run.path.resolve().name
-        named[short if counted[short] == 1 else str(run.path)] = run
+    for run, path in zip(runs, paths, strict=True):
+        name = str(path)
+        for parts in range(len(path.parts), 0, -1):
+            tail = path.parts[-parts:]
+            if [p.parts[-parts:] for p in paths].count(tail) == 1:
+                name = "/".join(tail)
+        named[name] = run
     return named
+
+
+def title_of(named: Mapping[str, RunRecord]) -> str:
+    """Title a page by its runs, or where these are many by the folder that they are in."""
+    if len(named) <= NAMED:
+        return ", ".join(named)
+    common = os.path.commonpath([run.path.resolve().parent for run in named.values()])
+    return f"{Path(common).name}: {len(named)} runs"
 
 
 def described(figure: Figure, several: bool) -> str:
@@ -136,6 +157,7 @@ def _run(name: str, run: RunRecord) -> dict[str, Any]:
         "data": settings.data.train,
         "held_out": settings.data.held_out,
         "state": STATES[run.state] + (f": {stopped}" if stopped else ""),
+        "last_step": "" if summary or not run.written else _time(run.written),
         "running": run.state == "running",
         "steps": steps,
         "time": duration(summary["wall_s"]) if "wall_s" in summary else "",
@@ -177,8 +199,31 @@ def _data(
             for name, kept in zip(named, histories, strict=True)
         ],
         "figures": [_numbers(figure) for figure in drawn],
-        "reload_s": RELOAD_S if any(run.state == "running" for run in named.values()) else 0,
     }
+
+
+def _alive(runs: Sequence[RunRecord], written: datetime) -> dict[str, Any]:
+    """Return what the page of a running run judges by whether it is still refreshed."""
+    running = [run for run in runs if run.state == "running"]
+    return {
+        "reload_s": RELOAD_S if running else 0,
+        "written_s": written.timestamp(),
+        "silent_s": max(map(_longest_silence, running), default=0),
+    }
+
+
+def _longest_silence(run: RunRecord) -> float:
+    """Return the seconds after which a running run should have written its page anew.
+
+    It does so after a step, at most every ``report.every_s``. Three times the longest step so far
+    leave room for one that is longer, and for measurements.
+    """
+    steps = (step.get("time/rollout_s", 0) + step.get("time/update_s", 0) for step in run.steps)
+    return run.settings.report.every_s + 3 * max(steps, default=0) + FIRST_S
+
+
+def _time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def _numbers(figure: Figure) -> dict[str, Any]:

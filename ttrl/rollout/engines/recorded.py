@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.system.paths import STEP_NAME
+from ttrl.system.paths import ROLLOUT_NAME, step_file
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError
 from ttrl.types.top_logprobs import TopLogprobs
 
@@ -63,19 +62,11 @@ class Answers(NamedTuple):
         return cls(group.question.prompt, group.completions, greedy, passes)
 
 
-ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
-"""Names of the files of a step; others are a user's."""
-
 NOT_NOTED, NOTED, WHOLE = range(3)
 """What is known of a completion's likeliest tokens: nothing, some, all that could be drawn."""
 
 ABOVE_ZERO = 1e-4
 """How far rounding may lift a log-prob of an almost certain token."""
-
-
-def step_file(folder: Path, step: int, kind: str) -> Path:
-    """Return the file of a step; ``kind`` is "jsonl" or "safetensors"."""
-    return folder / f"step_{step:05d}.{kind}"
 
 
 def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:

@@ -1,0 +1,358 @@
+"""Figures in the pages are those of the JSON that `bench/` has written.
+
+A table is made again from its JSON, and compared row by row; a sentence is made with its figures,
+and looked for. A number that was typed wrong, or of an earlier measurement, fails.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results"
+Rows = list[list[str]]
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def tables(page: str) -> list[Rows]:
+    """All tables of a page, as cells, with their heads."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    rows = [[line for line in table.splitlines() if set(line) - set("|-: ")] for table in found]
+    return [[[c.strip() for c in line.strip("|").split("|")] for line in table] for table in rows]
+
+
+def table(page: str, *head: str) -> Rows:
+    """The rows of the one table of a page with this head."""
+    (found,) = (rows for rows in tables(page) if rows[0] == list(head))
+    return found[1:]
+
+
+def change(run: Any, score: str) -> str:
+    return f"{100 * run['before'][score]:.1f} → {100 * run['after'][score]:.1f}"
+
+
+def spread(values: Iterable[float]) -> str:
+    found = list(values)
+    return f"{fmean(found):.1f} ({min(found):.1f}-{max(found):.1f})"
+
+
+def whole(values: Sequence[float]) -> str:
+    return f"{min(values):.0f}\u2013{max(values):.0f}"
+
+
+def last_pass(curve: Sequence[float]) -> float:
+    """In %: of three passes over the questions."""
+    return 100 * fmean(curve[-(len(curve) // 3) :])
+
+
+DEFAULT, COLLAPSE = (read(f"tiny_seeds_{name}")["seeds"] for name in ("default", "collapse"))
+ALGORITHMS = {
+    "GRPO": "the recipe",
+    "PPO": "algorithm=ppo critic.learning_rate=1e-3",
+    "PRIME": "algorithm=prime prime.learning_rate=1e-3",
+}
+
+
+def algorithm(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = read("algorithms")["runs"][ALGORITHMS[name]]
+    assert len(found) == 5
+    return found
+
+
+def gains(runs: dict[str, Any]) -> list[float]:
+    return [100 * (run["after"]["pass@1"] - run["before"]["pass@1"]) for run in runs.values()]
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+
+
+def readme() -> Rows:
+    first = DEFAULT["0"]
+    return [
+        [name, change(run, "pass@1"), change(run, "maj@16")]
+        for name, run in (("training (unlabeled)", first), ("held out", first["held_out"]))
+    ]
+
+
+def seeds() -> Rows:
+    scores = ("pass@1", "maj@16")
+    return [
+        [
+            seed,
+            *(change(run, score) for score in scores),
+            *(change(run["held_out"], score) for score in scores),
+            f"{run['wall_s']:.0f}",
+        ]
+        for seed, run in DEFAULT.items()
+    ]
+
+
+def collapse() -> Rows:
+    return [
+        [seed, change(run, "pass@1"), change(run, "maj@16"), change(run["held_out"], "pass@1")]
+        for seed, run in COLLAPSE.items()
+    ]
+
+
+FORMS = {
+    "vote/majority_ratio": "{:.2f}",
+    "label/label_accuracy": "{:.2f}",
+    "vote/distinct_answers": "{:.1f}",
+    "vote/flip_rate": "{:.2f}",
+}
+
+
+def at(run: Any, metric: str, steps: Sequence[int]) -> list[str]:
+    """A curve at some steps; of flips there are none in the first pass."""
+    curve = run["curve"][metric]
+    begin = run["steps"] - len(curve)
+    return ["" if s <= begin else FORMS[metric].format(curve[s - 1 - begin]) for s in steps]
+
+
+def collapsing() -> Rows:
+    names = ("majority ratio", "label accuracy", "distinct answers")
+    names = (*names, "labels flipped since the last visit")
+    steps = (1, 4, 8, 16, 32, 56)
+    return [[n, *at(COLLAPSE["0"], m, steps)] for n, m in zip(names, FORMS, strict=True)]
+
+
+def healthy_and_not() -> Rows:
+    return [
+        [f"{name}: `{metric}`", *at(runs["0"], metric, (1, 8, 16, 32, 56))]
+        for name, runs in (("healthy", DEFAULT), ("collapse", COLLAPSE))
+        for metric in FORMS
+        if metric != "label/label_accuracy"
+    ]
+
+
+def algorithms() -> Rows:
+    return [
+        [
+            name,
+            *(spread(100 * r["after"][k] for r in runs) for k in ("pass@1", "pass@16")),
+            spread(last_pass(r["curves"]["label/label_accuracy"]) for r in runs),
+        ]
+        for name in ALGORITHMS
+        if (runs := list(algorithm(name).values()))
+    ]
+
+
+def estimators() -> Rows:
+    names = ("majority ratio", "label accuracy")
+    return [
+        [
+            name,
+            *(spread(100 * r["after"][k] for r in runs.values()) for k in ("pass@1", "pass@16")),
+            *(spread(100 * r[k] for r in runs.values()) for k in names),
+        ]
+        for name, runs in read("estimators")["runs"].items()
+    ]
+
+
+def agreement() -> Rows:
+    found = read("agreement")
+    own, vllm = (found[engine]["agreement"] for engine in ("transformers", "vllm"))
+    rows = [(name, t) for name, by in own.items() for t in by]
+    rows.sort(
+        key=lambda row: (row[0] != "right", row[0] == "right" or own[row[0]][row[1]]["logits"])
+    )
+    cells = [(own[name][t], vllm[name][t]) for name, t in rows]
+    return [
+        [name, t, *(f"{c['logits']:.3f} ({c['mean']:.3f})" for c in pair)]
+        for (name, t), pair in zip(rows, cells, strict=True)
+    ]
+
+
+def grading() -> Rows:
+    names = {
+        "by spelling alone": "spelling alone",
+        "with computer algebra, first time": "with algebra, first time",
+        "the same answers again": "with algebra, again",
+    }
+    found = read("grading")["results"]
+    return [
+        [
+            name,
+            f"{found[key]['groups_per_s']:.0f}",
+            f"{found[key]['seconds']:.1f}",
+            f"{found[key]['classes_per_group']:.2f}",
+        ]
+        for name, key in names.items()
+    ]
+
+
+def rollouts() -> Rows:
+    return [
+        [
+            name,
+            f"{c['tokens_per_s']:.0f} ({c['range'][0]:.0f}-{c['range'][1]:.0f})",
+            f"{c['to_bare_vllm']:.2f}",
+        ]
+        for name, c in read("rollouts")["contenders"].items()
+    ]
+
+
+def sharded() -> Rows:
+    phases = ("load", "update", "push", "export")
+    return [
+        [ranks, *(f"{by[p]['peak_mib']} / {by[p]['bound_mib']}" for p in phases)]
+        for ranks, by in read("sharded_memory")["ranks"].items()
+    ]
+
+
+COLLAPSE_HEAD = ("seed", "pass@1", "maj@16", "held out pass@1")
+TABLES: list[tuple[str, tuple[str, ...], Callable[[], Rows]]] = [
+    ("README.md", ("questions", "pass@1", "maj@16"), readme),
+    ("docs/experiments.md", (*COLLAPSE_HEAD, "held out maj@16", "seconds"), seeds),
+    ("docs/experiments.md", COLLAPSE_HEAD, collapse),
+    ("docs/experiments.md", ("step", "1", "4", "8", "16", "32", "56"), collapsing),
+    (
+        "docs/experiments.md",
+        ("algorithm", "pass@1", "pass@16", "label accuracy, last pass"),
+        algorithms,
+    ),
+    (
+        "docs/experiments.md",
+        ("estimator", "pass@1", "pass@16", "majority ratio", "label accuracy"),
+        estimators,
+    ),
+    ("docs/metrics.md", ("", "step 1", "8", "16", "32", "56"), healthy_and_not),
+    ("docs/models.md", ("engine", "temperature", "embedded", "vLLM"), agreement),
+    (
+        "bench/README.md",
+        ("", "groups per second", "all 512, seconds", "classes per group"),
+        grading,
+    ),
+    ("bench/README.md", ("", "tokens per second (range)", "to bare vLLM"), rollouts),
+    ("bench/README.md", ("ranks", "load", "update", "push", "export"), sharded),
+]
+"""Page, head of the table, what makes its rows."""
+
+
+@pytest.mark.parametrize(("page", "head", "rows"), TABLES, ids=[row[2].__name__ for row in TABLES])
+def test_a_table_has_the_figures_of_its_json(
+    page: str, head: tuple[str, ...], rows: Callable[[], Rows]
+) -> None:
+    assert table(page, *head) == rows()
+
+
+def test_the_kernels_tables_are_those_of_their_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bench/kernels/report.py` writes them; contenders that did not run have no line."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench" / "kernels"))
+    sys.modules.pop("report", None)
+    from report import markdown
+
+    case = re.compile(r"^\*\*(.*)\*\*\n\n((?:\|.*\n)+)", re.MULTILINE)
+    names = ("kernels_criterion", "kernels_cpu")
+    made = [
+        (title, re.sub(r"^.*\| \| \| \| \|\n", "", rows, flags=re.MULTILINE))
+        for name in names
+        for title, rows in case.findall(markdown(read(name)["runs"]))
+    ]
+    assert case.findall((ROOT / "bench" / "README.md").read_text(encoding="utf-8")) == made
+    assert len(made) > 9
+
+
+# ---------------------------------------------------------------------------------------------
+# Sentences
+
+
+def sentences() -> list[tuple[str, str]]:
+    """(page, what it says)."""
+    held_out = {seed: run["held_out"] for seed, run in DEFAULT.items()}
+    grpo, ppo, prime = (
+        fmean(100 * run["after"]["pass@1"] for run in algorithm(name).values())
+        for name in ALGORITHMS
+    )
+    second = {
+        name: [100 * fmean(run["curve"]["vote/flip_rate"][:8]) for run in runs.values()]
+        for name, runs in (("collapse", COLLAPSE), ("default", DEFAULT))
+    }
+    ends = [run["curve"]["vote/majority_ratio"][-1] for run in COLLAPSE.values()]
+    before = fmean(100 * run["before"]["pass@1"] for run in algorithm("GRPO").values())
+    entropy = [run["curves"]["policy/entropy"][0] for run in algorithm("GRPO").values()]
+    others = read("estimators")["runs"]
+    ends_at = {
+        name: fmean(100 * run["after"]["pass@1"] for run in runs.values())
+        for name, runs in others.items()
+    }
+    again = [
+        case["rows"][name]["ratio"]
+        for name in ("ttrl_kernels", "plain PyTorch")
+        for case in read("kernels_criterion_again")["runs"]
+    ]
+    page = read("report_page")
+    return [
+        (
+            "README.md",
+            f"pass@1 rises by {int(min(gains(DEFAULT)))} points or more, on held-out questions by "
+            f"{int(min(gains(held_out)))} or more",
+        ),
+        ("docs/experiments.md", f"rises*, to {min(ends):.2f}\u2013{max(ends):.2f}"),
+        (
+            "docs/experiments.md",
+            f"{whole(second['collapse'])} % of the labels changed in these runs, and "
+            f"{whole(second['default'])} % in those of the default",
+        ),
+        ("docs/experiments.md", f"Before training, pass@1 is {before:.1f}."),
+        (
+            "docs/experiments.md",
+            f"PRIME ends {grpo - prime:.1f} points below GRPO and {ppo - prime:.1f} below PPO",
+        ),
+        ("docs/experiments.md", f"Entropy falls alike, from {fmean(entropy):.3f} to about 0.04"),
+        (
+            "docs/experiments.md",
+            "Before training, pass@1 is "
+            f"{fmean(100 * r['before']['pass@1'] for r in others['majority'].values()):.1f}. M",
+        ),
+        (
+            "docs/experiments.md",
+            f"({ends_at['majority']:.1f} and {ends_at['ground truth']:.1f}; the seeds differ",
+        ),
+        (
+            "docs/experiments.md",
+            f"the majority ends at {ends_at['high rate: majority']:.1f} %. The guard",
+        ),
+        (
+            "bench/README.md",
+            "gave {:.2f} and {:.2f} for `ttrl_kernels`, {:.2f} and {:.2f} for plain PyTorch".format(
+                *again
+            ),
+        ),
+        (
+            "docs/report.md",
+            f"a page of {page['page_bytes'] / 1e6:.1f} MB with all of them, written in "
+            f"{page['writing_s']:.0f} s and opened in {median(page['ready_s']):.1f} s",
+        ),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(sentences())))
+def test_a_sentence_has_the_figures_of_its_json(number: int) -> None:
+    page, said = sentences()[number]
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert said in text
+
+
+def test_what_the_table_says_of_the_algorithms_in_words() -> None:
+    """GRPO and PPO differ by less than half a point; PRIME is below GRPO on every seed."""
+    by_seed = {
+        name: {seed: run["after"]["pass@1"] for seed, run in algorithm(name).items()}
+        for name in ALGORITHMS
+    }
+    grpo, ppo, prime = by_seed.values()
+    assert abs(fmean(grpo.values()) - fmean(ppo.values())) < 0.005
+    assert all(prime[seed] < grpo[seed] for seed in grpo)

@@ -1,0 +1,130 @@
+"""An exported model's way to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelInfo, get_token
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from ttrl.run.model_card import CARD, HUB_NAME, RUN_KEY
+from ttrl.types import UserError
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A place on the hub that may be written to.
+
+    Example: ``Repository.find("me/mine", public=False).push(Path("mine"))``.
+    """
+
+    name: str
+    """OWNER/NAME."""
+    public: bool
+    """Whether everybody may read it."""
+    found: ModelInfo | None
+    """What is there; None: it will be made."""
+
+    @classmethod
+    def find(cls, name: str, *, public: bool) -> Repository:
+        """Look at it, and change nothing.
+
+        Raises:
+            UserError: if the name is none, nobody is logged in, the hub does not answer, or others
+                may read what is there than was asked for.
+        """
+        if not HUB_NAME.fullmatch(name):
+            raise UserError(f"--push {name!r}: expected OWNER/NAME of a repository on the hub")
+        if get_token() is None:
+            raise UserError(
+                "--push: nobody is logged in to the hub: set HF_TOKEN in the environment, or give "
+                "`hf auth login`"
+            )
+        api = HfApi()
+        with _explained(name):
+            api.whoami()  # else a wrong token looks like a repository that is not there
+            try:
+                found = api.model_info(name)
+            except RepositoryNotFoundError:
+                found = None
+        if found is not None and found.private is public:
+            is_, ask = ("private", "leave --public out") if public else ("public", "give --public")
+            raise UserError(
+                f"--push {name}: that repository is {is_}: {ask}, or change that on its page"
+            )
+        return cls(name, public, found)
+
+    def refuse_other(self, card: ModelCard) -> None:
+        """Raise a UserError if it holds anything, unless that is of the run that ``card`` is of."""
+        if self.found is None:
+            return
+        there = [file.rfilename for file in self.found.siblings or ()]
+        if not set(there) - {".gitattributes"}:
+            return
+        data = self.found.card_data
+        if data is None or data.get(RUN_KEY) != card.data.get(RUN_KEY):
+            raise UserError(
+                f"--push {self.name}: it holds something else than this run's model, for example "
+                f"{min(there)!r}; nothing was uploaded: choose another name"
+            )
+
+    def push(self, folder: Path) -> str:
+        """Upload an exported model, as a commit; return its address.
+
+        Weights that were there before under other names are removed with that commit. Whatever
+        else somebody added stays.
+
+        Raises:
+            UserError: before anything is uploaded, if the folder is no exported model, or the
+                repository holds something else; or if the hub refuses it.
+        """
+        card = exported_card(folder)
+        self.refuse_other(card)
+        api = HfApi()
+        with _explained(self.name):
+            head = None if self.found is None else self.found.sha
+            if self.found is None:
+                api.create_repo(self.name, private=not self.public)
+            done: CommitInfo = api.upload_folder(
+                repo_id=self.name,
+                folder_path=folder,
+                commit_message="Upload a model by ttrl export",
+                delete_patterns=list(WEIGHTS),
+                parent_commit=head,  # nobody else has written there meanwhile
+            )
+        return done.commit_url
+
+
+def exported_card(folder: Path) -> ModelCard:
+    """Read the card of an exported model.
+
+    Raises:
+        UserError: if the folder is none, or has no weights or card of ours.
+    """
+    if not (folder / "config.json").is_file() or not any(folder.glob(WEIGHTS[0])):
+        raise UserError(f"{folder} is no model: expected a config.json and .safetensors files")
+    card: ModelCard | None = None
+    with suppress(OSError, ValueError):  # no file, no front matter
+        card = ModelCard.load(folder / CARD)
+    if card is None or card.data.get(RUN_KEY) is None:
+        raise UserError(
+            f"{folder} has no model card of `ttrl export`: name the run, and a folder to make"
+        )
+    return card
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turn the hub's errors into UserErrors, in which no token is, whatever the hub says."""
+    try:
+        yield
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        said = " ".join(str(error).split())
+        if token := get_token():
+            said = said.replace(token, "***")
+        raise UserError(f"--push {name}: the hub says: {said}") from None
