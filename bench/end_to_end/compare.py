@@ -3,11 +3,11 @@
     .venv/bin/python bench/end_to_end/compare.py                 five rounds, some 15 minutes
     .venv/bin/python bench/end_to_end/compare.py --check         … and against the recorded ratio
 
-Needs `pip install trl==1.16.0`. Same model, questions, samples, updates and
-learning rate (``work.py``); a fresh process each, in turns; nothing else should run. Accuracy is
-that of the models which come out, on the held-out questions. verl and OpenRLHF have no trainer that runs without a
-GPU. ``--check`` fails where we are more than 10 % slower, as a ratio to TRL in the same run, than
-``bench/results/end_to_end.json`` says.
+Needs `pip install trl==1.16.0`. Same model, questions, samples, updates and learning rate
+(``work.py``); a fresh process each, in turns; nothing else should run. Accuracy is that of the
+models which come out, on the held-out questions. verl and OpenRLHF have no trainer that runs
+without a GPU. ``--check`` fails where we are more than 10 % slower, as a ratio to TRL in the same
+run, than ``bench/results/end_to_end.json`` says.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -87,11 +88,11 @@ def train(script: str, steps: int) -> dict[str, Any]:
     return found
 
 
-def python(*arguments: str) -> str:
+def python(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
     """Run Python on these arguments, and return what it printed."""
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}"}
+    own = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{ROOT}", **(environment or {})}
     done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments], env=own, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
