@@ -20,6 +20,7 @@ from tiny_models import (
 from ttrl.rollout.engines import transformers_engine
 from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
+from ttrl.system.rng import generator
 from ttrl.types import Completion, FinishReason, Question, UserError
 
 # Prompts of very different lengths, so that the short ones are mostly padding in a batch.
@@ -79,6 +80,43 @@ ARCHITECTURES = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
 }
+
+
+def one_by_one(
+    ours: TransformersEngine, question: Question, index: int, params: SamplingParams
+) -> tuple[list[int], list[float]]:
+    """Tokens and log-probs of a sample, by a forward of the whole sequence for every token: no
+    batch, no cache."""
+    uniforms = generator(*params.stream, question.id, index).random(params.max_new_tokens)
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    for u in uniforms:
+        with torch.no_grad():
+            plain_nV = all_logprobs(ours.model, question.prompt_ids, (*tokens, 0), 1.0)
+        logp_V = torch.log_softmax(plain_nV[-1].double() / params.temperature, dim=-1)
+        tokens.append(int((logp_V.exp().cumsum(0) > u).nonzero()[0]))
+        logprobs.append(logp_V[tokens[-1]].item())
+        if tokens[-1] in ours.stop_ids:
+            break
+    return tokens, logprobs
+
+
+@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_samples_are_those_of_a_loop_without_batch_and_cache(
+    name: str, shares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for models that go on with transformers' own cache."""
+    if not shares:
+        monkeypatch.setattr(transformers_engine, "share_prompts", lambda model: None)
+    ours = engine(name.partition("-")[0], batch_size=19, **ARCHITECTURES[name])
+    params = dataclasses.replace(PARAMS, temperature=0.7)
+    samples = sample(ours, params=params)
+    for question in QUESTIONS:
+        for index, completion in enumerate(samples[question.id]):
+            tokens, logprobs = one_by_one(ours, question, index, params)
+            assert list(completion.token_ids) == tokens
+            assert completion.logprobs == pytest.approx(logprobs, abs=3e-5)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -182,6 +220,24 @@ def test_samples_do_not_depend_on_the_other_questions_or_their_order(picked: lis
     )
 
 
+def test_what_begins_alike_is_computed_once() -> None:
+    """The rows that the model is fed are the different beginnings of the samples: at a low
+    temperature, few."""
+    ours = engine(eos_token_id=None)
+    fed = []
+    ours.model.register_forward_pre_hook(
+        lambda module, args, kwargs: fed.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    params = dataclasses.replace(PARAMS, temperature=0.1, n=12)
+    samples = tokens(sample(ours, params=params))
+    expected = [
+        len({(id, c[:size]) for id, group in samples.items() for c in group if len(c) > size})
+        for size in range(1, params.max_new_tokens)
+    ]
+    assert fed == [(len(QUESTIONS), 40), *((rows, 1) for rows in expected)]
+    assert sum(expected) < 0.5 * sum(len(c) for group in samples.values() for c in group)
+
+
 def test_samples_do_not_depend_on_how_many_are_asked_for() -> None:
     few, many = sample(engine()), sample(engine(), params=dataclasses.replace(PARAMS, n=11))
     assert_same_samples(few, {id: completions[: PARAMS.n] for id, completions in many.items()})
@@ -192,16 +248,6 @@ def test_an_engine_keeps_nothing_from_one_call_to_the_next() -> None:
     first = sample(ours)
     sample(ours, params=dataclasses.replace(PARAMS, stream=("other",)))
     assert sample(ours) == first
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
-def test_cutting_out_finished_rows_changes_no_sample(
-    share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At 0 the batch shrinks before every token, at 2 never."""
-    expected = sample(engine())
-    monkeypatch.setattr(transformers_engine, "COMPACT_SHARE", share)
-    assert_same_samples(sample(engine()), expected)
 
 
 @pytest.mark.parametrize("stream", [(0, "rollout", 2), (1, "rollout", 1), (0, "exam", 1), ()])
