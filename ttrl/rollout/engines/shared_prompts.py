@@ -84,11 +84,8 @@ class SharedLayer(CacheLayerMixin):
     def __init__(self, prompt: Any, slots: Slots, *, is_sliding: bool) -> None:
         """Take over the keys and values [Q, K, P, D] of a prefilled layer."""
         super().__init__()  # type: ignore[no-untyped-call]
-        # A GPU adds products of half precision up in float32. A CPU does so, and is faster, where
-        # the factors are in float32 as well.
-        kind = prompt.keys.dtype
-        if prompt.keys.device.type == "cpu":
-            kind = torch.promote_types(kind, torch.float32)
+        # At least float32, so that products of half precision are not rounded before the softmax.
+        kind = torch.promote_types(prompt.keys.dtype, torch.float32)
         self.prompt_keys_QKPD = prompt.keys.to(kind).contiguous()
         self.prompt_values_QKPD = prompt.values.to(kind).contiguous()
         self.slots = slots
@@ -248,33 +245,26 @@ def shared_attention(
     padded = len(prompt_keys), layer.slots.width * group, -1  # [Q * K, M * G, ...]
 
     # C = B * K; in the scores, the keys are in the order [own, prompt].
-    of_prompt = _scores(
-        query_CGD.flatten(1).index_select(0, held).view(*padded[:2], size), prompt_keys
+    of_prompt = torch.bmm(
+        query_CGD.flatten(1).index_select(0, held).view(*padded[:2], size),
+        prompt_keys.transpose(1, 2),
     )
     width = prompt_keys.shape[1]
     of_prompt = of_prompt.view(-1, group * width).index_select(0, slot).view(-1, group, width)
-    scores = torch.cat([_scores(query_CGD, own_keys), of_prompt], dim=-1)
+    scores = torch.cat([torch.bmm(query_CGD, own_keys.transpose(1, 2)), of_prompt], dim=-1)
     scores *= size**-0.5 if scaling is None else scaling
     scores[..., used:room] = -torch.inf
     if attention_mask is not None:
         by_head = scores.view(rows, heads, 1, room + width)
         _apply(attention_mask[..., :width], by_head[..., room:])
         _apply(attention_mask[..., width:], by_head[..., :used])
-    probs = scores.softmax(-1).to(layer.values.dtype)
+    probs = scores.softmax(-1)
 
     out = torch.bmm(probs[..., :room], own_values)
     of_prompt = probs[..., room:].reshape(-1, group * width).index_select(0, held)
     of_prompt = torch.bmm(of_prompt.view(*padded[:2], width), prompt_values)
     out += of_prompt.view(-1, *out[0].shape).index_select(0, slot)
     return out.view(rows, 1, heads, -1).to(query.dtype), None
-
-
-def _scores(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """Multiply queries [N, G, D] and keys [N, P, D] to [N, G, P], float32 or wider."""
-    keys = keys.transpose(1, 2)
-    if query.dtype in (torch.bfloat16, torch.float16):  # on a GPU
-        return torch.bmm(query, keys, out_dtype=torch.float32)
-    return torch.bmm(query, keys)
 
 
 def _apply(mask: torch.Tensor, scores: torch.Tensor) -> None:
