@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import (
+    ARCHITECTURES,
     STOPS,
     TOKENIZER,
     VOCABULARY,
@@ -17,10 +18,8 @@ from tiny_models import (
     tiny_questions,
 )
 
-from ttrl.rollout.engines import transformers_engine
 from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
-from ttrl.system.rng import generator
 from ttrl.types import Completion, FinishReason, Question, UserError
 
 # Prompts of very different lengths, so that the short ones are mostly padding in a batch.
@@ -66,57 +65,6 @@ def assert_same_samples(
 
 # ---------------------------------------------------------------------------------------------
 # Log-probs
-
-ARCHITECTURES = {
-    "qwen2": {},
-    "qwen2-tied": {"tie_word_embeddings": True},
-    "llama": {},
-    "qwen3": {"head_dim": 8},
-    "gpt2": {},  # learned positions: padding that shifted them would show
-    "mistral": {"sliding_window": 4},  # its cache forgets
-    "gemma3_text": {
-        "head_dim": 8,
-        "sliding_window": 6,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-}
-
-
-def one_by_one(
-    ours: TransformersEngine, question: Question, index: int, params: SamplingParams
-) -> tuple[list[int], list[float]]:
-    """Tokens and log-probs of a sample, by a forward of the whole sequence for every token: no
-    batch, no cache."""
-    uniforms = generator(*params.stream, question.id, index).random(params.max_new_tokens)
-    tokens: list[int] = []
-    logprobs: list[float] = []
-    for u in uniforms:
-        with torch.no_grad():
-            plain_nV = all_logprobs(ours.model, question.prompt_ids, (*tokens, 0), 1.0)
-        logp_V = torch.log_softmax(plain_nV[-1].double() / params.temperature, dim=-1)
-        tokens.append(int((logp_V.exp().cumsum(0) > u).nonzero()[0]))
-        logprobs.append(logp_V[tokens[-1]].item())
-        if tokens[-1] in ours.stop_ids:
-            break
-    return tokens, logprobs
-
-
-@pytest.mark.parametrize("shares", [True, False])
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_samples_are_those_of_a_loop_without_batch_and_cache(
-    name: str, shares: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also for models that go on with transformers' own cache."""
-    if not shares:
-        monkeypatch.setattr(transformers_engine, "share_prompts", lambda model: None)
-    ours = engine(name.partition("-")[0], batch_size=19, **ARCHITECTURES[name])
-    params = dataclasses.replace(PARAMS, temperature=0.7)
-    samples = sample(ours, params=params)
-    for question in QUESTIONS:
-        for index, completion in enumerate(samples[question.id]):
-            tokens, logprobs = one_by_one(ours, question, index, params)
-            assert list(completion.token_ids) == tokens
-            assert completion.logprobs == pytest.approx(logprobs, abs=3e-5)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -218,24 +166,6 @@ def test_samples_do_not_depend_on_the_other_questions_or_their_order(picked: lis
     assert_same_samples(
         sample(engine(batch_size=4), questions), {q.id: expected[q.id] for q in questions}
     )
-
-
-def test_what_begins_alike_is_computed_once() -> None:
-    """The rows that the model is fed are the different beginnings of the samples: at a low
-    temperature, few."""
-    ours = engine(eos_token_id=None)
-    fed = []
-    ours.model.register_forward_pre_hook(
-        lambda module, args, kwargs: fed.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
-    params = dataclasses.replace(PARAMS, temperature=0.1, n=12)
-    samples = tokens(sample(ours, params=params))
-    expected = [
-        len({(id, c[:size]) for id, group in samples.items() for c in group if len(c) > size})
-        for size in range(1, params.max_new_tokens)
-    ]
-    assert fed == [(len(QUESTIONS), 40), *((rows, 1) for rows in expected)]
-    assert sum(expected) < 0.5 * sum(len(c) for group in samples.values() for c in group)
 
 
 def test_samples_do_not_depend_on_how_many_are_asked_for() -> None:
