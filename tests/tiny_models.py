@@ -32,6 +32,22 @@ LENGTHS = [(3, 7), (12, 1), (1, 16), (9, 4), (5, 5), (2, 12), (24, 2), (1, 1), (
 """Prompt and completion tokens of `near_samples`."""
 
 
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "qwen2-tied": {"tie_word_embeddings": True},
+    "llama": {},
+    "qwen3": {"head_dim": 8},
+    "gpt2": {},  # learned positions: padding that shifted them would show
+    "mistral": {"sliding_window": 4},  # its cache forgets
+    "gemma3_text": {
+        "head_dim": 8,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+}
+"""Changes to the configuration of `tiny_model`, by its kind and what is special after a dash."""
+
+
 def tiny_model(kind: str = "qwen2", seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A causal LM with float32 weights drawn from ``seed``, large enough that its next-token
     distributions are far from uniform; ``changes`` go into its configuration."""

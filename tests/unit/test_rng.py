@@ -15,6 +15,7 @@ from ttrl.system.rng import (
     restore_globals,
     seed_globals,
     strictly_deterministic,
+    uniforms,
 )
 
 
@@ -31,6 +32,13 @@ def _draw() -> tuple[float, ...]:
 def test_streams_are_their_names() -> None:
     first, again, other = (generator(*stream).random() for stream in ((1, "a"), (1, "a"), (1, "b")))
     assert first == again != other
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_uniforms_of_many_streams_are_those_of_their_generators(count: int) -> None:
+    streams = [(0, "a"), (0, "a", 1), ("b",), (), (0, "a")]
+    expected = [generator(*stream).random(count).tolist() for stream in streams]
+    assert uniforms(streams, count).tolist() == expected
 
 
 def test_global_generators_go_on_where_they_were() -> None:

@@ -55,7 +55,7 @@ def test_draw_finds_a_possible_token_wherever_u_falls(seed: int) -> None:
     logits[torch.rand(500, generator=rng) < 0.7] = NEVER
     logits[-3:] = NEVER
     logp = torch.log_softmax(logits, dim=0)
-    cdf = logp.double().exp().cumsum(0)
+    cdf = logp.exp().double().cumsum(0)
     assert cdf[-1] != 1
     edges = (cdf / cdf[-1]).numpy()
     u = np.concatenate([[0, LARGEST_U], edges, np.nextafter(edges, 0), np.nextafter(edges, 1)])
@@ -65,6 +65,26 @@ def test_draw_finds_a_possible_token_wherever_u_falls(seed: int) -> None:
     order = u.argsort()
     assert bool((tokens[order].diff() >= 0).all())
     assert set(tokens.tolist()) == set((logp > NEVER).nonzero().flatten().tolist())
+
+
+def one_sum(logp_V: torch.Tensor, u: float) -> int:
+    """The readable twin: all probabilities in float64, one sum after the other."""
+    cdf = logp_V.exp().double().cumsum(0)
+    return int((cdf > u * cdf[-1]).nonzero()[0])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 258, 5000])
+def test_draw_is_that_of_a_readable_twin(size: int) -> None:
+    """Several draws from each distribution, some of which lack most tokens."""
+    rng = torch.Generator().manual_seed(size)
+    logits = 4 * torch.randn(3, size, generator=rng)
+    logits[1, torch.rand(size, generator=rng) < 0.9] = NEVER
+    logits[1, size // 2] = 0.0
+    logp = torch.log_softmax(logits, dim=-1)
+    u = torch.rand(500, generator=rng, dtype=torch.float64)
+    which = torch.randint(3, (500,), generator=rng)
+    expected = [one_sum(logp[i], x) for i, x in zip(which.tolist(), u.tolist(), strict=True)]
+    assert draw(logp, u, which).tolist() == expected
 
 
 def test_rows_are_drawn_independently() -> None:

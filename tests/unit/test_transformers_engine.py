@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import (
+    ARCHITECTURES,
     STOPS,
     TOKENIZER,
     VOCABULARY,
@@ -17,7 +18,6 @@ from tiny_models import (
     tiny_questions,
 )
 
-from ttrl.rollout.engines import transformers_engine
 from ttrl.rollout.engines.transformers_engine import TransformersEngine
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
 from ttrl.types import Completion, FinishReason, Question, UserError
@@ -65,20 +65,6 @@ def assert_same_samples(
 
 # ---------------------------------------------------------------------------------------------
 # Log-probs
-
-ARCHITECTURES = {
-    "qwen2": {},
-    "qwen2-tied": {"tie_word_embeddings": True},
-    "llama": {},
-    "qwen3": {"head_dim": 8},
-    "gpt2": {},  # learned positions: padding that shifted them would show
-    "mistral": {"sliding_window": 4},  # its cache forgets
-    "gemma3_text": {
-        "head_dim": 8,
-        "sliding_window": 6,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -192,16 +178,6 @@ def test_an_engine_keeps_nothing_from_one_call_to_the_next() -> None:
     first = sample(ours)
     sample(ours, params=dataclasses.replace(PARAMS, stream=("other",)))
     assert sample(ours) == first
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
-def test_cutting_out_finished_rows_changes_no_sample(
-    share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At 0 the batch shrinks before every token, at 2 never."""
-    expected = sample(engine())
-    monkeypatch.setattr(transformers_engine, "COMPACT_SHARE", share)
-    assert_same_samples(sample(engine()), expected)
 
 
 @pytest.mark.parametrize("stream", [(0, "rollout", 2), (1, "rollout", 1), (0, "exam", 1), ()])

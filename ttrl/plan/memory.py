@@ -323,10 +323,12 @@ def engine_overhead(job: Job) -> int:
 
 
 def kv_cache(job: Job) -> int:
-    """Count the bytes of the KV cache: what vLLM's share of the GPU leaves, or 0."""
+    """Count the bytes of the KV cache: what vLLM's share of the GPU leaves, or 0.
+
+    The embedded engine's is in float32, and at its largest where all answers differ from the start.
+    """
     if not job.vllm:
-        size = 1 if job.settings.model.dtype == "bfloat16" else 2
-        return size * _live_sequences(job) * job.longest * job.shape.kv_bytes_per_token()
+        return 2 * _live_sequences(job) * job.longest * job.shape.kv_bytes_per_token()
     rest = engine_share(job) - sum(engine_weights(job).values())
     return max(0, rest - engine_overhead(job) - prefill(job))
 

@@ -66,9 +66,22 @@ def has_ended(
     """Say whether the last token is a stop token, or completes a stop string in the text."""
     if tokens[-1] in stops or not strings:
         return tokens[-1] in stops
-    # Only the end can be new. A character takes up to four tokens, and one may come before it.
-    length = 4 * (max(map(len, strings)) + 1)
-    text = tokenizer.decode(list(tokens[-length:]), skip_special_tokens=True)
+    return completes(tokens[-tail_length(strings) :], strings, tokenizer)
+
+
+def tail_length(strings: Sequence[str]) -> int:
+    """Return how many of the last tokens can hold the end of a stop string that is new.
+
+    A character takes up to four tokens, and one may come before it.
+    """
+    return 4 * (max(map(len, strings)) + 1)
+
+
+def completes(
+    tail: Sequence[int], strings: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> bool:
+    """Say whether there is a stop string in the text of these last tokens."""
+    text = tokenizer.decode(list(tail), skip_special_tokens=True)
     return any(string in text for string in strings)
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.functional import pad
 
 from ttrl.settings import Settings
 from ttrl.types import UserError
@@ -103,19 +104,44 @@ def sampling_logprobs(
     return torch.log_softmax(logp_BV.masked_fill(dropped_BV, -torch.inf), dim=-1)
 
 
-def draw(logp_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
-    """Draw one token id per row by inversion: the first whose cumulative probability exceeds u.
+def draw(
+    logp_BV: torch.Tensor, uniform_R: torch.Tensor, from_R: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Draw R token ids by inversion: the first whose cumulative probability exceeds u.
+
+    The sums are in float64, of blocks of tokens, and then of the tokens of one block.
+
+    Args:
+        logp_BV: log-probs of B distributions.
+        uniform_R: float64, from 0 and below 1.
+        from_R: for each draw, the distribution it is from; R = B in order by default.
 
     Raises:
-        UserError: if a row holds no distribution, because the model's logits are not finite.
+        UserError: if there is no distribution, because the model's logits are not finite.
     """
-    cdf_BV = logp_BV.double().exp().cumsum(dim=-1)
-    if not bool(torch.isfinite(cdf_BV[:, -1]).all()):
+    rows, tokens = logp_BV.shape
+    if from_R is None:
+        from_R = torch.arange(rows, device=logp_BV.device)
+    width = math.isqrt(tokens - 1) + 1  # few blocks of few tokens
+    blocks = -(-tokens // width)
+    probs_BV = logp_BV.exp()
+    if blocks * width > tokens:
+        probs_BV = pad(probs_BV, (0, blocks * width - tokens))
+    probs_BCW = probs_BV.view(rows, blocks, width)
+    mass_BC = probs_BCW.sum(-1, dtype=torch.float64).cumsum(-1)
+    if not bool(torch.isfinite(mass_BC[:, -1]).all()):
         raise UserError(
             "the model's log-probs are not finite: it has diverged, or its weights are broken; "
             "lower optimizer.learning_rate, and start again from an earlier state"
         )
     # The sum is 1 only up to rounding: scaling u to it keeps u below the sum, so the token found
     # is never past the end and never one of probability 0.
-    target_B1 = (uniform_B * cdf_BV[:, -1]).unsqueeze(1)
-    return torch.searchsorted(cdf_BV, target_B1, right=True).squeeze(1)
+    mass_RC = mass_BC[from_R]
+    target_R1 = (uniform_R * mass_RC[:, -1]).unsqueeze(1)
+    block_R1 = torch.searchsorted(mass_RC, target_R1, right=True)
+    before_R1 = pad(mass_RC, (1, 0)).gather(1, block_R1)
+    cdf_RW = probs_BCW[from_R, block_R1.squeeze(1)].double().cumsum(-1)
+    # A block's own sum may be rounded in another way: below it, the same holds of its tokens.
+    within_R1 = (target_R1 - before_R1).minimum(cdf_RW[:, -1:].nextafter(cdf_RW.new_zeros(())))
+    place_R1 = torch.searchsorted(cdf_RW, within_R1, right=True)
+    return (block_R1 * width + place_R1).squeeze(1)

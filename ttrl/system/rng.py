@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,24 @@ def generator(*stream: int | str) -> np.random.Generator:
     """Make a Philox generator (counter-based) that depends on ``stream`` alone."""
     import numpy as np
 
-    digest = hashlib.blake2b(repr(stream).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8")))
+    return np.random.Generator(np.random.Philox(key=_key(stream)))
+
+
+def uniforms(streams: Sequence[tuple[int | str, ...]], count: int) -> np.ndarray:
+    """Draw what `generator` of each stream gives as its first ``count`` uniforms: [streams, count].
+
+    One generator, set to one key after the other, makes them several times faster.
+    """
+    import numpy as np
+
+    bits = np.random.Philox(key=0)
+    fresh: Any = bits.state
+    drawn = np.empty((len(streams), count))
+    for stream, row in zip(streams, drawn, strict=True):
+        fresh["state"]["key"] = _key(stream)
+        bits.state = fresh
+        np.random.Generator(bits).random(out=row)
+    return drawn
 
 
 def seed_globals(seed: int) -> None:
@@ -108,6 +124,13 @@ def restore_globals(state: dict[str, Any]) -> None:
     np.random.set_state({**numpy_state, "state": {**numpy_state["state"], "key": key}})
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def _key(stream: tuple[int | str, ...]) -> np.ndarray:
+    import numpy as np
+
+    digest = hashlib.blake2b(repr(stream).encode(), digest_size=16).digest()
+    return np.frombuffer(digest, dtype="<u8")
 
 
 def _bytes(text: str) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""The embedded rollout engine: batched sampling with a transformers model and its KV cache.
+"""The embedded rollout engine: batched sampling with a transformers model.
 
 It holds its own copy of the model, as a separate inference engine would, and receives the
 policy's weights by name. For a CPU or one small GPU; its batches are decoded to the end before
-the next one starts.
+the next one starts. A question's prompt is computed once, and so is all that several of its samples
+begin with: see `ttrl.rollout.engines.decoding`.
 """
 
 from __future__ import annotations
@@ -10,29 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
-import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.models.pretrained import context_room, load_model
-from ttrl.rollout.ends import has_ended, refuse_overflow, stop_ids
+from ttrl.rollout.ends import completes, refuse_overflow, stop_ids, tail_length
+from ttrl.rollout.engines.decoding import Decoding, branch, share_prompts
+from ttrl.rollout.engines.sampled import Sampled
 from ttrl.rollout.engines.weights import complete
 from ttrl.rollout.sampling import SamplingParams, draw, sampling_logprobs
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
-from ttrl.system.rng import generator
-from ttrl.types import Completion, FinishReason, Question
-from ttrl.types.top_logprobs import TopLogprobs
+from ttrl.system.rng import uniforms
+from ttrl.types import Completion, Question
 
 Row = tuple[int, int]
 """(index of the question, index of the sample)"""
-
-Place = tuple[list[int], list[float]]
-"""(ids, log-probs) of the likeliest tokens in one place"""
-
-# Finished rows are cut out of the KV cache when this share of the batch is finished: cutting
-# copies the cache, carrying dead rows computes them.
-COMPACT_SHARE = 0.25
 
 
 class TransformersEngine:
@@ -47,6 +41,8 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.stop_ids = stop_ids(model, tokenizer)
         self.steps = 0
+        self._stop_S = torch.tensor(sorted(self.stop_ids), dtype=torch.int64, device=model.device)
+        self._sliding = share_prompts(self.model)
 
     @classmethod
     def load(
@@ -103,126 +99,44 @@ class TransformersEngine:
         self, questions: Sequence[Question], rows: Sequence[Row], params: SamplingParams
     ) -> list[Completion]:
         """Sample one completion per row, in order."""
-        length = params.max_new_tokens
-        uniforms_BN = torch.from_numpy(
-            np.stack(
-                [
-                    generator(*params.stream, questions[q].id, params.first + i).random(length)
-                    for q, i in rows
-                ]
-            )
-        )
-        tokens: list[list[int]] = [[] for _ in rows]
-        logprobs: list[list[float]] = [[] for _ in rows]
-        likeliest: list[list[Place]] = [[] for _ in rows]
-        state = self._prefill(questions, rows)
-        alive_B = torch.arange(len(rows))  # which row of `rows` each row of the batch is
-        finished_B = torch.zeros(len(rows), dtype=torch.bool)
-        for step in range(length):
+        device = self.model.device
+        first, last = rows[0][0], rows[-1][0]
+        prompts = [q.prompt_ids for q in questions[first : last + 1]]
+        branch_L = torch.tensor([q - first for q, _ in rows], device=device)
+        streams = [(*params.stream, questions[q].id, params.first + i) for q, i in rows]
+        uniform_RN = torch.from_numpy(uniforms(streams, params.max_new_tokens)).to(device)
+        sampled = Sampled(len(rows), params, device)
+        row_L = torch.arange(len(rows), device=device)  # which of them go on
+        state = Decoding(self.model, prompts, params.max_new_tokens, self._sliding)
+        for step in range(params.max_new_tokens):
             self.steps += 1
             logp_BV = sampling_logprobs(
                 state.logits_BV, params.temperature, params.top_p, params.top_k, params.min_p
             )
-            token_B = draw(logp_BV, uniforms_BN[alive_B, step].to(logp_BV.device))
-            chosen_B = logp_BV.gather(1, token_B.unsqueeze(1)).squeeze(1)
-            ids, values = token_B.tolist(), chosen_B.tolist()
-            places = _likeliest(logp_BV, params.noted)
-            for b, row in enumerate(alive_B.tolist()):
-                if not finished_B[b]:
-                    tokens[row].append(ids[b])
-                    logprobs[row].append(values[b])
-                    likeliest[row] += places[b : b + 1]
-            finished_B |= torch.tensor(
-                [self._has_ended(tokens[row], params) for row in alive_B.tolist()]
-            )
-            if bool(finished_B.all()) or step + 1 == length:
+            token_L = draw(logp_BV, uniform_RN[row_L, step], branch_L)
+            sampled.add(step, row_L, token_L, logp_BV, branch_L)
+            ended_L = self._ended(sampled, step, row_L, token_L, params)
+            sampled.ended_R[row_L] = ended_L
+            row_L, branch_L, token_L = row_L[~ended_L], branch_L[~ended_L], token_L[~ended_L]
+            if len(row_L) == 0 or step + 1 == params.max_new_tokens:
                 break
-            if int(finished_B.sum()) >= COMPACT_SHARE * len(alive_B):
-                keep_B = (~finished_B).nonzero().squeeze(1)
-                state.select(keep_B)
-                token_B, alive_B = token_B[keep_B], alive_B[keep_B]
-                finished_B = finished_B[keep_B]
-            self._advance(state, token_B)
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [
-            Completion(
-                tuple(t),
-                tuple(lp),
-                text,
-                FinishReason.STOP if self._has_ended(t, params) else FinishReason.LENGTH,
-                top_logprobs=TopLogprobs.of(top, whole=params.top_k > 0) if top else None,
-            )
-            for t, lp, text, top in zip(tokens, logprobs, texts, likeliest, strict=True)
-        ]
+            parent_B, token_B, branch_L = branch(branch_L, token_L, logp_BV.shape[1])
+            state.advance(parent_B, token_B)
+        return sampled.completions(self.tokenizer)
 
-    def _has_ended(self, tokens: Sequence[int], params: SamplingParams) -> bool:
-        return has_ended(tokens, self.stop_ids, params.stop, self.tokenizer)
-
-    def _prefill(self, questions: Sequence[Question], rows: Sequence[Row]) -> _Decoding:
-        """Compute each prompt once, left-padded, and spread the result over its samples."""
-        asked = sorted({q for q, _ in rows})
-        prompts = [questions[q].prompt_ids for q in asked]
-        width = max(len(p) for p in prompts)
-        device = self.model.device
-        ids_QP = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-        mask_QP = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device
-        )
-        cache = DynamicCache(config=self.model.config)
-        out = self.model(
-            input_ids=ids_QP,
-            attention_mask=mask_QP,
-            position_ids=(mask_QP.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        state = _Decoding(out.logits[:, -1], mask_QP, mask_QP.sum(1), cache)
-        place = {q: k for k, q in enumerate(asked)}
-        state.select(torch.tensor([place[q] for q, _ in rows], device=device))
-        return state
-
-    def _advance(self, state: _Decoding, token_B: torch.Tensor) -> None:
-        """Feed one token per row to the model."""
-        ones_B1 = state.mask_BT.new_ones(len(token_B), 1)
-        state.mask_BT = torch.cat([state.mask_BT, ones_B1], dim=1)
-        out = self.model(
-            input_ids=token_B.unsqueeze(1),
-            attention_mask=state.mask_BT,
-            position_ids=state.length_B.unsqueeze(1),
-            past_key_values=state.cache,
-            use_cache=True,
-        )
-        state.logits_BV = out.logits[:, -1]
-        state.length_B = state.length_B + 1
-
-
-def _likeliest(logp_BV: torch.Tensor, count: int) -> list[Place]:
-    """Return the ``count`` likeliest tokens of each row, likeliest first; nothing for 0."""
-    if count == 0:
-        return []
-    values_BK, ids_BK = logp_BV.topk(min(count, logp_BV.shape[1]), dim=-1)
-    return list(zip(ids_BK.tolist(), values_BK.tolist(), strict=True))
-
-
-class _Decoding:
-    """State that a batch carries from token to token."""
-
-    def __init__(
+    def _ended(
         self,
-        logits_BV: torch.Tensor,
-        mask_BT: torch.Tensor,
-        length_B: torch.Tensor,
-        cache: DynamicCache,
-    ) -> None:
-        self.logits_BV = logits_BV
-        self.mask_BT = mask_BT
-        self.length_B = length_B
-        self.cache = cache
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows, in this order; a row may be named many times."""
-        self.logits_BV = self.logits_BV[rows]
-        self.mask_BT = self.mask_BT[rows]
-        self.length_B = self.length_B[rows]
-        self.cache.batch_select_indices(rows)
+        sampled: Sampled,
+        step: int,
+        row_L: torch.Tensor,
+        token_L: torch.Tensor,
+        params: SamplingParams,
+    ) -> torch.Tensor:
+        """Say which rows the token that they have just drawn has ended."""
+        ended_L = torch.isin(token_L, self._stop_S)
+        if params.stop:
+            begin = max(0, step + 1 - tail_length(params.stop))
+            tails = sampled.token_RN[row_L, begin : step + 1].tolist()
+            complete = [completes(tail, params.stop, self.tokenizer) for tail in tails]
+            ended_L |= torch.tensor(complete, device=ended_L.device)
+        return ended_L
