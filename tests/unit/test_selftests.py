@@ -71,19 +71,21 @@ def test_triton_needs_a_compiler(
 def varlen(causal: bool) -> Any:
     """What a kernel for different lengths computes, one sequence after another."""
 
-    def compute(
-        q: Any, k: Any, v: Any, ends: Any, longest: int, scale: Any, window: Any
-    ) -> torch.Tensor:
-        assert (longest, scale, window) == (130, None, (-1, 0))
-        assert q.dtype == torch.bfloat16 and ends.dtype == torch.int32
-        parts = [x.split(ends.diff().tolist()) for x in (q, k, v)]
-        outs = [
-            scaled_dot_product_attention(
-                *(x.transpose(0, 1) for x in one), is_causal=causal, enable_gqa=True
-            )
-            for one in zip(*parts, strict=True)
-        ]
-        return torch.cat([out.transpose(0, 1) for out in outs])
+    def compute(q: Any, k: Any, v: Any, lengths: Any, scale: Any, window: Any) -> torch.Tensor:
+        ends, key_ends, longest, longest_keys = lengths
+        assert (longest, longest_keys) == (130, 130 if len(k) == len(q) else 200)
+        assert (scale, window) == (None, (-1, 0))
+        assert q.dtype == torch.bfloat16 and ends.dtype == key_ends.dtype == torch.int32
+        parts = [x.split(e.diff().tolist()) for x, e in ((q, ends), (k, key_ends), (v, key_ends))]
+        outs = []
+        for one in zip(*parts, strict=True):
+            queries, keys = len(one[0]), len(one[1])
+            mask = torch.ones(queries, keys, dtype=torch.bool)
+            mask = mask.tril(keys - queries) if causal else mask
+            heads = (x.transpose(0, 1) for x in one)
+            out = scaled_dot_product_attention(*heads, attn_mask=mask, enable_gqa=True)
+            outs.append(out.transpose(0, 1))
+        return torch.cat(outs)
 
     return compute
 

@@ -60,8 +60,10 @@ def packed_attention(
     q_THD, k_TKD, v_TKD = (x[0].transpose(0, 1) for x in (query_1HTD, key_1KTD, value_1KTD))
     if sequences.keys_K is not None:
         k_TKD, v_TKD = (x.index_select(0, sequences.keys_K) for x in (k_TKD, v_TKD))
-    attend = _varlen if _has_varlen(q_THD) else _side_by_side
-    return attend(q_THD, k_TKD, v_TKD, sequences, scaling, sliding_window).unsqueeze(0), None
+    inputs = (q_THD, k_TKD, v_TKD, sequences, scaling, sliding_window)
+    if _has_varlen(q_THD):
+        return _varlen(*inputs).unsqueeze(0), None
+    return _side_by_side(*inputs).unsqueeze(0), None
 
 
 def _varlen(
