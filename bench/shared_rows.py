@@ -52,8 +52,9 @@ def rows_of(shape: Shape) -> dict[str, float]:
         prompt = (next(fresh),) * shape.prompt
         for _ in range(shape.samples):
             length = int(random.integers(shape.answer // 2, shape.answer * 3 // 2 + 1))
-            zeros = (0.0,) * length
-            samples.append(TrainSample.of_answer("q", prompt, (0,) * length, zeros, 1.0))
+            # No two answers begin alike: only prompts are shared.
+            answer, zeros = (next(fresh),) * length, (0.0,) * length
+            samples.append(TrainSample.of_answer("q", prompt, answer, zeros, 1.0))
     batches = pack(samples, [1.0] * len(samples), shape.tokens_per_batch, shape.ranks)
     shared = sum(len(batch.token_ids_R) for batch in batches)
     keys = sum(

@@ -52,6 +52,10 @@ CPU_COLUMN_BYTES = 768
 bfloat16. At 65k entries a third more rows gain 2 to 4 % of the time, and a third fewer lose as
 much."""
 
+CPU_CHUNK_BYTES = 2**22
+"""Size of a CPU's logits buffer where that takes more rows: of a small vocabulary, of whose rows a
+chunk would else take less time than its fifty operations do to start."""
+
 SLAB_ROWS = 4096
 """Rows of W that a CPU multiplies by, and of dW that it adds to, at a time: what it packs for the
 matmul, or has just multiplied, then stays in the cache."""
@@ -325,7 +329,10 @@ def chunk_rows(hidden_TH: Tensor, weight_VH: Tensor) -> int:
 def most_rows(vocabulary: int, dtype: torch.dtype, *, on_cpu: bool) -> int:
     """Compute `chunk_rows` from sizes alone, to plan memory before there are tensors."""
     rows = LOGITS_BYTES // (vocabulary * dtype.itemsize)
-    return max(1, min(rows, CPU_COLUMN_BYTES // dtype.itemsize) if on_cpu else rows)
+    if on_cpu:
+        most = max(CPU_COLUMN_BYTES, CPU_CHUNK_BYTES // vocabulary) // dtype.itemsize
+        rows = min(rows, most)
+    return max(1, rows)
 
 
 def even_rows(total: int, most: int) -> int:

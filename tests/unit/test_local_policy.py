@@ -11,7 +11,6 @@ import torch
 from grpo_twin import Twin
 from tensors import assert_close_everywhere, assert_equal_to_the_bit, gradients, weights
 from tiny_models import (
-    LENGTHS,
     MAX_NEW_TOKENS,
     TEMPERATURE,
     TOKENIZER,
@@ -194,10 +193,9 @@ def test_sequences_without_a_gradient_are_counted_but_not_computed(
     (expected,) = twin.update(samples, RATE)
     assert result.loss == pytest.approx(expected["loss"], rel=1e-4)
     assert_close_everywhere(gradients(policy.model), gradients(twin.model), 1e-4)
-    live = [lengths for i, lengths in enumerate(LENGTHS) if i not in (0, 4, 9)]
-    # Prompts of the same length are the same, and computed once.
-    assert rows == sum({prompt for prompt, _ in live}) + sum(n - 1 for _, n in live)
-    assert result.tokens == sum(completion for _, completion in live)
+    live = [sample for i, sample in enumerate(samples) if i not in (0, 4, 9)]
+    assert rows == len({s.token_ids[:end] for s in live for end in range(1, len(s.token_ids))})
+    assert result.tokens == sum(len(s.logprobs) for s in live)
     assert (result.sequences, result.skipped_sequences) == (7, 3)
 
 

@@ -70,16 +70,17 @@ C = TrainSample.of_answer("c", (50, 51), (60, 61, 62, 63), (-1.0, -2.0, -3.0, -4
 
 
 def test_layout_of_a_packed_batch() -> None:
-    """Longest first: C has 5 rows, A has 4, B has 1. The last token of each is a target only."""
+    """Trained tokens are in the order that samples were dealt in, the longest first; rows are in
+    that of the samples' tokens. The last token of each is a target only."""
     (batch,) = pack([A, B, C], [0.125, 0.25, 0.5], tokens_per_batch=10)
-    assert batch.token_ids_R.tolist() == [50, 51, 60, 61, 62, 10, 11, 12, 20, 30]
-    assert batch.positions_R.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0]
-    assert batch.sequences.ends.tolist() == [0, 5, 9, 10]
+    assert batch.token_ids_R.tolist() == [10, 11, 12, 20, 30, 50, 51, 60, 61, 62]
+    assert batch.positions_R.tolist() == [0, 1, 2, 3, 0, 0, 1, 2, 3, 4]
+    assert batch.sequences.ends.tolist() == [0, 4, 5, 10]
     assert batch.sequences.longest == 5
     assert batch.sequences.keys_K is batch.sequences.key_ends is None
     assert batch.samples == 3
     assert batch.samples_T.tolist() == [0, 0, 0, 0, 1, 1, 2]
-    assert batch.rows_T.tolist() == [1, 2, 3, 4, 7, 8, 9]
+    assert batch.rows_T.tolist() == [6, 7, 8, 9, 2, 3, 4]
     assert batch.targets_T.tolist() == [60, 61, 62, 63, 20, 21, 40]
     assert batch.sampler_logp_T.tolist() == [-1, -2, -3, -4, -0.5, -0.25, -1.5]
     assert batch.advantages_T.tolist() == [0.5, 0.5, 0.5, 0.5, 2, 2, -1]
@@ -87,42 +88,44 @@ def test_layout_of_a_packed_batch() -> None:
 
 
 def test_a_prompt_that_samples_share_has_its_rows_once() -> None:
-    """A's prompt with three answers, the second of which has no row of its own, beside B."""
+    """A's prompt with three answers, one of which has no row of its own, beside B."""
     one = TrainSample.of_answer("a", (10, 11, 12), (7,), (-2.0,), advantage=-0.5)
     long = TrainSample.of_answer("a", (10, 11, 12), (8, 8, 9), (-3.0,) * 3, advantage=0.25)
     batch = batch_of([A, one, B, long], [0.125, 1.0, 0.25, 0.5])
-    assert batch.token_ids_R.tolist() == [10, 11, 12, 20, 8, 8, 30]
-    assert batch.positions_R.tolist() == [0, 1, 2, 3, 3, 4, 0]
+    assert batch.token_ids_R.tolist() == [10, 11, 12, 8, 8, 20, 30]
+    assert batch.positions_R.tolist() == [0, 1, 2, 3, 4, 3, 0]
     sequences = batch.sequences
-    assert sequences.ends.tolist() == [0, 3, 4, 6, 7]
+    assert sequences.ends.tolist() == [0, 3, 5, 6, 7]
     assert sequences.longest == 3
     assert sequences.keys_K is not None and sequences.key_ends is not None
-    keys = [
-        part.tolist() for part in sequences.keys_K.tensor_split(sequences.key_ends[1:-1].long())
-    ]
-    assert keys == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 4, 5], [6]]
+    parts = sequences.keys_K.tensor_split(sequences.key_ends[1:-1].long())
+    keys = [part.tolist() for part in parts]
+    assert keys == [[0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 5], [6]]
     assert sequences.longest_keys == 5
     assert batch.samples_T.tolist() == [0, 0, 1, 2, 3, 3, 3]
-    assert batch.rows_T.tolist() == [2, 3, 2, 6, 2, 4, 5]
+    assert batch.rows_T.tolist() == [2, 5, 2, 6, 2, 3, 4]
     assert batch.targets_T.tolist() == [20, 21, 7, 40, 8, 8, 9]
     assert batch.token_weights_T.tolist() == [0.125, 0.125, 1, 0.25, 0.5, 0.5, 0.5]
 
 
-def test_only_what_comes_before_the_first_trained_token_is_shared() -> None:
-    """Two conversations with the same first turn, which both of them train."""
+def test_answers_share_what_they_begin_with() -> None:
+    """Two conversations that differ in the last token alone, and one that leaves them before."""
     trained = (False, False, True, False, True)
-    both = [
-        TrainSample("a", (1, 2, 3, 4, last), trained, (-1.0, -1.0), (1.0, 1.0)) for last in (5, 6)
+    samples = [
+        TrainSample("a", ids, trained, (-1.0, -1.0), (1.0, 1.0))
+        for ids in ((1, 2, 3, 4, 6), (1, 2, 9, 4, 6), (1, 2, 3, 4, 5))
     ]
-    batch = batch_of(both, [1.0, 1.0])
-    assert batch.token_ids_R.tolist() == [1, 2, 3, 4, 3, 4]
+    batch = batch_of(samples, [1.0] * 3)
+    assert batch.token_ids_R.tolist() == [1, 2, 3, 4, 9, 4]
     assert batch.positions_R.tolist() == [0, 1, 2, 3, 2, 3]
-    assert batch.rows_T.tolist() == [1, 3, 1, 5]
-    assert batch.targets_T.tolist() == [3, 5, 3, 6]
+    assert batch.sequences.ends.tolist() == [0, 4, 6]
+    assert batch.rows_T.tolist() == [1, 3, 1, 5, 1, 3]
+    assert batch.targets_T.tolist() == [3, 6, 9, 6, 3, 5]
 
 
 def test_types_of_a_packed_batch() -> None:
-    (batch,) = pack([A, B, A], [1.0, 1.0, 1.0], tokens_per_batch=10)
+    other = dataclasses.replace(A, token_ids=(10, 11, 12, 22, 21))
+    (batch,) = pack([A, B, other], [1.0, 1.0, 1.0], tokens_per_batch=10)
     integers = (batch.token_ids_R, batch.positions_R, batch.targets_T, batch.rows_T)
     reals = (batch.sampler_logp_T, batch.advantages_T, batch.token_weights_T)
     assert {x.dtype for x in (*integers, batch.samples_T)} == {torch.int64}
@@ -141,7 +144,7 @@ def test_a_completion_of_one_token_trains_the_last_token_of_its_prompt() -> None
 
 @pytest.mark.parametrize(
     ("budget", "ids"),
-    [(5, [["c"], ["a", "b"]]), (9, [["c"], ["a", "b"]]), (10, [["c", "a", "b"]])],
+    [(5, [["c"], ["a", "b"]]), (9, [["c"], ["a", "b"]]), (10, [["a", "b", "c"]])],
 )
 def test_batches_are_as_few_as_the_budget_allows_and_of_like_sizes(
     budget: int, ids: list[list[str]]
@@ -193,7 +196,7 @@ def test_no_samples_are_no_batches() -> None:
 def test_samples_of_a_prompt_stay_together() -> None:
     """Two prompts of 5 tokens with 8 answers of 5: in bundles of 2, of which a batch takes four."""
     samples = [
-        TrainSample.of_answer("q", (prompt,) * 5, (1, 2, 3, 4, n), (-1.0,) * 5, 1.0)
+        TrainSample.of_answer("q", (prompt,) * 5, (n, 1, 2, 3, 4), (-1.0,) * 5, 1.0)
         for n in range(8)
         for prompt in (7, 8)
     ]
@@ -204,7 +207,7 @@ def test_samples_of_a_prompt_stay_together() -> None:
 
 def test_keys_of_a_batch_are_bounded() -> None:
     """A prompt of 50 tokens and 100 answers of 2: 150 rows in all, but 51 keys an answer."""
-    samples = [TrainSample.of_answer("q", (7,) * 50, (1, n), (-1.0, -1.0), 1.0) for n in range(100)]
+    samples = [TrainSample.of_answer("q", (7,) * 50, (n, 1), (-1.0, -1.0), 1.0) for n in range(100)]
     batches = pack(samples, [1.0] * 100, tokens_per_batch=200)
     assert sum(b.samples for b in batches) == 100
     for batch in batches:

@@ -24,8 +24,9 @@ SETTINGS = {
 
 
 def samples_of_two_prompts() -> list[TrainSample]:
-    """Seven answers, one of them of a single token."""
-    own = train_samples([(1, n) for n in (6, 1, 4, 9, 3, 3, 7)])
+    """Eight answers, one of them of a single token, two the same but for their ends."""
+    own = train_samples([(1, n) for n in (6, 1, 4, 9, 3, 3, 7, 8)])
+    own[5] = replace(own[5], token_ids=(*own[5].token_ids[:1], *own[3].token_ids[1:3], 0))
     return [
         replace(
             sample,
@@ -72,7 +73,8 @@ def test_gradients_are_those_without_sharing(loss: str, kind: str, rounding: flo
     objective = PolicyObjective.of(policy.settings, policy)
     weights = objective.token_weights(samples)
     (shared,) = pack(samples, weights, 1000)
-    assert len(shared.token_ids_R) == 5 + 3 + sum(len(s.logprobs) - 1 for s in samples)
+    beginnings = {s.token_ids[:end] for s in samples for end in range(1, len(s.token_ids))}
+    assert len(shared.token_ids_R) == len(beginnings) < sum(len(s.token_ids) - 1 for s in samples)
     alone = [batch_of([s], [w]) for s, w in zip(samples, weights, strict=True)]
     assert all(batch.sequences.keys_K is None for batch in alone)
     ours, theirs = (gradients(policy, objective, batches) for batches in ([shared], alone))

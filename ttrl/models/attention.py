@@ -2,13 +2,13 @@
 
 Registered under the name `PACKED`; a model loaded with ``attn_implementation=PACKED`` runs on
 packed batches, and its forward needs their ``sequences``. Each sample gives what it would give
-alone; samples may share a prompt, whose keys and values are then read by all of them.
+alone; what samples begin with in common is there once, and all of them read its keys and values.
 
 In half precision on a GPU a kernel for sequences of different lengths computes it: that of the
-flash-attn package where it is installed, else PyTorch's own. Anywhere else the sequences are laid
-out side by side, padded on the right; causality alone then keeps padding out of every real row, so
-no mask is built, except for sequences that are longer than a sliding window. There a query of zeros
-stands where a prompt's row would, whose own query is in another sequence.
+flash-attn package where it is installed, else PyTorch's own. Anywhere else sequences of like
+lengths are laid out side by side, padded on the right; causality alone then keeps padding out of
+every real row, so no mask is built, except for sequences that are longer than a sliding window, or
+have more keys than queries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import importlib.metadata
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -97,27 +97,60 @@ def _side_by_side(
     scaling: float | None,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    """Attend with `scaled_dot_product_attention`, over sequences that are padded to one length."""
-    ends, key_ends, _, longest = _lengths(sequences)
-    query_place_T = key_place_T = _places(key_ends, key_ends, longest, len(k_TKD))
-    if ends is not key_ends:
-        query_place_T = _places(ends, key_ends, longest, len(q_THD))
-    count = len(ends) - 1
-    group, band_LL = q_THD.shape[1] // k_TKD.shape[1], None
-    if sliding_window is not None and longest > sliding_window:
-        band_LL = _band(longest, sliding_window, q_THD.device)
-        # With a mask, kernels that do not hold all scores at once know no groups of heads.
-        k_TKD, v_TKD, group = _for_each_query(k_TKD, group), _for_each_query(v_TKD, group), 1
-    out_SHLD = scaled_dot_product_attention(
-        _padded(q_THD, query_place_T, count, longest),
-        _padded(k_TKD, key_place_T, count, longest),
-        _padded(v_TKD, key_place_T, count, longest),
-        attn_mask=band_LL,
-        is_causal=band_LL is None,
-        scale=scaling,
-        enable_gqa=group > 1,
+    """Attend with `scaled_dot_product_attention`, over sequences of like lengths at a time."""
+    parts = _alike(sequences)
+    outs = []
+    whole = len(parts) == 1
+    for part in parts:
+        queries, keys = part.queries, part.keys
+        out_SLHD = _attend(
+            queries.padded(q_THD, whole=whole),
+            keys.padded(k_TKD, whole=whole),
+            keys.padded(v_TKD, whole=whole),
+            part,
+            scaling,
+            sliding_window,
+        )
+        outs.append(out_SLHD.flatten(0, 1).index_select(0, part.queries.places()))
+    if whole:
+        return outs[0]
+    rows_T = torch.cat([part.queries.rows() for part in parts])
+    return torch.cat(outs).index_select(0, rows_T.argsort())
+
+
+def _attend(
+    q_SLHD: torch.Tensor,
+    k_SMKD: torch.Tensor,
+    v_SMKD: torch.Tensor,
+    part: _Part,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """Attend over S padded sequences of L queries and M keys; return [S, L, H, D]."""
+    count, most, heads, size = q_SLHD.shape
+    key_heads = k_SMKD.shape[2]
+    group = heads // key_heads
+    plain = part.square and (sliding_window is None or part.keys.longest <= sliding_window)
+    k_SKMD, v_SKMD = k_SMKD.transpose(1, 2), v_SMKD.transpose(1, 2)
+    if plain:
+        out_SHLD = scaled_dot_product_attention(
+            q_SLHD.transpose(1, 2),
+            k_SKMD,
+            v_SKMD,
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=group > 1,
+        )
+        return out_SHLD.transpose(1, 2)
+    # With a mask, kernels that do not hold all scores at once know no groups of heads: queries of a
+    # group stand one after the other.
+    q_SKND = q_SLHD.view(count, most, key_heads, group, size).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    mask_S1NM = part.mask(sliding_window).repeat(1, group, 1).unsqueeze(1)
+    out_SKND = scaled_dot_product_attention(
+        q_SKND, k_SKMD, v_SKMD, attn_mask=mask_S1NM, scale=scaling
     )
-    return out_SHLD.transpose(1, 2).flatten(0, 1).index_select(0, query_place_T)
+    out_SKGLD = out_SKND.view(count, key_heads, group, most, v_SMKD.shape[-1])
+    return out_SKGLD.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 def packed_hidden_states(
@@ -151,27 +184,76 @@ def _refuse_variants(
         raise NotImplementedError("its attention looks ahead (is_causal is false)")
 
 
-def _places(ends: torch.Tensor, key_ends: torch.Tensor, longest: int, total: int) -> torch.Tensor:
-    """Return where each packed row goes in the padded [S * L] layout: the last one by the last key.
+class _Runs(NamedTuple):
+    """Runs of packed rows, one for each of S sequences, that are laid side by side."""
 
-    Args:
-        ends: int32, S + 1 entries, of the rows to place.
-        key_ends: those of the keys.
-        longest: L.
-        total: rows to place, which a GPU's host does not know.
-    """
-    lengths_S, key_lengths_S = ends.diff(), key_ends.diff()
-    starts_S = torch.arange(len(lengths_S), device=ends.device) * longest - ends[:-1]
-    starts_S += key_lengths_S - lengths_S
-    starts_T = starts_S.repeat_interleave(lengths_S, output_size=total)
-    return starts_T + torch.arange(total, device=ends.device)
+    starts_S: torch.Tensor
+    lengths_S: torch.Tensor
+    longest: int
+    total: int
+
+    @classmethod
+    def of(cls, ends: torch.Tensor, chosen: list[int]) -> _Runs:
+        """Take the runs of the chosen sequences."""
+        lengths_S = ends.diff()[chosen]
+        return cls(ends[chosen], lengths_S, int(lengths_S.max()), int(lengths_S.sum()))
+
+    def _offsets(self, starts_S: torch.Tensor) -> torch.Tensor:
+        """Count on from a start in each run."""
+        before_S = self.lengths_S.cumsum(0) - self.lengths_S
+        shift_T = (starts_S - before_S).repeat_interleave(self.lengths_S, output_size=self.total)
+        return shift_T + torch.arange(self.total, device=shift_T.device)
+
+    def rows(self) -> torch.Tensor:
+        """Return which packed rows they are."""
+        return self._offsets(self.starts_S)
+
+    def places(self) -> torch.Tensor:
+        """Return where they go in the padded [S * longest] layout."""
+        first_S = torch.arange(len(self.lengths_S), device=self.lengths_S.device) * self.longest
+        return self._offsets(first_S)
+
+    def padded(self, x_THD: torch.Tensor, *, whole: bool) -> torch.Tensor:
+        """Lay the runs side by side, padded with zeros behind: [T, H, D] -> [S, longest, H, D].
+
+        They are all of the rows where ``whole``.
+        """
+        x_THD = x_THD if whole else x_THD.index_select(0, self.rows())
+        padded = x_THD.new_zeros(len(self.lengths_S) * self.longest, *x_THD.shape[1:])
+        # index_copy has a plain gather as its gradient: deterministic, unlike that of indexing.
+        filled = padded.index_copy(0, self.places(), x_THD)
+        return filled.view(-1, self.longest, *x_THD.shape[1:])
 
 
-def _band(longest: int, window: int, device: torch.device) -> torch.Tensor:
-    """Make the [L, L] mask of which rows a row sees: its own, and the ``window - 1`` before it."""
-    row_L = torch.arange(longest, device=device)
-    behind_LL = row_L.unsqueeze(1) - row_L
-    return (behind_LL >= 0) & (behind_LL < window)
+class _Part(NamedTuple):
+    """Some of the sequences, whose lengths differ little."""
+
+    queries: _Runs
+    keys: _Runs
+    square: bool
+    """Whether each sequence has as many queries as keys."""
+
+    def mask(self, sliding_window: int | None) -> torch.Tensor:
+        """Make the [S, L, M] mask of the keys that each query sees: up to its own."""
+        device = self.keys.lengths_S.device
+        first_S = self.keys.lengths_S - self.queries.lengths_S
+        own_SL1 = (first_S[:, None] + torch.arange(self.queries.longest, device=device))[:, :, None]
+        key_M = torch.arange(self.keys.longest, device=device)
+        seen_SLM = key_M <= own_SL1
+        return seen_SLM if sliding_window is None else seen_SLM & (key_M > own_SL1 - sliding_window)
+
+
+def _alike(sequences: PackedSequences) -> list[_Part]:
+    """Divide the sequences into parts, by the power of two that their queries fill."""
+    ends, key_ends, _, _ = _lengths(sequences)
+    lengths, key_lengths = ends.diff().tolist(), key_ends.diff().tolist()
+    parts: dict[tuple[int, bool], list[int]] = {}
+    for s, (length, keys) in enumerate(zip(lengths, key_lengths, strict=True)):
+        parts.setdefault((length.bit_length(), length == keys), []).append(s)
+    return [
+        _Part(_Runs.of(ends, chosen), _Runs.of(key_ends, chosen), square)
+        for (_, square), chosen in parts.items()
+    ]
 
 
 def _has_varlen(query: torch.Tensor) -> bool:
@@ -226,14 +308,6 @@ def _pytorch_varlen() -> Callable[..., torch.Tensor]:
 def _for_each_query(x_TKD: torch.Tensor, group: int) -> torch.Tensor:
     """Repeat the head that query heads share for each of them: [T, K, D] -> [T, K * group, D]."""
     return x_TKD.unsqueeze(2).expand(-1, -1, group, -1).flatten(1, 2)
-
-
-def _padded(x_THD: torch.Tensor, place_T: torch.Tensor, count: int, longest: int) -> torch.Tensor:
-    """Lay sequences side by side, padded with zeros: [T, H, D] -> [S, H, L, D]."""
-    padded = x_THD.new_zeros(count * longest, *x_THD.shape[1:])
-    # index_copy has a plain gather as its gradient: deterministic, unlike that of indexing.
-    x_SLHD = padded.index_copy(0, place_T, x_THD).view(count, longest, *x_THD.shape[1:])
-    return x_SLHD.transpose(1, 2)
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -1,36 +1,57 @@
-"""Which samples go into which micro-batch: those with the same prompt together, where they fit.
+"""Which samples go into which micro-batch: those that begin alike together, where they fit.
 
-A prompt has its rows once per micro-batch, so its samples are dealt as bundles. Small ones, that
-micro-batches and ranks get about as much to do.
+What samples have in common at their beginning, the prompt at least, has its rows once per
+micro-batch; so they are dealt as bundles. Small ones, that micro-batches and ranks get about as
+much to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+
+import numpy as np
 
 from ttrl.system.balance import balance
 from ttrl.types import TrainSample
 
 KEYS = 2
-"""Keys of a micro-batch over its rows, at most: an answer's attention reads the prompt's keys from
-a copy of its own, and beside long prompts with many short answers that would be all of memory."""
+"""Keys of a micro-batch over its tokens, at most: attention reads what samples share from a copy
+for each of them, and of short answers to a long prompt that would be all of memory."""
 
 BUNDLES = 4
 """Bundles that a micro-batch or a rank should get: the fewer, the less even are they."""
 
 PROMPT_SHARE = 1 / 3
-"""Share of a bundle's rows that are prompt, at most, where a micro-batch has room for so many."""
+"""Share of a bundle that is prompt, at most, where a micro-batch has room for so much else."""
 
 
-class Bundle(NamedTuple):
-    """Samples with the same prompt, by index."""
+@dataclass(slots=True)
+class Bundle:
+    """Samples that begin alike, by index, in sorted order, and what they take."""
 
     members: list[int]
     rows: int
-    """Rows that they take; at least as many as their trained tokens."""
+    """Rows of the model."""
+    trained: int
+    """Trained tokens."""
     keys: int
     """Keys that their attention reads."""
+
+    @property
+    def size(self) -> float:
+        """Tokens of a micro-batch that it takes: as many rows, trained tokens, or keys."""
+        return max(self.rows, self.trained, self.keys / KEYS)
+
+    def with_also(self, index: int, sample: TrainSample, shared: int) -> Bundle:
+        """Return this with one more sample, of which so many rows are there already."""
+        rows = len(sample.token_ids) - 1
+        return Bundle(
+            [*self.members, index],
+            self.rows + rows - shared,
+            self.trained + len(sample.logprobs),
+            self.keys + (rows if rows > shared else 0),
+        )
 
 
 def deal(samples: Sequence[TrainSample], tokens_per_batch: int, parts: int = 1) -> list[list[int]]:
@@ -38,7 +59,7 @@ def deal(samples: Sequence[TrainSample], tokens_per_batch: int, parts: int = 1) 
 
     Args:
         samples: what to deal.
-        tokens_per_batch: rows of a micro-batch, at most.
+        tokens_per_batch: rows and trained tokens of a micro-batch, at most.
         parts: the number of micro-batches is a multiple of it; some may have no samples.
 
     Raises:
@@ -53,49 +74,47 @@ def deal(samples: Sequence[TrainSample], tokens_per_batch: int, parts: int = 1) 
         )
     even = min(tokens_per_batch, sum(rows) // parts) // BUNDLES
     bundles = bundle(samples, even, tokens_per_batch)
-    sizes = [b.rows for b in bundles]
-    count = -(-sum(sizes) // (tokens_per_batch * parts)) * parts
+    sizes = [b.size for b in bundles]
+    count = -(-int(sum(sizes)) // (tokens_per_batch * parts)) * parts
     while True:
         dealt = balance(sizes, count)
-        if all(fits([bundles[i] for i in part], tokens_per_batch) for part in dealt):
+        if all(sum(sizes[i] for i in part) <= tokens_per_batch for part in dealt):
             return [[i for item in part for i in bundles[item].members] for part in dealt]
         count += parts
 
 
-def fits(bundles: Sequence[Bundle], tokens_per_batch: int) -> bool:
-    """Say whether a micro-batch has room for these; it has for any sample alone."""
-    rows, keys = sum(b.rows for b in bundles), sum(b.keys for b in bundles)
-    return rows <= tokens_per_batch and keys <= KEYS * tokens_per_batch
-
-
 def bundle(samples: Sequence[TrainSample], even: int, tokens_per_batch: int) -> list[Bundle]:
-    """Put samples with the same prompt together, into bundles of about ``even`` rows.
+    """Put samples with the same prompt together, into bundles of at most about ``even`` tokens.
 
     More, up to a micro-batch, where the prompt would be more than its share of them.
     """
-    together: dict[tuple[int, ...], list[int]] = {}
-    for i, sample in enumerate(samples):
-        together.setdefault(sample.token_ids[: sample.prompt_length], []).append(i)
-    found: list[Bundle] = []
-    for prompt, members in together.items():
-        own = [len(samples[i].token_ids) - len(prompt) for i in members]
-        most = max(even, min(int(len(prompt) / PROMPT_SHARE), tokens_per_batch))
-        count = -(-sum(own) // max(most - len(prompt), *own))
-        while True:
-            parts = balance(own, count)
-            bundles = [
-                _bundle([members[j] for j in part], [own[j] for j in part], len(prompt))
-                for part in parts
-            ]
-            if all(fits([b], tokens_per_batch) for b in bundles):
-                break
-            count += 1
-        found += bundles
-    return found
+    order = sorted(range(len(samples)), key=lambda i: samples[i].token_ids)
+    bundles: list[Bundle] = []
+    last: tuple[int, ...] | None = None
+    for i, shared in zip(order, common_rows([samples[i] for i in order]), strict=True):
+        sample = samples[i]
+        prompt = sample.token_ids[: sample.prompt_length]
+        if prompt == last:
+            grown = bundles[-1].with_also(i, sample, shared)
+            most = max(even, min(len(prompt) / PROMPT_SHARE, tokens_per_batch))
+            if grown.size <= most:
+                bundles[-1] = grown
+                continue
+        bundles.append(Bundle([], 0, 0, 0).with_also(i, sample, 0))
+        last = prompt
+    return bundles
 
 
-def _bundle(members: list[int], own: Sequence[int], prompt: int) -> Bundle:
-    """Count what samples of ``own`` tokens take behind a prompt."""
-    whole = sum(own) + len(own) * (prompt - 1)
-    keys = whole if len(own) == 1 else whole + prompt
-    return Bundle(members, prompt + sum(own) - 1, keys)
+def common_rows(ordered: Sequence[TrainSample]) -> list[int]:
+    """Count the rows that each of some sorted samples shares with the one before it.
+
+    The last token of a sample has no row.
+    """
+    counts, before = [], np.empty(0, np.int64)
+    for sample in ordered:
+        own = np.array(sample.token_ids[:-1])
+        most = min(len(own), len(before))
+        differs = np.flatnonzero(own[:most] != before[:most])
+        counts.append(int(differs[0]) if len(differs) else most)
+        before = own
+    return counts

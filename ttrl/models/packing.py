@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ttrl.models.dealing import deal
+from ttrl.models.dealing import common_rows, deal
 from ttrl.types import PackedBatch, PackedSequences, TrainSample
 
 Integers = NDArray[np.int64]
@@ -66,7 +66,7 @@ def pack(
 
 
 def batch_of(samples: Sequence[TrainSample], weights: Sequence[float]) -> PackedBatch:
-    """Pack the samples, with each common prompt once; ``weights`` are those of their tokens."""
+    """Pack the samples, common beginnings once; ``weights`` are those of their tokens."""
     if not samples:  # a rank's share of nothing: it goes through the model as any other does
         samples, weights = [_nothing()], [0.0]
     layout = lay_out(samples)
@@ -120,55 +120,43 @@ class Layout(NamedTuple):
     positions_R: Integers
     sequences: PackedSequences
     rows: list[Integers]
-    """Per sample, the rows of its tokens but the last: of its prompt, and its own."""
+    """Per sample, the rows of its tokens but the last."""
 
 
 def lay_out(samples: Sequence[TrainSample]) -> Layout:
-    """Lay the samples' tokens one after the other, each prompt that several have only once."""
-    together: dict[tuple[int, ...], list[int]] = {}
-    for i, sample in enumerate(samples):
-        together.setdefault(sample.token_ids[: sample.prompt_length], []).append(i)
+    """Lay the samples' tokens one after the other, what several begin with only once.
+
+    In sorted order a sample shares most with the one before it; what is new of it is a sequence.
+    """
     tokens: list[tuple[int, ...]] = []
     positions: list[Integers] = []
     keys: list[Integers] = []
     rows: dict[int, Integers] = {}
-    ends = [0]
-
-    def add(part: tuple[int, ...], before: Integers) -> Integers:
-        """Add a sequence, which sees the rows ``before`` it, and return those and its own."""
-        seen = np.append(before, np.arange(ends[-1], ends[-1] + len(part)))
-        if part:
-            tokens.append(part)
-            positions.append(np.arange(len(before), len(seen)))
-            keys.append(seen)
-            ends.append(ends[-1] + len(part))
-        return seen
-
-    none = np.empty(0, np.int64)
-    for prompt, members in together.items():
-        shared = add(prompt, none) if len(members) > 1 else none
-        for i in members:
-            rows[i] = add(samples[i].token_ids[len(shared) : -1], shared)
+    ends, before = [0], np.empty(0, np.int64)
+    order = sorted(range(len(samples)), key=lambda i: samples[i].token_ids)
+    for i, shared in zip(order, common_rows([samples[i] for i in order]), strict=True):
+        new = samples[i].token_ids[shared:-1]
+        before = rows[i] = np.append(before[:shared], ends[-1] + np.arange(len(new)))
+        if new:
+            tokens.append(new)
+            positions.append(np.arange(shared, shared + len(new)))
+            keys.append(before)
+            ends.append(ends[-1] + len(new))
     return Layout(
         np.concatenate(tokens),
         np.concatenate(positions),
-        _sequences(ends, keys, shared=len(together) < len(samples)),
+        _sequences(ends, keys),
         [rows[i] for i in range(len(samples))],
     )
 
 
-def _sequences(ends: Sequence[int], keys: Sequence[Integers], *, shared: bool) -> PackedSequences:
-    longest = int(np.diff(ends).max())
-    if not shared:
-        return PackedSequences(torch.tensor(ends, dtype=torch.int32), longest)
-    counts = [len(seen) for seen in keys]
-    return PackedSequences(
-        torch.tensor(ends, dtype=torch.int32),
-        longest,
-        _joined(keys),
-        torch.tensor([0, *accumulate(counts)], dtype=torch.int32),
-        max(counts),
-    )
+def _sequences(ends: Sequence[int], keys: Sequence[Integers]) -> PackedSequences:
+    longest, counts = int(np.diff(ends).max()), [len(seen) for seen in keys]
+    ends_of = torch.tensor(ends, dtype=torch.int32)
+    if sum(counts) == ends[-1]:  # nothing is shared
+        return PackedSequences(ends_of, longest)
+    key_ends = torch.tensor([0, *accumulate(counts)], dtype=torch.int32)
+    return PackedSequences(ends_of, longest, _joined(keys), key_ends, max(counts))
 
 
 def _joined(parts: Sequence[Integers]) -> torch.Tensor:

@@ -86,12 +86,12 @@ class PackedSequences:
     """Which rows of a packed batch see which: S sequences, each causal up to its last key.
 
     The last row of a sequence sees all of its keys, the row before it all but the last one, and so
-    on. Where samples have the same prompt, the prompt is a sequence, and each answer is one that
-    has the prompt's keys before its own.
+    on. A sequence is what a sample has of its own; the keys of what it shares with others, its
+    prompt above all, come before its own.
 
     Example: the prompt ``(5, 6)`` with the answers ``(7, 1)`` and ``(8, 9, 1)`` has the rows
-    ``5 6 7 8 9``: ``ends=[0, 2, 3, 5]``, ``longest=2``, ``keys_K=[0, 1, 0, 1, 2, 0, 1, 3, 4]``,
-    ``key_ends=[0, 2, 5, 9]``, ``longest_keys=4``.
+    ``5 6 7 8 9``: ``ends=[0, 3, 5]``, ``longest=3``, ``keys_K=[0, 1, 2, 0, 1, 3, 4]``,
+    ``key_ends=[0, 3, 7]``, ``longest_keys=4``.
     """
 
     ends: torch.Tensor
@@ -110,9 +110,9 @@ class PackedSequences:
 class PackedBatch:
     """A micro-batch: R rows that go through the model, and the T trained tokens that they predict.
 
-    The trained tokens are those of its samples, one sample after the other. A prompt that samples
-    share has its rows once, and the last of them predicts the first token of every answer. The last
-    token of a sample is only a target: nothing is predicted from it, so it has no row.
+    The trained tokens are those of its samples, one sample after the other. What samples begin with
+    in common has its rows once: the last one of a prompt predicts the first token of every answer.
+    The last token of a sample is only a target: nothing is predicted from it, so it has no row.
 
     Example: the sample of `TrainSample` alone has ``token_ids_R=[5, 6, 7]``, ``positions_R=[0, 1,
     2]``, one sequence, ``rows_T=[1, 2]``, ``samples_T=[0, 0]``, ``targets_T=[7, 1]``,
