@@ -213,6 +213,31 @@ def sharded() -> Rows:
     ]
 
 
+def end_to_end() -> Rows:
+    form = "{median:.2f} ({min:.2f}-{max:.2f})".format_map
+    parts = ("step_s", "rollout_s", "update_s")
+    return [
+        [
+            name,
+            *(form(found[part]) if part in found else "" for part in parts),
+            f"{found['pass@1']['median']:.1f}",
+            str(found["peak_mib"]),
+        ]
+        for name, found in read("end_to_end")["summary"].items()
+    ]
+
+
+def shared_rows() -> Rows:
+    return [
+        [
+            name,
+            *(str(found[key]) for key in ("prompt", "answer", "rows", "rows without sharing")),
+            *(f"{found[key]:.2f}" for key in ("share", "keys per row")),
+        ]
+        for name, found in read("shared_rows")["shapes"].items()
+    ]
+
+
 COLLAPSE_HEAD = ("seed", "pass@1", "maj@16", "held out pass@1")
 TABLES: list[tuple[str, tuple[str, ...], Callable[[], Rows]]] = [
     ("README.md", ("questions", "pass@1", "maj@16"), readme),
@@ -237,6 +262,23 @@ TABLES: list[tuple[str, tuple[str, ...], Callable[[], Rows]]] = [
         grading,
     ),
     ("bench/README.md", ("", "tokens per second (range)", "to bare vLLM"), rollouts),
+    (
+        "bench/README.md",
+        (
+            "trainer",
+            "seconds a step",
+            "rollout",
+            "update",
+            "held-out pass@1 after it (%)",
+            "peak MiB",
+        ),
+        end_to_end,
+    ),
+    (
+        "bench/README.md",
+        ("shape", "prompt", "answer", "rows", "without sharing", "share", "keys per row"),
+        shared_rows,
+    ),
     ("bench/README.md", ("ranks", "load", "update", "push", "export"), sharded),
 ]
 """Page, head of the table, what makes its rows."""
