@@ -235,12 +235,15 @@ class _Part(NamedTuple):
 
     def mask(self, sliding_window: int | None) -> torch.Tensor:
         """Make the [S, L, M] mask of the keys that each query sees: up to its own."""
-        device = self.keys.lengths_S.device
-        first_S = self.keys.lengths_S - self.queries.lengths_S
-        own_SL1 = (first_S[:, None] + torch.arange(self.queries.longest, device=device))[:, :, None]
+        device, last_S1 = self.keys.lengths_S.device, self.keys.lengths_S[:, None] - 1
+        first_S1 = last_S1 + 1 - self.queries.lengths_S[:, None]
+        # Padding sees the last key: of a query that sees none, some kernels make NaN.
+        own_SL = (first_S1 + torch.arange(self.queries.longest, device=device)).minimum(last_S1)
         key_M = torch.arange(self.keys.longest, device=device)
-        seen_SLM = key_M <= own_SL1
-        return seen_SLM if sliding_window is None else seen_SLM & (key_M > own_SL1 - sliding_window)
+        seen_SLM = key_M <= own_SL[:, :, None]
+        if sliding_window is not None:
+            seen_SLM &= key_M > own_SL[:, :, None] - sliding_window
+        return seen_SLM
 
 
 def _alike(sequences: PackedSequences) -> list[_Part]:
