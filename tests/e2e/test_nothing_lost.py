@@ -64,11 +64,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(place: Path, *more: str) -> list[str]:
-    """Four steps, two passes over the questions, saved at the end only."""
+    """Four steps, two passes over the questions, saved at the end only.
+
+    Few samples at a time, so that what fails does so before all are sampled.
+    """
     data = (
         f"data.train={place}/questions.jsonl",
         "data.held_out=none",
         "data.max_prompt_tokens=99",
+        "rollout.batch_size=8",
     )
     return [*SMALL, *data, "max_steps=4", *more]
 
@@ -117,8 +121,7 @@ def test_an_estimator_that_raises_leaves_the_step_and_a_replay_goes_on_from_it(
     whole: Path, place: Path, tmp_path: Path
 ) -> None:
     failed, again = tmp_path / "failed", tmp_path / "again"
-    one_by_one = "rollout.batch_size=8"  # so that it raises before all are sampled
-    overrides = options(place, f"reward.estimator={place}/plugins.py:Breaks", one_by_one)
+    overrides = options(place, f"reward.estimator={place}/plugins.py:Breaks")
     said = fails(failed, overrides)
     assert "failed with KeyError: 'broken'" in said and "\n" not in said
     assert said.endswith(

@@ -16,9 +16,10 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 from collections.abc import Callable
-from functools import cache
-from typing import Any, NamedTuple
+from functools import cache, lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
@@ -100,21 +101,11 @@ def _side_by_side(
     """Attend with `scaled_dot_product_attention`, over sequences of like lengths at a time."""
     parts = _alike(sequences)
     outs = []
-    whole = len(parts) == 1
     for part in parts:
-        queries, keys = part.queries, part.keys
-        out_SLHD = _attend(
-            queries.padded(q_THD, whole=whole),
-            keys.padded(k_TKD, whole=whole),
-            keys.padded(v_TKD, whole=whole),
-            part,
-            scaling,
-            sliding_window,
-        )
-        outs.append(out_SLHD.flatten(0, 1).index_select(0, part.queries.places()))
-    if whole:
-        return outs[0]
-    rows_T = torch.cat([part.queries.rows() for part in parts])
+        padded = (part.queries.padded(q_THD), part.keys.padded(k_TKD), part.keys.padded(v_TKD))
+        out_SLHD = _attend(*padded, part, scaling, sliding_window)
+        outs.append(out_SLHD.flatten(0, 1).index_select(0, part.queries.places_T))
+    rows_T = torch.cat([part.queries.rows_T for part in parts])
     return torch.cat(outs).index_select(0, rows_T.argsort())
 
 
@@ -127,12 +118,9 @@ def _attend(
     sliding_window: int | None,
 ) -> torch.Tensor:
     """Attend over S padded sequences of L queries and M keys; return [S, L, H, D]."""
-    count, most, heads, size = q_SLHD.shape
-    key_heads = k_SMKD.shape[2]
-    group = heads // key_heads
-    plain = part.square and (sliding_window is None or part.keys.longest <= sliding_window)
     k_SKMD, v_SKMD = k_SMKD.transpose(1, 2), v_SMKD.transpose(1, 2)
-    if plain:
+    group = q_SLHD.shape[2] // k_SMKD.shape[2]
+    if part.square and (sliding_window is None or part.keys.longest <= sliding_window):
         out_SHLD = scaled_dot_product_attention(
             q_SLHD.transpose(1, 2),
             k_SKMD,
@@ -142,15 +130,15 @@ def _attend(
             enable_gqa=group > 1,
         )
         return out_SHLD.transpose(1, 2)
-    # With a mask, kernels that do not hold all scores at once know no groups of heads: queries of a
-    # group stand one after the other.
-    q_SKND = q_SLHD.view(count, most, key_heads, group, size).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    mask_S1NM = part.mask(sliding_window).repeat(1, group, 1).unsqueeze(1)
-    out_SKND = scaled_dot_product_attention(
-        q_SKND, k_SKMD, v_SKMD, attn_mask=mask_S1NM, scale=scaling
-    )
-    out_SKGLD = out_SKND.view(count, key_heads, group, most, v_SMKD.shape[-1])
-    return out_SKGLD.permute(0, 3, 1, 2, 4).flatten(2, 3)
+    # With a mask, kernels that do not hold all scores at once know no groups of heads.
+    mask_S1LM = part.mask(sliding_window, q_SLHD.dtype)
+    outs = [
+        scaled_dot_product_attention(
+            q_SLKD.transpose(1, 2), k_SKMD, v_SKMD, attn_mask=mask_S1LM, scale=scaling
+        )
+        for q_SLKD in q_SLHD.unflatten(2, (-1, group)).unbind(3)
+    ]
+    return torch.stack(outs, 2).flatten(1, 2).transpose(1, 2)
 
 
 def packed_hidden_states(
@@ -184,78 +172,76 @@ def _refuse_variants(
         raise NotImplementedError("its attention looks ahead (is_causal is false)")
 
 
-class _Runs(NamedTuple):
+class _Runs:
     """Runs of packed rows, one for each of S sequences, that are laid side by side."""
 
-    starts_S: torch.Tensor
-    lengths_S: torch.Tensor
-    longest: int
-    total: int
+    def __init__(self, starts: list[int], lengths: list[int], device: torch.device) -> None:
+        """Take the runs that start at these rows and have these lengths."""
+        self.lengths, self.longest = lengths, max(lengths)
+        runs = [np.arange(n) for n in lengths]
+        rows = np.concatenate([start + run for start, run in zip(starts, runs, strict=True)])
+        places = np.concatenate([s * self.longest + run for s, run in enumerate(runs)])
+        self.rows_T = torch.from_numpy(rows).to(device)
+        """Which packed rows they are."""
+        self.places_T = torch.from_numpy(places).to(device)
+        """Where they go in the padded [S * longest] layout."""
 
-    @classmethod
-    def of(cls, ends: torch.Tensor, chosen: list[int]) -> _Runs:
-        """Take the runs of the chosen sequences."""
-        lengths_S = ends.diff()[chosen]
-        return cls(ends[chosen], lengths_S, int(lengths_S.max()), int(lengths_S.sum()))
-
-    def _offsets(self, starts_S: torch.Tensor) -> torch.Tensor:
-        """Count on from a start in each run."""
-        before_S = self.lengths_S.cumsum(0) - self.lengths_S
-        shift_T = (starts_S - before_S).repeat_interleave(self.lengths_S, output_size=self.total)
-        return shift_T + torch.arange(self.total, device=shift_T.device)
-
-    def rows(self) -> torch.Tensor:
-        """Return which packed rows they are."""
-        return self._offsets(self.starts_S)
-
-    def places(self) -> torch.Tensor:
-        """Return where they go in the padded [S * longest] layout."""
-        first_S = torch.arange(len(self.lengths_S), device=self.lengths_S.device) * self.longest
-        return self._offsets(first_S)
-
-    def padded(self, x_THD: torch.Tensor, *, whole: bool) -> torch.Tensor:
-        """Lay the runs side by side, padded with zeros behind: [T, H, D] -> [S, longest, H, D].
-
-        They are all of the rows where ``whole``.
-        """
-        x_THD = x_THD if whole else x_THD.index_select(0, self.rows())
-        padded = x_THD.new_zeros(len(self.lengths_S) * self.longest, *x_THD.shape[1:])
+    def padded(self, x_THD: torch.Tensor) -> torch.Tensor:
+        """Lay the runs side by side, padded with zeros behind: [T, H, D] -> [S, longest, H, D]."""
+        if len(self.rows_T) < len(x_THD):
+            x_THD = x_THD.index_select(0, self.rows_T)
+        padded = x_THD.new_zeros(len(self.lengths) * self.longest, *x_THD.shape[1:])
         # index_copy has a plain gather as its gradient: deterministic, unlike that of indexing.
-        filled = padded.index_copy(0, self.places(), x_THD)
+        filled = padded.index_copy(0, self.places_T, x_THD)
         return filled.view(-1, self.longest, *x_THD.shape[1:])
 
 
-class _Part(NamedTuple):
-    """Some of the sequences, whose lengths differ little."""
+class _Part:
+    """Some of the sequences, whose lengths differ by less than twice."""
 
-    queries: _Runs
-    keys: _Runs
-    square: bool
-    """Whether each sequence has as many queries as keys."""
+    def __init__(self, queries: _Runs, keys: _Runs) -> None:
+        """Take the sequences' queries and keys, in the same order."""
+        self.queries, self.keys = queries, keys
+        self.square = queries.lengths == keys.lengths
+        self._masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}
 
-    def mask(self, sliding_window: int | None) -> torch.Tensor:
-        """Make the [S, L, M] mask of the keys that each query sees: up to its own."""
-        device, last_S1 = self.keys.lengths_S.device, self.keys.lengths_S[:, None] - 1
-        first_S1 = last_S1 + 1 - self.queries.lengths_S[:, None]
-        # Padding sees the last key: of a query that sees none, some kernels make NaN.
-        own_SL = (first_S1 + torch.arange(self.queries.longest, device=device)).minimum(last_S1)
-        key_M = torch.arange(self.keys.longest, device=device)
-        seen_SLM = key_M <= own_SL[:, :, None]
-        if sliding_window is not None:
-            seen_SLM &= key_M > own_SL[:, :, None] - sliding_window
-        return seen_SLM
+    def mask(self, sliding_window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """Return the [S, 1, L, M] mask of the keys that each query sees, up to its own.
+
+        It is added to the scores, and the same for all layers: they keep it for their backward.
+        """
+        if (mask_S1LM := self._masks.get((sliding_window, dtype))) is None:
+            device = self.keys.rows_T.device
+            last_S1 = torch.tensor(self.keys.lengths, device=device)[:, None] - 1
+            first_S1 = last_S1 + 1 - torch.tensor(self.queries.lengths, device=device)[:, None]
+            # Padding sees the last key: of a query that sees none, some kernels make NaN.
+            own_SL = (first_S1 + torch.arange(self.queries.longest, device=device)).minimum(last_S1)
+            key_M = torch.arange(self.keys.longest, device=device)
+            hidden_SLM = key_M > own_SL[:, :, None]
+            if sliding_window is not None:
+                hidden_SLM |= key_M <= own_SL[:, :, None] - sliding_window
+            mask_SLM = torch.zeros(hidden_SLM.shape, dtype=dtype, device=device)
+            mask_S1LM = mask_SLM.masked_fill_(hidden_SLM, -torch.inf).unsqueeze(1)
+            self._masks[sliding_window, dtype] = mask_S1LM
+        return mask_S1LM
 
 
+@lru_cache(maxsize=1)  # for all layers of a batch
 def _alike(sequences: PackedSequences) -> list[_Part]:
-    """Divide the sequences into parts, by the power of two that their queries fill."""
-    ends, key_ends, _, _ = _lengths(sequences)
+    """Divide the sequences into parts, by the powers of two that queries and keys fill."""
+    device, (ends, key_ends, *_) = sequences.ends.device, _lengths(sequences)
+    starts, key_starts = ends.tolist(), key_ends.tolist()
     lengths, key_lengths = ends.diff().tolist(), key_ends.diff().tolist()
-    parts: dict[tuple[int, bool], list[int]] = {}
+    parts: dict[tuple[int, int, bool], list[int]] = {}
     for s, (length, keys) in enumerate(zip(lengths, key_lengths, strict=True)):
-        parts.setdefault((length.bit_length(), length == keys), []).append(s)
+        kind = (length.bit_length(), keys.bit_length(), length == keys)
+        parts.setdefault(kind, []).append(s)
     return [
-        _Part(_Runs.of(ends, chosen), _Runs.of(key_ends, chosen), square)
-        for (_, square), chosen in parts.items()
+        _Part(
+            _Runs([starts[s] for s in chosen], [lengths[s] for s in chosen], device),
+            _Runs([key_starts[s] for s in chosen], [key_lengths[s] for s in chosen], device),
+        )
+        for chosen in parts.values()
     ]
 
 

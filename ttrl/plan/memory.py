@@ -150,7 +150,7 @@ def layer_saved(job: Job, padding: float = 0.0) -> float:
     turned = narrow * (query + 2 * keys * key)
     beside = 4.0 * shape.heads
     if padding:
-        beside = keys * padding * (narrow * (2 * query + 2 * key) + 4 * shape.heads)
+        beside = padding * (narrow * (2 * query + 2 * keys * key) + 4 * shape.heads)
     mlp = 4 * narrow * shape.intermediate
     adapters = narrow * (job.settings.lora.rank or 0) * shape.adapted_matrices
     once = norms + inputs + head_norms + turned + narrow * query + mlp + adapters

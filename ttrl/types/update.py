@@ -81,7 +81,7 @@ class TrainSample:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # known by what it is, not by its tensors
 class PackedSequences:
     """Which rows of a packed batch see which: S sequences, each causal up to its last key.
 
