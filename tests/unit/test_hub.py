@@ -16,6 +16,7 @@ import yaml
 from command_line import call
 from huggingface_hub import HfApi, ModelCard, ModelCardData, ModelInfo
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from report_runs import HOSTILE, answered, asked
 from runs import make_run
 
@@ -179,12 +180,49 @@ def test_a_new_repository_is_private_unless_asked_for(
 
 def test_the_same_run_is_a_new_commit(api: MagicMock, model: Path) -> None:
     of_run = str(ModelCard.load(model / "README.md").data.get(RUN_KEY))
-    holds(api, ".gitattributes", "README.md", "model-00001-of-00002.safetensors", ttrl_run=of_run)
+    theirs = ("adapters/own.safetensors", "eval [1].txt")
+    old = ("model-[1].safetensors", "model.safetensors.index.json")
+    holds(api, ".gitattributes", "README.md", *theirs, *old, ttrl_run=of_run)
     Repository.find("me/mine", public=False).push(model)
     assert not api.create_repo.called
     asked_for = api.upload_folder.call_args.kwargs
     assert asked_for["parent_commit"] == "5ha"
-    assert asked_for["delete_patterns"] == ["*.safetensors", "*.safetensors.index.json"]
+    there = [".gitattributes", "README.md", *theirs, *old]
+    gone = filter_repo_objects(there, allow_patterns=asked_for["delete_patterns"])
+    assert tuple(gone) == old
+
+
+def test_what_is_hidden_stays_here_and_links_are_refused(api: MagicMock, model: Path) -> None:
+    Repository.find("me/mine", public=False).push(model)
+    hidden = (".env", "sub/.env", "config.json")
+    taken = filter_repo_objects(
+        hidden, ignore_patterns=api.upload_folder.call_args.kwargs["ignore_patterns"]
+    )
+    assert list(taken) == ["config.json"]
+    (model / "notes.txt").symlink_to(model.parent / "elsewhere.txt")
+    with pytest.raises(UserError, match=r"notes\.txt is a link to a file outside"):
+        Repository.find("me/mine", public=False).push(model)
+    assert api.upload_folder.call_count == 1
+
+
+def test_a_card_that_is_no_yaml_is_refused(api: MagicMock, model: Path) -> None:
+    (model / "README.md").write_text("---\na: [\n---\n")
+    with pytest.raises(UserError, match="has no model card of `ttrl export`"):
+        Repository.find("me/mine", public=False).push(model)
+    assert untouched(api)
+
+
+def test_whatever_the_http_client_raises_is_explained(api: MagicMock) -> None:
+    api.whoami.side_effect = RuntimeError(f"no route, {CANARY}")
+    with pytest.raises(UserError, match=r"--push me/mine: the hub says: no route, \*\*\*"):
+        Repository.find("me/mine", public=False)
+
+
+def test_a_token_that_is_none_is_not_shown(api: MagicMock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "get_token", lambda: f"{CANARY}\x1b")
+    with pytest.raises(UserError, match="characters that no token has") as refused:
+        Repository.find("me/mine", public=False)
+    assert CANARY not in str(refused.value)
 
 
 @pytest.mark.parametrize("card", [{}, {"ttrl_run": "another"}])

@@ -16,8 +16,8 @@ from ttrl.system.balance import balance
 from ttrl.types import TrainSample
 
 KEYS = 2
-"""Keys of a micro-batch over its tokens, at most: attention reads what samples share from a copy
-for each of them, and of short answers to a long prompt that would be all of memory."""
+"""Keys of a micro-batch over `memory.tokens_per_batch`, at most: attention reads what samples share
+from a copy for each of them, and of short answers to a long prompt that would be all of memory."""
 
 BUNDLES = 4
 """Bundles that a micro-batch or a rank should get: the fewer, the less even are they."""
@@ -43,11 +43,11 @@ class Bundle:
         """Tokens of a micro-batch that it takes: as many rows, trained tokens, or keys."""
         return max(self.rows, self.trained, self.keys / KEYS)
 
-    def with_also(self, index: int, sample: TrainSample, shared: int) -> Bundle:
-        """Return this with one more sample, of which so many rows are there already."""
+    def with_also(self, sample: TrainSample, shared: int) -> Bundle:
+        """Return this with what one more sample takes, of which so many rows are there already."""
         rows = len(sample.token_ids) - 1
         return Bundle(
-            [*self.members, index],
+            self.members,
             self.rows + rows - shared,
             self.trained + len(sample.logprobs),
             self.keys + (rows if rows > shared else 0),
@@ -95,12 +95,13 @@ def bundle(samples: Sequence[TrainSample], even: int, tokens_per_batch: int) -> 
         sample = samples[i]
         prompt = sample.token_ids[: sample.prompt_length]
         if prompt == last:
-            grown = bundles[-1].with_also(i, sample, shared)
+            grown = bundles[-1].with_also(sample, shared)
             most = max(even, min(len(prompt) / PROMPT_SHARE, tokens_per_batch))
             if grown.size <= most:
+                grown.members.append(i)
                 bundles[-1] = grown
                 continue
-        bundles.append(Bundle([], 0, 0, 0).with_also(i, sample, 0))
+        bundles.append(Bundle([i], 0, 0, 0).with_also(sample, 0))
         last = prompt
     return bundles
 

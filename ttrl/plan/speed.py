@@ -144,12 +144,12 @@ def trained_length(job: Job) -> float:
 
 def trained_rows(job: Job) -> float:
     """Estimate the rows that a sequence takes: its answer's, and its part of a shared prompt's."""
-    prompt, samples = job.machine.prompt_tokens, job.settings.policy.trained_samples
+    prompt, policy = job.machine.prompt_tokens, job.settings.policy
     own = trained_length(job) - prompt
-    questions = job.settings.rollout.questions_per_step / job.ranks
-    even = min(job.tokens, questions * samples * trained_length(job)) / BUNDLES
+    together = policy.sequences_per_update / job.ranks * trained_length(job)
+    even = min(job.tokens, together) / BUNDLES
     room = max(even, min(prompt / PROMPT_SHARE, job.tokens)) - prompt
-    return own + prompt / max(1.0, min(samples, room / own))
+    return own + prompt / max(1.0, min(policy.trained_samples, room / own))
 
 
 def training_seconds(job: Job, flops: float, parameters: int) -> float:

@@ -121,6 +121,8 @@ def share_prompts(model: PreTrainedModel) -> list[bool] | None:
         model.set_attn_implementation(SHARED)
         zero_B = torch.zeros(2, dtype=torch.int64, device=model.device)
         Decoding(model, [[0]], room=1, sliding=sliding).advance(zero_B, zero_B)
+    except torch.OutOfMemoryError:  # which is not the model's fault
+        raise
     except Exception:  # a model's own attention fails in many ways without the prompt's keys
         model.set_attn_implementation(usual)
         return None
