@@ -98,8 +98,11 @@ def test_updates_are_those_of_the_twin(case: str, model: PreTrainedModel) -> Non
         clips = settings.loss.policy != "none"
         assert any(0 < r.means["clip_fraction"] < 1 for r in results) == clips
     for name, p in policy.model.named_parameters():
-        error = (p.detach() - twin.model.get_parameter(name)).abs().max()
-        assert error < 0.05 * RATE, name
+        error = (p.detach() - twin.model.get_parameter(name)).abs()
+        # AdamW makes a step of what is mostly rounding, too.
+        mean = policy.optimizer.state[p]["exp_avg"].abs()
+        assert error[mean > 1e-3 * mean.max()].max() < 0.05 * RATE, name
+        assert error.max() < RATE, name
 
 
 # ---------------------------------------------------------------------------------------------

@@ -23,9 +23,8 @@ def prepared(name: str, longest: int, model: PreTrainedModel | None = None) -> P
 
 def test_a_window_that_is_computed_wrongly_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     """In sequences that are longer, and so only where the run has some."""
-    monkeypatch.setattr(
-        attention, "_band", lambda longest, *_: torch.ones(longest, longest).tril() > 0
-    )
+    mask = attention._Part.mask
+    monkeypatch.setattr(attention._Part, "mask", lambda part, _, dtype: mask(part, None, dtype))
     prepared("mistral", longest=17)
     with pytest.raises(UserError, match=r"differ from the model's own .* sliding_window = 16"):
         prepared("mistral", longest=18)

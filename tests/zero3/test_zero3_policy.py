@@ -61,6 +61,14 @@ def local(zero3_folder: Path) -> Callable[[str], Local]:
     return compute
 
 
+def clear(error: torch.Tensor, mean_gradient: torch.Tensor | None) -> torch.Tensor:
+    """The errors of entries whose gradient is not mostly rounding."""
+    if mean_gradient is None:
+        return error
+    size = mean_gradient.abs().view_as(error)
+    return error[size > 1e-3 * size.max()]
+
+
 @pytest.mark.parametrize(("case", "ranks"), [c for c in COMPUTED if c[0] != "bfloat16"])
 def test_any_number_of_ranks_takes_the_same_steps(
     case: str, ranks: int, seen_by: Callable[[int], Seen], local: Callable[[str], Local]
@@ -68,15 +76,16 @@ def test_any_number_of_ranks_takes_the_same_steps(
     """Sums in another order differ in the last bits of float32.
 
     AdamW divides each entry of a gradient by its own size, so that those which are mostly rounding
-    make as large a step as any other: weights are compared within a share of one step, and the
-    mean gradient (exp_avg), after clipping, within a share of its largest entry.
+    make as large a step as any other: the other weights are compared within a share of one step,
+    and the mean gradient (exp_avg), after clipping, within a share of its largest entry.
     """
     seen, expected = seen_by(ranks), local(case)
     found = seen.facts[case]
     assert_close_everywhere(seen.of(case, "exp_avg"), expected.exp_avg, 2e-5)
     for name, weight in expected.weights.items():
-        error = (seen.of(case, "weights")[name] - weight).abs().max().item()
-        assert error <= 0.05 * RATES[0], name
+        error = (seen.of(case, "weights")[name] - weight).abs()
+        assert clear(error, expected.exp_avg.get(name)).max().item() <= 0.05 * RATES[0], name
+        assert error.max().item() <= sum(RATES), name
     assert found["steps_taken"] == expected.steps_taken == len(found["results"])
     for result, truth in zip(found["results"], expected.results, strict=True):
         assert result == pytest.approx({k: truth[k] for k in result}, rel=2e-5, abs=1e-6)
@@ -137,7 +146,8 @@ def test_every_rank_pushes_the_same_complete_weights(
         trained = {n: t for n, t in seen.of(case, "weights").items() if "lora_" not in n}
         assert all(torch.equal(t, pushed[n]) for n, t in trained.items())
         for name, tensor in local(case).pushed.items():
-            assert (pushed[name] - tensor).abs().max().item() <= 0.02 * RATES[0], name
+            error = clear((pushed[name] - tensor).abs(), local(case).exp_avg.get(name))
+            assert error.max().item() <= 0.02 * RATES[0], name
 
 
 @pytest.mark.parametrize("ranks", ALL_RANKS)
