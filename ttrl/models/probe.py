@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ttrl.models.attention import packed_attention, packed_hidden_states
-from ttrl.models.packing import batch_of, lay_out, moved
+from ttrl.models.packing import lay_out, moved
 from ttrl.types import TrainSample
 
 LISTENED = "ttrl_listened"
@@ -214,22 +214,22 @@ def own_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor
 @torch.no_grad()
 def packed_logprobs(model: PreTrainedModel, tried: Sequence[Probe]) -> torch.Tensor:
     """Compute log-probs of each sequence's last tokens, of all sequences packed together."""
-    samples, device = [probe.sample() for probe in tried], model.device
-    layout, batch = lay_out(samples), batch_of(samples, [0.0] * len(samples))
-    positions_R = batch.positions_R.clone()
+    layout, device = lay_out([probe.sample() for probe in tried]), model.device
+    positions_R = torch.from_numpy(layout.positions_R)
     for rows, probe in zip(layout.rows, tried, strict=True):
         if probe.start:  # and then it shares nothing
             positions_R[rows] += probe.start
     hidden_RH = packed_hidden_states(
         model,
-        batch.token_ids_R.to(device),
+        torch.from_numpy(layout.token_ids_R).to(device),
         positions_R.to(device),
-        moved(batch.sequences, device),
+        moved(layout.sequences, device),
     )
-    hidden_KH = hidden_RH[batch.rows_T.to(device)]
-    logp_K: torch.Tensor = model.get_output_embeddings()(
-        hidden_KH, batch.targets_T.to(device)
-    ).logp_T
+    kept = [probe.kept for probe in tried]
+    row_K = [r for rows, n in zip(layout.rows, kept, strict=True) for r in rows[-n:].tolist()]
+    targets_K = [token for probe, n in zip(tried, kept, strict=True) for token in probe.ids[-n:]]
+    head = model.get_output_embeddings()
+    logp_K: torch.Tensor = head(hidden_RH[row_K], torch.tensor(targets_K, device=device)).logp_T
     return logp_K
 
 
