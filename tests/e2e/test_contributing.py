@@ -8,15 +8,28 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 from small_run import SMALL
 from step_lines import step_lines
 
+from ttrl.rewards import majority_vote
+from ttrl.settings.recipe import load_settings
+from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(python|diff)\n# (\S+)\n(.*?)^```$", re.M | re.S)
 BLOCKS = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+
+
+QUESTION = Question("q", "1 + 0?", (7, 8))
+
+
+def completion(tokens: int) -> Completion:
+    """An answer of so many tokens."""
+    return Completion(tuple(range(tokens)), (-0.5,) * tokens, "", FinishReason.STOP)
 
 
 def changed(text: str, diff: str) -> str:
@@ -52,6 +65,21 @@ def test_what_is_added_is_in_style(tree: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
+def test_the_credit_that_is_added(tree: Path) -> None:
+    spec = spec_from_file_location("discounted", tree / "ttrl" / "credit" / "discounted.py")
+    assert spec and spec.loader
+    discounted = module_from_spec(spec)
+    spec.loader.exec_module(discounted)
+    of = CompletionGroup(QUESTION, (completion(2), completion(3)), 0)
+    estimate = Estimate(vote=majority_vote(["1", "2"]), rewards_G=(1.0, 0.0), label="1")
+    assigned = discounted.Discounted(load_settings("tiny-arithmetic")).assign([of], [estimate], 1)
+    # The mean is 1/2 and the standard deviation 1/sqrt(2).
+    assert [s.advantages for s in assigned.samples] == [
+        pytest.approx([0.99 / 2**0.5, 1 / 2**0.5], abs=1e-5),
+        pytest.approx([-(0.99**2) / 2**0.5, -0.99 / 2**0.5, -1 / 2**0.5], abs=1e-5),
+    ]
+
+
 @pytest.mark.usefixtures("cold_starts")
 def test_a_run_with_all_that_is_added(tree: Path, tmp_path: Path) -> None:
     overrides = (
@@ -61,6 +89,7 @@ def test_a_run_with_all_that_is_added(tree: Path, tmp_path: Path) -> None:
         "max_steps=2",
         "reward.estimator=halves",
         "reward.options.margin=0.2",
+        "reward.advantages=discounted",
         "loss.policy=likelihood",
         "rollout.engine=one_by_one",
         "rollout.workflow=hot_and_cold",
