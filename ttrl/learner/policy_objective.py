@@ -17,7 +17,7 @@ from ttrl_kernels import PolicyLoss
 
 from ttrl.learner.entropy_coefficient import EntropyCoefficient
 from ttrl.learner.objective import Loss, Network, PreparedStep, Scorer
-from ttrl.learner.step_tokens import compares_tokens, corrects, prepare_step
+from ttrl.learner.step_tokens import prepare_step
 from ttrl.models.packing import sampled_from, sequence_weights
 from ttrl.settings import LossSettings, Settings
 from ttrl.types import PackedBatch, TrainSample, UpdateResult
@@ -105,9 +105,9 @@ class PolicyObjective:
 
     def _scored(self, sample: TrainSample, *, against_own: bool) -> bool:
         """Say whether the policy's scores of a sample are needed."""
-        if compares_tokens(self.settings):
+        if self.settings.compares_tokens:
             return sample.weight != 0
-        needed = against_own or corrects(self.settings)
+        needed = against_own or self.settings.corrects
         return needed and self._reached(sample, bonus=self.entropy.may_rise)
 
     def loss(self, network: Network, batch: PackedBatch) -> Loss:

@@ -25,16 +25,6 @@ Values = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 
-def compares_tokens(loss: LossSettings) -> bool:
-    """Say whether a token's part depends on other sequences: then all must be scored."""
-    return loss.entropy_mask is not None or loss.covariance != "none" or loss.sampler_normalize
-
-
-def corrects(loss: LossSettings) -> bool:
-    """Say whether the sampler's mismatch changes a token's policy term."""
-    return loss.sampler_correction != "none" or loss.sampler_rejection != "none"
-
-
 def prepare_step(
     samples: Sequence[TrainSample],
     scores: Sequence[TokenScores | None],
@@ -61,7 +51,7 @@ def prepare_step(
         for i, x in zip(known, found, strict=True):
             completed[i] = replace(completed[i], old_logprobs=x.logprobs)
     figures = {"corrected": 0.0, "rejected": 0.0}
-    if not known or not (corrects(loss) or compares_tokens(loss)):
+    if not known or not (loss.corrects or loss.compares_tokens):
         return PreparedStep(completed, figures)
 
     chosen = [samples[i] for i in known]

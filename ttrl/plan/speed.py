@@ -21,15 +21,23 @@ def seconds(job: Job) -> dict[str, float]:
         "free pass": free_pass_seconds(job),
         "push": push_seconds(job),
         "credit": credit_seconds(job),
+        "scoring": scoring_seconds(job),
         "update": update_seconds(job),
         "offload": offload_seconds(job),
     }
 
 
 def rollout_seconds(job: Job) -> float:
-    """Estimate the time for decoding all votes."""
+    """Estimate the time for decoding all votes, and what ReMax compares them with.
+
+    Further rounds of ``rollout.resample_rounds`` are left out: how many questions teach nothing is
+    not known beforehand.
+    """
     rollout = job.settings.rollout
-    return decoding_seconds(job, rollout.votes, rollout.max_new_tokens)
+    found = decoding_seconds(job, rollout.votes, rollout.max_new_tokens)
+    if job.settings.reward.advantages == "remax":
+        found += decoding_seconds(job, 1, rollout.max_new_tokens)
+    return found
 
 
 def free_pass_seconds(job: Job) -> float:
@@ -75,7 +83,7 @@ def decoding_seconds(job: Job, per_question: int, max_new_tokens: int) -> float:
     read = 2 * shape.parameters / parallel + live * context * shape.kv_bytes_per_token(parallel)
     memory = read / (machine.decode_bandwidth * machine.hbm_gb_s * GIGA)
     multiplied = 2 * (shape.body + shape.head) * live / parallel
-    arithmetic = multiplied / (machine.train_utilization * machine.tflops * 1e12)
+    arithmetic = multiplied / arithmetic_rate(job)
     return iterations * (max(memory, arithmetic) + _latency(job, live, parallel))
 
 
@@ -135,6 +143,24 @@ def credit_seconds(job: Job) -> float:
     return training_seconds(job, flops + others * scoring_flops(job, length), trained(job))
 
 
+def scoring_seconds(job: Job) -> float:
+    """Estimate the time for the policy's log-probs of its samples before their first update.
+
+    All are scored if the loss compares them with the sampler's or with each other's; for the ratio
+    against them, those that the first optimizer step does not train on, or in a second epoch does.
+    """
+    loss, policy = job.settings.loss, job.settings.policy
+    tokens, updates, batches = step_work(job)
+    if loss.compares_tokens or loss.corrects:
+        share = 1.0
+    elif loss.old_logprobs == "policy":
+        share = 1.0 if policy.epochs_per_rollout > 1 else 1 - 1 / updates
+    else:
+        return 0.0
+    compute = tokens * scoring_flops(job, trained_length(job)) / arithmetic_rate(job)
+    return share * (compute + batches * collective_seconds(job, 2 * job.shape.parameters))
+
+
 def trained_length(job: Job) -> float:
     """Estimate the tokens of a sequence that is trained on."""
     return (
@@ -158,15 +184,25 @@ def training_seconds(job: Job, flops: float, parameters: int) -> float:
     Under ZeRO-3 each micro-batch gathers all weights forward and backward, and divides the
     gradients, beside none of its arithmetic.
     """
-    machine, shape, policy = job.machine, job.shape, job.settings.policy
+    tokens, updates, batches = step_work(job)
+    passes = 2 if job.adapters else 3
+    communication = batches * collective_seconds(job, passes * 2 * job.shape.parameters)
+    compute = tokens * flops / arithmetic_rate(job)
+    return compute + communication + optimizer_seconds(job, updates, batches, parameters)
+
+
+def step_work(job: Job) -> tuple[float, int, float]:
+    """Estimate a rank's tokens of a step's samples, their updates and their micro-batches."""
+    policy = job.settings.policy
     sequences = job.settings.rollout.questions_per_step * policy.trained_samples
     tokens = sequences * trained_rows(job) / job.ranks
     updates = math.ceil(sequences / policy.sequences_per_update)
-    batches = max(updates, tokens / job.tokens)
-    compute = tokens * flops / (machine.train_utilization * machine.tflops * 1e12)
-    passes = 2 if job.adapters else 3
-    communication = batches * collective_seconds(job, passes * 2 * shape.parameters)
-    return compute + communication + optimizer_seconds(job, updates, batches, parameters)
+    return tokens, updates, max(updates, tokens / job.tokens)
+
+
+def arithmetic_rate(job: Job) -> float:
+    """Return the operations per second that training reaches."""
+    return job.machine.train_utilization * job.machine.tflops * 1e12
 
 
 def optimizer_seconds(job: Job, updates: float, batches: float, parameters: int) -> float:

@@ -100,3 +100,13 @@ class LossSettings(Section):
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """token_mean: every token of the update weighs the same (DAPO). sequence_mean: every
     sequence weighs the same (GRPO). constant: divided by sequences x max_new_tokens (Dr. GRPO)."""
+
+    @property
+    def compares_tokens(self) -> bool:
+        """Whether a token's part depends on other sequences: then all must be scored."""
+        return self.entropy_mask is not None or self.covariance != "none" or self.sampler_normalize
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the sampler's mismatch changes a token's policy term."""
+        return self.sampler_correction != "none" or self.sampler_rejection != "none"
