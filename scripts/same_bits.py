@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -80,34 +82,41 @@ def difference(before: Path, after: Path) -> str:
     return f"{len(differ)} of {len(ours)} tensors differ, {differ[0]} first" if differ else ""
 
 
-def main() -> None:
-    """Make the runs with both commits and say which are the same."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("commit")
-    parser.add_argument("runs", nargs="*")
-    arguments = parser.parse_args()
+@contextmanager
+def checked_out(commit: str) -> Iterator[Path]:
+    """Give another commit's tree, with the compiled rows of this one."""
     git = ["git", "-C", str(ROOT)]
-    commit = subprocess.check_output([*git, "rev-parse", arguments.commit], text=True).strip()
+    commit = subprocess.check_output([*git, "rev-parse", commit], text=True).strip()
     if subprocess.run([*git, "diff", "--quiet", commit, "--", *SOURCES], check=False).returncode:
         sys.exit(f"the C++ rows of {commit} are others: build them there, and compare by hand")
-    names = tomllib.loads((ROOT / "scripts" / "same_bits.toml").read_text())["runs"]
-    failed = False
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         subprocess.run([*git, "worktree", "add", "--quiet", "--detach", tree, commit], check=True)
         try:
             for compiled in (ROOT / COMPILED).glob("_rows*.so"):
                 shutil.copy(compiled, tree / COMPILED)
-            for name in arguments.runs or names:
-                before, after = Path(folder) / "before" / name, Path(folder) / "after" / name
-                make_run(tree, name, before)
-                make_run(ROOT, name, after)
-                said = difference(before, after)
-                failed |= bool(said)
-                count = sum(map(len, bits(after).values()))
-                print(f"{name:10} {said or f'the same {count} bytes'}", flush=True)
+            yield tree
         finally:
             subprocess.run([*git, "worktree", "remove", "--force", tree], check=True)
+
+
+def main() -> None:
+    """Make the runs with both commits and say which are the same."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("commit")
+    parser.add_argument("runs", nargs="*")
+    arguments = parser.parse_args()
+    names = tomllib.loads((ROOT / "scripts" / "same_bits.toml").read_text())["runs"]
+    failed = False
+    with checked_out(arguments.commit) as tree, tempfile.TemporaryDirectory() as folder:
+        for name in arguments.runs or names:
+            before, after = Path(folder) / "before" / name, Path(folder) / "after" / name
+            make_run(tree, name, before)
+            make_run(ROOT, name, after)
+            said = difference(before, after)
+            failed |= bool(said)
+            count = sum(map(len, bits(after).values()))
+            print(f"{name:10} {said or f'the same {count} bytes'}", flush=True)
     sys.exit(failed)
 
 
