@@ -79,7 +79,7 @@ def busy(loops: int) -> Iterator[None]:
 def train(steps: int, environment: dict[str, str]) -> dict[str, Any]:
     """Run our trainer in a process of its own, and take the digest of the weights."""
     with tempfile.TemporaryDirectory() as folder:
-        done = python(str(HERE / "ours.py"), folder, str(steps), environment=environment)
+        done = python(str(HERE / "ours.py"), folder, str(steps), "0", environment=environment)
         weights = (Path(folder) / "model" / "model.safetensors").read_bytes()
     found: dict[str, Any] = json.loads(done.splitlines()[-1])
     return {"step_s": found["step_s"], "weights": hashlib.sha256(weights).hexdigest()}

@@ -1,6 +1,6 @@
 """Our trainer doing the work; prints seconds per step as JSON.
 
-python bench/end_to_end/ours.py FOLDER STEPS
+python bench/end_to_end/ours.py FOLDER STEPS SEED
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import ttrl
 
 def main() -> None:
     """Train, and leave the model in FOLDER/model."""
-    folder, steps = Path(sys.argv[1]), int(sys.argv[2])
+    folder, steps, seed = Path(sys.argv[1]), *map(int, sys.argv[2:])
     ends: list[float] = []
     run = ttrl.train(
-        settings_of(folder, steps),
+        settings_of(folder, steps, seed),
         run_dir=folder / "run",
         callbacks=[lambda step: ends.append(time.perf_counter())],
         console=Console(quiet=True),

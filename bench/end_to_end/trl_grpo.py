@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer doing the work, with our vote as its reward; prints seconds per step as JSON.
 
-python bench/end_to_end/trl_grpo.py FOLDER STEPS
+python bench/end_to_end/trl_grpo.py FOLDER STEPS SEED
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Clock(TrainerCallback):
 
 def main() -> None:
     """Train, and leave the model in FOLDER/model."""
-    folder, steps = Path(sys.argv[1]), int(sys.argv[2])
-    settings = settings_of(folder, steps)
+    folder, steps, seed = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    settings = settings_of(folder, steps, seed)
     tokenizer, optimizer = load_tokenizer(settings.model), settings.optimizer
     rows = [{"prompt": question.prompt} for question in questions(settings)]
     clock = Clock()
@@ -50,6 +50,7 @@ def main() -> None:
             per_device_train_batch_size=QUESTIONS * VOTES,
             max_completion_length=settings.rollout.max_new_tokens,
             max_steps=steps,
+            seed=seed,
             learning_rate=optimizer.learning_rate,
             lr_scheduler_type="constant",
             adam_beta1=optimizer.betas[0],

@@ -19,7 +19,7 @@ VOTES = 32
 """Answers to each, all of them trained on, in one update."""
 
 
-def settings_of(folder: Path, steps: int) -> Settings:
+def settings_of(folder: Path, steps: int, seed: int) -> Settings:
     """The embedded task's questions of so many steps, without answers, at one learning rate."""
     path = folder / "questions.jsonl"
     chosen = questions()[: steps * QUESTIONS]
@@ -33,6 +33,7 @@ def settings_of(folder: Path, steps: int) -> Settings:
             f"data.train={path}",
             "data.held_out=none",
             "epochs=1",
+            f"seed={seed}",
             f"rollout.questions_per_step={QUESTIONS}",
             f"rollout.votes={VOTES}",
             f"policy.trained_samples={VOTES}",
