@@ -186,10 +186,13 @@ def test_reading_runs_needs_no_torch(tmp_path: Path) -> None:
         "--set",
         "data.held_out=no.csv",
     ]
+    none = ["tiny-arithmetic", "--resume", "--run-dir", str(tmp_path / "new")]
+    finished = ["--resume", str(run)]
+    refused = [("train", arguments) for arguments in (absent, none, finished)]
     loaded = run_python(
         "import contextlib, io, sys\n"
         "from ttrl import cli\n"
-        f"for command, arguments in [*{commands!r}.items(), ('train', {absent!r})]:\n"
+        f"for command, arguments in {[*commands.items(), *refused]!r}:\n"
         "    sys.argv = ['ttrl', command, *arguments]\n"
         "    said = io.StringIO()\n"
         "    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):\n"
@@ -201,7 +204,7 @@ def test_reading_runs_needs_no_torch(tmp_path: Path) -> None:
         "    print(command, code, heavy)"
     )
     done = [f"{command} 0 []" for command in commands if command != "train"]
-    assert loaded.splitlines() == [*done, "train 2 []", "train 2 []"]
+    assert loaded.splitlines() == [*done, *["train 2 []"] * 4]
 
 
 def test_the_kernels_load_without_ttrl_and_transformers() -> None:

@@ -82,16 +82,20 @@ def train(
     from rich.console import Console
 
     from ttrl.data.sources import refuse_absent
+    from ttrl.run.resume import after_an_interrupt, changed_settings, refuse_none
     from ttrl.run.run_folder import RunFolder
 
     folder = RunFolder(run_dir or Path("runs") / settings.name)
     # Before anything is started, or torch is imported:
-    if not launched() and not resume:
-        folder.refuse_existing()
+    if not launched():
+        if resume:
+            refuse_none(folder)
+            changed_settings(folder, settings)
+        else:
+            folder.refuse_existing()
     refuse_absent(settings.data)
     if not launched() and (ranks is not None or settings.policy.backend == "zero3"):
         launch(rank_count(ranks), sys.argv[1:])
-    from ttrl.run.resume import after_an_interrupt
 
     console = Console(quiet=not is_main())
     try:

@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
 from ttrl.types import UserError
+
+if TYPE_CHECKING:  # a run that cannot go on is refused before torch is imported
+    import torch
+
+    from ttrl.learner.trained_model import TrainedModel
 
 MAY_DIFFER = (
     "checkpoint.",

@@ -26,18 +26,9 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
             was made with other settings, has no complete checkpoint, or its folder cannot be gone
             on with.
     """
-    path = folder.path
-    if not (path / "config.toml").is_file():
-        raise UserError(
-            f"--resume: there is no run in {path} (no config.toml): name its folder with "
-            "--run-dir, or start it without --resume"
-        )
+    refuse_none(folder)
     folder.claim()  # first: whoever has it may be about to finish
-    if folder.is_finished():
-        refuse_finished(folder, settings)
-    started = "the run was started with other settings"
-    again = f"Continue it as it was: {command()} train --resume {path}"
-    for key in refuse_differences(settings_of(path / "config.toml"), settings, started, again):
+    for key in changed_settings(folder, settings):
         display.note(f"continuing with another {key}")
     checkpoint, problems = find_newest(folder.checkpoints)
     for problem in problems:
@@ -51,6 +42,29 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
     folder.lines_until(checkpoint.step)
     display.note(f"resuming from step {checkpoint.step} ({checkpoint.path})")
     return checkpoint
+
+
+def refuse_none(folder: RunFolder) -> None:
+    """Raise a UserError unless the folder holds a run."""
+    if not (folder.path / "config.toml").is_file():
+        raise UserError(
+            f"--resume: there is no run in {folder.path} (no config.toml): name its folder with "
+            "--run-dir, or start it without --resume"
+        )
+
+
+def changed_settings(folder: RunFolder, settings: Settings) -> list[str]:
+    """Name the settings that a run would go on with and was not started with.
+
+    Raises:
+        UserError: if it is finished and not to be extended, or may not go on with one of them.
+    """
+    if folder.is_finished():
+        refuse_finished(folder, settings)
+    started = "the run was started with other settings"
+    again = f"Continue it as it was: {command()} train --resume {folder.path}"
+    then = settings_of(folder.path / "config.toml")
+    return refuse_differences(then, settings, started, again)
 
 
 def refuse_finished(folder: RunFolder, settings: Settings) -> None:

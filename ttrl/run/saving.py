@@ -6,9 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ttrl.run.checkpoint import (
     FORMAT,
@@ -25,8 +23,12 @@ from ttrl.run.checkpoint import (
 )
 from ttrl.run.disk import disk
 from ttrl.settings import CheckpointSettings
-from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
+
+if TYPE_CHECKING:  # a run that cannot go on is refused before torch is imported
+    import torch
+
+    from ttrl.system.ranks import Ranks
 
 T = TypeVar("T")
 
