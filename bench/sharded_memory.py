@@ -13,6 +13,7 @@ together. Writes ``bench/results/sharded_memory.json``; ends with 1 if a bound d
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import subprocess
@@ -45,6 +46,8 @@ LAYERS = 12
 REST = 200 * 2**20
 """Bytes for what no formula counts: code that is loaded late, messages, a few activations."""
 MIB = 2**20
+M_MMAP_THRESHOLD = -3
+"""Of <malloc.h>."""
 
 
 def write_model(folder: Path, shape: str) -> None:
@@ -100,6 +103,8 @@ class Peak:
 
 def measure(folder: Path, output: Path, *, small: bool) -> None:
     """What each rank of this launch held in each phase, and what it may have held."""
+    # What is freed goes back to the system at once: a peak is what was held, not what was kept.
+    assert ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16) == 1
     if small:  # so that they do not hide a small model
         weight_files.FILE_BYTES, zero3.REDUCE_BUCKET, zero3.SUB_GROUP = 20 * MIB, 10**6, 2 * 10**6
     torch.set_num_threads(1)
@@ -166,12 +171,10 @@ def launch(ranks: int, folder: Path, *, small: bool) -> list[dict[str, Any]]:
     """What `measure` says on so many ranks."""
     output = folder.with_name(f"ranks_{ranks}.json")
     command = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", __file__]
-    # What is freed goes back to the system at once: a peak is what was held, not what was kept.
-    environment = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, *command, "--measure", str(folder), str(output)]
         + (["--dry-run"] if small else []),
-        env={**os.environ, **environment, "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         check=True,
     )
     found: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))

@@ -22,6 +22,8 @@ for check in "${beside[@]}"; do
     $bin/$check >"$said/${check##*/}" 2>&1 &
     running+=($!)
 done
+# Hundreds of processes import the same files: what Python compiles of them is kept.
+unset PYTHONDONTWRITEBYTECODE
 # Two at a time, with a thread each; one after the other where they share a GPU.
 workers=2
 if command -v nvidia-smi >/dev/null; then workers=0; fi

@@ -15,24 +15,16 @@ from python_process import run_python
 from ttrl_kernels import rows
 
 HERE = Path(__file__).parent
-IN_THE_HOST_LOOP = (
-    "test_every_option or (test_every_head and (entropy or gmpo_all)) or test_nan_on_a_live_token"
-    " or test_repeated_runs"
+FILES = ("test_triton_rows.py", "test_linear_policy_loss.py", "test_policy_loss_traps.py")
+# The rows by themselves, and those tests of the host loop that tell one backend from another.
+CHOSEN = (
+    "test_triton_rows or test_every_option or (test_every_head and (entropy or gmpo_all))"
+    " or test_nan_on_a_live_token or test_repeated_runs"
 )
 
 
-@pytest.mark.parametrize(
-    ("tests", "arguments"),
-    [
-        (["test_triton_rows.py"], []),
-        (["test_linear_policy_loss.py", "test_policy_loss_traps.py"], ["-k", IN_THE_HOST_LOOP]),
-    ],
-    ids=["rows by themselves", "rows in the host loop"],
-)
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="this is the interpreted process")
-def test_in_the_interpreter(
-    tests: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU: the rows know CUDA devices and the CPU, and interpreted kernels take that."""
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -42,8 +34,9 @@ def test_in_the_interpreter(
         "-q",
         "-p",
         "no:cacheprovider",
-        *(str(HERE / name) for name in tests),
-        *arguments,
+        *(str(HERE / name) for name in FILES),
+        "-k",
+        CHOSEN,
     )
     run = run_python(*command)
     output = run.stdout + run.stderr

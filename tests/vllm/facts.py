@@ -5,9 +5,11 @@ python facts.py OUTPUT
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,14 @@ from pushes import (
     traps,
     vllm_settings,
 )
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from ttrl import cli
 from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.models.pretrained import TINY_BASE, load_tokenizer
 from ttrl.rollout.ends import has_ended
+from ttrl.rollout.engines import vllm_contract
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
 from ttrl.types import CompletionGroup, Question
@@ -67,6 +71,11 @@ def main(output: str) -> None:
     facts["deterministic"] = torch.are_deterministic_algorithms_enabled()
     facts["preload"] = os.environ.get("LD_PRELOAD")
     facts |= traps(pool, policy, questions)
+    pool.close()
+    facts["refused"] = refused(Path(output).parent)
+    facts["contract"] = vllm_contract.broken_contract()
+    vllm_contract.CONTRACT |= {"vllm.LLM.no_such": (), "vllm.SamplingParams": ("n", "no_field")}
+    facts["broken_contract"] = vllm_contract.broken_contract()
     Path(output).write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -100,6 +109,24 @@ def samples(pool: RolloutPool, policy: LocalModel, questions: list[Question]) ->
     order.close()  # the others are given up
     facts["after_giving_up"] = tokens(pool.sample(questions, PARAMS)) == tokens(groups)
     return facts
+
+
+def refused(folder: Path) -> Facts:
+    """What a user hears of a model that vLLM loads, and fails on at its first token: its heads have
+    24 numbers."""
+    config = AutoConfig.from_pretrained(TINY_BASE)
+    config.hidden_size = 96
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(TINY_BASE).save_pretrained(folder / "model")
+    command = ("ttrl", "train", "tiny-arithmetic", "--run-dir", str(folder / "run"), "--set")
+    sys.argv = [*command, "rollout.engine=vllm", "--set", f"model.path={folder / 'model'}"]
+    code: Any = 0
+    with redirect_stderr(io.StringIO()) as said:
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+    return {"code": code, "said": said.getvalue(), "begun": (folder / "run").exists()}
 
 
 @torch.no_grad()

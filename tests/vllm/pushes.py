@@ -4,6 +4,7 @@ apart after each."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
-from ttrl.types import CompletionGroup, Question, TrainSample, UserError
+from ttrl.types import CompletionGroup, Question, UserError
 
 PARAMS = SamplingParams(n=8, temperature=1.3, max_new_tokens=48, stream=(0, "rollout", 1))
+FEW = replace(PARAMS, n=4, max_new_tokens=16)
+"""Enough to see whether an engine computes the policy."""
 BUFFER = 2**20
 """Numbers: more than the largest tensor of the embedded model has."""
 
@@ -79,19 +82,10 @@ def traps(pool: RolloutPool, policy: TrainedModel, questions: list[Question]) ->
 
 def gap(pool: RolloutPool, policy: TrainedModel, questions: list[Question]) -> float | str:
     """The largest |engine - policy| of a log-prob, and what the pool says if it is too large."""
-    # Not `pool.agreement`, which forgets how long answers were: who samples what depends on it.
-    samples = [
-        TrainSample.of_answer(g.question.id, g.question.prompt_ids, c.token_ids, c.logprobs, 0.0)
-        for g in pool.sample(questions, PARAMS)
-        for c in g.completions
-    ]
-    largest = max(
-        abs(ours - theirs)
-        for sample, own in zip(samples, policy.logprobs(samples), strict=True)
-        for ours, theirs in zip(sample.logprobs, own, strict=True)
-    )
-    refused = refusal(lambda: pool.verify(policy, questions, PARAMS, "float32"))
-    return f"{largest}: {refused}" if refused else largest
+    found = pool.agreement(policy, questions, FEW)
+    if found.holds("float32"):
+        return found.largest
+    return f"{found.largest}: {refusal(lambda: pool.verify(policy, questions, FEW, 'float32'))}"
 
 
 def refusal(call: Any) -> str:

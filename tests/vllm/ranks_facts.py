@@ -48,10 +48,11 @@ def main(folder: str) -> None:
         facts[f"pushed_{i}"] = gap(pool, policy, questions)
     pool._engine.load_weights(reused_buffer(policy))
     facts["reused_buffer"] = gap(pool, policy, questions)
+    facts |= traps(pool, policy, questions)
+    # At the end, since how long answers are decides who samples what, and so who has it cached.
     mine: list[str] = []
     groups = pool.sample(questions, PARAMS, lambda group: mine.append(group.question.id))
     facts |= {"mine": mine, "tokens": tokens(groups)}
-    facts |= traps(pool, policy, questions)
     Path(folder, f"rank_{ranks.rank}.json").write_text(json.dumps(facts), encoding="utf-8")
     ranks.gather(None)
 

@@ -99,3 +99,20 @@ def test_torch_and_the_environment_are_left_as_they_were(facts: Any) -> None:
     assert (facts["threads"], facts["threads_after"]) == (2, 1)  # kept, and can still be set
     assert facts["deterministic"]
     assert facts["preload"] is None
+
+
+def test_a_model_that_it_cannot_compute_is_refused(facts: Any) -> None:
+    assert facts["refused"]["code"] == 2
+    assert "cannot compute this model here" in facts["refused"]["said"]
+    assert 'set rollout.engine = "transformers"' in facts["refused"]["said"]
+    assert not facts["refused"]["begun"]
+
+
+def test_the_installed_vllm_keeps_the_contract(facts: Any) -> None:
+    """Every symbol that we use is there, and the check would say if one were not."""
+    assert facts["contract"] == []
+    lost = facts["broken_contract"]
+    assert sorted(x.partition(" (")[0] for x in lost) == [
+        "vllm.LLM.no_such",
+        "vllm.SamplingParams: no_field",
+    ]

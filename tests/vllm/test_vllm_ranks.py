@@ -24,8 +24,7 @@ def test_each_trap_is_caught_on_every_rank(ranks_facts: Any, trap: str) -> None:
     for facts in ranks_facts:
         gap, _, refusal = str(facts[trap]).partition(": ")
         assert float(gap) > 0.01
-        # A second look may find the prompts on other ranks, whose caches do not hold them.
-        assert trap == "trap_prefix_cache" or "another model than Zero3Model" in refusal
+        assert "another model than Zero3Model" in refusal
 
 
 def test_the_prefix_cache_was_the_whole_difference(ranks_facts: Any) -> None:

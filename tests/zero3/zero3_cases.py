@@ -136,6 +136,12 @@ def cases_of(ranks: int) -> list[str]:
     return names if ranks == 2 else names[: names.index("skipped") + 1]
 
 
+def away_cases(ranks: int) -> list[str]:
+    """What leaves during a rollout is of the types, and trained weights or adapters, of these; how
+    many ranks share it says nothing but how much it is."""
+    return ["token_mean", "bfloat16", "lora"] if ranks == 2 else ["token_mean"]
+
+
 def case_settings(case: str) -> Settings:
     """Three optimizer steps per rollout, of four, four and two sequences."""
     dtype = "bfloat16" if case == "bfloat16" else "float32"

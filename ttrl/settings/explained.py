@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from ttrl.settings.settings import Settings
@@ -36,18 +39,19 @@ class Explained:
 
 def explained_settings() -> dict[str, tuple[str, list[Explained]]]:
     """Return per section what it is about, and its settings; "" is what is in no section."""
-    schema = Settings.model_json_schema()
+    schema, top = Settings.model_json_schema(), _docstrings(Settings)
     sections: dict[str, tuple[str, list[Explained]]] = {"": ("Of the whole run.", [])}
     for name, field in schema["properties"].items():
         section = schema["$defs"].get(field.get("$ref", "").removeprefix("#/$defs/"))
         if section is None:
-            sections[""][1].append(_explained(name, field, name in schema["required"]))
+            sections[""][1].append(_explained(name, field, name in schema["required"], top))
             continue
         required = section.get("required", ())
+        own = _docstrings(Settings.model_fields[name].annotation)
         sections[name] = (
             _one_line(section.get("description", "")),
             [
-                _explained(f"{name}.{key}", found, key in required)
+                _explained(f"{name}.{key}", found, key in required, own)
                 for key, found in section["properties"].items()
             ],
         )
@@ -67,9 +71,29 @@ def settings_page() -> str:
     return "\n".join(parts)
 
 
-def _explained(key: str, field: Mapping[str, Any], required: bool) -> Explained:
+def _docstrings(section: Any) -> dict[str, str]:
+    """Return what is written below each field of a class.
+
+    pydantic would look for it whenever the settings are imported, and that takes as long as the
+    import.
+    """
+    (found,) = ast.parse(inspect.getsource(section)).body
+    assert isinstance(found, ast.ClassDef), section
+    return {
+        field.target.id: below.value.value
+        for field, below in pairwise(found.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(below.value.value, str)
+    }
+
+
+def _explained(
+    key: str, field: Mapping[str, Any], required: bool, docstrings: Mapping[str, str]
+) -> Explained:
     default = "" if required or "default" not in field else _toml(field["default"])
-    return Explained(key, _values(field), default, _one_line(field.get("description", "")))
+    meaning = docstrings.get(key.rpartition(".")[2], "")
+    return Explained(key, _values(field), default, _one_line(meaning))
 
 
 def _values(field: Mapping[str, Any]) -> str:

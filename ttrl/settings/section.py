@@ -21,7 +21,6 @@ class Section(pydantic.BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
     )
 
     @pydantic.field_validator("*", mode="before")
