@@ -1,10 +1,12 @@
 """Python processes that begin with torch and the like imported: forks of one that did it once.
 
-Importing takes 7 to 14 s of a core, and the tests start hundreds of processes. `install` makes
+Importing takes 7 to 14 s of a core, taking it all down half of one, and the tests start hundreds of
+processes. `install` makes
 ``subprocess.Popen`` fork ``python -m MODULE`` and ``python SCRIPT`` instead of starting them, for
 the modules and folders listed below, in this process and in those that it starts so. In all else
 they are what was asked for: children of whoever started them, with the arguments, environment,
-folder, descriptors and session that were given, and ttrl imported from where they find it.
+folder, descriptors and session that were given, and ttrl imported from where they find it. One
+that ends well, and is no rank, leaves the taking down of its interpreter to the kernel.
 
 What is not forked, and so starts as it does for a user: ``python -c``, whatever a shell starts, and
 everything in tests that use the fixture ``cold_starts``.
@@ -12,6 +14,7 @@ everything in tests that use the fixture ``cold_starts``.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -36,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = (
     "ttrl.cli",
     "ttrl.rollout.engines.engine_process",
+    "ttrl.run.report_process",
     "stub_engine",
     "torch.distributed.run",
 )
@@ -54,8 +58,11 @@ IMPORTS = (
     # DeepSpeed imports it for any optimizer, and it imports torch's compiler.
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "peft",
+    "ttrl.trainer",
 )
-"""What a fork has imported: nothing that starts a thread, and nothing of ours."""
+"""What a fork has imported: nothing that starts a thread."""
+OURS = ("ttrl", "ttrl_kernels")
+"""What of it is forgotten where a fork finds another ttrl."""
 READ_BY_IMPORTS = ("HF_", "LD_", "MALLOC_", "TRITON_")
 """Variables of such names are read at the start, or by an import: with others nothing is forked."""
 SPARE = 256
@@ -261,16 +268,32 @@ def run(request: Request, library: Sequence[str]) -> None:
     first = os.getcwd() if "-m" in options else str(Path(program).absolute().parent)
     paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     sys.path[:] = [*([] if "-P" in options else [first]), *paths, *library]
+    ours = {name: m for name, m in sys.modules.items() if name.partition(".")[0] in OURS}
+    for name in ours:
+        del sys.modules[name]
+    found = importlib.util.find_spec("ttrl")
+    if found is not None and found.origin == ours["ttrl"].__file__:
+        sys.modules.update(ours)
     if "OMP_NUM_THREADS" in os.environ:
         import torch
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if "-u" in options and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(write_through=True)
-    if "-m" in options:
-        runpy.run_module(program, run_name="__main__", alter_sys=True)
-    else:
-        runpy.run_path(program, run_name="__main__")
+    try:
+        if "-m" in options:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(program, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+    if "RANK" not in os.environ:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as Python does
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def main(wire: int) -> None:
@@ -279,6 +302,7 @@ def main(wire: int) -> None:
     environment = dict(os.environ)
     seen = {str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
     library = [path for path in sys.path if path not in seen]
+    sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
     for name in IMPORTS:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)

@@ -42,41 +42,52 @@ def overrides(algorithm: str) -> list[str]:
     return [*SMALL, *RUNS[algorithm], "max_steps=4", "checkpoint.every=2", "evaluation.samples=1"]
 
 
-def run(folder: Path, algorithm: str, *, resume: bool = False) -> list[dict[str, float]]:
-    """Train in this process; return the lines of metrics."""
+def run(folder: Path, algorithm: str, *, resume: bool = False) -> None:
+    """Train in this process."""
     settings = load_settings("tiny-arithmetic", overrides=overrides(algorithm))
     display = Display(Console(file=io.StringIO()))
     train(settings, RunFolder(folder), display, resume=resume)
-    return step_lines(folder)
 
 
-@pytest.mark.parametrize("algorithm", list(RUNS))
-def test_killed_and_continued_it_is_the_run_that_was_not(algorithm: str, tmp_path: Path) -> None:
-    metrics = run(tmp_path / "whole", algorithm)
+@pytest.fixture(scope="module", params=RUNS)
+def algorithm(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def whole(algorithm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to its end, for whoever only reads it."""
+    folder = tmp_path_factory.mktemp(algorithm) / "whole"
+    run(folder, algorithm)
+    return folder
+
+
+def test_killed_and_continued_it_is_the_run_that_was_not(
+    algorithm: str, whole: Path, tmp_path: Path
+) -> None:
+    metrics = step_lines(whole)
     arguments = (str(tmp_path / "killed"), "3", *overrides(algorithm))
     done = run_python(KILLED_RUN, *arguments)
     assert done.returncode == -9, done.stderr
     run(tmp_path / "killed", algorithm, resume=True)
-    assert differences(tmp_path / "whole", tmp_path / "killed") == set()
+    assert differences(whole, tmp_path / "killed") == set()
 
     model = MODEL[algorithm]
     assert all(m[f"{model}/updates"] == 2 for m in metrics)
     assert len({m[f"{model}/loss"] for m in metrics}) == 4
     if algorithm == "ppo":
         assert len({m["reward/kl_coef"] for m in metrics}) == 4
-    shards = load_file(tmp_path / "whole/checkpoints/step_00004/rank_00000.safetensors")
+    shards = load_file(whole / "checkpoints/step_00004/rank_00000.safetensors")
     kinds = {name.rsplit("/", 1)[0] for name in shards}
     own = {f"{model}/{kind}" for kind in ("weights", "exp_avg", "exp_avg_sq")}
     assert own <= kinds
 
 
-@pytest.mark.parametrize("algorithm", list(RUNS))
 def test_a_run_that_forgets_its_second_model_differs(
-    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the comparison above would notice."""
-    run(tmp_path / "whole", algorithm)
-    left = interrupted(tmp_path / "whole", tmp_path / "left", step=2)
+    left = interrupted(whole, tmp_path / "left", step=2)
     real, model = Parts.stateful, MODEL[algorithm]
 
     def forgetful(parts: Parts) -> dict[str, Stateful]:
@@ -84,4 +95,4 @@ def test_a_run_that_forgets_its_second_model_differs(
 
     monkeypatch.setattr(Parts, "stateful", forgetful)
     run(left, algorithm, resume=True)
-    assert "model" in differences(tmp_path / "whole", left)
+    assert "model" in differences(whole, left)

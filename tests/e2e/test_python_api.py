@@ -16,6 +16,7 @@ import ttrl
 EXAMPLE = Path(__file__).parents[2] / "examples" / "python_api.py"
 
 
+@pytest.mark.usefixtures("without_pages")
 def test_the_example(capsys: pytest.CaptureFixture[str]) -> None:
     cells = runpy.run_path(str(EXAMPLE))
     run, stopped = cells["run"], cells["stopped"]

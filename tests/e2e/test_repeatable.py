@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from small_run import Run
+from rich.console import Console
 from step_lines import step_lines
+
+from ttrl.report.display import Display
+from ttrl.run.run_folder import RunFolder
+from ttrl.settings.recipe import load_settings
+from ttrl.trainer import train
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:
@@ -15,26 +20,14 @@ def _metrics(folder: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_two_runs_are_identical(run: Run) -> None:
-    first, second = run("first"), run("second")
-    assert _metrics(first) == _metrics(second)
-    assert len(_metrics(first)) == 2
-    for path in sorted((first / "rollouts").iterdir()):
-        assert path.read_bytes() == (second / "rollouts" / path.name).read_bytes()
-    weights = [(f / "model" / "model.safetensors").read_bytes() for f in (first, second)]
-    assert weights[0] == weights[1]
-
-
-def test_resolved_settings_repeat_the_run(run: Run, tmp_path: Path) -> None:
-    from rich.console import Console
-
-    from ttrl.report.display import Display
-    from ttrl.run.run_folder import RunFolder
-    from ttrl.settings.recipe import load_settings
-    from ttrl.trainer import train
-
-    first = run("first", ["seed=3"])
-    settings = load_settings(str(first / "config.toml"))
+def test_resolved_settings_repeat_the_run(small: Path, tmp_path: Path) -> None:
+    settings = load_settings(str(small / "config.toml"), overrides=["report.every_s=0"])
     assert settings.seed == 3
-    train(settings, RunFolder(tmp_path / "again"), Display(Console(quiet=True)))
-    assert _metrics(tmp_path / "again") == _metrics(first)
+    again = tmp_path / "again"
+    train(settings, RunFolder(again), Display(Console(quiet=True)))
+    assert _metrics(small) == _metrics(again)
+    assert len(_metrics(small)) == 2
+    for path in sorted((small / "rollouts").iterdir()):
+        assert path.read_bytes() == (again / "rollouts" / path.name).read_bytes()
+    weights = [(f / "model" / "model.safetensors").read_bytes() for f in (small, again)]
+    assert weights[0] == weights[1]

@@ -39,14 +39,15 @@ def test_it_learns(tmp_path: Path) -> None:
     assert held_out["after"]["pass@1"] >= held_out["before"]["pass@1"] + 0.05
 
 
-def test_run_folder(run: Run) -> None:
-    folder = run("run")
+def test_run_folder(small: Path) -> None:
+    folder = small
     assert sorted(p.name for p in folder.iterdir()) == [
         "checkpoints",
         "config.toml",
         "evaluations",
         "metrics.jsonl",
         "model",
+        "report.html",
         "rollouts",
         "summary.json",
     ]
@@ -114,8 +115,8 @@ def test_each_metric_is_explained(run: Run, overrides: list[str], expected: set[
     assert expected <= written
 
 
-def test_saved_model_is_an_ordinary_one(run: Run) -> None:
-    folder = run("run") / "model"
+def test_saved_model_is_an_ordinary_one(small: Path) -> None:
+    folder = small / "model"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer.apply_chat_template(
@@ -207,8 +208,8 @@ def test_a_run_folder_that_cannot_be_made_is_refused_first(tmp_path: Path) -> No
         train(settings, RunFolder(tmp_path / "file" / "run"), Display(Console(quiet=True)))
 
 
-def test_a_run_leaves_its_page(run: Run) -> None:
-    page = (run("run", ["report.every_s=60"]) / "report.html").read_text()
+def test_a_run_leaves_its_page(small: Path) -> None:
+    page = (small / "report.html").read_text()
     assert "<dd>finished</dd>" in page
     assert "2 in " in page
     data = re.search(r'<script type="application/json" id="data">(.*)</script>', page)

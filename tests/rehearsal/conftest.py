@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import gpu_library
 import pytest
 import torch
+from filelock import FileLock
 from python_process import run_python
 from rehearsed import Both, Seen
 from safetensors.torch import load_file
@@ -22,16 +24,28 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
         pytest.skip("this torch is built for CUDA: nothing is pretended")
     if shutil.which("g++") is None:
         pytest.skip("no g++ to compile the pretended GPU with")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose workers have folders side by side
+        folder = folder.parent
+    folder /= "rehearsal"
+    with FileLock(f"{folder}.lock"):  # one records, for all
+        return recorded(folder)
+
+
+def recorded(folder: Path) -> Both:
+    """What was seen, made where it is not in the folder already."""
     import scenarios
 
-    folder = tmp_path_factory.mktemp("rehearsal")
-    scenarios.prepare(folder)
+    if not folder.exists():
+        folder.mkdir()
+        scenarios.prepare(folder)
     script = str(Path(__file__).with_name("rehearse.py"))
 
     def rehearse(name: str, *library: str) -> Seen:
         output = folder / f"{name}_seen"
-        done = run_python(script, str(folder), str(output), *library)
-        assert done.returncode == 0, done.stderr[-4000:]
+        if not output.with_suffix(".json").exists():
+            done = run_python(script, str(folder), str(output), *library)
+            assert done.returncode == 0, done.stderr[-4000:]
         facts = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
         return Seen(facts, load_file(output.with_suffix(".safetensors")))
 

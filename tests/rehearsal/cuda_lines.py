@@ -83,6 +83,12 @@ class Finder:
         """Functions that only statements of CUDA's call."""
         for tree in trees.values():
             self._find_questions(tree)
+        self.asking = {
+            id(node)
+            for tree in trees.values()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.stmt) and self._asks_itself(node)
+        }
         self._find_calls()
         known = -1
         while known < len(self.certain) + len(self.ours):
@@ -138,7 +144,7 @@ class Finder:
                 continue
             words = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
             imports = not where and isinstance(statement, ast.Import | ast.ImportFrom)
-            if (inside or self._asks_itself(statement)) and not words and not imports:
+            if (inside or id(statement) in self.asking) and not words and not imports:
                 self.found[id(statement)] = (file, statement, where or "(module)")
             if inside:
                 self.certain.add(id(statement))
