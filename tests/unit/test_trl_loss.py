@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,19 @@ def test_lora(tmp_path: Path) -> None:
             torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(1))
     found.current_gradient_accumulation_steps = 1
     compare(found, batch())
+
+
+def test_the_example_of_the_page(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "other_trainers.md").read_text(encoding="utf-8")
+    (code,) = (
+        c for c in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "GRPOTrainer" in c
+    )
+    given = made(tmp_path, num_generations=8, per_device_train_batch_size=8, max_steps=1)
+    rows = given.train_dataset
+    names: dict[str, Any] = {"model": str(TINY_BASE), "args": given.args, "rows": rows}
+    exec(code, names)
+    assert issubclass(names["Trainer"], FusedLossMixin)
+    assert names["trainer"].state.global_step == 1
 
 
 @pytest.mark.parametrize(

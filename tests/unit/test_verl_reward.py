@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import random
+import re
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -20,6 +23,7 @@ from ttrl.integrations.group_reward import Answer, GroupReward
 from ttrl.types import UserError
 
 REAL = find_spec("verl") is not None
+PAGE = (Path(__file__).parents[2] / "docs" / "other_trainers.md").read_text(encoding="utf-8")
 
 
 class Letters:
@@ -220,6 +224,30 @@ def test_it_is_registered(verl: Any) -> None:
     assert get_reward_manager_cls("ttrl") is verl.VoteRewardManager
 
 
+def options_of_the_page() -> list[str]:
+    """The command line that docs/other_trainers.md shows."""
+    return re.findall(r"^    ((?:reward|trainer)\.\S+=\S+)$", PAGE, re.M)
+
+
+def test_the_options_of_the_page(verl: Any) -> None:
+    options = dict(option.split("=") for option in options_of_the_page())
+    assert len(options) == 6
+    assert options["reward.reward_manager.module.path"] == f"pkg://{verl.__name__}"
+    assert hasattr(verl, options["reward.reward_manager.name"])
+    read = {
+        key: json.loads(value.lower()) for key, value in options.items() if "manager" not in key
+    }
+    assert len(read) == 3 and made(verl, **read).votes == 3
+
+
+def test_the_example_of_the_page(verl: Any) -> None:
+    (code,) = (c for c in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S) if "verl" in c)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    paid = rewards(verl, made(verl, names["Soft"]), answers_of("a", "1", "1", "2"))
+    assert paid == pytest.approx([2 / 3, 2 / 3, 1 / 3])
+
+
 @pytest.mark.skipif(not REAL, reason="verl is not installed; it asks for an older transformers")
 def test_verls_own_reward_worker_pays_the_vote() -> None:
     """From the options of a command line to the actors that Ray runs."""
@@ -235,12 +263,7 @@ def test_verls_own_reward_worker_pays_the_vote() -> None:
             [
                 f"actor_rollout_ref.model.path={TINY_BASE}",
                 "actor_rollout_ref.rollout.n=3",
-                "trainer.val_before_train=False",
-                "trainer.test_freq=-1",
-                "reward.num_workers=1",
-                "reward.reward_manager.source=importlib",
-                "reward.reward_manager.module.path=pkg://ttrl.integrations.verl",
-                "reward.reward_manager.name=VoteRewardManager",
+                *options_of_the_page(),
             ],
         )
     from transformers import AutoTokenizer

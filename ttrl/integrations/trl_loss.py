@@ -119,7 +119,8 @@ class FusedLossMixin(Trainer):  # type: ignore[misc]
             total = total * self.max_completion_length
         elif self.loss_type in ("grpo", "sapo"):
             total = total * mask_BC.sum(1, keepdim=True).clamp(min=1)
-        return mask_BC.to(inputs["advantages"].dtype) / total
+        weights_BC: Tensor = mask_BC.to(inputs["advantages"].dtype) / total
+        return weights_BC
 
 
 def not_known(trainer: Any) -> str | None:
