@@ -30,7 +30,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 # Only where they are used: they take seconds to import, or are not installed.
 OPTIONAL = {"vllm", "deepspeed", "peft", "flash_attn", "liger_kernel"}
-OPTIONAL |= {"wandb", "tensorboard", "mlflow", "trackio"}
+OPTIONAL |= {"wandb", "tensorboard", "mlflow", "trackio", "trl"}
 
 
 def sources(package: Path) -> dict[str, ast.Module]:
@@ -111,7 +111,7 @@ def test_only_what_computes_with_the_kernels_or_plans_them_imports_them() -> Non
         for path, tree in TTRL.items()
         if any(name.split(".")[0] == "ttrl_kernels" for name in imported(tree))
     }
-    assert users == {"credit", "learner", "models", "doctor", "plan"}
+    assert users == {"credit", "integrations", "learner", "models", "doctor", "plan"}
 
 
 def test_the_kernels_import_torch_and_triton_only() -> None:

@@ -1,1 +1,1 @@
-"""Our votes in other trainers."""
+"""Our votes and our loss in other trainers."""

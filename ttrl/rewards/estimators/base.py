@@ -43,6 +43,9 @@ class Estimator(Section):
     own_advantages: ClassVar[bool] = False
     """Whether it returns advantages itself, so that there is no reward to compare or add to."""
 
+    uses_logprobs: ClassVar[bool] = False
+    """Whether it reads log-probs of sampled tokens, which other trainers do not hand on."""
+
     @property
     def top_logprobs(self) -> int:
         """How many of the likeliest tokens of each place it reads (`Completion.top_logprobs`)."""

@@ -30,6 +30,8 @@ class Scrl(Estimator):
     GRPO's advantages, which the paper uses, also push against it where others earn 1.
     """
 
+    uses_logprobs: ClassVar[bool] = True
+
     tau_pos: Share = 0.5
     """Smallest share of a label that is believed."""
     tau_margin: Share = 0.15

@@ -73,6 +73,7 @@ class Confidence(Estimator):
     """
 
     uses_label: ClassVar[bool] = False
+    uses_logprobs: ClassVar[bool] = True
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Size of the bonus."""

@@ -42,6 +42,7 @@ class Scope(Estimator):
     """
 
     uses_label: ClassVar[bool] = False
+    uses_logprobs: ClassVar[bool] = True
 
     top: Annotated[int, Field(ge=2, le=20)] = 20
     """The likeliest tokens of each place, which engines note: 8 bytes each in the record."""
