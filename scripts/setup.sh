@@ -13,8 +13,11 @@ fail() { echo "setup: $*" >&2; exit 1; }
 if [ "${1:-}" = --dry-run ]; then dry_run=1; shift; fi
 pip() {
     if [ -n "${dry_run:-}" ]; then echo "pip $*"; return; fi
-    # Python compiles what is imported, when it is; all of it at once takes a minute.
-    if [ "$1" = install ]; then set -- install --no-compile "${@:2}"; fi
+    # Python compiles what is imported, when it is; all of it at once takes a minute. Where it is
+    # told not to keep that (in many containers), each start would compile torch again.
+    if [ "$1" = install ] && [ -z "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+        set -- install --no-compile "${@:2}"
+    fi
     .venv/bin/python -m pip --disable-pip-version-check "$@"
 }
 asked() { [[ " ${extras[*]:-} " == *" $1 "* ]]; }

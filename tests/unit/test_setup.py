@@ -118,6 +118,17 @@ def test_a_dry_run_says_what_a_run_does_and_does_nothing(machine: Machine) -> No
     assert shown == [line[2:] for line in machine.installs()]
 
 
+@pytest.mark.parametrize(("told", "compiles"), [(None, False), ("1", True)])
+def test_pip_compiles_where_python_may_not_keep_what_it_compiles(
+    machine: Machine, told: str | None, compiles: bool
+) -> None:
+    if told is not None:
+        machine.environment["PYTHONDONTWRITEBYTECODE"] = told
+    machine.run("setup.sh")
+    lines = [line for line in machine.log.read_text().splitlines() if " install " in line]
+    assert [" --no-compile " not in line for line in lines] == [compiles] * 2
+
+
 def test_nothing_is_installed_twice(machine: Machine) -> None:
     machine.run("setup.sh", "lora")
     assert len(machine.installs()) == 2

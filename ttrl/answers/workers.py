@@ -49,7 +49,7 @@ class Worker:
         script = Path(__file__).with_name("worker.py")
         self.process = subprocess.Popen(
             # -I: nothing but the standard library and installed packages; no PYTHON... variables.
-            [sys.executable, "-I", "-B", script, str(settings.memory_mb), str(settings.deadline_s)],
+            [sys.executable, "-I", script, str(settings.memory_mb), str(settings.deadline_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
