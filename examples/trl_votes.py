@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer with our vote as its reward: no reference answer is read.
 
-.venv/bin/pip install trl        then        .venv/bin/python examples/trl_votes.py
+.venv/bin/pip install "trl>=1.16,<1.17"    then    .venv/bin/python examples/trl_votes.py
 """
 
 import tempfile

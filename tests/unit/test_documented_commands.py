@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STAND_FOR = {"MODEL": "tiny-base", "DATA...": "aime.jsonl"}
 """What a page writes for whatever the reader has, and what is taken for it."""
-FILES = ("questions", "aime", "amc", "math")
+FILES = ("questions", "test", "aime", "amc", "math")
 Call = Callable[..., tuple[int, str, str]]
 
 

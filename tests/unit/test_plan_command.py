@@ -91,3 +91,13 @@ def test_a_model_with_experts_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match="only models without experts"):
         ModelShape.of(load_bare_outline(ModelSettings(path=str(path))))
+
+
+def test_a_model_that_cannot_be_loaded_needs_no_more_than_its_config(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, _, err = plan_command(
+        capsys, monkeypatch, "aime24", "--model", str(tmp_path), "--gpus", "1", "--gpu-memory", "80"
+    )
+    assert code == 2
+    assert err.endswith(". For a plan its config.json is enough: --model-config FILE\n")

@@ -152,11 +152,15 @@ def test_an_interrupted_experiment_makes_only_what_is_missing(tmp_path: Path) ->
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_run_without_a_checkpoint_is_not_touched(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_is_made_anew(tmp_path: Path) -> None:
     made = experiment(tmp_path)
-    make_run(made.run("ttrl", 0), [], overrides=["evaluation.every=10"])
-    with pytest.raises(UserError, match=r"seed_0 was interrupted before its first checkpoint"):
-        run_stages(stages(made), Fake(), print)
+    run = made.run("ttrl", 0)
+    make_run(run, [], overrides=["evaluation.every=10"])
+    (run / "of_before").touch()
+    fake = Fake()
+    run_stages(stages(made), fake, print)
+    assert "--resume" not in fake.asked[0]
+    assert (run / "summary.json").exists() and not (run / "of_before").exists()
 
 
 def test_how_long_it_will_take() -> None:

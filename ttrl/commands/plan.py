@@ -64,7 +64,15 @@ def plan_command(
     source = settings.model
     if model_config is not None:
         source = source.model_copy(update={"path": str(model_config), "revision": None})
-    found = plan(settings, load_bare_outline(source), machine)
+    try:
+        outline = load_bare_outline(source)
+    except UserError as error:
+        if model_config is not None:
+            raise
+        raise UserError(
+            f"{error}. For a plan its config.json is enough: --model-config FILE"
+        ) from error
+    found = plan(settings, outline, machine)
     show(found, Console())
     if output is not None:
         output.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")

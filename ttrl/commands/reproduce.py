@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from ttrl.commands.train import Model
 from ttrl.report.tables import TextTable, write
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings, recipe_names
-from ttrl.system.launch import end_with_parent, launched
+from ttrl.system.launch import STAGE, end_with_parent, launched
 from ttrl.types import UserError
 
 if TYPE_CHECKING:
@@ -127,10 +128,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def ttrl(arguments: Sequence[str]) -> int:
     """Run ``ttrl`` in a process of its own, which ends if this one is killed; return its code.
 
-    Ctrl-C reaches it as well: it says what there is to go on with before this process ends.
+    Ctrl-C reaches it as well. It does not say how it goes on, since this command goes on with it.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "ttrl.cli", *arguments], preexec_fn=end_with_parent
+        [sys.executable, "-m", "ttrl.cli", *arguments],
+        env={**os.environ, STAGE: "1"},
+        preexec_fn=end_with_parent,
     )
     try:
         return process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from ttrl import api
 from ttrl.commands.options import Overrides, RankCount, models, rank_count, recipes
 from ttrl.report.run_record import is_run
 from ttrl.settings.recipe import load_settings, model_names, recipe_names
-from ttrl.system.launch import command, is_main, launch, launched
+from ttrl.system.launch import STAGE, command, is_main, launch, launched
 from ttrl.types import UserError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def train(
             settings, run_dir=folder.path, replay=replay, resume=resume, console=console
         )
     except KeyboardInterrupt:
-        if is_main():
+        if is_main() and STAGE not in os.environ:
             print(f"ttrl: interrupted{after_an_interrupt(folder, settings)}", file=sys.stderr)
         raise typer.Exit(130) from None
     _show_result(run, console, replayed=replay is not None)

@@ -55,6 +55,8 @@ class Evaluation:
         """Sample every question that the key has an answer to; all ranks together."""
         params = self._params(step)
         asked = [q for q in self.asked.questions if q.id in self.asked.key.answers]
+        if not asked:
+            return []
         greedy: dict[str, RecordedGroup] = {}
         with display.bar(f"measuring: {self.name}", len(asked)) as bar:
             if (

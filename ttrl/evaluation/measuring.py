@@ -51,7 +51,8 @@ def load_evaluation(settings: Settings, grader: Grader, display: Display) -> Eva
     if not asked.key.answers:
         raise UserError(
             f"{data}: no row has an answer (data.answer_field = {own.answer_field!r}): "
-            "there is nothing to measure against"
+            "there is nothing to measure against. Add it to its lines, or name its field: --set "
+            "data.answer_field=NAME"
         )
     refuse_absent_ids(asked.questions, load_outline(settings.model), tokenizer)
     extract = make_extractor(settings.answers.extract)

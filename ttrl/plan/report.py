@@ -48,7 +48,7 @@ def memory_table(plan: Plan) -> Table:
     table = Table(title="GiB on each GPU", box=SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("", no_wrap=True)
     for phase in plan.phases:
-        table.add_column(phase.name, justify="right")
+        table.add_column(phase.name, justify="right", overflow="fold")
     found = dict.fromkeys(name for phase in plan.phases for name in phase.items)
     passing = [name for name in found if name not in (*FIRST, "fragmentation")]
     for name in (*(n for n in FIRST if n in found), *passing, "fragmentation"):

@@ -45,7 +45,7 @@ class TextTable:
         """Print the table on a screen."""
         table = Table(title=Text(self.title, style="table.title"))
         for place, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="right" if place else "left")
+            table.add_column(Text(column), justify="right" if place else "left", overflow="fold")
         for row in self.rows:
             table.add_row(*map(Text, row))
         console.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,22 +44,23 @@ class Stage:
     def command(self) -> tuple[str, ...]:
         """Return the arguments of ``ttrl`` that make the result, or go on with it.
 
+        A run that was interrupted before its first checkpoint is removed: it makes the same steps
+        again.
+
         Raises:
-            UserError: if there is a run that cannot be gone on with.
+            UserError: if another process is making it.
         """
         if self.kind == "evaluation":
             self._partial.unlink(missing_ok=True)
             return (*self.arguments, "--json", str(self._partial))
         run = self.result.parent
-        resume = ("--resume",) if run.exists() else ()
         if is_run(run) and read_run(run).state == "running":
             raise UserError(f"{run}: another process is training in it; wait for its end")
-        if resume and not any((run / "checkpoints").glob("step_*")):
-            raise UserError(
-                f"{run} was interrupted before its first checkpoint: remove that folder, then the "
-                "same command trains it anew"
-            )
-        return (*self.arguments, "--run-dir", str(run), *resume)
+        if any((run / "checkpoints").glob("step_*")):
+            return (*self.arguments, "--run-dir", str(run), "--resume")
+        if is_run(run):
+            shutil.rmtree(run)
+        return (*self.arguments, "--run-dir", str(run))
 
     def finish(self) -> None:
         """Put the result where it belongs, when the command has ended well."""

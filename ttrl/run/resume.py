@@ -70,7 +70,7 @@ def changed_settings(folder: RunFolder, settings: Settings) -> list[str]:
 def refuse_finished(folder: RunFolder, settings: Settings) -> None:
     """Raise a UserError unless a finished run was asked for more steps than it was to make."""
     then, summary = settings_of(folder.path / "config.toml"), folder.summary()
-    more = f"--set max_steps={summary['steps'] + 10}, and epochs where those end first"
+    more = _raised(then, summary["steps"])
     if summary["stopped"]:
         raise UserError(
             f"--resume: the run in {folder.path} was stopped for good: {summary['stopped']}; to "
@@ -81,6 +81,13 @@ def refuse_finished(folder: RunFolder, settings: Settings) -> None:
             f"--resume: the run in {folder.path} is finished, see its summary.json; for further "
             f"steps raise where it ends: {more}"
         )
+
+
+def _raised(then: Settings, steps: int) -> str:
+    """Say which setting has ended a run, and a value that would not."""
+    if then.max_steps is not None and steps >= then.max_steps:
+        return f"--set max_steps={steps + 10} (and epochs, where those end it first)"
+    return f"--set epochs={2 * then.epochs}"
 
 
 def refuse_no_steps(folder: RunFolder, done: int, total: int) -> None:

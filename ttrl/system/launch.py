@@ -16,6 +16,8 @@ from ttrl.system.gpus import refuse_unseen_gpus
 
 LAUNCHER = "TTRL_LAUNCHER"
 """Variable that names the process that `launch` is in, for the ranks."""
+STAGE = "TTRL_STAGE"
+"""Variable that is set for a run that `ttrl reproduce` makes."""
 
 
 def keep_segments_whole() -> None:

@@ -217,11 +217,13 @@ def _bounds(figure: Figure) -> list[dict[str, Any]]:
     data = {"values": [{"y": value, "name": name} for name, value in figure.bounds.items()]}
     y = {"field": "y", "type": "quantitative"}
     rule = {"type": "rule", "strokeDash": [5, 4], "color": "#6b6b6b", "strokeWidth": 1.2}
-    text = {"type": "text", "align": "right", "dy": -6, "fontSize": 12, "color": "#4a4a4a"}
-    right = {"value": "width"}
+    # Below its line and at the start, where curves that rise to it have not come yet.
+    place = {"align": "left", "dx": 6, "dy": 12}
+    text = {"type": "text", **place, "fontSize": 12, "color": "#4a4a4a"}
+    left = {"value": 0}
     return [
         {"data": data, "mark": rule, "encoding": {"y": y}},
-        {"data": data, "mark": text, "encoding": {"y": y, "x": right, "text": {"field": "name"}}},
+        {"data": data, "mark": text, "encoding": {"y": y, "x": left, "text": {"field": "name"}}},
     ]
 
 

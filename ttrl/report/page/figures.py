@@ -232,7 +232,7 @@ def _measured(runs: Mapping[str, RunRecord], data: str) -> Figure | None:
         return None
     bounds = _bounds(starts, labelled)
     title = "Accuracy on the training questions" if data == "train" else "Accuracy, held out"
-    note = "Shaded: 95 % interval over questions. Dashed: upper bounds"
+    note = "Shaded: 95 % interval over questions. Grey, dashed: upper bounds"
     if not any(name.startswith("trained with") for name in bounds):
         note += "; the other one, training with the labels, is drawn with a run of it beside"
     return Figure(f"accuracy_{data}", title, "%", tuple(series), bounds, note=f"{note}.")

@@ -4,7 +4,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const PAGE = 100; // questions that are listed at once
+const PAGE = 20; // questions that are listed at once
 const FLAGS = ["wrong", "flipped", "tied", "undecided"]; // in the order of a visit's flags
 // As ttrl/report/page/formulas.py has it.
 const DELIMITED = /\$\$([^$]{1,500}?)\$\$|\\\[([\s\S]{1,500}?)\\\]|\\\(([\s\S]{1,500}?)\\\)|\$(?!\s)([^$\n]{1,500}?)(?<!\s)\$(?!\d)/g;
