@@ -195,7 +195,7 @@ def test_a_finished_run_makes_more_steps(whole: Path, place: Path, tmp_path: Pat
     weights = [load_file(f / "model" / "model.safetensors") for f in (whole, run)]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     # Of the same end, or an earlier one, there is nothing to make.
-    with pytest.raises(UserError, match=r"is finished, .* --set max_steps=16, and epochs"):
+    with pytest.raises(UserError, match=r"is finished, .* --set max_steps=16 \(and epochs"):
         _start(run, longer)
     with pytest.raises(UserError, match="has made 6 steps, and max_steps, epochs and questions al"):
         train_here(run, [*longer, "max_steps=5"], resume=True)

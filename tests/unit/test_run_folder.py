@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from groups import estimate, group
+from report_runs import small_run
 from results import result
 from tiny_models import make_settings
 
 from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.run.disk import Disk
+from ttrl.run.resume import refuse_finished, settings_of
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
@@ -349,3 +351,19 @@ def test_a_summary_is_strict_json(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.write_summary({"before": {"pass@1": math.nan}})
     assert not (folder.path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ([], "--set epochs=14"),  # the recipe has 7
+        (["max_steps=3"], r"--set max_steps=13 \(and epochs, where those end it first\)"),
+    ],
+)
+def test_a_finished_run_says_which_setting_has_ended_it(
+    limit: list[str], said: str, tmp_path: Path
+) -> None:
+    run = RunFolder(small_run(tmp_path / "run", *limit).path)
+    settings = settings_of(run.path / "config.toml")
+    with pytest.raises(UserError, match=f"raise where it ends: {said}$"):
+        refuse_finished(run, settings)
