@@ -163,7 +163,7 @@ def test_a_run_in_the_place_of_a_recipe(
     code, _, err = call(capsys, monkeypatch, "train", "--resume", run, "--run-dir", "elsewhere")
     assert code == 2 and "these are two folders" in err
     code, _, err = call(capsys, monkeypatch, "train", "--resume", run)
-    assert code == 2 and f"the run in {run} is finished" in err and "--set max_steps=13" in err
+    assert code == 2 and f"the run in {run} is finished" in err and "--set epochs=14" in err
     code, out, _ = call(
         capsys, monkeypatch, "train", "--resume", run, "--set", "seed=7", "--dry-run"
     )
