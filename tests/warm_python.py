@@ -1,12 +1,12 @@
 """Python processes that begin with torch and the like imported: forks of one that did it once.
 
 Importing takes 7 to 14 s of a core, taking it all down half of one, and the tests start hundreds of
-processes. `install` makes
-``subprocess.Popen`` fork ``python -m MODULE`` and ``python SCRIPT`` instead of starting them, for
-the modules and folders listed below, in this process and in those that it starts so. In all else
-they are what was asked for: children of whoever started them, with the arguments, environment,
-folder, descriptors and session that were given, and ttrl imported from where they find it. One
-that ends well, and is no rank, leaves the taking down of its interpreter to the kernel.
+processes. `install` makes ``subprocess.Popen`` fork ``python -m MODULE`` and ``python SCRIPT``
+instead of starting them, for the modules and folders listed below, in this process and in those
+that it starts so. In all else they are what was asked for: children of whoever started them, with
+the arguments, environment, folder, descriptors and session that were given, and ttrl imported from
+where they find it. One that ends well, and is no rank, leaves the taking down of its interpreter to
+the kernel.
 
 What is not forked, and so starts as it does for a user: ``python -c``, whatever a shell starts, and
 everything in tests that use the fixture ``cold_starts``.

@@ -5,10 +5,10 @@
 
 Needs `pip install trl==1.16.0`. Same model, questions, samples, updates and learning rate
 (``work.py``), and threads that sleep while they wait; a fresh process each, in turns, another seed
-in every round; nothing else should run. Accuracy is that of the
-models which come out, on the held-out questions. verl and OpenRLHF have no trainer that runs
-without a GPU. ``--check`` fails where we are more than 10 % slower, as a ratio to TRL in the same
-run, than ``bench/results/end_to_end.json`` says.
+in every round; nothing else should run. Accuracy is that of the models which come out, on the
+held-out questions. verl and OpenRLHF have no trainer that runs without a GPU. ``--check`` fails
+where we are more than 10 % slower, as a ratio to TRL in the same run, than
+``bench/results/end_to_end.json`` says.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ HERE = Path(__file__).parent
 RESULTS = ROOT / "bench" / "results" / "end_to_end.json"
 TRAINERS = {"ttrl": "ours.py", "TRL": "trl_grpo.py"}
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment of both: threads that wait for each other sleep, as ttrl has it by itself."""
 SLOWER = 1.1
 """Times the recorded ratio, beyond which --check fails."""
 

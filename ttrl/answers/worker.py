@@ -350,7 +350,7 @@ def main(memory_mb: int, deadline_s: float) -> None:
     replies = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # whatever a library prints is no reply
-    _warm_up()  # what Python compiles of sympy meanwhile is kept: it takes three times the start
+    _warm_up()  # what Python compiles meanwhile is kept, or a start takes three times as long
     sys.dont_write_bytecode = True
     os.dup2(nowhere, 2)
     _limit(memory_mb)
@@ -386,9 +386,8 @@ def _warm_up() -> None:
 
 
 def _limit(memory_mb: int) -> None:
-    memory = memory_mb * 2**20
     for what, limit in (
-        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_AS, memory_mb * 2**20),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NPROC, 0),

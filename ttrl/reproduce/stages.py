@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ttrl.report.display import duration
 from ttrl.report.run_record import is_run, read_run
 from ttrl.reproduce.experiment import Arm, DataSet, Experiment, When
+from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
@@ -56,7 +57,7 @@ class Stage:
         run = self.result.parent
         if is_run(run) and read_run(run).state == "running":
             raise UserError(f"{run}: another process is training in it; wait for its end")
-        if any((run / "checkpoints").glob("step_*")):
+        if RunFolder(run).can_go_on():
             return (*self.arguments, "--run-dir", str(run), "--resume")
         if is_run(run):
             shutil.rmtree(run)
