@@ -102,7 +102,7 @@ def test_updates_are_those_of_the_twin(case: str, model: PreTrainedModel) -> Non
         # AdamW makes a step of what is mostly rounding, too.
         mean = policy.optimizer.state[p]["exp_avg"].abs()
         assert error[mean > 1e-3 * mean.max()].max() < 0.05 * RATE, name
-        assert error.max() < RATE, name
+        assert error.max() <= 2 * policy.steps_taken * RATE, name
 
 
 # ---------------------------------------------------------------------------------------------
