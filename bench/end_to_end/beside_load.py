@@ -1,7 +1,7 @@
 """Seconds per step alone and beside other work, by threads and how they wait for each other.
 
-    .venv/bin/python bench/end_to_end/beside_load.py                    three rounds, 10 minutes
-    .venv/bin/python bench/end_to_end/beside_load.py --beside f0a9d66   … an earlier commit, too
+    .venv/bin/python bench/end_to_end/beside_load.py                    three rounds, 8 minutes
+    .venv/bin/python bench/end_to_end/beside_load.py --beside f0a9d66   … with an earlier commit
 
 The other work is a busy loop for each core. The default command has one thread, as its recipe says,
 or two. Two spin for a short while and then sleep, as ttrl has it, or spin on, as libgomp does where

@@ -170,15 +170,38 @@ def sharded() -> Rows:
 
 def end_to_end() -> Rows:
     form = "{median:.2f} ({min:.2f}-{max:.2f})".format_map
+    score = "{median:.1f} ({min:.1f}-{max:.1f})".format_map
     parts = ("step_s", "rollout_s", "update_s")
     return [
         [
             name,
             *(form(found[part]) if part in found else "" for part in parts),
-            f"{found['pass@1']['median']:.1f}",
+            score(found["pass@1"]),
             str(found["peak_mib"]),
         ]
         for name, found in read("end_to_end")["summary"].items()
+    ]
+
+
+def beside_load() -> Rows:
+    return [
+        [name, *(steps(runs) for runs in by_load.values())]
+        for name, by_load in read("beside_load")["runs"].items()
+    ]
+
+
+def steps(runs: Sequence[Any]) -> str:
+    found = [run["step_s"] for run in runs]
+    return f"{median(found):.2f} ({min(found):.2f}-{max(found):.2f})"
+
+
+def profile() -> Rows:
+    now, then = (
+        read("profile")["trees"][name]["by kind, per step"] for name in ("this", "f0a9d66")
+    )
+    return [
+        [kind, *(f"{found[kind][what]:.0f}" for found in (now, then) for what in ("calls", "ms"))]
+        for kind in sorted(now, key=lambda kind: -now[kind]["ms"])
     ]
 
 
@@ -225,6 +248,8 @@ TABLES: list[tuple[str, tuple[str, ...], Callable[[], Rows]]] = [
         shared_rows,
     ),
     ("bench/README.md", ("ranks", "load", "update", "push", "export"), sharded),
+    ("bench/README.md", ("operations", "calls", "ms", "calls then", "ms then"), profile),
+    ("bench/README.md", ("threads", "alone", "beside busy loops"), beside_load),
 ]
 """Page, head of the table, what makes its rows."""
 
@@ -270,8 +295,34 @@ def sentences() -> list[tuple[str, str]]:
         for name in ("ttrl_kernels", "plain PyTorch")
         for case in read("kernels_criterion_again")["runs"]
     ]
-    page = read("report_page")
+    page, ratio = read("report_page"), read("end_to_end")["times TRL"]
+    beside = read("tiny_seeds_default")["beside"]
+    faster = {
+        phase: "{median:.1f} times ({min:.1f}-{max:.1f})".format_map(found)
+        for phase, found in beside["times as fast"].items()
+    }
+    longer = [
+        median(r["step_s"] for r in by_load["beside busy loops"])
+        / median(r["step_s"] for r in by_load["alone"])
+        for by_load in map(read("beside_load")["runs"].get, ("one thread", "two"))
+    ]
+    training = faster["training_s"].replace("times", "times as fast as it was then")
+    held = [100 * beside["held out pass@1"][name] for name in ("this", "f0a9d66")]
     return [
+        (
+            "docs/experiments.md",
+            f"is {training}, the whole command {faster['command_s']}. It ends as well: held-out "
+            f"pass@1 {held[0]:.1f} now, {held[1]:.1f} then.",
+        ),
+        (
+            "bench/README.md",
+            f"it takes {longer[0]:.1f} times. Two have half of each core, which would make 2 "
+            f"times; they take {longer[1]:.1f} times.",
+        ),
+        (
+            "bench/README.md",
+            "TRL's step takes {median:.1f} times as long ({min:.1f}-{max:.1f}).".format_map(ratio),
+        ),
         (
             "README.md",
             f"pass@1 rises by {int(min(gains(DEFAULT)))} points or more, on held-out questions by "
