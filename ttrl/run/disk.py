@@ -32,6 +32,18 @@ class Disk:
         except SafetensorError as error:  # what a full disk becomes
             raise OSError(f"cannot write {path}: {error}") from error
 
+    def append(self, path: Path, content: bytes) -> None:
+        """Add to a file, on disk when this returns: all of it, or after an error nothing."""
+        with path.open("ab") as file:
+            begin = file.tell()
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:  # a full disk
+                os.truncate(path, begin)
+                raise
+
     def sync(self, path: Path) -> None:
         """Have a file's content, or a folder's list of files, survive a power cut."""
         descriptor = os.open(path, os.O_RDONLY)
