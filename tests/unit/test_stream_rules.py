@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from tiny_tokenizer import tiny_tokenizer
+
+from ttrl.data.sources import make_source
+from ttrl.learner.optimizer import steady_rate
+from ttrl.run.preflight import refuse_impossible
+from ttrl.settings import OptimizerSettings, StreamSettings
 from ttrl.settings.recipe import load_settings
+from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
 
 PER_QUESTION = (
@@ -66,6 +74,25 @@ PER_QUESTION = (
 def test_what_is_refused(overrides: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         load_settings("tiny-stream", overrides=overrides)
+
+
+def test_where_all_questions_must_be_there() -> None:
+    settings = load_settings("tiny-stream")
+    with pytest.raises(UserError, match=r'data.source = "stream" is for ttrl train: here all'):
+        make_source(settings, tiny_tokenizer())
+    measured = load_settings("tiny-stream", data="hub:a/b")  # as by ttrl eval
+    assert (measured.data.source, measured.stream) == ("list", StreamSettings())
+
+
+def test_answers_of_another_run_are_to_other_questions(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--replay: data.source = \"stream\" asks what arrives"):
+        refuse_impossible(load_settings("tiny-stream"), tmp_path, Ranks())
+
+
+def test_a_rate_that_stays_by_hand() -> None:
+    own = OptimizerSettings(learning_rate=8.0)
+    assert [steady_rate(step, 4, own) for step in (1, 2, 3, 4, 5, 99)] == [2, 4, 6, 8, 8, 8]
+    assert [steady_rate(step, 0, own) for step in (1, 2)] == [8, 8]
 
 
 @pytest.mark.parametrize(

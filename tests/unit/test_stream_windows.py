@@ -351,5 +351,9 @@ def test_windows_know_their_neighbours(tmp_path: Path) -> None:
     assert windows.close(1, "end") == range(4, 5)
     again = Windows(tmp_path)
     again.open()
-    assert (again.find(1), again.find(2), again.find(3)) == (range(1, 4), range(4, 5), None)
+    assert [again.find(i, 4) for i in (1, 2, 3)] == [range(1, 4), range(4, 5), None]
     assert again.last == 4
+    with pytest.raises(UserError, match=r"has 2 windows of 4 questions, expected those before win"):
+        again.find(4, 9)
+    with pytest.raises(UserError, match=r"before window 3, of 3 questions or fewer: put back what"):
+        again.find(3, 3)  # the inbox has lost some

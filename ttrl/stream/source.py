@@ -18,6 +18,7 @@ from ttrl.report.display import Display
 from ttrl.settings import Settings
 from ttrl.stream.answers import answer_record
 from ttrl.stream.inbox import Read
+from ttrl.stream.inputs import refuse_no_input
 from ttrl.stream.stream import Stream
 from ttrl.system.ranks import Ranks
 from ttrl.types import AnswerKey, CompletionGroup, Question, UserError, Vote
@@ -30,7 +31,7 @@ GUARDED = 8
 SAID_AFTER_S = 2.0
 """Seconds of waiting after which it is said."""
 
-Check = Callable[[Question], None]
+Check = Callable[[Question], object]
 """Function that raises a `UserError` for a question that cannot be asked."""
 
 
@@ -47,7 +48,12 @@ class StreamSource:
     def __init__(
         self, settings: Settings, tokenizer: PreTrainedTokenizerBase, ranks: Ranks
     ) -> None:
-        """Make a source that nothing has come from; `running` opens it."""
+        """Make a source that nothing has come from; `running` opens it.
+
+        Raises:
+            UserError: if ``data.train`` names nothing that a stream can be read from.
+        """
+        ranks.on_rank_zero(lambda: refuse_no_input(settings.data.train))
         self.settings, self.ranks = settings, ranks
         self.checks: list[Check] = []
         """What a row must pass to be accepted."""

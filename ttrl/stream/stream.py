@@ -43,10 +43,8 @@ class Stream:
         path = folder / FOLDER
         path.mkdir(exist_ok=True)
         self._inbox, self._windows = Inbox(path, read()), Windows(path)
-        self.answers, self.adapted = (
-            Answers(path / "answers.jsonl"),
-            Answers(path / "adapted.jsonl"),
-        )
+        self.answers = Answers(path / "answers.jsonl")
+        self.adapted = Answers(path / "adapted.jsonl")
         for part in (self._inbox, self._windows, self.answers, self.adapted):
             part.open()
         self._changed = threading.Condition()
@@ -73,7 +71,7 @@ class Stream:
         Raises:
             UserError: if the input cannot be read any more.
         """
-        found = self._windows.find(number)
+        found = self._windows.find(number, self._inbox.count)
         while found is None:
             with self._changed:
                 closed = self._closed()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ttrl.stream.appended import AppendedFile, json_line
+from ttrl.types import UserError
 
 Why = Literal["full", "patience", "end"]
 """full: so many as a step takes. patience: the first has waited long enough. end: no more came."""
@@ -32,9 +33,19 @@ class Windows:
         """The last question that is in a window; 0 if none is."""
         return self._ends[-1]
 
-    def find(self, number: int) -> range | None:
-        """Return the numbers of a window's questions; None if it has not been closed yet."""
-        if number >= len(self._ends):
+    def find(self, number: int, accepted: int) -> range | None:
+        """Return the numbers of a window's questions; None if it is the next to be closed.
+
+        Raises:
+            UserError: if windows before it are missing.
+        """
+        if number > len(self._ends) or self.last > accepted:
+            raise UserError(
+                f"{self._file.path} has {len(self._ends) - 1} windows of {self.last} questions, "
+                f"expected those before window {number}, of {accepted} questions or fewer: put "
+                "back what is missing in that folder, or start again with another --run-dir"
+            )
+        if number == len(self._ends):
             return None
         return range(self._ends[number - 1] + 1, self._ends[number] + 1)
 
