@@ -150,11 +150,12 @@ CURVES = (
 )
 """Kept step by step; the first is pass@1 of the votes."""
 COLUMNS = {
-    "majority ratio": ("vote/majority_ratio", 100),
-    "label accuracy": ("label/label_accuracy", 100),
-    "entropy (nats)": ("policy/entropy", 1),
+    "majority ratio": ("vote/majority_ratio", 100, 1),
+    "label accuracy": ("label/label_accuracy", 100, 1),
+    "entropy (nats)": ("policy/entropy", 1, 3),
 }
-"""Means over the last pass, and what they are multiplied by."""
+"""Means over the last third of the steps, what they are multiplied by, and their digits."""
+HEAD = ("seeds", "pass@1", "pass@16", *COLUMNS)
 
 
 def main() -> None:
@@ -239,19 +240,41 @@ def run(changes: list[str], seed: int) -> dict[str, Any]:
 
 def table(name: str, runs: dict[str, dict[str, Any]]) -> Table:
     """Make a table of means over seeds, with the lowest and the highest."""
-    out = Table(name, "seeds", "pass@1", "pass@16", *COLUMNS, title="in %, after training")
-    for variant, settings in TABLES[name].items():
-        if results := list(runs.get(key_of(settings), {}).values()):
-            columns = [[100 * r["after"][k] for r in results] for k in ("pass@1", "pass@16")]
-            for metric, factor in COLUMNS.values():
-                columns.append([factor * last_pass(r["curves"][metric]) for r in results])
-            spread = (f"{fmean(c):.3g} ({min(c):.3g}-{max(c):.3g})" for c in columns)
-            out.add_row(variant, str(len(results)), *spread)
+    out = Table(name, *HEAD, title="in %, after training")
+    for row in rows(name, runs):
+        out.add_row(*row)
     return out
 
 
+def rows(name: str, runs: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Return a table's cells, over the seeds that all its variants have; first the variant."""
+    made = {v: runs[key_of(s)] for v, s in TABLES[name].items() if key_of(s) in runs}
+    seeds = sorted(set.intersection(*map(set, made.values()))) if made else []
+    return [
+        [variant, str(len(seeds)), *figures([found[seed] for seed in seeds])]
+        for variant, found in made.items()
+    ]
+
+
+def figures(results: list[dict[str, Any]]) -> list[str]:
+    """Return the cells of some runs, behind their number."""
+    cells = [spread([100 * r["after"][k] for r in results]) for k in ("pass@1", "pass@16")]
+    for metric, factor, digits in COLUMNS.values():
+        curves = [r["curves"][metric] for r in results]
+        # A run whose advantages are all 0 updates nothing, and has no figures of updates.
+        known = all(curves)
+        cells.append(spread([factor * last_pass(c) for c in curves], digits) if known else "none")
+    return cells
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """Write a mean, the lowest and the highest."""
+    mean, least, most = (f"{v:.{digits}f}" for v in (fmean(values), min(values), max(values)))
+    return f"{mean} ({least}-{most})"
+
+
 def last_pass(curve: list[float]) -> float:
-    """Average the last third of a run of three passes."""
+    """Average the last third of a run."""
     return fmean(curve[-(len(curve) // 3 or 1) :])
 
 

@@ -1,10 +1,12 @@
-"""Seconds per step alone and beside other work, with threads that sleep and that spin.
+"""Seconds per step alone and beside other work, by threads and how they wait for each other.
 
-    .venv/bin/python bench/end_to_end/beside_load.py      three rounds, some 10 minutes
+    .venv/bin/python bench/end_to_end/beside_load.py                    three rounds, 8 minutes
+    .venv/bin/python bench/end_to_end/beside_load.py --beside f0a9d66   … with an earlier commit
 
-The other work is a busy loop for each core. Threads that wait for each other sleep
-(``OMP_WAIT_POLICY=PASSIVE``, which ttrl sets), or spin as libgomp does where nobody asks it not to.
-All runs must end with the same weights, to the bit. Nothing else should run.
+The other work is a busy loop for each core. The default command has one thread, as its recipe says,
+or two. Two spin for a short while and then sleep, as ttrl has it, or spin on, as libgomp does where
+nobody asks it not to, or sleep at once. The earlier commit is as its own users got it. Runs of ours
+with as many threads must end with the same weights, to the bit. Nothing else should run.
 """
 
 from __future__ import annotations
@@ -16,52 +18,62 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from compare import HERE, python, spread
 from machine import ROOT, describe
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(ROOT / "scripts"))
+from same_bits import checked_out, run
+
 RESULTS = ROOT / "bench" / "results" / "beside_load.json"
-WAITING = {"sleep": {}, "spin": {"GOMP_SPINCOUNT": "300000"}}
-"""Environments by how threads wait; 300000 is libgomp's own number."""
+WAYS: dict[str, tuple[int, dict[str, str]]] = {
+    "one thread": (1, {}),
+    "two": (2, {}),
+    "two that spin": (2, {"GOMP_SPINCOUNT": "300000"}),
+    "two that sleep": (2, {"OMP_WAIT_POLICY": "PASSIVE"}),
+}
+"""Threads, and the environment that says how they wait; 300000 is libgomp's own number."""
+PHASES = ("time/rollout_s", "time/update_s")
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4, help="of each run; at most 8")
+    parser.add_argument(
+        "--steps", type=int, default=4, help="of each run; the first is not counted"
+    )
+    parser.add_argument(
+        "--beside", metavar="COMMIT", help="an earlier commit's default command, too"
+    )
     options = parser.parse_args()
     console, cores = Console(), os.cpu_count() or 1
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(options.rounds):
-        for waiting, environment in WAITING.items():
-            for loops in (0, cores):
-                with busy(loops):
-                    found = train(options.steps, environment)
-                name = f"{waiting}, {'beside busy loops' if loops else 'alone'}"
-                runs.setdefault(name, []).append(found)
-                console.print(f"{name}: {median(found['step_s']):.2f} s a step")
-    weights = {run["weights"] for found in runs.values() for run in found}
-    step_s = {
-        name: spread([median(run["step_s"]) for run in found]) for name, found in runs.items()
-    }
-    shown = Table(title=f"seconds per step; busy loops: {cores}; weights: {len(weights)} kind")
-    for name in step_s:
-        shown.add_column(name)
-    shown.add_row(*(f"{s['median']} ({s['min']}-{s['max']})" for s in step_s.values()))
-    console.print(shown)
-    record = {"machine": describe(), "busy loops": cores, "step_s": step_s, "runs": runs}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    with ExitStack() as stack:
+        ways = {name: (ROOT, [f"threads={n}"], env) for name, (n, env) in WAYS.items()}
+        if options.beside:
+            tree = stack.enter_context(checked_out(options.beside))
+            ways[options.beside] = (tree, [], {})
+        for _ in range(options.rounds):
+            for name, way in ways.items():
+                for loops in (0, cores):
+                    with busy(loops):
+                        made = train(*way, options.steps)
+                    load = "beside busy loops" if loops else "alone"
+                    found.setdefault(name, {}).setdefault(load, []).append(made)
+                    console.print(f"{name}, {load}: {made['step_s']:.2f} s a step")
+    console.print(table(found))
+    record = {"machine": describe(), "busy loops": cores, "runs": found}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
-    raise SystemExit(len(weights) > 1)
+    raise SystemExit(differing(found))
 
 
 @contextmanager
@@ -76,13 +88,48 @@ def busy(loops: int) -> Iterator[None]:
             process.wait()
 
 
-def train(steps: int, environment: dict[str, str]) -> dict[str, Any]:
-    """Run our trainer in a process of its own, and take the digest of the weights."""
+def train(
+    tree: Path, overrides: list[str], environment: Mapping[str, str], steps: int
+) -> dict[str, Any]:
+    """Return a step's seconds, of the default command of a tree, and the digest of the weights."""
     with tempfile.TemporaryDirectory() as folder:
-        done = python(str(HERE / "ours.py"), folder, str(steps), "0", environment=environment)
-        weights = (Path(folder) / "model" / "model.safetensors").read_bytes()
-    found: dict[str, Any] = json.loads(done.splitlines()[-1])
-    return {"step_s": found["step_s"], "weights": hashlib.sha256(weights).hexdigest()}
+        overrides = [*overrides, f"max_steps={steps}", "evaluation.samples=1", "data.held_out=none"]
+        command = [sys.executable, "-m", "ttrl.cli", "train", "tiny-arithmetic"]
+        command += [f"--set={override}" for override in overrides]
+        run(
+            tree,
+            [
+                "env",
+                *(f"{k}={v}" for k, v in environment.items()),
+                *command,
+                f"--run-dir={folder}/run",
+            ],
+        )
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        weights = (Path(folder) / "run" / "model" / "model.safetensors").read_bytes()
+    counted = [line for line in map(json.loads, lines) if line["step"] > 1]
+    return {
+        "step_s": median(sum(line[phase] for phase in PHASES) for line in counted),
+        "weights": hashlib.sha256(weights).hexdigest(),
+    }
+
+
+def differing(found: dict[str, dict[str, list[dict[str, Any]]]]) -> bool:
+    """Say whether runs with as many threads have ended with other weights."""
+    kinds: dict[int, set[str]] = {}
+    for name, (threads, _) in WAYS.items():
+        runs = [run for by_load in found[name].values() for run in by_load]
+        kinds.setdefault(threads, set()).update(run["weights"] for run in runs)
+    return any(len(weights) > 1 for weights in kinds.values())
+
+
+def table(found: dict[str, dict[str, list[dict[str, Any]]]]) -> Table:
+    """Lay out medians and ranges."""
+    shown = Table("threads", "alone", "beside busy loops", title="seconds per step")
+    for name, by_load in found.items():
+        seconds = [[run["step_s"] for run in runs] for runs in by_load.values()]
+        shown.add_row(name, *(f"{median(s):.2f} ({min(s):.2f}-{max(s):.2f})" for s in seconds))
+    return shown
 
 
 if __name__ == "__main__":

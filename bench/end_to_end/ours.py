@@ -1,6 +1,6 @@
 """Our trainer doing the work; prints seconds per step as JSON.
 
-python bench/end_to_end/ours.py FOLDER STEPS SEED
+python bench/end_to_end/ours.py FOLDER STEPS SEED [SETTING=VALUE ...]
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import ttrl
 
 def main() -> None:
     """Train, and leave the model in FOLDER/model."""
-    folder, steps, seed = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    folder, steps, seed = Path(sys.argv[1]), *map(int, sys.argv[2:4])
     ends: list[float] = []
     run = ttrl.train(
-        settings_of(folder, steps, seed),
+        settings_of(folder, steps, seed, sys.argv[4:]),
         run_dir=folder / "run",
         callbacks=[lambda step: ends.append(time.perf_counter())],
         console=Console(quiet=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ttrl.data.questions import load_questions
@@ -19,7 +20,7 @@ VOTES = 32
 """Answers to each, all of them trained on, in one update."""
 
 
-def settings_of(folder: Path, steps: int, seed: int) -> Settings:
+def settings_of(folder: Path, steps: int, seed: int, overrides: Sequence[str] = ()) -> Settings:
     """The embedded task's questions of so many steps, without answers, at one learning rate."""
     path = folder / "questions.jsonl"
     chosen = questions()[: steps * QUESTIONS]
@@ -41,6 +42,7 @@ def settings_of(folder: Path, steps: int, seed: int) -> Settings:
             "optimizer.warmup_share=0",
             "optimizer.final_lr_share=1",
             "report.every_s=0",
+            *overrides,
         ],
     )
 

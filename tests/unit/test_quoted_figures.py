@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -43,32 +43,11 @@ def change(run: Any, score: str) -> str:
     return f"{100 * run['before'][score]:.1f} → {100 * run['after'][score]:.1f}"
 
 
-def spread(values: Iterable[float]) -> str:
-    found = list(values)
-    return f"{fmean(found):.1f} ({min(found):.1f}-{max(found):.1f})"
-
-
 def whole(values: Sequence[float]) -> str:
     return f"{min(values):.0f}\u2013{max(values):.0f}"
 
 
-def last_pass(curve: Sequence[float]) -> float:
-    """In %: of three passes over the questions."""
-    return 100 * fmean(curve[-(len(curve) // 3) :])
-
-
 DEFAULT, COLLAPSE = (read(f"tiny_seeds_{name}")["seeds"] for name in ("default", "collapse"))
-ALGORITHMS = {
-    "GRPO": "the recipe",
-    "PPO": "algorithm=ppo critic.learning_rate=1e-3",
-    "PRIME": "algorithm=prime prime.learning_rate=1e-3",
-}
-
-
-def algorithm(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = read("algorithms")["runs"][ALGORITHMS[name]]
-    assert len(found) == 5
-    return found
 
 
 def gains(runs: dict[str, Any]) -> list[float]:
@@ -138,30 +117,6 @@ def healthy_and_not() -> Rows:
     ]
 
 
-def algorithms() -> Rows:
-    return [
-        [
-            name,
-            *(spread(100 * r["after"][k] for r in runs) for k in ("pass@1", "pass@16")),
-            spread(last_pass(r["curves"]["label/label_accuracy"]) for r in runs),
-        ]
-        for name in ALGORITHMS
-        if (runs := list(algorithm(name).values()))
-    ]
-
-
-def estimators() -> Rows:
-    names = ("majority ratio", "label accuracy")
-    return [
-        [
-            name,
-            *(spread(100 * r["after"][k] for r in runs.values()) for k in ("pass@1", "pass@16")),
-            *(spread(100 * r[k] for r in runs.values()) for k in names),
-        ]
-        for name, runs in read("estimators")["runs"].items()
-    ]
-
-
 def agreement() -> Rows:
     found = read("agreement")
     own, vllm = (found[engine]["agreement"] for engine in ("transformers", "vllm"))
@@ -215,15 +170,38 @@ def sharded() -> Rows:
 
 def end_to_end() -> Rows:
     form = "{median:.2f} ({min:.2f}-{max:.2f})".format_map
+    score = "{median:.1f} ({min:.1f}-{max:.1f})".format_map
     parts = ("step_s", "rollout_s", "update_s")
     return [
         [
             name,
             *(form(found[part]) if part in found else "" for part in parts),
-            f"{found['pass@1']['median']:.1f}",
+            score(found["pass@1"]),
             str(found["peak_mib"]),
         ]
         for name, found in read("end_to_end")["summary"].items()
+    ]
+
+
+def beside_load() -> Rows:
+    return [
+        [name, *(steps(runs) for runs in by_load.values())]
+        for name, by_load in read("beside_load")["runs"].items()
+    ]
+
+
+def steps(runs: Sequence[Any]) -> str:
+    found = [run["step_s"] for run in runs]
+    return f"{median(found):.2f} ({min(found):.2f}-{max(found):.2f})"
+
+
+def profile() -> Rows:
+    now, then = (
+        read("profile")["trees"][name]["by kind, per step"] for name in ("this", "f0a9d66")
+    )
+    return [
+        [kind, *(f"{found[kind][what]:.0f}" for found in (now, then) for what in ("calls", "ms"))]
+        for kind in sorted(now, key=lambda kind: -now[kind]["ms"])
     ]
 
 
@@ -244,16 +222,6 @@ TABLES: list[tuple[str, tuple[str, ...], Callable[[], Rows]]] = [
     ("docs/experiments.md", (*COLLAPSE_HEAD, "held out maj@16", "seconds"), seeds),
     ("docs/experiments.md", COLLAPSE_HEAD, collapse),
     ("docs/experiments.md", ("step", "1", "4", "8", "16", "32", "56"), collapsing),
-    (
-        "docs/experiments.md",
-        ("algorithm", "pass@1", "pass@16", "label accuracy, last pass"),
-        algorithms,
-    ),
-    (
-        "docs/experiments.md",
-        ("estimator", "pass@1", "pass@16", "majority ratio", "label accuracy"),
-        estimators,
-    ),
     ("docs/metrics.md", ("", "step 1", "8", "16", "32", "56"), healthy_and_not),
     ("docs/models.md", ("engine", "temperature", "embedded", "vLLM"), agreement),
     (
@@ -280,6 +248,8 @@ TABLES: list[tuple[str, tuple[str, ...], Callable[[], Rows]]] = [
         shared_rows,
     ),
     ("bench/README.md", ("ranks", "load", "update", "push", "export"), sharded),
+    ("bench/README.md", ("operations", "calls", "ms", "calls then", "ms then"), profile),
+    ("bench/README.md", ("threads", "alone", "beside busy loops"), beside_load),
 ]
 """Page, head of the table, what makes its rows."""
 
@@ -315,29 +285,44 @@ def test_the_kernels_tables_are_those_of_their_json(monkeypatch: pytest.MonkeyPa
 def sentences() -> list[tuple[str, str]]:
     """(page, what it says)."""
     held_out = {seed: run["held_out"] for seed, run in DEFAULT.items()}
-    grpo, ppo, prime = (
-        fmean(100 * run["after"]["pass@1"] for run in algorithm(name).values())
-        for name in ALGORITHMS
-    )
     second = {
         name: [100 * fmean(run["curve"]["vote/flip_rate"][:8]) for run in runs.values()]
         for name, runs in (("collapse", COLLAPSE), ("default", DEFAULT))
     }
     ends = [run["curve"]["vote/majority_ratio"][-1] for run in COLLAPSE.values()]
-    before = fmean(100 * run["before"]["pass@1"] for run in algorithm("GRPO").values())
-    entropy = [run["curves"]["policy/entropy"][0] for run in algorithm("GRPO").values()]
-    others = read("estimators")["runs"]
-    ends_at = {
-        name: fmean(100 * run["after"]["pass@1"] for run in runs.values())
-        for name, runs in others.items()
-    }
     again = [
         case["rows"][name]["ratio"]
         for name in ("ttrl_kernels", "plain PyTorch")
         for case in read("kernels_criterion_again")["runs"]
     ]
-    page = read("report_page")
+    page, ratio = read("report_page"), read("end_to_end")["times TRL"]
+    beside = read("tiny_seeds_default")["beside"]
+    faster = {
+        phase: "{median:.1f} times ({min:.1f}-{max:.1f})".format_map(found)
+        for phase, found in beside["times as fast"].items()
+    }
+    longer = [
+        median(r["step_s"] for r in by_load["beside busy loops"])
+        / median(r["step_s"] for r in by_load["alone"])
+        for by_load in map(read("beside_load")["runs"].get, ("one thread", "two"))
+    ]
+    training = faster["training_s"].replace("times", "times as fast as it was then")
+    held = [100 * beside["held out pass@1"][name] for name in ("this", "f0a9d66")]
     return [
+        (
+            "docs/experiments.md",
+            f"is {training}, the whole command {faster['command_s']}. It ends as well: held-out "
+            f"pass@1 {held[0]:.1f} now, {held[1]:.1f} then.",
+        ),
+        (
+            "bench/README.md",
+            f"it takes {longer[0]:.1f} times. Two have half of each core, which would make 2 "
+            f"times; they take {longer[1]:.1f} times.",
+        ),
+        (
+            "bench/README.md",
+            "TRL's step takes {median:.1f} times as long ({min:.1f}-{max:.1f}).".format_map(ratio),
+        ),
         (
             "README.md",
             f"pass@1 rises by {int(min(gains(DEFAULT)))} points or more, on held-out questions by "
@@ -348,25 +333,6 @@ def sentences() -> list[tuple[str, str]]:
             "docs/experiments.md",
             f"{whole(second['collapse'])} % of the labels changed in these runs, and "
             f"{whole(second['default'])} % in those of the default",
-        ),
-        ("docs/experiments.md", f"Before training, pass@1 is {before:.1f}."),
-        (
-            "docs/experiments.md",
-            f"PRIME ends {grpo - prime:.1f} points below GRPO and {ppo - prime:.1f} below PPO",
-        ),
-        ("docs/experiments.md", f"Entropy falls alike, from {fmean(entropy):.3f} to about 0.04"),
-        (
-            "docs/experiments.md",
-            "Before training, pass@1 is "
-            f"{fmean(100 * r['before']['pass@1'] for r in others['majority'].values()):.1f}. M",
-        ),
-        (
-            "docs/experiments.md",
-            f"({ends_at['majority']:.1f} and {ends_at['ground truth']:.1f}; the seeds differ",
-        ),
-        (
-            "docs/experiments.md",
-            f"the majority ends at {ends_at['high rate: majority']:.1f} %. The guard",
         ),
         (
             "bench/README.md",
@@ -387,14 +353,3 @@ def test_a_sentence_has_the_figures_of_its_json(number: int) -> None:
     page, said = sentences()[number]
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     assert said in text
-
-
-def test_what_the_table_says_of_the_algorithms_in_words() -> None:
-    """GRPO and PPO differ by less than half a point; PRIME is below GRPO on every seed."""
-    by_seed = {
-        name: {seed: run["after"]["pass@1"] for seed, run in algorithm(name).items()}
-        for name in ALGORITHMS
-    }
-    grpo, ppo, prime = by_seed.values()
-    assert abs(fmean(grpo.values()) - fmean(ppo.values())) < 0.005
-    assert all(prime[seed] < grpo[seed] for seed in grpo)

@@ -141,9 +141,20 @@ def wandb_records(file: bytes) -> Iterator[Any]:
         length, kind = int.from_bytes(file[at + 4 : at + 6], "little"), file[at + 6]
         message += file[at + 7 : at + 7 + length]
         at += 7 + length
+        if at > len(file):  # it is being written
+            return
         if kind in (1, 4):
             yield Record.FromString(message)
             message = b""
+
+
+def whole_record(path: Path) -> list[Any]:
+    """Wait for the last message of a log: W&B's process may still be writing when a run is over."""
+    deadline = time.monotonic() + 60
+    while not (found := list(wandb_records(path.read_bytes()))) or not found[-1].HasField("exit"):
+        assert time.monotonic() < deadline, f"{len(found)} messages, and no end"
+        time.sleep(0.05)
+    return found
 
 
 @pytest.mark.usefixtures("own_wandb")
@@ -155,7 +166,7 @@ def test_wandb_offline(run: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPat
     assert first.name == second.name  # the same run
     values: list[tuple[int, float]] = []
     for path in (first, second):
-        for record in wandb_records(path.read_bytes()):
+        for record in whole_record(path):
             items = {i.key or "/".join(i.nested_key): i.value_json for i in record.history.item}
             if "eval/train/pass@1" in items:
                 values.append((int(items["_step"]), float(items["eval/train/pass@1"])))
