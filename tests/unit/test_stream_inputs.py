@@ -185,6 +185,34 @@ def test_a_folder_is_gone_on_with_in_the_file_that_was_left(tmp_path: Path) -> N
     assert [x for _ in range(6) for x in texts(source.read(0))] == ["aa"]
 
 
+def test_a_file_of_a_folder_may_be_removed_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been begun is read to its end; what is gone before it is opened is skipped."""
+    long = b"x" * 70_000
+    for name, content in (("a", b"a1\n"), ("b", b"b1\n" + long + b"\nb3"), ("c", b""), ("d", b"d")):
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+    source = Folder(tmp_path)
+    assert texts(source.read(0)) == ["a1"]
+    (tmp_path / "a.jsonl").unlink()
+    assert texts(source.read(0)) == ["b1"]
+    (tmp_path / "b.jsonl").unlink()
+    (tmp_path / "b.jsonl").write_bytes(b"another of that name\n")
+    assert texts(source.read(0)) == [long.decode()]
+    names = source._names
+    vanished = iter([["c.jsonl", "gone.jsonl"], ["b0.jsonl", "d.jsonl"]])
+    monkeypatch.setattr(source, "_names", lambda: next(vanished, names()))
+    assert texts(source.read(0)) == ["b3"]
+    assert [x for _ in range(4) for x in texts(source.read(0))] == ["d"]
+
+
+def test_a_folder_s_files_are_named_in_any_case_of_letters(tmp_path: Path) -> None:
+    for name in ("A.JSONL", "b.Jsonl", "c.jsonl"):
+        (tmp_path / name).write_bytes(name.encode())
+    source = Folder(tmp_path)
+    assert [x for _ in range(6) for x in texts(source.read(0))] == ["A.JSONL", "b.Jsonl", "c.jsonl"]
+
+
 # ---------------------------------------------------------------------------------------------
 # A pipe
 

@@ -32,7 +32,7 @@ class Feeder:
             inbox: where its lines go.
             has_room: says whether another question may be accepted.
             changed: notified when a line was taken, and at the end; whoever makes room notifies it.
-            idle_s: seconds without a line after which the input has ended; None: it has not.
+            idle_s: seconds without anything new after which the input has ended; None: it has not.
         """
         self._source, self._inbox, self._has_room = source, inbox, has_room
         self._changed, self._idle_s = changed, idle_s
@@ -64,13 +64,13 @@ class Feeder:
             self._changed.notify_all()
 
     def _feed(self) -> None:
-        heard = time.monotonic()
+        heard, seen = time.monotonic(), self._source.seen
         while self._room():
             lines = self._source.read(POLL_S)
-            if lines:
-                if self._take(lines):
-                    return
-                heard = time.monotonic()
+            if lines and self._take(lines):
+                return
+            if lines or self._source.seen > seen:  # half a line, too: its writer is at work
+                heard, seen = time.monotonic(), self._source.seen
             elif lines is None or self._is_long_ago(heard):
                 self._take(self._source.rest())
                 return

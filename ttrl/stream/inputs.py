@@ -7,7 +7,7 @@ import select
 import stat
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,11 @@ STDIN = "-"
 
 class Input(Protocol):
     """Something that lines come from; it is read by one thread."""
+
+    @property
+    def seen(self) -> int:
+        """A number that grows whenever something new was seen: bytes, and whole files."""
+        ...
 
     def read(self, wait_s: float) -> list[Line] | None:
         """Return lines that have come, after so many seconds at most; None: no more will come.
@@ -44,6 +49,11 @@ class Pipe:
         self.descriptor = descriptor
         self._cutter = LineCutter(name)
 
+    @property
+    def seen(self) -> int:
+        """How many bytes have been read."""
+        return self._cutter.read
+
     def read(self, wait_s: float) -> list[Line] | None:
         """Return what has come; see `Input.read`."""
         ready, _, _ = select.select([self.descriptor], [], [], wait_s)
@@ -60,13 +70,21 @@ class Pipe:
 class GrowingFile:
     """A file to whose end others write; a line is read when it has its end."""
 
-    def __init__(self, path: Path, last: Place | None = None) -> None:
+    def __init__(
+        self, path: Path, last: Place | None = None, *, may_be_removed: bool = False
+    ) -> None:
         """Go on behind the ``last`` line that was read of it; None: nothing was.
+
+        Args:
+            path: the file.
+            last: the last line that was read of it.
+            may_be_removed: whether it is whole, so that all of it can be read though its name
+                is gone meanwhile.
 
         Raises:
             UserError: if that line is no longer there.
         """
-        self.path, self._last = path, last
+        self.path, self._last, self._may_be_removed = path, last, may_be_removed
         self._cutter = LineCutter(path.name, *((last.line, last.end) if last else ()))
         self._file = path.open("rb")
         self._refuse_other()
@@ -83,7 +101,7 @@ class GrowingFile:
         return lines
 
     @property
-    def at(self) -> int:
+    def seen(self) -> int:
         """How many bytes have been read."""
         return self._cutter.read
 
@@ -95,7 +113,7 @@ class GrowingFile:
         """Raise a UserError if the file is another one, or has lost what was read of it."""
         opened = os.fstat(self._file.fileno())
         try:
-            here = self.path.stat()
+            here = opened if self._may_be_removed else self.path.stat()
         except FileNotFoundError:
             self._refuse("is not there any more")
         if (here.st_dev, here.st_ino) != (opened.st_dev, opened.st_ino):
@@ -122,38 +140,56 @@ class Folder:
             UserError: if that line's file has another line there.
         """
         self.path, self._done = path, set(done)
+        self._seen = 0  # of files that have been read to their ends
         self._file: GrowingFile | None = None
-        if last is not None and (path / last.file).is_file():  # else there is nothing left of it
-            self._file = GrowingFile(path / last.file, last)
-        elif last is not None:
-            self._done.add(last.file)
+        if last is not None:
+            self._file = self._opened(last.file, last)
+            if self._file is None:  # there is nothing left of it
+                self._done.add(last.file)
+
+    @property
+    def seen(self) -> int:
+        """How many bytes and files have been read."""
+        return self._seen + (0 if self._file is None else self._file.seen)
 
     def read(self, wait_s: float) -> list[Line] | None:
-        """Return what the present file has, or begin the next; see `Input.read`."""
-        if self._file is None and (name := self._next()) is not None:
-            self._file = GrowingFile(self.path / name)
-        if self._file is None:
-            time.sleep(wait_s)
-            return []
-        file, before = self._file, self._file.at
-        lines = file.read(0) or []
-        if file.at == before:  # to its end
+        """Return what the present file has, or the next that has something; see `Input.read`."""
+        while (file := self._file or self._next()) is not None:
+            self._file, before = file, file.seen
+            lines = file.read(0) or []
+            if file.seen > before:
+                return lines
             self._done.add(file.path.name)
-            lines, self._file = file.rest(), None
-        return lines
+            self._seen, self._file = self._seen + file.seen + 1, None
+            if rest := file.rest():
+                return rest
+        time.sleep(wait_s)
+        return []
 
     def rest(self) -> list[Line]:
         """Return nothing: a file that is there is whole."""
         return []
 
-    def _next(self) -> str | None:
-        names = sorted(
-            entry.name
-            for entry in os.scandir(self.path)
-            if entry.name.endswith(".jsonl") and not entry.name.startswith(".")
-            if entry.name not in self._done and entry.is_file()
-        )
-        return names[0] if names else None
+    def _next(self) -> GrowingFile | None:
+        """Open the next file; None: there is none."""
+        while (name := min(self._names(), default=None)) is not None:
+            if (file := self._opened(name)) is not None:
+                return file
+        return None
+
+    def _names(self) -> Iterator[str]:
+        """Yield the names of files that have not been read."""
+        for entry in os.scandir(self.path):
+            is_ours = entry.name.lower().endswith(".jsonl") and not entry.name.startswith(".")
+            if is_ours and entry.name not in self._done and entry.is_file():
+                yield entry.name
+
+    def _opened(self, name: str, last: Place | None = None) -> GrowingFile | None:
+        """Open a file; None: it is gone, even if it was there just now."""
+        try:
+            return GrowingFile(self.path / name, last, may_be_removed=True)
+        except FileNotFoundError:
+            return None
 
 
 def holds(descriptor: int, place: Place) -> bool:
