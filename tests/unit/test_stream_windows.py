@@ -90,6 +90,7 @@ def test_windows_are_full_but_for_the_last(growing: Path, tmp_path: Path) -> Non
         for step in (1, 2, 3):
             assert stream.wait_for(step, QUIET)
             asked[step] = ids(stream, step)
+            answer(stream, step)
         assert not stream.wait_for(4, QUIET)
     assert asked == {1: ["q1", "q2", "q3"], 2: ["q4", "q5", "q6"], 3: ["q7"]}
     assert kept(tmp_path, "windows") == [
@@ -111,6 +112,7 @@ def test_a_window_that_was_closed_stays_what_it_is(growing: Path, tmp_path: Path
     again = source(settings(growing))
     with again.running(tmp_path):
         assert again.wait_for(1, QUIET) and ids(again, 1) == ids(stream, 1)
+        answer(again, 1)
         assert again.wait_for(2, QUIET)
         assert ids(again, 2)[0] == f"q{len(ids(stream, 1)) + 1}"
     assert [x["closed"] for x in kept(tmp_path, "windows")] == ["patience", "full"]
@@ -124,6 +126,8 @@ def test_with_visits_a_window_spans_steps(growing: Path, tmp_path: Path) -> None
         for step in (1, 2, 3, 4):
             assert stream.wait_for(step, QUIET)
             asked.append(ids(stream, step))
+            if stream.is_first_visit(step):
+                answer(stream, step)
         assert not stream.wait_for(5, QUIET)
     assert asked == [["q1", "q2", "q3"]] * 2 + [["q4"]] * 2
     assert [stream.is_first_visit(s) for s in (1, 2, 3, 4)] == [True, False, True, False]
@@ -136,9 +140,11 @@ def test_half_a_line_waits_for_its_end_and_idleness_is_one(growing: Path, tmp_pa
     stream = source(settings(growing, "stream.idle_s=0.5", "rollout.questions_per_step=1"))
     with stream.running(tmp_path):
         assert stream.wait_for(1, QUIET)
+        answer(stream, 1)
         add(growing, whole[-20:].removesuffix("\n"))
         assert stream.wait_for(2, QUIET)  # its line has no end
         assert (ids(stream, 2), stream.waited_s >= 0.3) == (["q2"], True)
+        answer(stream, 2)
         assert not stream.wait_for(3, QUIET)
     assert kept(tmp_path, "refused") == []
 
@@ -316,6 +322,7 @@ def test_a_truncated_file_ends_the_run(growing: Path, tmp_path: Path) -> None:
     stream = source(settings(growing))
     with stream.running(tmp_path):
         assert stream.wait_for(1, QUIET)
+        answer(stream, 1)
         growing.write_text("")
         with pytest.raises(UserError, match=r"has failed: data.train: .* has 0 bytes, of which"):
             stream.wait_for(2, QUIET)

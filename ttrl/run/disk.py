@@ -34,13 +34,13 @@ class Disk:
 
     def append(self, path: Path, content: bytes) -> None:
         """Add to a file, on disk when this returns: all of it, or after an error nothing."""
-        with path.open("ab") as file:
-            begin = file.tell()
+        with path.open("ab", buffering=0) as file:  # a buffer would be written at its closing, too
+            begin, left = file.tell(), memoryview(content)
             try:
-                file.write(content)
-                file.flush()
+                while left:
+                    left = left[file.write(left) :]
                 os.fsync(file.fileno())
-            except OSError:  # a full disk
+            except BaseException:  # a full disk, Ctrl-C
                 os.truncate(path, begin)
                 raise
 

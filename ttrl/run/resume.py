@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ttrl.report.display import Display
-from ttrl.run.checkpoint import Checkpoint, find_newest
+from ttrl.run.checkpoint import Checkpoint, find_newest, is_finished, named_as_ours
 from ttrl.run.identity import EXTEND, refuse_differences
 from ttrl.run.run_folder import RunFolder
 from ttrl.run.saving import remove_after
@@ -22,7 +22,8 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
     """Find where the run in ``folder`` can go on, after claiming it; nothing is changed.
 
     Returns:
-        The newest checkpoint; None: it begins again, with the questions that have arrived.
+        The newest checkpoint; None: nothing was saved yet, and it begins again, with the questions
+        that have arrived.
 
     Raises:
         UserError: if there is no such run, it is still going, is finished and not to be extended,
@@ -37,9 +38,12 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
     for problem in problems:
         display.note(f"warning: not a complete checkpoint: {problem}")
     if checkpoint is None and folder.is_streamed():
-        folder.lines_until(-1)
-        display.note("resuming from the beginning, with the questions that were accepted")
-        return None
+        lost = _lost_saves(folder, settings)
+        if not lost:
+            folder.lines_until(-1)
+            display.note("resuming from the beginning, with the questions that were accepted")
+            return None
+        problems += lost
     if checkpoint is None:
         raise UserError(
             f"--resume: {folder.checkpoints} holds no complete checkpoint "
@@ -49,6 +53,24 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
     folder.lines_until(checkpoint.step)
     display.note(f"resuming from step {checkpoint.step} ({checkpoint.path})")
     return checkpoint
+
+
+def _lost_saves(folder: RunFolder, settings: Settings) -> list[str]:
+    """Say what shows that a stream's run without a complete checkpoint has had one.
+
+    It must not begin again then, which would throw away what it has learned. Nothing shows a save
+    that a killed process had begun.
+    """
+    lost = [f"{p.name} was complete" for p in named_as_ours(folder.checkpoints) if is_finished(p)]
+    then, made = settings_of(folder.path / "config.toml"), folder.last_made()
+    every = [of.checkpoint.every for of in (then, settings)]
+    if 0 in every:
+        return lost
+    # A save is over before the next one begins, or else before the next step.
+    limit = max(every) * (2 if then.checkpoint.asynchronous else 1)
+    if made > limit or folder.is_finished():
+        lost.append(f"{made} steps were made, with checkpoint.every = {max(every)}")
+    return lost
 
 
 def refuse_none(folder: RunFolder) -> None:

@@ -144,7 +144,10 @@ class RunFolder:
         """Make the folder, write the resolved settings, and `claim` it."""
         self.refuse_existing()
         (self.path / "rollouts").mkdir(parents=True)
-        (self.path / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
+        config = self.path / "config.toml"
+        config.write_text(settings.to_toml(), encoding="utf-8")
+        for path in (config, self.path, self.path.parent):  # a stream is kept from its first line
+            disk.sync(path)
         self.claim()
 
     def keep_answers(self, step: int, groups: Sequence[CompletionGroup]) -> None:
@@ -190,6 +193,10 @@ class RunFolder:
             named = (ROLLOUT_NAME.fullmatch(path.name) for path in rollouts.iterdir())
             steps += [int(name[1]) for name in named if name and name[2] == "jsonl"]
         return max(steps)
+
+    def last_made(self) -> int:
+        """Return the last step whose metrics are here; 0 if there are none."""
+        return max((step for step, _ in _steps(self.path / "metrics.jsonl")), default=0)
 
     def last_saved(self) -> int:
         """Return the step of the newest checkpoint, by its name; 0 if there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,14 @@ from ttrl.types import UserError
 class AppendedFile:
     """JSON lines of one run, one writer; `ttrl.run.disk.Disk` does all of the writing."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the file; `open` makes it."""
-        self.path = path
+    def __init__(self, path: Path, fields: Mapping[str, type]) -> None:
+        """Name the file; `open` makes it.
+
+        Args:
+            path: the file.
+            fields: what each of its lines has, by name, and of which type it is.
+        """
+        self.path, self._fields = path, fields
 
     def open(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Make the file if there is none; yield where each of its lines begins, and the line.
@@ -40,6 +45,7 @@ class AppendedFile:
                 begin += len(line)
         if begin < self.path.stat().st_size:
             os.truncate(self.path, begin)
+        disk.sync(self.path)  # what a killed process wrote last is a whole line, perhaps, in memory
 
     def append(self, line: bytes) -> int:
         """Add a line, with its end; return where it begins."""
@@ -58,6 +64,9 @@ class AppendedFile:
             found = parse_json(line.decode())
             if not isinstance(found, dict):
                 raise ValueError("expected an object")
+            for name, kind in self._fields.items():
+                if name not in found or not isinstance(found[name], kind):
+                    raise ValueError(f"expected {name!r}, of type {kind.__name__}")
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{self.path}: a line is not one of ours ({error}): put the file back, or start "

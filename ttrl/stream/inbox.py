@@ -26,6 +26,8 @@ END = {"end_of_stream": True}
 """The line that ends a stream."""
 DEEPEST = 64
 """Lists and objects inside each other in a row, at most: its line is read again inside another."""
+PLACED = {"read": int, "file": str, "line": int, "begin": int, "end": int, "crc": int}
+"""What every line that is kept has: which it was of all, and its `Place`."""
 SHOWN = 200
 """Characters of a refused line that are kept."""
 
@@ -55,8 +57,10 @@ class Inbox:
             folder: where the two files are.
             read: is asked by the thread that accepts.
         """
-        self._accepted = AppendedFile(folder / "questions.jsonl")
-        self._refused = AppendedFile(folder / "refused.jsonl")
+        self._accepted = AppendedFile(
+            folder / "questions.jsonl", {"number": int, "id": str, "row": object, **PLACED}
+        )
+        self._refused = AppendedFile(folder / "refused.jsonl", PLACED)
         self._read = read
         self._begins: list[int] = []  # of each question's line
         self._ids: set[str] = set()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ttrl.data.questions import ReadQuestion
+from ttrl.run.disk import disk
 from ttrl.settings import Settings
 from ttrl.stream.answers import Answers
 from ttrl.stream.feeder import Feeder
@@ -42,6 +43,7 @@ class Stream:
         self._settings, self._read = settings, read()
         path = folder / FOLDER
         path.mkdir(exist_ok=True)
+        disk.sync(folder)
         self._inbox, self._windows = Inbox(path, read()), Windows(path)
         self.answers = Answers(path / "answers.jsonl")
         self.adapted = Answers(path / "adapted.jsonl")
@@ -69,9 +71,12 @@ class Stream:
             At least one question; None: the stream has ended.
 
         Raises:
-            UserError: if the input cannot be read any more.
+            UserError: if the input cannot be read any more, or answers before these questions are
+                missing.
         """
         found = self._windows.find(number, self._inbox.count)
+        # Before it waits: without answers there may be no room for what it would wait for.
+        self.answers.refuse_gap(self._windows.last + 1 if found is None else found.start)
         while found is None:
             with self._changed:
                 closed = self._closed()
