@@ -175,7 +175,7 @@ class Trainer:
                 self.push_weights()
                 if parts.stream is not None:
                     with self._limited("rollout"):
-                        went_back = parts.stream.after_push(result)
+                        went_back = parts.stream.after_push(result, is_end=bool(stopped))
                     if went_back:
                         self.push_weights()
                 if stopped or step == parts.last or (every and step % every == 0):

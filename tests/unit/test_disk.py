@@ -27,7 +27,7 @@ class Filling(io.FileIO):
 def test_after_an_error_nothing_was_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lines"
     disk.append(path, b"one\n")
-    opened = []
+    opened: list[Filling] = []
 
     def open_(path: Path, mode: str, buffering: int = -1) -> Any:
         opened.append(Filling(str(path), mode.replace("b", "")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -91,7 +92,7 @@ def test_answers_have_no_gaps(tmp_path: Path) -> None:
 def test_a_record_without_what_it_must_have_is_refused(name: str, tmp_path: Path) -> None:
     for line in ("{}", '{"last": "x", "number": null, "read": 1, "file": "f", "line": 1}'):
         (tmp_path / f"{name}.jsonl").write_text(line + "\n")
-        opened = {
+        opened: dict[str, Any] = {
             "questions": Inbox(tmp_path, lambda row: pytest.fail("it is not read")),
             "refused": Inbox(tmp_path, lambda row: pytest.fail("it is not read")),
             "windows": Windows(tmp_path),

@@ -47,7 +47,7 @@ def test_a_full_queue_does_not_make_a_folder_idle(tmp_path: Path) -> None:
     """There is no room for longer than idle_s after each line, and more files are there."""
     for i in range(4):
         (tmp_path / f"{i}.jsonl").write_bytes(b"" if i == 2 else b"line %d\n" % i)
-    since = [0, 0.0]
+    since = [0.0, 0.0]
 
     def has_room(taken: Taken) -> bool:
         if since[0] != len(taken.lines):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ class Progress:
 
     last: Place | None = None
     """The last line; None: nothing has been read."""
-    files: frozenset[str] = frozenset()
-    """Names of the files that lines were read of."""
+    files: set[str] = field(default_factory=set)
+    """Names of the files that lines were read of; one set, which grows."""
     lines: int = 0
     """Number of lines, without blank ones."""
 
@@ -135,11 +135,9 @@ class Inbox:
 
     def _go_on(self, record: dict[str, Any]) -> None:
         place, before = Place.of(record), self.progress
-        files = before.files | {place.file}
-        if record["read"] > before.lines:
-            self.progress = Progress(place, files, record["read"])
-        else:  # the other file has later ones
-            self.progress = replace(before, files=files)
+        before.files.add(place.file)
+        if record["read"] > before.lines:  # else the other file has later ones
+            self.progress = Progress(place, before.files, record["read"])
 
 
 _PLAIN = (str, int, float, type(None))

@@ -49,26 +49,31 @@ class StreamPhase:
         self.source.answer(step, self.model.steps_taken, groups, votes)
         return self.prequential.score(groups, votes, self.source.key, self.scorer.grader)
 
-    def after_push(self, result: StepResult) -> bool:
+    def after_push(self, result: StepResult, *, is_end: bool) -> bool:
         """Count what a step has cost; at a last visit adapted weights answer, and are forgotten.
 
-        The engine has the weights from after the step.
+        They are forgotten, too, where the run ends among the visits: what it leaves is the model
+        that every question is answered by. The engine has the weights from after the step.
+
+        Args:
+            result: of the step.
+            is_end: whether the run is stopped after this step.
 
         Returns:
             Whether the policy went back, so that the engine needs its weights again.
         """
         step, metrics, begun = result.step, result.metrics, time.perf_counter()
         tokens, questions = metrics["rollout/tokens"], self.source.questions(step)
-        is_last = self.source.is_last_visit(step)
-        if is_last and self.adaptation is not None:
-            groups, votes = self.adaptation.answer(
-                questions, step, self.pool, self.scorer, self.display
-            )
+        is_last, adaptation = self.source.is_last_visit(step), self.adaptation
+        if is_last and adaptation is not None:
+            groups, votes = adaptation.answer(questions, step, self.pool, self.scorer, self.display)
             tokens += sum(len(c.token_ids) for group in groups for c in group.completions)
             self.source.answer(step, self.model.steps_taken, groups, votes, adapted=True)
             key, grader = self.source.key, self.scorer.grader
             metrics |= self.prequential.score(groups, votes, key, grader, adapted=True)
-            self.adaptation.reset()
+        goes_back = adaptation is not None and (is_last or is_end)
+        if adaptation is not None and goes_back:
+            adaptation.reset()
         if is_last:  # else a checkpoint would grow with the stream
             self.scorer.forget(questions)
             self.pool.forget(questions)
@@ -77,7 +82,7 @@ class StreamPhase:
         tokens += metrics.get("free_pass/tokens", 0.0)
         metrics |= self.prequential.spend(tokens, seconds)
         metrics["time/waited_s"] = self.source.waited_s
-        return is_last and self.adaptation is not None
+        return goes_back
 
     def summary(self) -> dict[str, Any]:
         """Return what ``summary.json`` says of the stream."""
