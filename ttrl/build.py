@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from ttrl.evaluation.evaluation import Evaluation, Measured
 from ttrl.evaluation.guards import Guards
 from ttrl.learner.backends import make_trained_model
 from ttrl.learner.objective import Objective
+from ttrl.learner.optimizer import learning_rate, steady_rate
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
@@ -37,6 +39,9 @@ from ttrl.run.planned import planned_memory
 from ttrl.run.preflight import refuse_impossible
 from ttrl.run.stateful import Clock, Generators, Stateful
 from ttrl.settings import Settings
+from ttrl.stream.adaptation import Adaptation
+from ttrl.stream.phase import StreamPhase
+from ttrl.stream.source import StreamSource
 from ttrl.system.gpus import device_name
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import make_repeatable
@@ -69,10 +74,10 @@ class Parts:
     pool: RolloutPool
     sampling_ranks: Ranks
     """The ranks, as the thread that samples talks to them."""
-    total: int
-    """Steps of the run, by which the learning rate goes."""
-    last: int
-    """The last step that can be made: a record may end before the run does."""
+    total: int | None
+    """Steps of the run, by which the learning rate goes; None: it goes on until its stream ends."""
+    last: int | None
+    """The last step that can be made: a record may end before the run does. None: see ``total``."""
     replayed: bool
     """Whether answers are read from a record."""
     guards: Guards
@@ -80,6 +85,8 @@ class Parts:
     """GiB of a GPU by phase, see `planned_memory`."""
     clock: Clock
     measured: Measured
+    stream: StreamPhase | None
+    """What is done with questions that arrive while the run goes on; None: all are there."""
 
     def stateful(self) -> dict[str, Stateful]:
         """Return the parts that a checkpoint holds, in the order in which they are put back."""
@@ -89,6 +96,7 @@ class Parts:
             **self.guards.stateful(),
             "labels": self.labels,
             "measured": self.measured,
+            **({} if self.stream is None else {"prequential": self.stream.prequential}),
             "clock": self.clock,
             **self.credit.models,
             "source": self.source,
@@ -107,7 +115,7 @@ class Parts:
         return Identity(
             settings=self.settings,
             estimator=self.scorer.name,
-            replayed=self.replayed and (done < self.last or self.last == self.total),
+            replayed=self.replayed and (self.last == self.total or done < (self.last or 0)),
             questions=self.source.digest(),
             model=self.digests,
             sizes=self.model.shard_sizes(("weights",)),
@@ -115,8 +123,31 @@ class Parts:
 
     def first_questions(self, wanted: int) -> list[Question]:
         """Return the first ``wanted`` questions that training asks."""
-        steps = range(1, 1 + min(wanted, self.total))
+        if self.stream is not None:
+            return self.stream.source.examples(wanted)
+        steps = range(1, 1 + min(wanted, self.total or wanted))
         return list(islice(chain.from_iterable(map(self.source.questions, steps)), wanted))
+
+    def arriving(self, folder: Path) -> AbstractContextManager[None]:
+        """Let questions arrive in a run's folder, inside the context; nothing if all are there."""
+        return nullcontext() if self.stream is None else self.stream.source.running(folder)
+
+    def goes_on(self, done: int) -> bool:
+        """Say whether there is a step to make; of a stream, when its questions have come."""
+        if self.last is not None and done >= self.last:
+            return False
+        return self.stream is None or self.stream.goes_on(done + 1)
+
+    def rate(self, step: int) -> float:
+        """Return the policy's learning rate in a step; it begins behind a critic's steps alone."""
+        alone, stream = self.settings.critic.warmup_steps, self.settings.stream
+        if stream.reset == "per_question":
+            visit = 1 + (step - 1) % stream.visits
+            return steady_rate(visit, stream.warmup_steps, self.settings.optimizer)
+        step = max(1, step - alone)
+        if self.total is None:
+            return steady_rate(step, stream.warmup_steps, self.settings.optimizer)
+        return learning_rate(step, self.total - alone, self.settings.optimizer)
 
 
 def build(
@@ -136,7 +167,7 @@ def build(
     refuse_impossible(settings, replay, ranks)
     workflow = make_workflow(settings)
     tokenizer = load_tokenizer(settings.model)
-    source, key, evaluations = load_data(settings, tokenizer, scorer, display)
+    source, key, evaluations = load_data(settings, tokenizer, scorer, display, ranks)
     total = total_steps(settings, source)
     free_prompts = make_free_prompts(settings, tokenizer, source)
     many = f"{ranks.count} ranks, each on " if ranks.count > 1 else ""
@@ -148,16 +179,21 @@ def build(
     labels = label_source(settings, key, model, ranks, scorer)
     # Rollouts may go on while the update talks to the other ranks.
     sampling_ranks = ranks.own_group() if settings.rollout.overlap else ranks
-    last = total
+    last, per_question = total, settings.stream.reset == "per_question"
+    adaptation = Adaptation(settings, model, ranks) if per_question else None
     if replay is None:
         for trained in (model, *credit.models.values()):
             trained.offload()  # vLLM starts only if all of its share of the GPU is free
         pool = make_pool(settings, tokenizer, sampling_ranks, load_weights=False)
     else:
         engine = RecordedEngine(replay)
+        assert total is not None  # a stream is not replayed
         last, evaluations = min(total, engine.steps), ()
         pool = RolloutPool(engine, sampling_ranks)
     pool.push_weights(model)
+    stream = None
+    if isinstance(source, StreamSource):
+        stream = StreamPhase(source, model, pool, scorer, display, adaptation)
     return Parts(
         settings=settings,
         display=display,
@@ -183,14 +219,24 @@ def build(
         planned=planned_memory(settings, ranks.count, display.note),
         clock=clock,
         measured=Measured(),
+        stream=stream,
     )
 
 
 def load_data(
-    settings: Settings, tokenizer: PreTrainedTokenizerBase, scorer: GroupScorer, display: Display
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: GroupScorer,
+    display: Display,
+    ranks: Ranks,
 ) -> tuple[QuestionSource, AnswerKey, tuple[Evaluation, ...]]:
     """Load what is asked in training, its answer key, and all that is measured."""
-    source, train_set = make_source(settings, tokenizer)
+    source: QuestionSource
+    if settings.data.source == "stream":
+        source = StreamSource(settings, tokenizer, ranks)
+        train_set = QuestionSet((), source.key, ())
+    else:
+        source, train_set = make_source(settings, tokenizer)
     held_out = QuestionSet((), AnswerKey(), ())
     if settings.data.held_out is not None:
         held_out = load_questions(settings.data.held_out, settings.data.as_held_out(), tokenizer)
@@ -198,13 +244,20 @@ def load_data(
     for remark in (*train_set.remarks, *held_out.remarks):
         display.note(remark)
     outline = load_outline(settings.model)
+    room = context_room(outline)
     trained = train_set.questions
-    if not trained:  # it cannot be listed, so nothing of it has been checked: the first step says
+    if isinstance(source, StreamSource):  # each question is checked when it comes
+        trained = tuple(source.examples(1))
+        source.checks += [
+            lambda question: refuse_absent_ids((question,), outline, tokenizer),
+            lambda question: refuse_overflow((question,), voting(settings), room),
+        ]
+    elif not trained:  # it cannot be listed, so nothing of it has been checked: the first step says
         refuse_unread_variables(settings.data, tokenizer)
         trained = tuple(source.questions(1))
     asked = (*trained, *(q for q in held_out.questions if q.id in held_out.key.answers))
     refuse_absent_ids(asked, outline, tokenizer)
-    refuse_overflow(asked, voting(settings), context_room(outline))
+    refuse_overflow(asked, voting(settings), room)
     if shared := overlap(train_set, held_out):
         display.note(
             f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
@@ -223,13 +276,18 @@ def load_data(
     return source, train_set.key, evaluations
 
 
-def total_steps(settings: Settings, source: QuestionSource) -> int:
+def total_steps(settings: Settings, source: QuestionSource) -> int | None:
     """Count the steps of the run: all that the source has, unless ``max_steps`` is less.
+
+    Returns:
+        The number; None for a stream, which ends when nothing more comes, without ``max_steps``.
 
     Raises:
         UserError: if neither says where the run ends.
     """
     ends = [steps for steps in (source.total, settings.max_steps) if steps is not None]
+    if not ends and isinstance(source, StreamSource):
+        return None
     if not ends:
         raise UserError(
             f"data.train = {settings.data.train!r} has no end: set max_steps, by which the "
@@ -253,8 +311,11 @@ def make_free_prompts(
     """
     if settings.reward.labels not in ("harmony", "reflection"):
         return None
-    for question in source.all if isinstance(source, QuestionList) else source.questions(1):
-        text_of(question)
+    if isinstance(source, StreamSource):
+        source.checks.append(text_of)
+    else:
+        for question in source.all if isinstance(source, QuestionList) else source.questions(1):
+            text_of(question)
     room = context_room(load_outline(settings.model))
     longest = settings.longest if room is None else min(settings.longest, room.tokens)
     return FreePrompts(settings.data, tokenizer, longest)

@@ -32,7 +32,6 @@ from ttrl.evaluation.metrics import (
     update_metrics,
     vote_metrics,
 )
-from ttrl.learner.optimizer import learning_rate
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
 from ttrl.report.results import Scores
@@ -47,6 +46,7 @@ from ttrl.rollout.sampling import verifying
 from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
 from ttrl.run.live_report import LiveReport
+from ttrl.run.planned import figures_of_the_start
 from ttrl.run.resume import (
     after_a_hang,
     find_start,
@@ -98,7 +98,7 @@ def train(
             checkpoint = ranks.on_rank_zero(lambda: find_start(settings, folder, display))
         else:
             ranks.on_rank_zero(folder.refuse_existing)
-        watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", after_a_hang(folder))
+        watchdog = Watchdog(folder.path / f"stuck_{ranks.rank}.txt", after_a_hang(folder, settings))
         with watchdog.phase("starting", "limits.start_s", settings.limits.start_s):
             scorer = GroupScorer(settings, grader, estimator)
             parts = build(settings, display, scorer, replay, ranks)
@@ -109,11 +109,7 @@ def train(
                 refuse_no_steps(folder, trainer.done, parts.total)
             trainer.verify()
             ranks.on_rank_zero(
-                lambda: (
-                    folder.create(settings)
-                    if checkpoint is None
-                    else go_back(folder, checkpoint, settings)
-                )
+                lambda: go_back(folder, checkpoint, settings) if resume else folder.create(settings)
             )
             with nothing_lost(folder, settings):
                 summary = trainer.run()
@@ -162,19 +158,26 @@ class Trainer:
         tracking = Tracking(
             self.settings, self.folder.path, self.display.note, is_main=self.ranks.is_main
         )
-        with self.display.training(parts.total, self.done), saving, tracking:
+        arriving = parts.arriving(self.folder.path)
+        with self.display.training(parts.total, self.done), saving, tracking, arriving:
             if self.done == 0:
                 before = parts.measured.before = parts.measured.after = self._measure(0)
                 if found := evaluation_metrics(before):
                     self.ranks.on_rank_zero(partial(self.folder.add_step, {"step": 0, **found}))
                     self.display.measured(found)
                     tracking.step(0, found)
-            while self.done < parts.last and not stopped:
+            result: StepResult | None = None
+            while not stopped and parts.goes_on(self.done):
                 saving.check()
                 step = self.done + 1
                 result = self.step(step)
                 stopped = self._reason_to_stop(result)
                 self.push_weights()
+                if parts.stream is not None:
+                    with self._limited("rollout"):
+                        went_back = parts.stream.after_push(result, is_end=bool(stopped))
+                    if went_back:
+                        self.push_weights()
                 if stopped or step == parts.last or (every and step % every == 0):
                     parts.measured.after = self._measure(step)
                     result.metrics.update(evaluation_metrics(parts.measured.after))
@@ -184,6 +187,10 @@ class Trainer:
                 self.done = step
                 self.report.refresh()
                 if saving.due(step, parts.last) and not stopped:
+                    self._save(result)
+            if self.done and parts.stream is not None and parts.stream.source.has_ended:
+                parts.measured.after = self._measure(self.done)
+                if result is not None and saving.due_after_all(self.done):
                     self._save(result)
             with self._limited("save"):
                 saving.finish()
@@ -203,6 +210,8 @@ class Trainer:
             **memory_metrics("rollout"),
         }
         scorer = parts.scorer
+        if parts.stream is not None:
+            metrics |= parts.stream.exam(step, groups, estimates)
         scorer.remember(step, groups, estimates)
         self.ahead = self._rollout_ahead(step)
         if self.ahead is None:
@@ -219,7 +228,8 @@ class Trainer:
             metrics |= free_pass_metrics(groups, estimates)
             metrics["time/free_pass_s"] = rollout.free_pass_s
         metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
-        metrics |= self._figures_of_the_start(step, metrics)
+        note = self.display.note
+        metrics |= figures_of_the_start(step, parts.planned, self.agreement, metrics, note)
         return StepResult(step, groups, estimates, metrics)
 
     # --- Parts of a step
@@ -231,8 +241,7 @@ class Trainer:
         it must sample what this one does.
         """
         last = self.parts.last
-        overlap = self.settings.rollout.overlap and step < last
-        if not overlap or self.saving.due(step, last):
+        if not self.settings.rollout.overlap or self.saving.due(step, last) or step == last:
             return None
         return self.beside.submit(self.rollout_phase.run, step + 1)
 
@@ -243,12 +252,10 @@ class Trainer:
         estimates = [rollout.estimates[i] for i in rollout.batch]
         remedy = "lower memory.tokens_per_batch, or set memory.gradient_checkpointing = true"
         try:
-            alone = self.settings.critic.warmup_steps  # the policy's rate begins behind them
-            rate = learning_rate(max(1, step - alone), parts.total - alone, self.settings.optimizer)
             with self._limited("update"), memory_suffices("during the update", remedy):
                 assigned = parts.credit.assign(groups, estimates, step)
                 parts.model.reload()
-                updates = parts.model.update(assigned.samples, parts.objective, rate)
+                updates = parts.model.update(assigned.samples, parts.objective, parts.rate(step))
         except FloatingPointError as error:
             raise UserError(f"step {step}: {error}") from error
         parts.labels.after_update(parts.model)
@@ -316,20 +323,6 @@ class Trainer:
             self.ranks.on_rank_zero(partial(self.folder.keep_evaluations, step, found))
         return {name: result.flat() for name, result in results.items()}
 
-    def _figures_of_the_start(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Return what step 1 says of the engine, and what was planned of the memory."""
-        planned = self.parts.planned
-        found = {f"memory/{phase}_planned": gib for phase, gib in planned.items()}
-        if step == 1 and self.agreement is not None:
-            found["mismatch/at_start"] = self.agreement.mean
-            found["mismatch/at_start_logits"] = self.agreement.logits
-        if step == 1 and planned:
-            pairs = [
-                f"{p} {gib:.1f}, {metrics[f'memory/{p}_gpu']:.1f}" for p, gib in planned.items()
-            ]
-            self.display.note(f"GPU memory in GiB, planned and in use: {'; '.join(pairs)}")
-        return found
-
     def _limited(self, phase: str) -> AbstractContextManager[None]:
         """Give a phase its time limit in ``[limits]``."""
         setting = f"{phase}_s"
@@ -378,7 +371,7 @@ class Trainer:
     def _finish(self, stopped: str | None) -> Summary:
         """Save the model, and say what was reached, unless the run can still go on."""
         parts, resumable = self.parts, False
-        if self.done < parts.total and not stopped:
+        if parts.replayed and self.done < (parts.total or 0) and not stopped:
             stopped = f"the recorded answers end with step {self.done} of {parts.total}"
             resumable = self.settings.checkpoint.every > 0
             way = ": with --resume instead of --replay this command samples on" if resumable else ""
@@ -390,6 +383,8 @@ class Trainer:
             "kernels": parts.model.kernels,
             "wall_s": parts.clock.seconds(),
         }
+        if parts.stream is not None:
+            summary["stream"] = parts.stream.summary()
         parts.pool.sleep()  # layers are made whole once more
         with self._limited("save"):
             save = partial(self.folder.save_model, parts.model.model, parts.tokenizer)

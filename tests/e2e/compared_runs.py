@@ -17,6 +17,7 @@ def differences(first: Path, second: Path) -> set[str]:
 def _contents(run: Path) -> dict[str, Any]:
     summary = json.loads((run / "summary.json").read_text())
     del summary["wall_s"]
+    summary.get("stream", {}).pop("seconds_per_question", None)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     metrics = [
         {k: v for k, v in json.loads(line).items() if not k.startswith(("time/", "memory/"))}
@@ -30,6 +31,7 @@ def _contents(run: Path) -> dict[str, Any]:
     last = sorted((run / "checkpoints").iterdir())[-1]
     state = json.loads((last / "state.json").read_text())
     del state["parts"]["clock"]
+    state["parts"].get("prequential", {}).pop("seconds", None)
     contents |= {f"state/{key}": value for key, value in (state | state.pop("parts")).items()}
     for path in sorted(last.glob("*.safetensors")):  # weights, moments, what is kept
         contents[f"{last.name}/{path.name}"] = path.read_bytes()

@@ -64,6 +64,7 @@ def commands_of(text: str, page: str) -> Iterator[Command]:
                 line = line[:-1]
                 continue
             words = [word for w in shlex.split(line, comments=True) for word in expanded(w, shell)]
+            words = words[: words.index("<")] if "<" in words else words  # a file as its input
             if (named := re.fullmatch(r"([A-Z]+)=(.*)", words[0] if words else "")) is not None:
                 shell[named[1]] = named[2]
             elif words:

@@ -20,7 +20,7 @@ LAYERS = (
     {"__init__", "api", "integrations", "reproduce"},
     {"trainer"},
     {"build"},
-    {"run", "evaluation", "plan", "doctor"},
+    {"run", "evaluation", "plan", "doctor", "stream"},
     {"credit", "rewards", "rollout", "learner", "data"},
     {"answers", "models"},
     {"settings", "system", "report"},

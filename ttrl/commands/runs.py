@@ -121,6 +121,12 @@ def references(record: RunRecord) -> dict[str, str]:
     from ttrl.data.questions import load_references
 
     data = record.settings.data
+    if data.source == "stream":  # what has come of it, whatever the input has become
+        inbox = record.path / "stream" / "questions.jsonl"
+        rows = {"answer_field": f"row.{data.answer_field}", "id_field": "id"}
+        data = data.model_copy(update={"train": str(inbox), **rows})
+        if not inbox.exists():
+            return {}
     try:
         return load_references(data.train, data)
     except (UserError, OSError) as error:

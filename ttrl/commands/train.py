@@ -85,6 +85,7 @@ def train(
     from ttrl.data.sources import refuse_absent
     from ttrl.run.resume import after_an_interrupt, changed_settings, refuse_none
     from ttrl.run.run_folder import RunFolder
+    from ttrl.stream.inputs import refuse_no_input
 
     folder = RunFolder(run_dir or Path("runs") / settings.name)
     # Before anything is started, or torch is imported:
@@ -95,6 +96,8 @@ def train(
         else:
             folder.refuse_existing()
     refuse_absent(settings.data)
+    if settings.data.source == "stream":
+        refuse_no_input(settings.data.train)
     if not launched() and (ranks is not None or settings.policy.backend == "zero3"):
         launch(rank_count(ranks), sys.argv[1:])
 
@@ -125,7 +128,7 @@ def _its_folder(run: Path, run_dir: Path | None, *, resume: bool) -> Path:
 def _show_result(run: api.Run, console: Console, *, replayed: bool) -> None:
     """Show what a run has reached, how it went, and what can be done next."""
     from ttrl.report.curves import curve_line
-    from ttrl.report.display import duration, result_table
+    from ttrl.report.display import duration, result_table, stream_table
     from ttrl.report.verdict import next_steps, verdict
 
     console.print()
@@ -134,9 +137,11 @@ def _show_result(run: api.Run, console: Console, *, replayed: bool) -> None:
         console.print(result_table(summary))
     elif summary["after"] or summary["held_out"]["after"]:
         console.print("begun as a replay: measured at the end only, see summary.json")
-    else:
+    elif "stream" not in summary:
         why = "replayed" if replayed else "no reference answers"
         console.print(f"{why}: nothing was measured but the votes, in metrics.jsonl")
+    if "stream" in summary:
+        console.print(stream_table(summary["stream"]))
     lines = [
         curve_line(name, points, min(80, console.width))
         for name in ("vote/majority_ratio", "label/label_accuracy")

@@ -62,8 +62,7 @@ def load_questions(
             than ``settings.max_rejected_share`` is rejected; or the chat template does not work,
             or does not read a variable that it is given.
     """
-    refuse_unread_variables(settings, tokenizer)
-    control = ControlTokens(settings, tokenizer)
+    reader = QuestionReader(settings, tokenizer)
     questions: dict[str, Question] = {}
     answers: dict[str, str] = {}
     levels: dict[str, str] = {}
@@ -75,29 +74,76 @@ def load_questions(
             rejected.append(row)
             continue
         try:
-            fields = _fields(row, settings)
-            question = _question(row, fields, settings, tokenizer, control)
-            if question.id in questions:
-                raise BadRow(f"duplicate id {question.id!r}")
+            read = reader.read(row)
+            if read.question.id in questions:
+                raise BadRow(f"duplicate id {read.question.id!r}")
         except BadRow as error:
             rejected.append(Rejection(source, row.place, str(error)))
             continue
-        questions[question.id] = question
-        # What is wrong with a label must not decide what is trained on: the question stays.
-        for name, labels in ((settings.answer_field, answers), (settings.level_field, levels)):
-            try:
-                value = _optional_text(fields, name)
-                if value is not None and labels is answers:
-                    written[question.id], value = value, _reference(name, value)
-            except BadRow as error:
-                ignored.append(Rejection(source, row.place, f"{error}; question kept without it"))
-                continue
-            if value is not None:
-                labels[question.id] = value
+        name = read.question.id
+        questions[name] = read.question
+        ignored += [Rejection(source, row.place, remark) for remark in read.remarks]
+        if read.answer is not None:
+            answers[name], written[name] = read.answer, read.written or ""
+        if read.level is not None:
+            levels[name] = read.level
     _check_share(source, len(questions), rejected, settings.max_rejected_share)
     remarks = (*_duplicates(source, questions.values()), *solutions(source, written, answers))
     key = AnswerKey(answers, levels)
     return QuestionSet(tuple(questions.values()), key, (*rejected, *ignored), remarks)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadQuestion:
+    """A row that can be asked, with its labels apart from the question."""
+
+    question: Question
+    """All that training may see."""
+    answer: str | None = None
+    """Reference answer, for metrics only; None: the row has none."""
+    level: str | None = None
+    """Difficulty level; None: the row has none."""
+    written: str | None = None
+    """The answer as the row has it, which may be a whole solution."""
+    remarks: tuple[str, ...] = ()
+    """Labels that were left out, each with the reason."""
+
+
+class QuestionReader:
+    """Makes questions of rows, one by one."""
+
+    def __init__(self, settings: DataSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Apply the chat template once.
+
+        Raises:
+            UserError: if it does not work, or does not read a variable that it is given.
+        """
+        refuse_unread_variables(settings, tokenizer)
+        self.settings, self.tokenizer = settings, tokenizer
+        self._control = ControlTokens(settings, tokenizer)
+
+    def read(self, row: Row) -> ReadQuestion:
+        """Check and tokenize a row.
+
+        Raises:
+            BadRow: if it cannot be asked. What is wrong with a label is no reason: it must not
+                decide what is trained on, so the question stays without it.
+        """
+        settings = self.settings
+        fields = _fields(row, settings)
+        question = _question(row, fields, settings, self.tokenizer, self._control)
+        answer, level, written = None, None, None
+        remarks: list[str] = []
+        try:
+            if (written := _optional_text(fields, settings.answer_field)) is not None:
+                answer = _reference(settings.answer_field, written)
+        except BadRow as error:
+            remarks.append(f"{error}; question kept without it")
+        try:
+            level = _optional_text(fields, settings.level_field)
+        except BadRow as error:
+            remarks.append(f"{error}; question kept without it")
+        return ReadQuestion(question, answer, level, written, tuple(remarks))
 
 
 def load_references(source: str, settings: DataSettings) -> dict[str, str]:

@@ -159,7 +159,7 @@ def _jsonl_rows(source: str) -> Iterator[Row | Rejection]:
             continue
         place = f"line {number}"
         try:
-            yield Row(place, _json(line.decode("utf-8")))
+            yield Row(place, parse_json(line.decode("utf-8")))
         except json.JSONDecodeError as error:
             yield Rejection(source, place, f"not JSON: {error.msg} at column {error.colno}")
         except (ValueError, RecursionError) as error:  # not UTF-8, too long a number, too deep
@@ -169,7 +169,7 @@ def _jsonl_rows(source: str) -> Iterator[Row | Rejection]:
 def _json_rows(path: Path) -> list[Any]:
     text = _text(path)
     try:
-        rows = _json(text)
+        rows = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON: {error}; if it holds one object per line, name it .jsonl"
@@ -185,7 +185,7 @@ def _json_rows(path: Path) -> list[Any]:
     return rows
 
 
-def _json(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Parse JSON text; its numbers keep their spelling."""
     return json.loads(text, parse_float=Spelled)
 

@@ -66,9 +66,10 @@ class LocalModel(TrainedModel):
 
     def _holdings(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the tensors themselves, by the keys of `shards`."""
+        taken = self.steps_taken  # if none, moments that are there are those of forgotten steps
         for name, parameter in self._trained():
             yield f"weights/{name}", parameter
-            state = self.optimizer.state.get(parameter, {})
+            state = self.optimizer.state.get(parameter, {}) if taken else {}
             yield from ((f"{kind}/{name}", state[kind]) for kind in KINDS if kind in state)
 
     @property

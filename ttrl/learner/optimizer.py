@@ -21,6 +21,11 @@ def learning_rate(step: int, total: int, optimizer: OptimizerSettings) -> float:
     )
 
 
+def steady_rate(step: int, warmup_steps: int, optimizer: OptimizerSettings) -> float:
+    """Return the rate at ``step`` (from 1) of a run without an end: a line up to the peak."""
+    return optimizer.learning_rate * min(1.0, step / max(1, warmup_steps))
+
+
 def adamw(
     model: torch.nn.Module, optimizer: OptimizerSettings, *, fused: bool
 ) -> torch.optim.AdamW:

@@ -146,6 +146,13 @@ class TrainedModel(ABC):
             for moments in self._adam.state.values():
                 moments["step"].fill_(steps)
 
+    @torch.no_grad()
+    def forget_steps(self) -> None:
+        """Make the optimizer one that has taken no step: what it has learned of gradients is 0."""
+        for moments in self._adam.state.values():
+            for tensor in moments.values():
+                tensor.zero_()
+
     @property
     @abstractmethod
     def _adam(self) -> torch.optim.Optimizer:

@@ -65,8 +65,8 @@ class Display:
         )
 
     @contextmanager
-    def training(self, total: int, done: int = 0) -> Iterator[None]:
-        """Show bars inside this context: one over ``total`` steps, others under it."""
+    def training(self, total: int | None, done: int = 0) -> Iterator[None]:
+        """Show bars inside this context: one over the steps, others under it."""
         with self._progress:
             task = self._progress.add_task("training", total=total, completed=done, note="")
             self._steps = task
@@ -81,12 +81,14 @@ class Display:
         finally:
             self._progress.remove_task(task)
 
-    def header(self, settings: Settings, steps: int, sizes: Mapping[str, int], device: str) -> None:
+    def header(
+        self, settings: Settings, steps: int | None, sizes: Mapping[str, int], device: str
+    ) -> None:
         """Print what will run, before a model is loaded.
 
         Args:
             settings: its settings.
-            steps: how many it will make.
+            steps: how many it will make; None: until its stream ends.
             sizes: the numbers of questions, "train" and "held_out"; 0: they cannot be listed.
             device: what it computes on.
         """
@@ -94,19 +96,20 @@ class Display:
         train = f"{sizes['train']} of {data.train}" if sizes["train"] else data.train
         if data.held_out:
             train += f"; held out: {sizes['held_out']} of {data.held_out}"
+        many = "as long as questions come" if steps is None else str(steps)
         lines = {
             "model": f"{settings.model.path} ({settings.model.dtype})",
             "questions": train,
-            "steps": f"{steps}, of {rollout.questions_per_step} questions with {rollout.votes} "
+            "steps": f"{many}, of {rollout.questions_per_step} questions with {rollout.votes} "
             f"votes, by {rollout.engine}",
             "device": device,
         }
         for name, value in lines.items():
             self.note(f"{name:<10} {value}")
 
-    def step(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
+    def step(self, step: int, total: int | None, metrics: Mapping[str, Any]) -> None:
         """Print one line about a finished step, and advance the bar of steps."""
-        parts = [f"step {step:>{len(str(total))}}/{total}"]
+        parts = [f"step {step}" if total is None else f"step {step:>{len(str(total))}}/{total}"]
         parts += [f"{label} {metrics[k]:{form}}" for k, label, form in STEP_LINE if k in metrics]
         seconds = metrics.get("time/rollout_s", 0.0) + metrics.get("time/update_s", 0.0)
         parts += [f"{seconds:.1f} s"] if seconds else []
@@ -114,7 +117,7 @@ class Display:
         self.measured(metrics, step)
         if self._steps is not None:
             self._progress.advance(self._steps)
-        if seconds and not self._estimated and step < total:
+        if seconds and not self._estimated and total is not None and step < total:
             rest = duration(seconds * (total - step))
             self.note(f"about {rest} for the {total - step} steps to come, {seconds:.1f} s each")
         self._estimated = True
@@ -196,6 +199,24 @@ def result_table(summary: Mapping[str, Any]) -> Table:
         table.caption = (
             f"pass@1: mean of {max(votes)} samples a question; maj@{max(votes)}: their vote"
         )
+    return table
+
+
+def stream_table(stream: Mapping[str, Any]) -> Table:
+    """Make a table of a stream's prequential accuracy, in percent, as far as answers are known."""
+    table = Table(
+        f"{stream['scored']} of {stream['questions']} questions",
+        title="a stream, each question before it was learned from, in %",
+        caption=f"a question has cost {stream['tokens_per_question']:.0f} tokens and "
+        f"{stream['seconds_per_question']:.2g} s",
+    )
+    for column in ("first sample", "majority"):
+        table.add_column(column, justify="right")
+    rows = {"all": ("", "mean"), "last third": ("", "last_third"), "adapted": ("adapted_", "mean")}
+    for title, (when, over) in rows.items():
+        keys = [f"{when}{kind}_accuracy_{over}" for kind in ("first", "majority")]
+        if all(key in stream for key in keys):
+            table.add_row(title, *(f"{100 * stream[key]:.1f}" for key in keys))
     return table
 
 

@@ -56,4 +56,6 @@ def look_at(settings: Settings, others: Sequence[DataSet]) -> Known:
             f"there is nothing to measure: data.train = {settings.data.train!r} has no reference "
             "answers; set data.held_out, or name questions that have some with --ood"
         )
-    return Known(total_steps(settings, source), bool(trained.key.answers))
+    steps = total_steps(settings, source)
+    assert steps is not None  # only a stream has no end, and `make_source` refuses one
+    return Known(steps, bool(trained.key.answers))

@@ -16,7 +16,16 @@ from ttrl.rewards.extra import ExtraRewards
 from ttrl.rewards.vote import majority_vote, same_label
 from ttrl.settings import Settings
 from ttrl.settings.plugins import errors_as_user_error, is_plugin
-from ttrl.types import Completion, CompletionGroup, Estimate, PastVote, UserError, Vote, VotedGroup
+from ttrl.types import (
+    Completion,
+    CompletionGroup,
+    Estimate,
+    PastVote,
+    Question,
+    UserError,
+    Vote,
+    VotedGroup,
+)
 
 if TYPE_CHECKING:
     from ttrl.rewards.labels import Labels  # imports torch, which checking settings can do without
@@ -153,6 +162,11 @@ class GroupScorer:
             changed = self._changed(earlier, estimate.label)
             past = PastVote(step, estimate.label, estimate.vote.majority_ratio, changed)
             self.history[group.question.id] = (*earlier, past)
+
+    def forget(self, questions: Sequence[Question]) -> None:
+        """Drop the history of questions that are not asked again."""
+        for question in questions:
+            self.history.pop(question.id, None)
 
     def _changed(self, history: Sequence[PastVote], label: str | None) -> bool:
         return bool(history) and not same_label(history[-1].label, label, self.grader)

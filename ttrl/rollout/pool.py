@@ -138,6 +138,11 @@ class RolloutPool:
         """Restore what `state` returned."""
         self.policy_version, self._lengths = state["policy_version"], dict(state["lengths"])
 
+    def forget(self, questions: Sequence[Question]) -> None:
+        """Drop what is expected of questions that are not asked again."""
+        for question in questions:
+            self._lengths.pop(question.id, None)
+
     def close(self) -> None:
         """End the engine; nothing is sampled afterwards."""
         self._engine.close()

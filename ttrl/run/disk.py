@@ -32,6 +32,18 @@ class Disk:
         except SafetensorError as error:  # what a full disk becomes
             raise OSError(f"cannot write {path}: {error}") from error
 
+    def append(self, path: Path, content: bytes) -> None:
+        """Add to a file, on disk when this returns: all of it, or after an error nothing."""
+        with path.open("ab", buffering=0) as file:  # a buffer would be written at its closing, too
+            begin, left = file.tell(), memoryview(content)
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except BaseException:  # a full disk, Ctrl-C
+                os.truncate(path, begin)
+                raise
+
     def sync(self, path: Path) -> None:
         """Have a file's content, or a folder's list of files, survive a power cut."""
         descriptor = os.open(path, os.O_RDONLY)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
 from ttrl.models.pretrained import load_bare_outline
 from ttrl.plan.choose import plan
 from ttrl.plan.machine import Machine
+from ttrl.rollout.agreement import Agreement
 from ttrl.settings import Settings
 from ttrl.settings.backend import backend_of
 from ttrl.system.launch import launched
@@ -45,3 +46,29 @@ def planned_memory(
     totals = {phase.name: phase.total / GIB for phase in found.phases}
     update = max(totals[name] for name in ("loss", "backward", "optimizer"))
     return {"rollout": totals["rollout"], "update": update}
+
+
+def figures_of_the_start(
+    step: int,
+    planned: Mapping[str, float],
+    agreement: Agreement | None,
+    metrics: Mapping[str, float],
+    note: Callable[[str], object],
+) -> dict[str, float]:
+    """Return what was planned of the memory, and in the first step what is known of the engine.
+
+    Args:
+        step: the training step.
+        planned: see `planned_memory`.
+        agreement: of engine and policy; None: they were not compared.
+        metrics: of the step.
+        note: is told once how much of the memory is used.
+    """
+    found = {f"memory/{phase}_planned": gib for phase, gib in planned.items()}
+    if step == 1 and agreement is not None:
+        found["mismatch/at_start"] = agreement.mean
+        found["mismatch/at_start_logits"] = agreement.logits
+    if step == 1 and planned:
+        pairs = [f"{p} {gib:.1f}, {metrics[f'memory/{p}_gpu']:.1f}" for p, gib in planned.items()]
+        note(f"GPU memory in GiB, planned and in use: {'; '.join(pairs)}")
+    return found

@@ -49,6 +49,11 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
         raise UserError(
             '--replay: a teacher\'s answers are not recorded (reward.labels = "teacher")'
         )
+    if replay is not None and settings.data.source == "stream":
+        raise UserError(
+            '--replay: data.source = "stream" asks what arrives, when it arrives: the answers of '
+            "another run are to other questions. Go on with that run by --resume"
+        )
     if replay is not None and settings.rollout.workflow != "single_turn":
         raise UserError(
             f"--replay: rollout.workflow = {settings.rollout.workflow!r} would be run once more on "

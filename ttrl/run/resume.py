@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ttrl.report.display import Display
-from ttrl.run.checkpoint import Checkpoint, find_newest
+from ttrl.run.checkpoint import Checkpoint, find_newest, is_finished, named_as_ours
 from ttrl.run.identity import EXTEND, refuse_differences
 from ttrl.run.run_folder import RunFolder
 from ttrl.run.saving import remove_after
@@ -18,8 +18,12 @@ from ttrl.system.launch import command, launched
 from ttrl.types import UserError
 
 
-def find_start(settings: Settings, folder: RunFolder, display: Display) -> Checkpoint:
+def find_start(settings: Settings, folder: RunFolder, display: Display) -> Checkpoint | None:
     """Find where the run in ``folder`` can go on, after claiming it; nothing is changed.
+
+    Returns:
+        The newest checkpoint; None: nothing was saved yet, and it begins again, with the questions
+        that have arrived.
 
     Raises:
         UserError: if there is no such run, it is still going, is finished and not to be extended,
@@ -33,6 +37,13 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
     checkpoint, problems = find_newest(folder.checkpoints)
     for problem in problems:
         display.note(f"warning: not a complete checkpoint: {problem}")
+    if checkpoint is None and folder.is_streamed():
+        lost = _lost_saves(folder, settings)
+        if not lost:
+            folder.lines_until(-1)
+            display.note("resuming from the beginning, with the questions that were accepted")
+            return None
+        problems += lost
     if checkpoint is None:
         raise UserError(
             f"--resume: {folder.checkpoints} holds no complete checkpoint "
@@ -42,6 +53,24 @@ def find_start(settings: Settings, folder: RunFolder, display: Display) -> Check
     folder.lines_until(checkpoint.step)
     display.note(f"resuming from step {checkpoint.step} ({checkpoint.path})")
     return checkpoint
+
+
+def _lost_saves(folder: RunFolder, settings: Settings) -> list[str]:
+    """Say what shows that a stream's run without a complete checkpoint has had one.
+
+    It must not begin again then, which would throw away what it has learned. Nothing shows a save
+    that a killed process had begun.
+    """
+    lost = [f"{p.name} was complete" for p in named_as_ours(folder.checkpoints) if is_finished(p)]
+    then, made = settings_of(folder.path / "config.toml"), folder.last_made()
+    every = [of.checkpoint.every for of in (then, settings)]
+    if 0 in every:
+        return lost
+    # A save is over before the next one begins, or else before the next step.
+    limit = max(every) * (2 if then.checkpoint.asynchronous else 1)
+    if made > limit or folder.is_finished():
+        lost.append(f"{made} steps were made, with checkpoint.every = {max(every)}")
+    return lost
 
 
 def refuse_none(folder: RunFolder) -> None:
@@ -70,6 +99,11 @@ def changed_settings(folder: RunFolder, settings: Settings) -> list[str]:
 def refuse_finished(folder: RunFolder, settings: Settings) -> None:
     """Raise a UserError unless a finished run was asked for more steps than it was to make."""
     then, summary = settings_of(folder.path / "config.toml"), folder.summary()
+    if summary.get("stream", {}).get("ended"):
+        raise UserError(
+            f"--resume: the run in {folder.path} is finished, since its stream has ended: train on "
+            f"further questions in another one, with --model {folder.path / 'model'}"
+        )
     more = _raised(then, summary["steps"])
     if summary["stopped"]:
         raise UserError(
@@ -90,11 +124,13 @@ def _raised(then: Settings, steps: int) -> str:
     return f"--set epochs={2 * then.epochs}"
 
 
-def refuse_no_steps(folder: RunFolder, done: int, total: int) -> None:
+def refuse_no_steps(folder: RunFolder, done: int, total: int | None) -> None:
     """Raise a UserError if a finished run would make no further step, or a run has made too many.
 
     How many there are is known only when the questions are loaded.
     """
+    if total is None:
+        return
     if done > total or (folder.is_finished() and done == total):
         raise UserError(
             f"--resume: the run in {folder.path} has made {done} steps, and max_steps, epochs and "
@@ -102,10 +138,14 @@ def refuse_no_steps(folder: RunFolder, done: int, total: int) -> None:
         )
 
 
-def go_back(folder: RunFolder, checkpoint: Checkpoint, settings: Settings) -> None:
-    """Remove what a run wrote after the checkpoint, or at its end: all of it is made again."""
-    folder.remove_after(checkpoint.step)
-    remove_after(folder.checkpoints, checkpoint.step)
+def go_back(folder: RunFolder, checkpoint: Checkpoint | None, settings: Settings) -> None:
+    """Remove what a run wrote after the checkpoint, or at its end: all of it is made again.
+
+    What a stream has brought, and what was answered, stays.
+    """
+    step = -1 if checkpoint is None else checkpoint.step
+    folder.remove_after(step)
+    remove_after(folder.checkpoints, step)
     then = settings_of(folder.path / "config.toml")
     ends = {name: getattr(settings, name) for name in EXTEND}
     if (extended := then.model_copy(update=ends)) != then:
@@ -141,6 +181,8 @@ def how_to_go_on(folder: RunFolder, settings: Settings) -> str:
             f". The same command with --resume goes on from step {saved} (settings like "
             "memory.tokens_per_batch may differ; later answers are sampled again)"
         )
+    elif folder.is_streamed():
+        text += ". The same command with --resume begins again with the questions that have arrived"
     else:
         text += "; no checkpoint was saved"
         replay = replay or f"Start again with --run-dir {folder.free_name()}"
@@ -150,6 +192,7 @@ def how_to_go_on(folder: RunFolder, settings: Settings) -> str:
 def replay_command(folder: RunFolder, settings: Settings) -> str:
     """Say what trains on a run's answers in a new folder; empty if there are none, or not all."""
     replayable = settings.reward.labels != "teacher" and settings.rollout.workflow == "single_turn"
+    replayable = replayable and settings.data.source == "list"
     if not folder.last_sampled() or not replayable:  # see `ttrl.run.preflight`
         return ""
     ranks = f" --ranks {os.environ['WORLD_SIZE']}" if launched() else ""
@@ -166,6 +209,8 @@ def _after(between: str, text: str) -> str:
 
 def after_an_interrupt(folder: RunFolder, settings: Settings) -> str:
     """Say what there is of a run that Ctrl-C has ended, and how it goes on."""
+    if folder.is_streamed() and not folder.last_saved():
+        return f"; {folder.path} holds its questions: the same command with --resume continues"
     if folder.can_go_on():
         return f"; {folder.path} holds a checkpoint: the same command with --resume continues"
     if how := how_to_go_on(folder, settings):
@@ -175,8 +220,10 @@ def after_an_interrupt(folder: RunFolder, settings: Settings) -> str:
     return ""
 
 
-def after_a_hang(folder: RunFolder) -> str:
+def after_a_hang(folder: RunFolder, settings: Settings) -> str:
     """Say what to do after a phase that took too long, without looking at the disk again."""
+    if settings.data.source == "stream":
+        return "Raise that limit. The same command with --resume continues"
     return (
         "Raise that limit. The same command with --resume continues from the last checkpoint; "
         f"where there is none, {command()} train {folder.path / 'config.toml'} --replay "

@@ -116,7 +116,12 @@ class RunFolder:
 
     def can_go_on(self) -> bool:
         """Say whether there is something to resume from."""
-        return (self.path / "config.toml").is_file() and self.last_saved() > 0
+        begun = (self.path / "config.toml").is_file()
+        return begun and (self.is_streamed() or self.last_saved() > 0)
+
+    def is_streamed(self) -> bool:
+        """Say whether its questions arrive: they are kept, so it can always go on."""
+        return (self.path / "stream").is_dir()
 
     def is_finished(self) -> bool:
         """Say whether the run has come to its end."""
@@ -139,7 +144,10 @@ class RunFolder:
         """Make the folder, write the resolved settings, and `claim` it."""
         self.refuse_existing()
         (self.path / "rollouts").mkdir(parents=True)
-        (self.path / "config.toml").write_text(settings.to_toml(), encoding="utf-8")
+        config = self.path / "config.toml"
+        config.write_text(settings.to_toml(), encoding="utf-8")
+        for path in (config, self.path, self.path.parent):  # a stream is kept from its first line
+            disk.sync(path)
         self.claim()
 
     def keep_answers(self, step: int, groups: Sequence[CompletionGroup]) -> None:
@@ -186,6 +194,10 @@ class RunFolder:
             steps += [int(name[1]) for name in named if name and name[2] == "jsonl"]
         return max(steps)
 
+    def last_made(self) -> int:
+        """Return the last step whose metrics are here; 0 if there are none."""
+        return max((step for step, _ in _steps(self.path / "metrics.jsonl")), default=0)
+
     def last_saved(self) -> int:
         """Return the step of the newest checkpoint, by its name; 0 if there is none."""
         return max(
@@ -206,10 +218,13 @@ class RunFolder:
     def lines_until(self, step: int) -> list[bytes]:
         """Read the metrics' lines up to ``step``, of a folder that can go back to it and on.
 
+        With -1 it goes back to before its first measurement, for which it needs no checkpoint.
+
         Raises:
             UserError: if some are missing, or a folder is, or cannot be written to.
         """
-        for folder in (self.path, self.path / "rollouts", self.checkpoints):
+        needed = (self.path, self.path / "rollouts", *([self.checkpoints] if step >= 0 else []))
+        for folder in needed:
             if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
                 raise UserError(
                     f"{folder} is not there, or cannot be written to: a run that goes on needs it; "

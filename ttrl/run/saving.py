@@ -64,10 +64,14 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join()
 
-    def due(self, step: int, total: int) -> bool:
-        """Say whether to save after this step."""
+    def due(self, step: int, total: int | None) -> bool:
+        """Say whether to save after this step, of so many; None: of nobody knows how many."""
         every = self.settings.every
         return every > 0 and (step % every == 0 or step == total)
+
+    def due_after_all(self, step: int) -> bool:
+        """Say whether to save after a step that has turned out to be the last."""
+        return self.due(step, step) and not self.due(step, None)
 
     def save(
         self,

@@ -16,6 +16,10 @@ HeldOutKey = Literal[
 class DataSettings(Section):
     """Questions and how they are put to the model."""
 
+    source: Literal["list", "stream"] = "list"
+    """list: all questions are there when the run begins. stream: they arrive while it goes on;
+    ``train`` is then a .jsonl file that grows, a folder into which such files are moved, or "-",
+    standard input. See [stream]."""
     train: str
     """Questions to train on, labels never read: a .jsonl, .json, .parquet, .csv, .tsv or .txt file,
     "hub:OWNER/NAME", "arithmetic:train", or "arithmetic:stream", which has no end. In a recipe, a

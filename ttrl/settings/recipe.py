@@ -61,7 +61,8 @@ def load_settings(
         tables = _merge(_merge(tables, revision), part)
         name = f"{name}-{part_name}"
     if data is not None:
-        tables = _merge(tables, {"data": {"train": data}})
+        tables = _merge(tables, {"data": {"train": data, "source": "list"}})
+        tables.pop("stream", None)
     tables.setdefault("name", name)
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():

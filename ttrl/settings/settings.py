@@ -33,6 +33,7 @@ from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
+from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
 
 
@@ -47,6 +48,7 @@ class Settings(Section):
     model. None: what ``reward.advantages`` says."""
     model: ModelSettings
     data: DataSettings
+    stream: StreamSettings = StreamSettings()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the order of the questions and every sample."""
     epochs: Positive = 1

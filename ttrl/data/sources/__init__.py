@@ -26,7 +26,8 @@ SOURCES: dict[str, Callable[[Settings, PreTrainedTokenizerBase], Source]] = {
 
 def refuse_absent(data: DataSettings) -> None:
     """Raise a UserError for a file of questions that is not there, before anything is loaded."""
-    for source in (data.train, data.held_out):
+    listed = (data.held_out,) if data.source == "stream" else (data.train, data.held_out)
+    for source in listed:
         if source is not None and source not in SOURCES:
             refuse_no_file(source)
 
@@ -39,6 +40,11 @@ def make_source(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Sourc
             and ``rollout.resample_rounds`` wants more.
     """
     per_step, rounds = settings.rollout.questions_per_step, settings.rollout.resample_rounds
+    if settings.data.source == "stream":
+        raise UserError(
+            'data.source = "stream" is for ttrl train: here all questions must be there when it '
+            'begins; set data.source = "list", and name a file of them in data.train'
+        )
     if settings.data.train in SOURCES:
         return SOURCES[settings.data.train](settings, tokenizer)
     loaded = load_questions(settings.data.train, settings.data, tokenizer)

@@ -1,0 +1,199 @@
+"""A stream of 300 additions in several orders: learning on, question by question, and frozen.
+
+    .venv/bin/python bench/stream.py                all that is missing, and the table
+    .venv/bin/python bench/stream.py --show         run nothing
+    .venv/bin/python bench/stream.py --questions 6 --seeds 0 --out tiny.json    a rehearsal
+
+Every question is scored by votes that were sampled before it was learned from. Frozen weights are
+those that a per-question run begins each question with, so its first answers are theirs. Every run
+has one thread, and is kept in ``bench/results/stream.json`` at once; it is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from machine import ROOT, describe
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = ROOT / "bench" / "results" / "stream.json"
+COMMON = [
+    "threads=1",
+    "data.held_out=none",
+    "rollout.votes=32",
+    "policy.trained_samples=16",
+    "checkpoint.every=0",
+    "report.every_s=0",
+]
+LORA = ["lora.rank=8", "optimizer.learning_rate=1e-3"]
+RUNS: dict[str, list[str]] = {
+    "continual": ["policy.sequences_per_update=128"],
+    "continual, LoRA": [*LORA, "policy.sequences_per_update=128"],
+    "per question": [
+        *LORA,
+        "rollout.questions_per_step=1",
+        "policy.sequences_per_update=16",
+        "stream.reset=per_question",
+        "stream.visits=8",
+        "stream.warmup_steps=0",
+    ],
+}
+"""Settings on top of the recipe and `COMMON`. As many steps a question as eight of them share."""
+CURVES = {
+    "frozen": ("per question", "answers"),
+    "continual": ("continual", "answers"),
+    "continual, LoRA": ("continual, LoRA", "answers"),
+    "per question, adapted": ("per question", "adapted"),
+}
+"""Row of the table -> run, and which of its answers."""
+
+
+def main() -> None:
+    """Run what is missing, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--show", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    console, out = Console(), arguments.out
+    what = {"common": COMMON, "settings": RUNS, "questions": arguments.questions}
+    record = json.loads(out.read_text()) if out.exists() else {**what, "runs": {}}
+    if any(record[key] != value for key, value in what.items()):
+        raise SystemExit(f"{out}: made with other settings: remove it first")
+    if not arguments.show:
+        complete(record, arguments.seeds, arguments.jobs, out, console)
+    console.print(table(record))
+
+
+def complete(
+    record: dict[str, Any], seeds: list[int], jobs: int, out: Path, console: Console
+) -> None:
+    """Make the runs that the record lacks."""
+    runs = record["runs"]
+    missing = [(name, s) for s in seeds for name in RUNS if str(s) not in runs.get(name, {})]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        tasks = {pool.submit(run, n, s, record["questions"]): (n, s) for n, s in missing}
+        for done in as_completed(tasks):
+            name, seed = tasks[done]
+            if error := done.exception():
+                console.print(f"{name}, seed {seed} failed: {error!r}", markup=False)
+                continue
+            runs.setdefault(name, {})[str(seed)] = done.result()
+            record |= {"machine": describe(), "areas": areas(record)}
+            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            console.print(f"{name}, seed {seed}: done", markup=False)
+
+
+def stream(seed: int, count: int) -> list[dict[str, str]]:
+    """Return additions of all levels, none of them the embedded task's, in a seed's order."""
+    from ttrl.data import arithmetic
+
+    rng, reserved = random.Random("stream"), arithmetic.reserved()
+    pairs: dict[tuple[int, int], None] = {}
+    while len(pairs) < count:
+        level = arithmetic.LEVELS[len(pairs) % len(arithmetic.LEVELS)]
+        pair = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
+        if pair not in reserved:
+            pairs[pair] = None
+    rows = [
+        {"id": f"{a}+{b}", "prompt": arithmetic.question(a, b), "answer": str(a + b)}
+        for a, b in pairs
+    ]
+    random.Random(f"order {seed}").shuffle(rows)
+    return rows
+
+
+def run(name: str, seed: int, count: int) -> dict[str, Any]:
+    """Return one run's answers, right or wrong, in the order of the stream, and their cost."""
+    from ttrl.report.display import Display
+    from ttrl.run.run_folder import RunFolder
+    from ttrl.settings.recipe import load_settings
+    from ttrl.trainer import train
+
+    rows = stream(seed, count)
+    with tempfile.TemporaryDirectory() as place:
+        source, folder = Path(place) / "q.jsonl", Path(place) / "run"
+        lines = [json.dumps(row) for row in [*rows, {"end_of_stream": True}]]
+        source.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        own = [f"data.train={source}", "stream.queue=1024", f"seed={seed}"]
+        settings = load_settings("tiny-stream", overrides=[*COMMON, *RUNS[name], *own])
+        summary = train(settings, RunFolder(folder), Display(Console(quiet=True)))
+        found = {file: answers(folder, file, rows) for file in ("answers", "adapted")}
+    cost = {key: summary["stream"][key] for key in ("tokens_per_question", "seconds_per_question")}
+    return {**found, **cost, "steps": summary["steps"], "wall_s": summary["wall_s"]}
+
+
+def answers(folder: Path, file: str, rows: list[dict[str, str]]) -> dict[str, str]:
+    """Return a digit per question, 1 for right: of the first sample, and of the majority."""
+    lines = (folder / "stream" / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()
+    said = [json.loads(line) for line in lines]
+    return {
+        kind: "".join(
+            str(int(x[key] == r["answer"])) for x, r in zip(said, rows, strict=bool(said))
+        )
+        for kind, key in (("first", "first"), ("majority", "answer"))
+    }
+
+
+def areas(record: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Compute by row and seed the mean of each curve, of its last third, and what frozen lacks."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row, (name, file) in CURVES.items():
+        for seed, result in record["runs"].get(name, {}).items():
+            curve, means = result[file], {}
+            for kind, right in curve.items():
+                means[kind] = share(right)
+                means[f"{kind}, last third"] = share(right[-math.ceil(len(right) / 3) :])
+                frozen = record["runs"].get("per question", {}).get(seed)
+                if frozen is not None:
+                    means[f"{kind}, over frozen"] = means[kind] - share(frozen["answers"][kind])
+            found.setdefault(row, {})[seed] = means
+    return found
+
+
+def share(right: str) -> float:
+    """Return the share of ones."""
+    return fmean(map(int, right))
+
+
+def table(record: dict[str, Any]) -> Table:
+    """Make a table of means over seeds, with the lowest and the highest."""
+    found = areas(record)
+    out = Table("prequential accuracy in %", *found, title=f"{record['questions']} questions")
+    for kind in ("first", "majority"):
+        for part in ("", ", last third", ", over frozen"):
+            name = f"{kind}{part}"
+            columns = [[100 * m[name] for m in s.values() if name in m] for s in found.values()]
+            out.add_row(name, *map(spread, columns))
+    runs = {row: list(record["runs"][CURVES[row][0]].values()) for row in found}
+    for what in ("tokens", "seconds"):
+        costs = {row: [r[f"{what}_per_question"] for r in results] for row, results in runs.items()}
+        costs |= {"frozen": []}  # no run of its own: a vote and no update
+        out.add_row(f"{what} a question", *(spread(costs[row]) for row in found))
+    out.add_row("orders", *(str(len(by_seed)) for by_seed in found.values()))
+    return out
+
+
+def spread(values: list[float]) -> str:
+    """Write a mean with the lowest and the highest value."""
+    if not values:
+        return ""
+    low, mean, high = (f"{x:.3g}" for x in (min(values), fmean(values), max(values)))
+    return f"{mean} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""docs/streams.md: its program writes a stream, and its tables name what there is."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from test_display import shown
+from tiny_tokenizer import tiny_tokenizer
+
+from ttrl.data.questions import QuestionReader
+from ttrl.report.display import Display, stream_table
+from ttrl.settings.recipe import load_settings
+from ttrl.stream.inbox import Inbox
+from ttrl.stream.lines import LONGEST, LineCutter
+from ttrl.stream.source import GUARDED
+
+PAGE = (Path(__file__).parents[2] / "docs" / "streams.md").read_text(encoding="utf-8")
+
+
+def test_its_program_writes_questions_that_are_accepted(tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written):
+        exec(program, {})
+    settings = load_settings("tiny-stream").data
+    inbox = Inbox(tmp_path, QuestionReader(settings, tiny_tokenizer()).read)
+    inbox.open()
+    for line in LineCutter("-").cut(written.getvalue().encode()):
+        inbox.take(line)
+    assert inbox.count == 200
+    assert (tmp_path / "refused.jsonl").read_bytes() == b""
+
+
+def test_what_it_says_of_numbers_and_names() -> None:
+    assert f"a line of more than {LONGEST // 2**20} MiB" in PAGE
+    assert f"the last\n{GUARDED} steps with the first {GUARDED}" in PAGE
+    files = re.findall(r"^\| `(\w+)\.jsonl` \| (?:an? |the )", PAGE, re.MULTILINE)
+    assert files[-5:] == ["questions", "refused", "windows", "answers", "adapted"]
+    example = next(line for line in PAGE.splitlines() if line.startswith('    {"number"'))
+    keys = ["number", "id", "step", "updates", "answer", "share", "votes", "first", "tokens"]
+    assert list(json.loads(example)) == keys
+
+
+@pytest.mark.parametrize("total", [None, 12])
+def test_a_run_without_an_end_shows_no_total(total: int | None) -> None:
+    screen = io.StringIO()
+    display = Display(Console(file=screen, width=200))
+    with display.training(total):
+        display.header(load_settings("tiny-stream"), total, {"train": 0, "held_out": 0}, "CPU")
+        display.step(3, total, {"vote/majority_ratio": 0.5, "time/rollout_s": 2.0})
+    lines = screen.getvalue().splitlines()
+    assert ("steps      as long as questions come, of 8" in lines[2]) == (total is None)
+    assert lines[4].startswith("step 3  majority" if total is None else "step  3/12  majority")
+    assert any("steps to come" in line for line in lines) == (total is not None)
+
+
+def test_the_table_at_the_end_of_a_stream() -> None:
+    stream = {
+        "questions": 10,
+        "scored": 9,
+        "first_accuracy_mean": 0.5,
+        "first_accuracy_last_third": 0.75,
+        "majority_accuracy_mean": 0.625,
+        "majority_accuracy_last_third": 1.0,
+        "tokens_per_question": 240.0,
+        "seconds_per_question": 0.1,
+    }
+    assert shown(stream_table(stream)) == [
+        ["9 of 10 questions", "first sample", "majority"],
+        ["all", "50.0", "62.5"],
+        ["last third", "75.0", "100.0"],
+    ]
+    adapted = {"adapted_first_accuracy_mean": 0.9, "adapted_majority_accuracy_mean": 1.0}
+    assert shown(stream_table(stream | adapted))[-1] == ["adapted", "90.0", "100.0"]
+    unknown = {key: stream[key] for key in stream if "accuracy" not in key} | {"scored": 0}
+    assert shown(stream_table(unknown)) == [["0 of 10 questions", "first sample", "majority"]]

@@ -1,0 +1,166 @@
+"""The inbox of a stream: questions that were accepted, on disk, in the order of their arrival.
+
+    stream/questions.jsonl   {"number": 1, "id": "q1", "read": 1, "file": ..., "row": {...}}
+    stream/refused.jsonl     {"read": 2, "file": ..., "reason": "...", "text": "..."}
+
+Every line that is read of an input ends up in one of them, with its place there: so they also say
+how far the input has been read. A row may hold a reference answer. It stays in the row, and in the
+answer key for metrics; no `Question` has it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ttrl.data.questions import ReadQuestion
+from ttrl.data.rows import BadRow, Row, parse_json
+from ttrl.stream.appended import AppendedFile, json_line
+from ttrl.stream.lines import LONGEST, Line, Place
+
+END = {"end_of_stream": True}
+"""The line that ends a stream."""
+DEEPEST = 64
+"""Lists and objects inside each other in a row, at most: its line is read again inside another."""
+PLACED = {"read": int, "file": str, "line": int, "begin": int, "end": int, "crc": int}
+"""What every line that is kept has: which it was of all, and its `Place`."""
+SHOWN = 200
+"""Characters of a refused line that are kept."""
+
+Read = Callable[[Row], ReadQuestion]
+"""Function that makes a question of a row, or raises a `BadRow`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an input has been read."""
+
+    last: Place | None = None
+    """The last line; None: nothing has been read."""
+    files: set[str] = field(default_factory=set)
+    """Names of the files that lines were read of; one set, which grows."""
+    lines: int = 0
+    """Number of lines, without blank ones."""
+
+
+class Inbox:
+    """Accepts questions from one thread, while another takes them in their order."""
+
+    def __init__(self, folder: Path, read: Read) -> None:
+        """Keep questions in ``folder``, which is there; `open` comes first.
+
+        Args:
+            folder: where the two files are.
+            read: is asked by the thread that accepts.
+        """
+        self._accepted = AppendedFile(
+            folder / "questions.jsonl", {"number": int, "id": str, "row": object, **PLACED}
+        )
+        self._refused = AppendedFile(folder / "refused.jsonl", PLACED)
+        self._read = read
+        self._begins: list[int] = []  # of each question's line
+        self._ids: set[str] = set()
+        self.progress = Progress()
+        """How far the input has been read."""
+
+    def open(self) -> None:
+        """Read what an earlier process has left.
+
+        Raises:
+            UserError: if it is not ours.
+        """
+        for begin, record in self._accepted.open():
+            self._begins.append(begin)
+            self._ids.add(record["id"])
+            self._go_on(record)
+        for _, record in self._refused.open():
+            self._go_on(record)
+
+    @property
+    def count(self) -> int:
+        """The number of questions that were accepted."""
+        return len(self._begins)
+
+    def take(self, line: Line) -> bool:
+        """Accept or refuse a line, on disk when this returns; a blank one is neither.
+
+        Returns:
+            Whether this line ends the stream.
+        """
+        if not line.text.strip():
+            return False
+        place = {"read": self.progress.lines + 1, **line.place.as_json()}
+        try:
+            value = _value(line)
+            if value == END:
+                return True
+            name = self._accepted_id(value)
+        except BadRow as error:
+            shown = line.text[: 4 * SHOWN].decode("utf-8", "replace")[:SHOWN]
+            record = {**place, "reason": str(error), "text": shown}
+            self._refused.append(json_line(record))
+        else:
+            record = {"number": self.count + 1, "id": name, **place}
+            row = line.text.strip().decode()  # as it came: its numbers keep their spelling
+            head = json_line(record).decode().rstrip("}\n")
+            begin = self._accepted.append(f'{head}, "row": {row}}}\n'.encode())
+            self._ids.add(name)
+            self._begins.append(begin)
+        self._go_on(record)
+        return False
+
+    def question(self, number: int, read: Read) -> ReadQuestion:
+        """Read an accepted question again, counted from 1, with the id that it was given."""
+        record = self._accepted.line(self._begins[number - 1])
+        found = read(Row(f"stream {number}", record["row"]))
+        return replace(found, question=replace(found.question, id=record["id"]))
+
+    def _accepted_id(self, value: Any) -> str:
+        """Return the id of a row that can be asked, and has not been.
+
+        Raises:
+            BadRow: if it cannot, or has.
+        """
+        own = f"stream-{self.count + 1}"
+        name = self._read(Row(own.replace("-", " "), value)).question.id
+        if name != own and name in self._ids:
+            raise BadRow(f"the id {name!r} was accepted before; a question is answered once")
+        if name in self._ids:  # somebody has called another question by what a nameless one gets
+            return next(f"{own}-{i}" for i in count(2) if f"{own}-{i}" not in self._ids)
+        return name
+
+    def _go_on(self, record: dict[str, Any]) -> None:
+        place, before = Place.of(record), self.progress
+        before.files.add(place.file)
+        if record["read"] > before.lines:  # else the other file has later ones
+            self.progress = Progress(place, before.files, record["read"])
+
+
+_PLAIN = (str, int, float, type(None))
+
+
+def _value(line: Line) -> Any:
+    """Parse a line.
+
+    Raises:
+        BadRow: if it is no JSON, or too long.
+    """
+    if line.is_cut:
+        raise BadRow(f"longer than {LONGEST} bytes")
+    try:
+        value = parse_json(line.text.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadRow(f"not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, too long a number, too deep
+        raise BadRow(f"not JSON: {error}") from error
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [y for x in inner if not isinstance(x, _PLAIN) for y in x]
+    if level:
+        raise BadRow(f"more than {DEEPEST} lists and objects inside each other")
+    return value
