@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from ttrl.answers import Grader
@@ -105,4 +104,4 @@ class Prequential:
 
 
 def _share(seen: str) -> float:
-    return fmean(map(int, seen))
+    return seen.count("1") / len(seen)
