@@ -250,6 +250,7 @@ KINDS = {
     ("tensorboard",): Kind(has_files, "tests/unit/test_tracking.py reads what it shows"),
     ("python", "bench/tiny_seeds.py"): Kind(has_options, "takes an hour"),
     ("python", "bench/algorithms.py"): Kind(has_options, "takes hours"),
+    ("python", "bench/real_model.py"): Kind(has_options, "needs a model from a registry"),
     ("python", "scripts/picture.py"): Kind(has_options, "draws from what the former has left"),
 }
 """By the first words of a command."""
