@@ -1,5 +1,6 @@
 """How a step's seconds grow with votes, length of answers, vocabulary, model size and ranks.
 
+    pip install altair                                    for the picture
     .venv/bin/python bench/end_to_end/growth.py           some 6 minutes
     .venv/bin/python bench/end_to_end/growth.py --draw    from what is recorded
 
@@ -88,7 +89,7 @@ def measure(shape: dict[str, Any]) -> dict[str, float]:
         command = ["-m", "ttrl.cli", "train", "tiny-arithmetic", f"--run-dir={folder}/run"]
         command += [f"--set={name}={value}" for name, value in settings.items()]
         if ranks := shape.get("ranks"):
-            command += [f"--ranks={ranks}", "--set=backend=zero3"]
+            command += [f"--ranks={ranks}", "--set=policy.backend=zero3"]
         python(*command)
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     counted = [line for line in map(json.loads, lines) if line["step"] > 1]
@@ -135,7 +136,7 @@ def draw(points: dict[str, list[dict[str, Any]]]) -> None:
             "value:Q",
             title="parameters" if size else axis,
             scale=alt.Scale(type="log", domain=[values[0], values[-1]]),
-            axis=alt.Axis(values=values, format="~s", labelOverlap=True, grid=False),
+            axis=alt.Axis(values=values, format=".2~s", labelOverlap=True, grid=False),
         )
         y = alt.Y("seconds:Q", title="seconds a step", scale=alt.Scale(type="log"))
         chart = alt.Chart(alt.InlineData(values=rows)).encode(
