@@ -5,8 +5,8 @@
 
 Seconds from the start of a process: to the end of `ttrl --help` and of `ttrl train --dry-run`; and
 of `ttrl train tiny-arithmetic` to its first line, to the end of the measurement before training,
-and to the end of the first step. A first round, which brings
-packages into the disk's cache, is not counted.
+and to the end of the first step. A first round, which brings packages into the disk's cache, is not
+counted.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
+from trl_config import config
 from work import QUESTIONS, VOTES, questions, settings_of
 
 from ttrl.integrations.trl import majority_reward
@@ -38,34 +39,19 @@ def main() -> None:
     """Train, and leave the model in FOLDER/model."""
     folder, steps, seed = Path(sys.argv[1]), *map(int, sys.argv[2:])
     settings = settings_of(folder, steps, seed)
-    tokenizer, optimizer = load_tokenizer(settings.model), settings.optimizer
+    tokenizer = load_tokenizer(settings.model)
     rows = [{"prompt": question.prompt} for question in questions(settings)]
     clock = Clock()
     trainer = GRPOTrainer(
         AutoModelForCausalLM.from_pretrained(model_path(settings.model), dtype="float32"),
         majority_reward(VOTES, answers=settings.answers),
-        GRPOConfig(
-            output_dir=str(folder / "trl"),
-            num_generations=VOTES,
+        config(
+            settings,
+            str(folder / "trl"),
             per_device_train_batch_size=QUESTIONS * VOTES,
-            max_completion_length=settings.rollout.max_new_tokens,
             max_steps=steps,
-            seed=seed,
-            learning_rate=optimizer.learning_rate,
-            lr_scheduler_type="constant",
-            adam_beta1=optimizer.betas[0],
-            adam_beta2=optimizer.betas[1],
-            weight_decay=optimizer.weight_decay,
-            max_grad_norm=optimizer.grad_clip,
-            loss_type="dapo",  # our aggregation of this recipe: a mean over tokens
-            bf16=False,
-            gradient_checkpointing=False,
             shuffle_dataset=False,
-            save_strategy="no",
-            report_to="none",
             logging_steps=steps,
-            disable_tqdm=True,
-            use_cpu=True,
         ),
         Dataset.from_list(rows),
         processing_class=tokenizer,

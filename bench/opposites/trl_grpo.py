@@ -12,7 +12,8 @@ from typing import Any
 
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
+from trl_config import config
 
 from ttrl.integrations.trl import majority_reward
 from ttrl.settings.recipe import load_settings
@@ -42,7 +43,7 @@ def main() -> None:
     """Train, and leave the model in FOLDER."""
     recipe, model, train, folder, seconds = sys.argv[1:]
     settings = load_settings(recipe, overrides=[f"data.train={train}", f"model.path={model}"])
-    rollout, optimizer = settings.rollout, settings.optimizer
+    rollout = settings.rollout
     tokenizer = AutoTokenizer.from_pretrained(model)
     # Its way to end an answer with the line, as ours does.
     (newline,) = tokenizer.encode("\n", add_special_tokens=False)
@@ -51,30 +52,14 @@ def main() -> None:
     trainer = GRPOTrainer(
         AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
         majority_reward(rollout.votes, answers=settings.answers),
-        GRPOConfig(
-            output_dir=f"{folder}/trl",
-            num_generations=rollout.votes,
+        config(
+            settings,
+            f"{folder}/trl",
             per_device_train_batch_size=SAMPLES_PER_BATCH,
             gradient_accumulation_steps=rollout.questions_per_step
             * rollout.votes
             // SAMPLES_PER_BATCH,
-            max_completion_length=rollout.max_new_tokens,
-            temperature=rollout.temperature,
             num_train_epochs=settings.epochs,
-            seed=settings.seed,
-            learning_rate=optimizer.learning_rate,
-            lr_scheduler_type="constant",
-            adam_beta1=optimizer.betas[0],
-            adam_beta2=optimizer.betas[1],
-            weight_decay=optimizer.weight_decay,
-            max_grad_norm=optimizer.grad_clip,
-            loss_type="dapo",  # our aggregation of this recipe: a mean over tokens
-            bf16=False,
-            gradient_checkpointing=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
         ),
         load_dataset("json", data_files=train, split="train").select_columns("prompt"),
         processing_class=tokenizer,

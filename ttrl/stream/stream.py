@@ -96,11 +96,6 @@ class Stream:
         with self._changed:
             self._changed.notify_all()
 
-    @property
-    def questions(self) -> int:
-        """The number of questions that were accepted."""
-        return self._inbox.count
-
     def _closed(self) -> tuple[int, Why] | None:
         """Say how many questions make a window now, and why; None: wait."""
         if (error := self._feeder.failed) is not None:
