@@ -131,15 +131,21 @@ def run(name: str, seed: int, count: int) -> dict[str, Any]:
         own = [f"data.train={source}", "stream.queue=1024", f"seed={seed}"]
         settings = load_settings("tiny-stream", overrides=[*COMMON, *RUNS[name], *own])
         summary = train(settings, RunFolder(folder), Display(Console(quiet=True)))
-        found = {file: answers(folder, file, rows) for file in ("answers", "adapted")}
+        found = {file: right(said(folder, file), rows) for file in ("answers", "adapted")}
+        tokens = fmean(x["tokens"] for x in said(folder, "answers"))
     cost = {key: summary["stream"][key] for key in ("tokens_per_question", "seconds_per_question")}
+    cost |= {"tokens_per_answer": tokens}
     return {**found, **cost, "steps": summary["steps"], "wall_s": summary["wall_s"]}
 
 
-def answers(folder: Path, file: str, rows: list[dict[str, str]]) -> dict[str, str]:
+def said(folder: Path, file: str) -> list[dict[str, Any]]:
+    """Read a stream's answers; a file that a run does not write is empty."""
+    path = folder / "stream" / f"{file}.jsonl"
+    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+
+
+def right(said: list[dict[str, Any]], rows: list[dict[str, str]]) -> dict[str, str]:
     """Return a digit per question, 1 for right: of the first sample, and of the majority."""
-    lines = (folder / "stream" / f"{file}.jsonl").read_text(encoding="utf-8").splitlines()
-    said = [json.loads(line) for line in lines]
     return {
         kind: "".join(
             str(int(x[key] == r["answer"])) for x, r in zip(said, rows, strict=bool(said))
@@ -154,9 +160,9 @@ def areas(record: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     for row, (name, file) in CURVES.items():
         for seed, result in record["runs"].get(name, {}).items():
             curve, means = result[file], {}
-            for kind, right in curve.items():
-                means[kind] = share(right)
-                means[f"{kind}, last third"] = share(right[-math.ceil(len(right) / 3) :])
+            for kind, digits in curve.items():
+                means[kind] = share(digits)
+                means[f"{kind}, last third"] = share(digits[-math.ceil(len(digits) / 3) :])
                 frozen = record["runs"].get("per question", {}).get(seed)
                 if frozen is not None:
                     means[f"{kind}, over frozen"] = means[kind] - share(frozen["answers"][kind])
@@ -164,9 +170,9 @@ def areas(record: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def share(right: str) -> float:
+def share(digits: str) -> float:
     """Return the share of ones."""
-    return fmean(map(int, right))
+    return fmean(map(int, digits))
 
 
 def table(record: dict[str, Any]) -> Table:
@@ -179,9 +185,10 @@ def table(record: dict[str, Any]) -> Table:
             columns = [[100 * m[name] for m in s.values() if name in m] for s in found.values()]
             out.add_row(name, *map(spread, columns))
     runs = {row: list(record["runs"][CURVES[row][0]].values()) for row in found}
-    for what in ("tokens", "seconds"):
+    frozen = {"tokens": [r["tokens_per_answer"] for r in runs.get("frozen", [])], "seconds": []}
+    for what in ("tokens", "seconds"):  # frozen has no run of its own: its votes, and no update
         costs = {row: [r[f"{what}_per_question"] for r in results] for row, results in runs.items()}
-        costs |= {"frozen": []}  # no run of its own: a vote and no update
+        costs |= {"frozen": frozen[what]}
         out.add_row(f"{what} a question", *(spread(costs[row]) for row in found))
     out.add_row("orders", *(str(len(by_seed)) for by_seed in found.values()))
     return out

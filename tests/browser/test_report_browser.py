@@ -157,6 +157,7 @@ def test_curves_say_their_values_at_a_step(small: str, visit: Open) -> None:
     figure.locator("svg").hover(position={"x": 60, "y": 100})
     assert "first, majority ratio 50.0 %" in reading.inner_text()
     figure.locator("summary").click()
+    figure.locator("tbody tr").first.wait_for()  # written when the browser says that it is open
     rows = figure.locator("tbody tr").all_inner_texts()
     assert rows == ["1\t50.0 %\t60.0 %", "2\t60.0 %\t70.0 %", "3\t70.0 %\t80.0 %"]
     with page.expect_download() as saved:
@@ -171,6 +172,7 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path, visit: Open) -> 
         page.locator("#list button").nth(i).click()
         page.wait_for_selector("#answers details")
         page.locator("#answers summary").first.click()
+        page.locator("#answers .said").first.wait_for()
     assert page.evaluate("window.broken") is None
     assert page.locator("main img, main iframe, main script").count() == 0
     assert page.locator("#detail [href], #detail [style*=url]").count() == 0
@@ -204,10 +206,10 @@ def test_the_keyboard_reaches_everything(small: str, visit: Open) -> None:
     page.locator("#list button").first.focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#answers details")
-    assert page.evaluate("document.activeElement.id") == "detail"
+    page.wait_for_function("document.activeElement.id === 'detail'")
     page.locator("nav a", has_text="Settings").focus()
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "settings"
+    page.wait_for_function("document.activeElement.id === 'settings'")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -219,7 +221,9 @@ def test_axe_finds_nothing_to_mend(small: str, visit: Open, scheme: str) -> None
     page.locator("#list button").first.click()
     page.wait_for_selector("#answers details")
     page.locator("#answers summary").first.click()
+    page.locator("#answers .said").first.wait_for()
     page.locator(".figure summary").first.click()
+    page.locator(".figure tbody tr").first.wait_for()
     for details in page.locator("#settings details:not([open]) summary").all():
         details.click()
     found = axe.Axe().run(page).response["violations"]
@@ -248,7 +252,7 @@ def test_a_running_page_reloads_where_it_was(small: str, visit: Open) -> None:
     page.wait_for_selector("html[data-ready]")
     assert page.evaluate("Math.round(scrollY)") == 400
     page.get_by_label("Reload this page").uncheck()
-    assert "reload=off" in page.url
+    page.wait_for_function("location.hash.includes('reload=off')")
 
 
 def test_a_page_that_nobody_refreshes_says_so(small: str, visit: Open, tmp_path: Path) -> None:
