@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -55,6 +54,7 @@ from ttrl.run.resume import (
     refuse_no_steps,
 )
 from ttrl.run.rollout_phase import RolloutPhase
+from ttrl.run.rollouts import InTurn, Rollouts, Sampled
 from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
 from ttrl.run.stateful import restore, shards_of, states_of
@@ -130,7 +130,7 @@ class Trainer:
         self.done = 0
         """The number of steps done."""
         self.agreement: Agreement | None = None
-        self.rollout_phase = RolloutPhase(
+        phase = RolloutPhase(
             parts.settings,
             parts.source,
             parts.workflow,
@@ -144,9 +144,7 @@ class Trainer:
             parts.free_prompts,
         )
         self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
-        self.beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
-        self.ahead: Future[Rollout] | None = None
-        """The next step's rollout, where ``rollout.overlap`` has begun it."""
+        self.rollouts: Rollouts = InTurn(phase, parts.goes_on, parts.stream, self._limited)
 
     def run(self) -> Summary:
         """Train, measure before and after, and write everything down."""
@@ -167,10 +165,11 @@ class Trainer:
                     self.display.measured(found)
                     tracking.step(0, found)
             result: StepResult | None = None
-            while not stopped and parts.goes_on(self.done):
+            while not stopped:
                 saving.check()
-                step = self.done + 1
-                result = self.step(step)
+                if (sampled := self.rollouts.next(self.done)) is None:
+                    break
+                result, step = self.step(sampled), sampled.step
                 stopped = self._reason_to_stop(result)
                 self.push_weights()
                 if parts.stream is not None:
@@ -196,25 +195,16 @@ class Trainer:
                 saving.finish()
         return self._finish(stopped)
 
-    def step(self, step: int) -> StepResult:
-        """Sample, let vote, assign credit, and update the policy."""
+    def step(self, sampled: Sampled) -> StepResult:
+        """Assign credit to what has been sampled and has voted, and update the policy."""
         parts, begun = self.parts, time.perf_counter()
-        with self._limited("rollout"):
-            rollout = self.rollout_phase.run(step) if self.ahead is None else self.ahead.result()
+        step, rollout = sampled.step, sampled.rollout
         groups, estimates = rollout.groups, rollout.estimates
-        sampled = time.perf_counter()
-        metrics = {
-            "step": step,
-            "rollout/updates_behind": parts.pool.policy_version - groups[0].policy_version,
-            "time/rollout_s": sampled - begun,
-            **memory_metrics("rollout"),
-        }
+        behind = parts.pool.policy_version - groups[0].policy_version
+        metrics = {"step": step, "rollout/updates_behind": behind, **sampled.metrics}
         scorer = parts.scorer
-        if parts.stream is not None:
-            metrics |= parts.stream.exam(step, groups, estimates)
         scorer.remember(step, groups, estimates)
-        self.ahead = self._rollout_ahead(step)
-        if self.ahead is None:
+        if not self.rollouts.go_on(step, ahead=self._may_go_ahead(step)):
             parts.pool.sleep()
         assigned, updates = self._update(rollout, step)
         chosen = rollout.chosen(assigned.chosen)
@@ -227,23 +217,21 @@ class Trainer:
         if isinstance(parts.labels, AfterVoting):
             metrics |= free_pass_metrics(groups, estimates)
             metrics["time/free_pass_s"] = rollout.free_pass_s
-        metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
+        metrics |= {"time/update_s": time.perf_counter() - begun, **memory_metrics("update")}
         note = self.display.note
         metrics |= figures_of_the_start(step, parts.planned, self.agreement, metrics, note)
         return StepResult(step, groups, estimates, metrics)
 
     # --- Parts of a step
 
-    def _rollout_ahead(self, step: int) -> Future[Rollout] | None:
-        """Begin to sample the step after this one, if that is asked for.
+    def _may_go_ahead(self, step: int) -> bool:
+        """Say whether the step after this one may be sampled beside this one's update.
 
         Not where a checkpoint is due: it is taken between two steps, and a run that goes on from
         it must sample what this one does.
         """
-        last = self.parts.last
-        if not self.settings.rollout.overlap or self.saving.due(step, last) or step == last:
-            return None
-        return self.beside.submit(self.rollout_phase.run, step + 1)
+        last, overlap = self.parts.last, self.settings.rollout.overlap
+        return overlap and not self.saving.due(step, last) and step != last
 
     def _update(self, rollout: Rollout, step: int) -> tuple[Assigned, list[UpdateResult]]:
         """Assign credit, which may train models of its own, and train the policy."""
@@ -263,10 +251,7 @@ class Trainer:
 
     def push_weights(self) -> None:
         """Bring the engine to the policy's weights, in what memory the policy can spare."""
-        if self.ahead is not None:
-            with self._limited("rollout"):
-                wait([self.ahead])
-        with self._limited("push"):
+        with self.rollouts.engine(), self._limited("push"):
             self.parts.model.offload()
             self.parts.pool.push_weights(self.parts.model)
 

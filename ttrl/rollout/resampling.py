@@ -22,13 +22,19 @@ class Rollout:
     free_pass_s: float = 0.0
     """Seconds in which the label source has asked the policy."""
 
-    def add(self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]) -> None:
-        """Add a round; those of a later one that teach something take the places of `open`."""
+    def add(
+        self,
+        groups: Sequence[CompletionGroup],
+        estimates: Sequence[Estimate],
+        *,
+        further: bool = False,
+    ) -> None:
+        """Add groups to the batch; ``further`` ones that teach something take places of `open`."""
         added = range(len(self.groups), len(self.groups) + len(groups))
         self.groups += groups
         self.estimates += estimates
-        if not self.batch:
-            self.batch = list(added)
+        if not further:
+            self.batch += added
             return
         useful = [i for i in added if has_signal(self.estimates[i])]
         for place, i in zip(self.open, useful, strict=False):

@@ -72,10 +72,12 @@ class RolloutPhase:
         source, rollout = self.source, Rollout()
         own, further = source.questions(step), partial(source.further, step)
         for asked in rounds_of(own, further, rollout, self.settings.rollout.resample_rounds):
-            self._ask(asked, step, rollout)
+            self.ask(asked, step, rollout, further=asked is not own)
         return rollout
 
-    def _ask(self, questions: Sequence[Question], step: int, rollout: Rollout) -> None:
+    def ask(
+        self, questions: Sequence[Question], step: int, rollout: Rollout, *, further: bool = False
+    ) -> None:
         """Sample groups, judge them while others are still being sampled, and add them.
 
         Each rank judges the groups that it samples; where labels depend on the votes, it counts
@@ -92,7 +94,7 @@ class RolloutPhase:
             judge = partial(self.scorer.estimate, labels=labels, step=step)
             groups, own = self._sample(asked, judge, lambda estimate: estimate.vote)
         found = self.ranks.gather_dict(own)
-        rollout.add(groups, [estimate_of(group, found) for group in groups])
+        rollout.add(groups, [estimate_of(group, found) for group in groups], further=further)
         keep = partial(self.folder.keep_estimates, step, rollout.groups, rollout.estimates)
         self.ranks.on_rank_zero(keep)
 
