@@ -54,11 +54,12 @@ from ttrl.run.resume import (
     refuse_no_steps,
 )
 from ttrl.run.rollout_phase import RolloutPhase
-from ttrl.run.rollouts import InTurn, Rollouts, Sampled
+from ttrl.run.rollouts import InTurn, MakeRollouts, Rollouts, Sampled
 from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
 from ttrl.run.stateful import restore, shards_of, states_of
 from ttrl.settings import Settings
+from ttrl.settings.serve_rules import SENT, serves
 from ttrl.system.memory import memory_metrics, memory_suffices
 from ttrl.system.ranks import join_ranks, leave_ranks
 from ttrl.system.versions import versions
@@ -80,16 +81,20 @@ def train(
     resume: bool = False,
     estimator: RewardEstimator | None = None,
     callbacks: Sequence[Callback] = (),
+    serve: MakeRollouts | None = None,
 ) -> Summary:
     """Train as ``settings`` say; return what ``summary.json`` holds.
 
-    `ttrl.api.train` explains the arguments. In a replay nothing is sampled, so nothing is measured
-    before and after either.
+    `ttrl.api.train` explains the arguments, but for ``serve``: it makes what answers questions that
+    are sent to a server. In a replay nothing is sampled, so nothing is measured before and after
+    either.
 
     Raises:
         UserError: for what the user can put right about settings, model, data or folder. The
             folder is made only after all of them have been read.
     """
+    if serves(settings) != (serve is not None):
+        raise UserError(f'data.train = "{SENT}" is for ttrl serve, and for nothing else')
     ranks = join_ranks()
     folder.refuse_replay(replay)
     checkpoint: Checkpoint | None = None
@@ -103,7 +108,7 @@ def train(
             scorer = GroupScorer(settings, grader, estimator)
             parts = build(settings, display, scorer, replay, ranks)
         with closed_at_the_end(parts.pool, ranks):
-            trainer = Trainer(parts, folder, watchdog, callbacks)
+            trainer = Trainer(parts, folder, watchdog, callbacks, serve)
             if checkpoint is not None:
                 trainer.restore(checkpoint)
                 refuse_no_steps(folder, trainer.done, parts.total)
@@ -121,9 +126,14 @@ class Trainer:
     """One run, from where it begins to its end."""
 
     def __init__(
-        self, parts: Parts, folder: RunFolder, watchdog: Watchdog, callbacks: Sequence[Callback]
+        self,
+        parts: Parts,
+        folder: RunFolder,
+        watchdog: Watchdog,
+        callbacks: Sequence[Callback],
+        serve: MakeRollouts | None = None,
     ) -> None:
-        """Begin at step 0 with these ``parts``."""
+        """Begin at step 0 with these ``parts``; see `train` for ``serve``."""
         self.parts, self.settings, self.ranks = parts, parts.settings, parts.ranks
         self.folder, self.watchdog, self.callbacks = folder, watchdog, callbacks
         self.display = parts.display
@@ -144,7 +154,11 @@ class Trainer:
             parts.free_prompts,
         )
         self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
+        self.serves = serve is not None
         self.rollouts: Rollouts = InTurn(phase, parts.goes_on, parts.stream, self._limited)
+        if serve is not None:
+            assert parts.stream is not None  # a rule of the settings
+            self.rollouts = serve(phase, parts.stream, self._limited)
 
     def run(self) -> Summary:
         """Train, measure before and after, and write everything down."""
@@ -156,8 +170,8 @@ class Trainer:
         tracking = Tracking(
             self.settings, self.folder.path, self.display.note, is_main=self.ranks.is_main
         )
-        arriving = parts.arriving(self.folder.path)
-        with self.display.training(parts.total, self.done), saving, tracking, arriving:
+        arriving, rollouts = parts.arriving(self.folder.path), self.rollouts.running(self.done)
+        with self.display.training(parts.total, self.done), saving, tracking, arriving, rollouts:
             if self.done == 0:
                 before = parts.measured.before = parts.measured.after = self._measure(0)
                 if found := evaluation_metrics(before):
@@ -187,7 +201,7 @@ class Trainer:
                 self.report.refresh()
                 if saving.due(step, parts.last) and not stopped:
                     self._save(result)
-            if self.done and parts.stream is not None and parts.stream.source.has_ended:
+            if self.done and self.rollouts.ended:
                 parts.measured.after = self._measure(self.done)
                 if result is not None and saving.due_after_all(self.done):
                     self._save(result)
@@ -355,7 +369,7 @@ class Trainer:
 
     def _finish(self, stopped: str | None) -> Summary:
         """Save the model, and say what was reached, unless the run can still go on."""
-        parts, resumable = self.parts, False
+        parts, resumable = self.parts, self.serves and not stopped
         if parts.replayed and self.done < (parts.total or 0) and not stopped:
             stopped = f"the recorded answers end with step {self.done} of {parts.total}"
             resumable = self.settings.checkpoint.every > 0

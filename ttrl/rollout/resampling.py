@@ -40,6 +40,13 @@ class Rollout:
         for place, i in zip(self.open, useful, strict=False):
             self.batch[place] = i
 
+    def drop_first(self, count: int) -> list[CompletionGroup]:
+        """Take the first groups out, of a rollout all of whose groups are in the batch."""
+        dropped = self.groups[:count]
+        del self.groups[:count], self.estimates[:count]
+        self.batch = list(range(len(self.groups)))
+        return dropped
+
     @property
     def open(self) -> list[int]:
         """The places of the batch whose answers teach nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ttrl.rollout.resampling import Rollout
@@ -35,6 +35,15 @@ class Sampled(NamedTuple):
 class Rollouts(Protocol):
     """Hands the trainer a step's answers after the other, and the engine where it needs it."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether no further question will come."""
+        ...
+
+    def running(self, done: int) -> AbstractContextManager[None]:
+        """Go on behind so many steps, inside the context."""
+        ...
+
     def next(self, done: int) -> Sampled | None:
         """Return the answers of the next step; all ranks call this together.
 
@@ -63,6 +72,10 @@ class Rollouts(Protocol):
         ...
 
 
+MakeRollouts = Callable[[RolloutPhase, "StreamPhase", Limited], Rollouts]
+"""Function that makes what answers questions beside the updates."""
+
+
 class InTurn:
     """Samples a step when the one before is done, or, where it is asked to, beside its update."""
 
@@ -85,6 +98,15 @@ class InTurn:
         self._stream, self._limited = stream, limited
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self._ahead: Future[Rollout] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether a stream has ended; see `Rollouts.ended`."""
+        return self._stream is not None and self._stream.source.has_ended
+
+    def running(self, done: int) -> AbstractContextManager[None]:
+        """Do nothing: each step is asked for; see `Rollouts.running`."""
+        return nullcontext()
 
     def next(self, done: int) -> Sampled | None:
         """Return the answers of the next step; see `Rollouts.next`."""

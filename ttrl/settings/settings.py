@@ -33,6 +33,7 @@ from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
+from ttrl.settings.serve import ServeSettings
 from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
 
@@ -49,6 +50,7 @@ class Settings(Section):
     model: ModelSettings
     data: DataSettings
     stream: StreamSettings = StreamSettings()
+    serve: ServeSettings = ServeSettings()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the order of the questions and every sample."""
     epochs: Positive = 1
