@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -45,7 +46,7 @@ from ttrl.stream.source import StreamSource
 from ttrl.system.gpus import device_name
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import make_repeatable
-from ttrl.types import AnswerKey, Question, UserError
+from ttrl.types import AnswerKey, CompletionGroup, Estimate, Question, UserError
 
 
 @dataclass
@@ -137,6 +138,12 @@ class Parts:
         if self.last is not None and done >= self.last:
             return False
         return self.stream is None or self.stream.goes_on(done + 1)
+
+    def exam(
+        self, step: int, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]
+    ) -> dict[str, float]:
+        """Let a step's votes answer questions that have arrived; return figures of them."""
+        return {} if self.stream is None else self.stream.exam(step, groups, estimates)
 
     def rate(self, step: int) -> float:
         """Return the policy's learning rate in a step; it begins behind a critic's steps alone."""

@@ -15,7 +15,7 @@ nothing else, so training with the answers removed or shuffled gives the same we
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -54,12 +54,13 @@ from ttrl.run.resume import (
     refuse_no_steps,
 )
 from ttrl.run.rollout_phase import RolloutPhase
-from ttrl.run.rollouts import InTurn, MakeRollouts, Rollouts, Sampled
+from ttrl.run.rollouts import InTurn, Limited, Rollouts, Sampled
 from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
 from ttrl.run.stateful import restore, shards_of, states_of
 from ttrl.settings import Settings
 from ttrl.settings.serve_rules import SENT, serves
+from ttrl.stream.phase import StreamPhase
 from ttrl.system.memory import memory_metrics, memory_suffices
 from ttrl.system.ranks import join_ranks, leave_ranks
 from ttrl.system.versions import versions
@@ -70,6 +71,9 @@ from ttrl.types import (
     UpdateResult,
     UserError,
 )
+
+MakeRollouts = Callable[[RolloutPhase, StreamPhase, Limited], Rollouts]
+"""Function that makes what answers questions beside the updates."""
 
 
 def train(
@@ -155,7 +159,7 @@ class Trainer:
         )
         self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
         self.serves = serve is not None
-        self.rollouts: Rollouts = InTurn(phase, parts.goes_on, parts.stream, self._limited)
+        self.rollouts: Rollouts = InTurn(phase, parts.goes_on, parts.exam, self._limited)
         if serve is not None:
             assert parts.stream is not None  # a rule of the settings
             self.rollouts = serve(phase, parts.stream, self._limited)
@@ -201,7 +205,8 @@ class Trainer:
                 self.report.refresh()
                 if saving.due(step, parts.last) and not stopped:
                     self._save(result)
-            if self.done and self.rollouts.ended:
+            # A stream's last step is known only when no other comes.
+            if self.done and parts.stream is not None and not stopped and self.done != parts.last:
                 parts.measured.after = self._measure(self.done)
                 if result is not None and saving.due_after_all(self.done):
                     self._save(result)

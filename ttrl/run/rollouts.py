@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ttrl.rollout.resampling import Rollout
 from ttrl.run.rollout_phase import RolloutPhase
 from ttrl.system.memory import memory_metrics
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ttrl.stream.phase import StreamPhase
+from ttrl.types import CompletionGroup, Estimate
 
 Limited = Callable[[str], AbstractContextManager[None]]
 """Function that gives a phase its time limit in ``[limits]``."""
+Exam = Callable[[int, Sequence[CompletionGroup], Sequence[Estimate]], dict[str, float]]
+"""Function that is shown a step's answers before they are learned from, and returns figures."""
 
 
 class Sampled(NamedTuple):
@@ -34,11 +32,6 @@ class Sampled(NamedTuple):
 
 class Rollouts(Protocol):
     """Hands the trainer a step's answers after the other, and the engine where it needs it."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether no further question will come."""
-        ...
 
     def running(self, done: int) -> AbstractContextManager[None]:
         """Go on behind so many steps, inside the context."""
@@ -72,10 +65,6 @@ class Rollouts(Protocol):
         ...
 
 
-MakeRollouts = Callable[[RolloutPhase, "StreamPhase", Limited], Rollouts]
-"""Function that makes what answers questions beside the updates."""
-
-
 class InTurn:
     """Samples a step when the one before is done, or, where it is asked to, beside its update."""
 
@@ -83,7 +72,7 @@ class InTurn:
         self,
         phase: RolloutPhase,
         goes_on: Callable[[int], bool],
-        stream: StreamPhase | None,
+        exam: Exam,
         limited: Limited,
     ) -> None:
         """Take what it needs.
@@ -91,18 +80,13 @@ class InTurn:
         Args:
             phase: samples the answers of a step.
             goes_on: says whether there is a step to make after so many, perhaps after waiting.
-            stream: what is done with questions that arrive; None: all are there.
+            exam: is shown the answers, if they are those to questions that arrive.
             limited: gives a phase its time limit.
         """
         self._phase, self._goes_on = phase, goes_on
-        self._stream, self._limited = stream, limited
+        self._exam, self._limited = exam, limited
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self._ahead: Future[Rollout] | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether a stream has ended; see `Rollouts.ended`."""
-        return self._stream is not None and self._stream.source.has_ended
 
     def running(self, done: int) -> AbstractContextManager[None]:
         """Do nothing: each step is asked for; see `Rollouts.running`."""
@@ -116,8 +100,7 @@ class InTurn:
         with self._limited("rollout"):
             rollout = self._phase.run(step) if self._ahead is None else self._ahead.result()
         metrics = {"time/rollout_s": time.perf_counter() - begun, **memory_metrics("rollout")}
-        if self._stream is not None:
-            metrics |= self._stream.exam(step, rollout.groups, rollout.estimates)
+        metrics |= self._exam(step, rollout.groups, rollout.estimates)
         return Sampled(step, rollout, metrics)
 
     def go_on(self, step: int, *, ahead: bool) -> bool:

@@ -100,11 +100,6 @@ class Answering:
 
     # --- For the trainer
 
-    @property
-    def ended(self) -> bool:
-        """Whether it was stopped; see `Rollouts.ended`."""
-        return self._stopped
-
     @contextmanager
     def running(self, done: int) -> Iterator[None]:
         """Answer questions inside this context, behind so many steps."""
