@@ -53,14 +53,6 @@ WORKFLOWS = {
 }
 """Name -> settings on top of the recipe tiny-agents and `COMMON`."""
 ALONE = ("pass@1", "maj@4", "maj@6")
-RIVAL = {
-    "debate 2x2": "maj@4",
-    "debate 3x2": "maj@6",
-    "mixture 3+1": "maj@4",
-    "mixture 5+1": "maj@6",
-    "chain 3x1": "pass@1",
-}
-"""What one agent does with as many calls; of three there is no majority that is no tie's."""
 MODELS = ("reader", "tiny-base")
 SAMPLES = 12
 """Answers to a question in a measurement: singly, and of each workflow."""

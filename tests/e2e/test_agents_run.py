@@ -86,8 +86,14 @@ def test_every_turn_is_trained_on_its_own_prompt(run: Run) -> None:
             assert c["shaped"] == pytest.approx(c["reward"] + (c["reward"] - q) / 2)
     # The engine and the policy agree on what was sampled, so the prompts are the right ones.
     assert all(step["mismatch/max_log_ratio"] < 1e-3 for step in metrics)
-    tokens = sum(c["tokens"] for line in lines for c in line["completions"])
-    assert metrics[0]["policy/tokens"] == tokens
+    assert metrics[0]["policy/sequences"] + metrics[0]["policy/skipped_sequences"] == 4 * 8
+    # One without an advantage costs nothing: those of a turn in which all are worth the same.
+    alike = 0
+    for line in lines:
+        for turn in (0, 1):
+            worth = [c["shaped"] for c in line["completions"] if c["turn"] == turn]
+            alike += 4 * (len(set(worth)) == 1)
+    assert metrics[0]["policy/skipped_sequences"] == alike
 
 
 @pytest.mark.parametrize("name", [*WORKFLOWS, "own"])
