@@ -18,7 +18,9 @@ from ttrl.credit.prime import leave_one_out
 from ttrl.evaluation.metrics import labelled_metrics
 from ttrl.evaluation.outcomes import outcome_metrics, outcomes, turn_metrics
 from ttrl.evaluation.scoring import score_groups
+from ttrl.report.page.history import answers_of
 from ttrl.report.rollouts import RecordedGroup, read_groups, recorded_line
+from ttrl.report.tracking import sampled_answers
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.resampling import Rollout, has_signal
 from ttrl.settings import Settings
@@ -269,3 +271,11 @@ def test_samples_of_conversations_come_back_from_their_file(tmp_path: Path) -> N
     assert turns[3] is not None and turns[3].asked is not None
     assert (turns[3].asked.prompt, turns[3].cut, turns[3].trajectory) == ("prompt 3", 3, 0)
     assert again.alone == tuple(a for a in again.answers if a.turn and a.turn.index == 0)
+
+
+def test_trackers_and_pages_show_what_was_read_and_said() -> None:
+    of = with_prompts(DEBATED)
+    shown = sampled_answers([of], [estimate(of)], 4)
+    assert [answer.prompt for answer in shown] == [question().prompt] * 2 + ["prompt 2", "prompt 3"]
+    answers = answers_of([RecordedGroup.of(of)])["answers"]["q1"]
+    assert answers[3][0].startswith("[trajectory 1, turn 2: role 1 2]\nSo it is")
