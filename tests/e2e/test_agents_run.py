@@ -154,3 +154,21 @@ def test_two_ranks_do_what_one_does(tmp_path: Path) -> None:
         assert found[key] == pytest.approx(expected[key], abs=1e-5)
     both = [load_results(run / "evaluations" / "step_00000.json")[0] for run in (folder, one)]
     assert both[0].questions == both[1].questions
+
+
+def test_a_stream_is_answered_by_all_turns(tmp_path: Path) -> None:
+    rows: list[object] = [
+        {k: row[k] for k in ("id", "prompt")} for row in question_rows("train")[:4]
+    ]
+    talk = [{"role": role, "content": "1 + 1"} for role in ("user", "assistant", "user")]
+    rows += [{"id": "talk", "prompt": talk}, {"end_of_stream": True}]
+    (tmp_path / "q.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    own = (f"data.train={tmp_path / 'q.jsonl'}", "rollout.questions_per_step=2")
+    small = [o for o in SMALL if not o.startswith("max_steps")]
+    settings = load_settings("tiny-stream", overrides=[*small, *DEBATE, *own])
+    train(settings, RunFolder(tmp_path / "run"), QUIET)
+    stream = tmp_path / "run" / "stream"
+    answers = [json.loads(x) for x in (stream / "answers.jsonl").open()]
+    assert [answer["votes"] for answer in answers] == [8] * 4
+    (refused,) = (json.loads(x) for x in (stream / "refused.jsonl").open())
+    assert "cannot be put in another prompt" in refused["reason"]
