@@ -114,6 +114,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.toml").write_text(toml[0])
     python = fenced((ROOT / "docs" / "estimators.md").read_text(), "python")
     (folder / "own.py").write_text(next(code for code in python if "class Brief" in code))
+    (folder / "editors.py").write_text(
+        fenced((ROOT / "docs" / "agents.md").read_text(), "python")[0]
+    )
     for name in FILES:
         row = {"prompt": "What is 12 + 34?", "answer": "46"}
         (folder / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 16)

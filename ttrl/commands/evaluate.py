@@ -186,7 +186,7 @@ class Asking:
             if save_samples is not None and ranks.is_main:
                 measuring.save_samples(save_samples, evaluations, sampled)
             return [
-                replace(evaluation, ks=self._ks(min(len(g.answers) for g in groups))).score(
+                replace(evaluation, ks=self._ks(min(len(g.alone) for g in groups))).score(
                     groups, None, model=model, sampling=None if from_samples is None else {}
                 )
                 for evaluation, groups in zip(evaluations, sampled, strict=True)

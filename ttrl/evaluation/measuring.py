@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ttrl.answers import Grader, make_extractor
+from ttrl.data.free_prompts import FreePrompts
 from ttrl.data.questions import load_questions
 from ttrl.evaluation.evaluation import Evaluation
 from ttrl.models.pretrained import load_outline, load_tokenizer
@@ -17,6 +18,7 @@ from ttrl.report.rollouts import RecordedGroup, read_groups, recorded_line
 from ttrl.report.run_record import is_run, read_run
 from ttrl.rollout.ends import refuse_absent_ids
 from ttrl.rollout.pool import closed_at_the_end, make_pool
+from ttrl.rollout.workflows import conversation_of, make_workflow
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
 from ttrl.types import UserError
@@ -56,7 +58,12 @@ def load_evaluation(settings: Settings, grader: Grader, display: Display) -> Eva
         )
     refuse_absent_ids(asked.questions, load_outline(settings.model), tokenizer)
     extract = make_extractor(settings.answers.extract)
-    return Evaluation(settings, extract, grader, data, asked, (1,))
+    conversation = conversation_of(make_workflow(settings))
+    if conversation is not None:
+        conversation.begin(FreePrompts.of(settings, tokenizer))
+        for question in asked.questions:
+            conversation.check(question)
+    return Evaluation(settings, extract, grader, data, asked, (1,), conversation)
 
 
 def sample_all(

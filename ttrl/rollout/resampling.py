@@ -36,7 +36,7 @@ class Rollout:
         if not further:
             self.batch += added
             return
-        useful = [i for i in added if has_signal(self.estimates[i])]
+        useful = [i for i in added if has_signal(self.estimates[i], self.groups[i].parts)]
         for place, i in zip(self.open, useful, strict=False):
             self.batch[place] = i
 
@@ -50,7 +50,8 @@ class Rollout:
     @property
     def open(self) -> list[int]:
         """The places of the batch whose answers teach nothing."""
-        return [p for p, i in enumerate(self.batch) if not has_signal(self.estimates[i])]
+        signals = [has_signal(self.estimates[i], self.groups[i].parts) for i in self.batch]
+        return [place for place, signal in enumerate(signals) if not signal]
 
     def chosen(self, trained: Sequence[list[int]]) -> list[list[int]]:
         """Spread what is said of the batch over all groups: of the others, nothing is trained."""
@@ -67,17 +68,22 @@ class Rollout:
         }
 
 
-def has_signal(estimate: Estimate) -> bool:
+def has_signal(estimate: Estimate, parts: Sequence[Sequence[int]] | None = None) -> bool:
     """Say whether some answer of a group is worth more than another (DAPO, arXiv 2503.14476).
 
     The vote says so without a label: where all agree, or nobody answers, `majority` pays all
     answers alike, and there is nothing to compare. An estimator's own advantages say it themselves,
     of what they keep; a weight of 0 says that there is nothing.
+
+    Args:
+        estimate: what the group's answers are worth.
+        parts: `CompletionGroup.parts`, the answers that are compared; None: all with all.
     """
     if estimate.weight == 0:
         return False
     if estimate.advantages_G is None:
-        return len(set(estimate.rewards_G)) > 1
+        worth_G = estimate.worth_G
+        return any(len({worth_G[i] for i in p}) > 1 for p in parts or [range(len(worth_G))])
     keep_G = estimate.keep_G or (True,) * len(estimate.advantages_G)
     return any(a != 0 for a, keep in zip(estimate.advantages_G, keep_G, strict=True) if keep)
 

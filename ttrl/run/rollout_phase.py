@@ -22,6 +22,7 @@ from ttrl.rollout.workflows import Workflow
 from ttrl.rollout.workflows.checks import (
     PoolAsk,
     estimate_of,
+    later_prompts,
     refuse_other_groups,
     refuse_repeated,
 )
@@ -124,6 +125,7 @@ class RolloutPhase:
             ask = PoolAsk(self.pool, settings.rollout.temperature, early, noted)
             groups = self.workflow.run(ask, questions, step, on_group)
             refuse_other_groups(groups, questions, settings.rollout.workflow)
+            self.pool.forget(later_prompts(groups))  # else a checkpoint would grow with them
             groups = list(map(asked.with_greedy, groups))
             self._keep(asked, groups)
             return groups, {id: future.result() for id, future in judged.items()}

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ttrl.settings.agent_rules import agent_rules
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
 from ttrl.settings.rollout import MOST_TOP_K
@@ -26,6 +27,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from stream_rules(settings)
     yield from serve_rules(settings)
     yield from _rollout_rules(settings)
+    yield from agent_rules(settings)
     yield from _overlap_rules(settings)
     yield from _extra_reward_rules(settings)
     yield from _update_rules(settings)

@@ -12,6 +12,7 @@ import pydantic
 import tomli_w
 from pydantic import Field
 
+from ttrl.settings.agents import AgentSettings
 from ttrl.settings.answers import AnswerSettings
 from ttrl.settings.checkpoint import CheckpointSettings
 from ttrl.settings.critic import CriticSettings
@@ -60,6 +61,7 @@ class Settings(Section):
     threads: Count | None = None
     """CPU threads; part of the settings because the last bit of a CPU sum depends on it."""
     rollout: RolloutSettings = RolloutSettings()
+    agents: AgentSettings = AgentSettings()
     answers: AnswerSettings = AnswerSettings()
     reward: RewardSettings = RewardSettings()
     harmony: HarmonySettings = HarmonySettings()
