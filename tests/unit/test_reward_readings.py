@@ -268,3 +268,28 @@ def test_a_function_of_the_users_own(tmp_path: Path) -> None:
     assert scores(f"{file}:steps", solutions=["abc"]) == [(0.5, 0.03)]
     with pytest.raises(UserError, match="returned '2': expected a number from 0 to 1"):
         scores(f"{file}:wrong", solutions=["a"])
+
+
+def test_a_likelihood_is_the_product_of_what_was_written(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", Qwen2ForCausalLM(config(tie_word_embeddings=True)))
+    weights = load_file(folder / "model.safetensors")
+    head = weights["model.embed_tokens.weight"]
+    head *= 0.1  # else a token of this random model is nearly certain, or impossible
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    model, own = AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer()
+    short = ["a", "ab\nc", ""]
+    found = scores(f"likelihood:{folder}", solutions=short)
+    chat = "<|turn|>user\nWhat is 7 + 5?<|end|><|turn|>assistant\n"
+    for solution, score in zip(short, found, strict=True):
+        expected = []
+        for i in range(len(steps(solution, "\n"))):
+            text = "\n".join(steps(solution, "\n")[: i + 1])
+            chance = 1.0
+            for end in range(len(text)):
+                with torch.inference_mode():
+                    ids = torch.tensor([own.encode(chat + text[:end])])
+                    chances = model(input_ids=ids).logits[0, -1].softmax(0)
+                chance *= chances[own.encode(text[end])[0]].item()
+            expected.append(chance)
+        assert score == pytest.approx(expected, rel=1e-4)
+    assert found[2] == (1.0,) and 0 < found[1][1] < found[1][0] < 1

@@ -21,12 +21,13 @@ READINGS = {
     "math-shepherd": "ttrl.reward_models.tokens.MathShepherd",
     "rlhflow": "ttrl.reward_models.tokens.RlhFlow",
     "orm": "ttrl.reward_models.heads.Outcome",
+    "likelihood": "ttrl.reward_models.likelihood.Likelihood",
     "generative": "ttrl.reward_models.generative.Generative",
 }
 """Kinds of reward models -> the class whose ``load`` reads one. KIND:PATH names a model."""
 
-SHIPPED = {"tiny-prm": "skywork-prm"}
-"""Names of models that come with ttrl -> their kind."""
+SHIPPED = {"tiny-prm": "ttrl.reward_models.likelihood.Likelihood"}
+"""Names of models that come with ttrl -> the class that reads them."""
 
 EXPECTED = (
     f"{', '.join(SHIPPED)}, FILE.py:FUNCTION, or KIND:PATH with a kind of {', '.join(READINGS)}"
@@ -68,9 +69,9 @@ def make_reward_model(name: str, settings: Settings) -> RewardModel:
     if kind in READINGS or name in SHIPPED:
         from ttrl.reward_models.folder import Folder
 
-        folder = Folder.shipped(name, settings) if name in SHIPPED else None
-        load = _load(READINGS[SHIPPED.get(name, kind)])
-        return load(folder or Folder.of(path, settings, name), settings)
+        if name in SHIPPED:
+            return _load(SHIPPED[name])(Folder.shipped(name, settings), settings)
+        return _load(READINGS[kind])(Folder.of(path, settings, name), settings)
     from ttrl.reward_models.own import OwnFunction
 
     return OwnFunction(name, settings)

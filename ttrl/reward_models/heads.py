@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch.nn.functional import linear, relu
@@ -87,7 +87,7 @@ class SkyworkPrm(Hidden):
     head: list[torch.Tensor]
 
     @classmethod
-    def load(cls, folder: Folder, settings: Settings) -> SkyworkPrm:
+    def load(cls, folder: Folder, settings: Settings) -> Self:
         """Load network and head."""
         network = folder.network(AutoModel, beside=("v_head.", "lm_head."))
         own = settings.reward_model

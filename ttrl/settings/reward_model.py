@@ -19,7 +19,7 @@ class RewardModelSettings(Section):
     """Hub commit, tag or branch of the reward model."""
     step: Annotated[str, Field(min_length=1)] | None = None
     """What ends a step of a solution; None: what models of its kind were trained with, a line
-    break (skywork-prm, tiny-prm) or an empty line."""
+    break (skywork-prm, math-shepherd, tiny-prm) or an empty line."""
     reduce: Reduction = "last"
     """How the scores of a solution's steps become one, where a single number is needed."""
     batch_size: Count = 16
