@@ -114,7 +114,7 @@ def train(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 def measure(path: Path) -> dict[str, float]:
     """How the model judges answers of tiny-base to the training questions."""
-    settings = load_settings("tiny-arithmetic", overrides=["rollout.votes=16"])
+    settings = load_settings("tiny-arithmetic", overrides=["rollout.votes=32"])
     tokenizer = load_tokenizer(settings.model)
     asked = load_questions(settings.data.train, settings.data, tokenizer).questions
     groups = make_pool(settings, tokenizer).sample(asked, voting(settings, "tiny-prm"))
@@ -153,7 +153,8 @@ def main() -> None:
     started = time.perf_counter()
     model = train(tokenizer)
     minutes = (time.perf_counter() - started) / 60
-    model.to(torch.bfloat16).save_pretrained(output)
+    torch.nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(output)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(TINY_BASE / name, output / name)
     examples = STEPS * BATCH
