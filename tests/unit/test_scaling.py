@@ -95,9 +95,8 @@ def test_what_cannot_work_is_refused(
 def test_all_methods_on_a_few_questions(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [
-        {"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in ((47, 85), (31, 29))
-    ]
+    pairs = ((47, 85), (31, 29))
+    rows = [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
     data = tmp_path / "q.jsonl"
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     words = ["--methods", ",".join(SHIPPED), "--reward-model", "tiny-prm"]
@@ -118,7 +117,7 @@ def test_all_methods_on_a_few_questions(
     one, four = by["majority", 1], by["majority", 4]
     assert four["sampled"] == pytest.approx(4 * one["sampled"]) and four["read"] == 0
     assert by["best-of-n", 4]["read"] == pytest.approx(four["sampled"])
-    assert by["beam", 4]["read"] > by["beam", 4]["sampled"], "beginnings are read again"
+    assert by["beam", 4]["read"] > 0 and by["dvts", 4]["read"] > 0
     trained = by["training", 1]
     answer = by["training", 0]["sampled"]
     assert trained["sampled"] > 4 * 10 and answer < trained["sampled"]
