@@ -45,7 +45,7 @@ def test_the_tables_are_those_of_the_json() -> None:
 
 def test_the_plot_is_drawn_from_the_json() -> None:
     drawn = scaling_svg(reported.curves_of(POINTS, FACTORS), TITLE, reported.cost_note(FACTORS))
-    assert (ROOT / "docs" / "scaling.svg").read_text(encoding="utf-8") == drawn
+    assert (ROOT / "docs" / "images" / "scaling.svg").read_text(encoding="utf-8") == drawn
 
 
 def test_accuracies_are_those_of_their_scores() -> None:
