@@ -60,3 +60,25 @@ def test_the_figures_of_tiny_prm_are_those_of_its_card() -> None:
     assert "taken for right | 100.0% |" in card and "it takes 100.0% of the right" in page
     assert "taken for wrong | 99.9% |" in card and "99.9% of the wrong" in page
     assert "4,096 answers" in card and "4,096 answers" in page
+
+
+def test_what_is_said_in_words_is_in_the_points() -> None:
+    said = " ".join(PAGE.partition("What they say:")[2].split())
+
+    def both(method: str, n: int) -> str:
+        return f"{accuracy(method, n)} % for {cost(method, n):,.0f}"
+
+    for sentence in (
+        f"`beam` has {both('beam', 4)} tokens and `dvts` {both('dvts', 8)}",
+        f"`best-of-n` has {both('best-of-n', 8)}",
+        f"needs {cost('best-of-n', 64):,.0f} for {accuracy('best-of-n', 64)} %",
+        f"`beam` has {accuracy('beam', 4)} % with 4 and with 64",
+        f"voting has {both('majority', 64)} tokens",
+        f"Training has {accuracy('training, majority', 7)} % with a vote after 7 steps, for "
+        f"{cost('training, majority', 7):,.0f}",
+        f"have {accuracy('training', 56)} % after 56 steps, for {cost('training', 56):,.0f}",
+        f"in {cost('training', 0):,.0f} tokens",
+    ):
+        assert sentence in said
+    assert accuracy("beam", 64) == accuracy("beam", 4)
+    assert max(accuracy("majority", n) for n in (1, 4, 8, 16, 64)) < 99.2
