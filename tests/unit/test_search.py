@@ -76,12 +76,11 @@ def score(id: str, text: str) -> float:
 def slow(kind: str, id: str, prompt: str, n: int, width: int, steps: int) -> tuple[list[Any], int]:
     """(what ended, as (text, score); characters written) of one question, step by step."""
     stream = (*SAMPLING.stream, "search", kind)
-    live, ended, tokens = [""], [], 0
+    live, ended, tokens, times = [""], [], 0, n
     for step in range(steps):
         every: list[list[str]] = []
         for place, text in enumerate(live):
-            many = n if step == 0 else width
-            news = [written(stream, f"{id}/{step}/{place}", prompt + text, i) for i in range(many)]
+            news = [written(stream, f"{id}/{step}/{place}", prompt + text, i) for i in range(times)]
             tokens += sum(map(len, news))
             every.append([text + new for new in news])
         if kind == "dvts":
@@ -89,7 +88,7 @@ def slow(kind: str, id: str, prompt: str, n: int, width: int, steps: int) -> tup
                 every = [every[0][i : i + width] for i in range(0, n, width)]
             best = [max(texts, key=lambda t: score(id, t)) for texts in every]
             ended += [t for t in best if not t.endswith(STEP)]
-            live = [t for t in best if t.endswith(STEP)]
+            live, times = [t for t in best if t.endswith(STEP)], width
         else:
             flat = [t for texts in every for t in texts]
             ended += [t for t in flat if not t.endswith(STEP)]
@@ -98,6 +97,9 @@ def slow(kind: str, id: str, prompt: str, n: int, width: int, steps: int) -> tup
             )
             room = max(0, n - len(ended))
             live = going[: room // width + (room % width > 0)]
+            times = width
+            while live and times * len(live) < room:
+                times += 1
         if not live:
             break
     return [(t, score(id, t)) for t in ended + live], tokens
@@ -158,9 +160,10 @@ def test_a_beam_keeps_different_paths_by_hand() -> None:
     a, b, c = (Path((i,), f"{i}\n", score=s) for i, s in ((1, 0.9), (2, 0.5), (3, 0.7)))
     end = Path((4,), "4", score=0.1, ended=True)
     params = SearchParams(n=4, width=2, sampling=SAMPLING)
-    assert keep_beam([[a, a], [b, end, c]], 0, params) == ([a, c], [end])
-    assert keep_beam([[a, a], [b, c]], 2, params) == ([a], [])
-    assert keep_beam([[a], [b]], 4, params) == ([], [])
+    assert keep_beam([[a, a], [b, end, c]], 0, params) == ([a, c], 2, [end])
+    assert keep_beam([[a, a], [b, c]], 2, params) == ([a], 2, [])
+    assert keep_beam([[a], [b]], 4, params) == ([], 2, [])
+    assert keep_beam([[a, a], [a, a]], 0, params) == ([a], 4, []), "the only one has all four"
 
 
 def test_how_a_completion_ends_a_path() -> None:

@@ -3,12 +3,13 @@
 Both write ``n`` solutions to a question, a step at a time. After each step a reward model scores
 what is there, and only the best goes on, ``width`` times. They differ in what is compared:
 
-- beam: all paths of a question. The best n/width of them go on.
+- beam: all paths of a question. The best n/width of them go on. Where there are fewer, because the
+  policy has often written the same, these share the n.
 - dvts: the paths of a tree. There are n/width trees, and the best path of each goes on.
 
-Equal paths are one: a beam's best are different ones. A path that the policy has ended leaves, and
-the beam looks for as many fewer. Both are those of search-and-learn (after arXiv 2408.03314), whose
-beam may keep equal paths, and replaces finished ones.
+Equal paths are one in a beam: its best are different ones. A path that the policy has ended leaves,
+and the beam looks for as many fewer. Both are those of search-and-learn (after arXiv 2408.03314),
+whose beam may keep equal paths, and replaces finished ones.
 """
 
 from __future__ import annotations
@@ -84,34 +85,36 @@ class _State:
     """A question's search: what goes on, and what has ended."""
 
     question: Question
-    live: list[Path]
+    times: int
+    """How often each live path goes on."""
+    live: list[Path] = field(default_factory=lambda: [Path()])
     ended: list[Path] = field(default_factory=list)
     tokens: int = 0
     scored: int = 0
 
 
-Keep = Callable[[Sequence[Sequence[Path]], int, SearchParams], tuple[list[Path], list[Path]]]
+Kept = tuple[list[Path], int, list[Path]]
+"""(paths that go on, how often each does, paths that end)"""
+Keep = Callable[[Sequence[Sequence[Path]], int, SearchParams], Kept]
 """Function of the continuations of each live path, and the number of solutions that have ended
-already; returns (paths that go on, paths that end)."""
+already."""
 
 
-def keep_beam(
-    continued: Sequence[Sequence[Path]], ended: int, params: SearchParams
-) -> tuple[list[Path], list[Path]]:
+def keep_beam(continued: Sequence[Sequence[Path]], ended: int, params: SearchParams) -> Kept:
     """Keep a beam's best paths, of all; equal ones once. All that end are kept."""
     every = [path for paths in continued for path in paths]
     leaving = [path for path in every if path.ended]
     going = {path.token_ids: path for path in every if not path.ended}
-    wanted = -(-max(0, params.n - ended - len(leaving)) // params.width)
-    return _best(list(going.values()))[:wanted], leaving
+    wanted = max(0, params.n - ended - len(leaving))
+    kept = _best(list(going.values()))[: -(-wanted // params.width)]
+    return kept, max(params.width, -(-wanted // max(1, len(kept)))), leaving
 
 
-def keep_trees(
-    continued: Sequence[Sequence[Path]], ended: int, params: SearchParams
-) -> tuple[list[Path], list[Path]]:
+def keep_trees(continued: Sequence[Sequence[Path]], ended: int, params: SearchParams) -> Kept:
     """Keep the best path of each tree."""
     best = [_best(paths)[0] for paths in continued]
-    return [path for path in best if not path.ended], [path for path in best if path.ended]
+    going = [path for path in best if not path.ended]
+    return going, params.width, [path for path in best if path.ended]
 
 
 def _best(paths: Sequence[Path]) -> list[Path]:
@@ -144,7 +147,7 @@ def search(
     """
     if params.n < params.width or params.n % params.width:
         raise ValueError(f"n = {params.n}: expected a multiple of width = {params.width}")
-    states = [_State(question, [Path()]) for question in questions]
+    states = [_State(question, params.n) for question in questions]
     stream = (*params.sampling.stream, "search", kind)
     for step in range(params.steps):
         going = [state for state in states if _cut(state, params)]
@@ -161,8 +164,9 @@ def search(
             if step == 0 and kind == "dvts":
                 (whole,) = scored
                 scored = [whole[i : i + params.width] for i in range(0, params.n, params.width)]
-            state.live, leaving = SEARCHES[kind](scored, len(state.ended), params)
-            state.ended += leaving
+            kept = SEARCHES[kind](scored, len(state.ended), params)
+            state.live, state.times = kept[:2]
+            state.ended += kept[2]
     for state in states:
         state.ended += [replace(path, truncated=True) for path in state.live]
     return [
@@ -198,21 +202,22 @@ def _continued(
     longest = max(len(path.token_ids) for state in states for path in state.live)
     asking = replace(
         sampling,
-        n=params.n if step == 0 else params.width,
         first=0,
         # As many for all, since an engine takes one number for a batch.
         max_new_tokens=min(params.step_tokens, sampling.max_new_tokens - longest),
         stop=(end, *(s for s in sampling.stop if s != end)),
         stream=stream,
     )
-    asked = [
-        path.question(state.question, f"{state.question.id}/{step}/{place}")
-        for state in states
-        for place, path in enumerate(state.live)
-    ]
-    groups = iter(pool.sample(asked, asking))
-    pool.forget(asked)
-    return [[next(groups).completions for _ in state.live] for state in states]
+    by_times: dict[int, list[Question]] = {}  # an engine samples all of a batch as often
+    for state in states:
+        for place, path in enumerate(state.live):
+            asked = path.question(state.question, f"{state.question.id}/{step}/{place}")
+            by_times.setdefault(state.times, []).append(asked)
+    groups = {}
+    for times, asked_so_often in by_times.items():
+        groups[times] = iter(pool.sample(asked_so_often, replace(asking, n=times)))
+        pool.forget(asked_so_often)
+    return [[next(groups[state.times]).completions for _ in state.live] for state in states]
 
 
 def _scored(
