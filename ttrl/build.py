@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -24,9 +26,18 @@ from ttrl.learner.optimizer import learning_rate, steady_rate
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
+from ttrl.posed.forms import checker_of, make_form
+from ttrl.posed.phase import PosedPhase
+from ttrl.posed.source import SelfPosed
 from ttrl.report.display import Display
 from ttrl.rewards.harmony import SelfHarmony
-from ttrl.rewards.labels import LabelSource, OwnVotes, ReferenceAnswers, Teacher
+from ttrl.rewards.labels import (
+    CheckedAnswers,
+    LabelSource,
+    OwnVotes,
+    ReferenceAnswers,
+    Teacher,
+)
 from ttrl.rewards.reflection import SelfReflection
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
@@ -87,6 +98,8 @@ class Parts:
     measured: Measured
     stream: StreamPhase | None
     """What is done with questions that arrive while the run goes on; None: all are there."""
+    posed: PosedPhase | None
+    """What is done with questions that the policy poses; None: it poses none."""
 
     def stateful(self) -> dict[str, Stateful]:
         """Return the parts that a checkpoint holds, in the order in which they are put back."""
@@ -123,8 +136,8 @@ class Parts:
 
     def first_questions(self, wanted: int) -> list[Question]:
         """Return the first ``wanted`` questions that training asks."""
-        if self.stream is not None:
-            return self.stream.source.examples(wanted)
+        if isinstance(self.source, StreamSource | SelfPosed):
+            return self.source.examples(wanted)
         steps = range(1, 1 + min(wanted, self.total or wanted))
         return list(islice(chain.from_iterable(map(self.source.questions, steps)), wanted))
 
@@ -194,6 +207,9 @@ def build(
     stream = None
     if isinstance(source, StreamSource):
         stream = StreamPhase(source, model, pool, scorer, display, adaptation)
+    posed = None
+    if isinstance(source, SelfPosed):
+        posed = PosedPhase(source, pool, scorer, sampling_ranks)
     return Parts(
         settings=settings,
         display=display,
@@ -220,6 +236,7 @@ def build(
         clock=clock,
         measured=Measured(),
         stream=stream,
+        posed=posed,
     )
 
 
@@ -235,6 +252,9 @@ def load_data(
     if settings.data.source == "stream":
         source = StreamSource(settings, tokenizer, ranks)
         train_set = QuestionSet((), source.key, ())
+    elif settings.data.source == "self_posed":
+        source = SelfPosed(settings, tokenizer)
+        train_set = source.given
     else:
         source, train_set = make_source(settings, tokenizer)
     held_out = QuestionSet((), AnswerKey(), ())
@@ -246,8 +266,8 @@ def load_data(
     outline = load_outline(settings.model)
     room = context_room(outline)
     trained = train_set.questions
-    if isinstance(source, StreamSource):  # each question is checked when it comes
-        trained = tuple(source.examples(1))
+    if isinstance(source, StreamSource | SelfPosed):  # each question is checked when it comes
+        trained = (*trained, *source.examples(1))
         source.checks += [
             lambda question: refuse_absent_ids((question,), outline, tokenizer),
             lambda question: refuse_overflow((question,), voting(settings), room),
@@ -258,6 +278,8 @@ def load_data(
     asked = (*trained, *(q for q in held_out.questions if q.id in held_out.key.answers))
     refuse_absent_ids(asked, outline, tokenizer)
     refuse_overflow(asked, voting(settings), room)
+    if isinstance(source, SelfPosed):
+        source.checks.append(partial(refuse_measured, {q.prompt for q in held_out.questions}))
     if shared := overlap(train_set, held_out):
         display.note(
             f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
@@ -274,6 +296,12 @@ def load_data(
         for name, questions in (("train", train_set), ("held_out", held_out))
     )
     return source, train_set.key, evaluations
+
+
+def refuse_measured(prompts: Collection[str], question: Question) -> None:
+    """Raise a UserError for a question that would be trained on and is measured on."""
+    if question.prompt in prompts:
+        raise UserError("it is a held-out question")
 
 
 def total_steps(settings: Settings, source: QuestionSource) -> int | None:
@@ -334,6 +362,14 @@ def label_source(
             return SelfHarmony(settings, scorer.extract, scorer.grader)
         case "reflection":
             return SelfReflection(settings, scorer.extract, scorer.grader)
+        case "checker":
+            answer = checker_of(make_form(settings.posed.form))
+            if answer is None:
+                raise UserError(
+                    f'reward.labels = "checker": posed.form = {settings.posed.form!r} has no '
+                    'method answer, which would check the solver; set "votes", or another form'
+                )
+            return CheckedAnswers(answer)
         case "ground_truth":
             if not key.answers:
                 raise UserError(

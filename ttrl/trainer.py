@@ -142,6 +142,7 @@ class Trainer:
             folder,
             parts.display,
             parts.free_prompts,
+            parts.posed,
         )
         self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
         self.beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
@@ -224,6 +225,9 @@ class Trainer:
         for name, learned in assigned.updates.items():
             metrics |= update_metrics(learned, name)
         metrics |= rollout.metrics() if self.settings.rollout.resample_rounds else {}
+        metrics |= rollout.figures
+        if parts.posed is not None:
+            parts.posed.forget([group.question for group in groups])
         if isinstance(parts.labels, AfterVoting):
             metrics |= free_pass_metrics(groups, estimates)
             metrics["time/free_pass_s"] = rollout.free_pass_s
@@ -255,7 +259,8 @@ class Trainer:
             with self._limited("update"), memory_suffices("during the update", remedy):
                 assigned = parts.credit.assign(groups, estimates, step)
                 parts.model.reload()
-                updates = parts.model.update(assigned.samples, parts.objective, parts.rate(step))
+                samples = rollout.trained(assigned.samples)
+                updates = parts.model.update(samples, parts.objective, parts.rate(step))
         except FloatingPointError as error:
             raise UserError(f"step {step}: {error}") from error
         parts.labels.after_update(parts.model)

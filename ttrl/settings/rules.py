@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
+from ttrl.settings.posed_rules import posed_rules
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.settings.section import Section
 from ttrl.settings.stream_rules import stream_rules
@@ -23,6 +24,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     """Yield a message for every rule that ``settings`` break."""
     yield from _data_rules(settings)
     yield from stream_rules(settings)
+    yield from posed_rules(settings)
     yield from _rollout_rules(settings)
     yield from _overlap_rules(settings)
     yield from _extra_reward_rules(settings)
@@ -152,6 +154,8 @@ def _extra_reward_rules(settings: Settings) -> Iterator[str]:
 def _update_rules(settings: Settings) -> Iterator[str]:
     rollout, policy, room = settings.rollout, settings.policy, settings.memory.tokens_per_batch
     trained = rollout.questions_per_step * policy.trained_samples
+    if settings.data.source == "self_posed" and settings.posed.weight > 0:
+        trained += settings.posed.prompts * settings.posed.proposals
     if policy.trained_samples > rollout.votes:
         yield (
             f"policy.trained_samples = {policy.trained_samples} is more than rollout.votes = "
