@@ -58,7 +58,9 @@ def value(settings: Settings, key: str) -> object:
 
 
 def test_the_shipped_names() -> None:
-    assert recipe_names() == sorted([*BENCHMARKS, "tiny-arithmetic", "tiny-stream", *MACHINES])
+    assert recipe_names() == sorted(
+        [*BENCHMARKS, "tiny-arithmetic", "tiny-self-posed", "tiny-stream", *MACHINES]
+    )
     assert model_names() == sorted(MODELS)
 
 
