@@ -37,10 +37,10 @@ COMMON = [
     "report.every_s=0",
 ]
 RUNS: dict[str, list[str]] = {
-    "votes": ["policy.sequences_per_update=320"],
+    "votes": ["policy.sequences_per_update=320", "posed.weight=1"],
     "light proposer": ["policy.sequences_per_update=320", "posed.weight=0.1"],
     "solver only": ["posed.weight=0"],
-    "checker": ["policy.sequences_per_update=320", "reward.labels=checker"],
+    "checker": ["policy.sequences_per_update=320", "posed.weight=1", "reward.labels=checker"],
     "light proposer, checker": [
         "policy.sequences_per_update=320",
         "posed.weight=0.1",

@@ -86,5 +86,5 @@ def test_it_is_shown_and_not_replayed(whole: Path, capsys: pytest.CaptureFixture
     assert "finished after 4 steps" in capsys.readouterr().out
     settings = load_settings("tiny-self-posed", overrides=SETTINGS)
     folder = RunFolder(whole.parent / "replayed")
-    with pytest.raises(UserError, match='--replay: data.source = "self_posed" asks what'):
+    with pytest.raises(UserError, match=r'--replay: data\.source = "self_posed"'):
         train(settings, folder, Display(Console(quiet=True)), whole / "rollouts")

@@ -42,7 +42,7 @@ WORKED = "7+5=99\n4+8+1=0\n\\boxed{5}"
         ("7+5=12\n0+8=8", None),  # 07
         ("What is 07 + 8?", None),
         ("7+5=__import__('os')\n4+8=1", None),
-        ("٧+٥=12\n4+8=12", None),  # digits, of others
+        ("\u0667+\u0665=12\n4+8=12", None),  # digits, of others
         (f"What is {'9' * 65} + 1?", None),
         ("1+1=2\n" * 5000, f"What is {'1' * 64} + {'1' * 64}?"),
         ("", None),
@@ -190,7 +190,8 @@ def test_the_buffer_forgets_the_oldest_posed_ones() -> None:
 
 
 def settings(*overrides: str) -> Settings:
-    return load_settings("tiny-self-posed", overrides=["posed.prompts=2", *overrides])
+    small = ["posed.prompts=2", "policy.sequences_per_update=32"]
+    return load_settings("tiny-self-posed", overrides=[*small, *overrides])
 
 
 def take(source: SelfPosed, *texts: str) -> list[Question]:
@@ -220,9 +221,7 @@ def test_hostile_proposals_are_refused() -> None:
 
 
 def test_what_is_asked_again_and_what_a_prompt_shows() -> None:
-    source = SelfPosed(
-        settings("rollout.questions_per_step=3", "policy.sequences_per_update=96"), tiny_tokenizer()
-    )
+    source = SelfPosed(settings("rollout.questions_per_step=3"), tiny_tokenizer())
     assert "What is" not in source.prompts(1)[0].prompt
     first = take(source, "What is 1 + 2?", "What is 3 + 4?")
     source.remember(1, {first[0].id: 0.5, first[1].id: 0.9})
@@ -232,7 +231,9 @@ def test_what_is_asked_again_and_what_a_prompt_shows() -> None:
     other = SelfPosed(source.settings, tiny_tokenizer())
     other.load_state(source.state())
     assert other.prompts(5) == source.prompts(5) and other.digest() == source.digest()
-    assert "What is 1 + 2?\n" in source.prompts(5)[0].prompt
+    assert {"What is 1 + 2?", "What is 3 + 4?"} <= set(
+        (source.prompts(5)[0].text or "").split("\n")
+    )
 
 
 def test_variants_of_given_questions(tmp_path: Path) -> None:
@@ -275,7 +276,7 @@ def test_what_does_not_go_with_it(overrides: list[str], words: str) -> None:
 
 
 def test_a_checker_and_nothing_need_posed_questions() -> None:
-    with pytest.raises(UserError, match='"checker" needs data.source = "self_posed"'):
+    with pytest.raises(UserError, match=r'"checker" needs data\.source = "self_posed"'):
         load_settings("tiny-arithmetic", overrides=["reward.labels=checker"])
-    with pytest.raises(UserError, match='"nothing" needs data.source = "self_posed"'):
+    with pytest.raises(UserError, match=r'"nothing" needs data\.source = "self_posed"'):
         load_settings("tiny-arithmetic", overrides=["data.train=nothing"])
