@@ -101,7 +101,7 @@ def reward(
             p.reward = settings.invalid_reward
         elif p.is_known:
             p.reward = -penalty
-        elif p.leader in shares:
+        elif p.leader is not None and p.leader in shares:
             p.reward = learnability(shares[p.leader]) - penalty
     scored = [(p, p.reward) for p in proposals if p.reward is not None]
     whitened = whiten([(value,) for _, value in scored])

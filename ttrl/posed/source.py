@@ -116,9 +116,9 @@ class SelfPosed:
         """Put questions in the message; braces in them are text like any other."""
         posed = self.settings.posed
         if not posed.variants or not shown:
-            return posed.prompt.replace("{examples}", "\n".join(e.text for e in shown)).strip()
+            return posed.new_prompt.replace("{examples}", "\n".join(e.text for e in shown)).strip()
         (entry,) = shown
-        before, _, after = posed.variant_prompt.partition("{question}")
+        before, _, after = posed.prompt_of_variants.partition("{question}")
         parts = (part.replace("{variant}", self._variant(entry)) for part in (before, after))
         return entry.text.join(parts).strip()
 

@@ -26,13 +26,13 @@ class PosedSettings(Section):
     """What is read from a proposal as its question. block: what stands between <question> and
     </question>. addition: a sum, "What is 12 + 34?" or worked column by column, which a checker can
     add. FILE.py:CLASS for your own."""
-    prompt: str = PROMPT
+    prompt: str | None = None
     """What the proposer is asked; in the place of {examples} stand earlier questions, one a
-    line."""
-    variant_prompt: str = VARIANT_PROMPT
+    line. None: a prompt of ours, for ``form`` = "block"."""
+    variant_prompt: str | None = None
     """What it is asked with ``variants``: {question} is an earlier question, and {variant} "an
     easier variant" if the solver agreed too little on it, "a harder variant" if too much, else
-    "another variant"."""
+    "another variant". None: ours."""
     variants: bool = False
     """Ask for variants of earlier questions, given ones among them, instead of new ones."""
     examples: Annotated[int, Field(ge=0, le=64)] = 2
@@ -67,3 +67,13 @@ class PosedSettings(Section):
     """Weight of the proposals in the loss; 0: only the solver is trained."""
     buffer: Count = 1024
     """Questions that are remembered; the oldest posed ones go first."""
+
+    @property
+    def new_prompt(self) -> str:
+        """What the proposer is asked for a new question."""
+        return PROMPT if self.prompt is None else self.prompt
+
+    @property
+    def prompt_of_variants(self) -> str:
+        """What it is asked for a variant."""
+        return VARIANT_PROMPT if self.variant_prompt is None else self.variant_prompt

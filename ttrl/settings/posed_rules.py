@@ -57,9 +57,9 @@ def _section_rules(posed: PosedSettings) -> Iterator[str]:
             "shows one question: unset one of them"
         )
     for name, needed in (("prompt", ("examples",)), ("variant_prompt", ("question", "variant"))):
-        text: str = getattr(posed, name)
+        text: str | None = getattr(posed, name)
         for field in needed:
-            if text.count(f"{{{field}}}") != 1:
+            if text is not None and text.count(f"{{{field}}}") != 1:
                 yield (
                     f"posed.{name} has {{{field}}} {text.count(f'{{{field}}}')} times: expected "
                     "it once"
