@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from ttrl.learner.optimizer import learning_rate, steady_rate
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
+from ttrl.posed.phase import PosedPhase
+from ttrl.posed.source import SelfPosed
 from ttrl.report.display import Display
-from ttrl.rewards.harmony import SelfHarmony
-from ttrl.rewards.labels import LabelSource, OwnVotes, ReferenceAnswers, Teacher
-from ttrl.rewards.reflection import SelfReflection
+from ttrl.rewards.labels import (
+    LabelSource,
+)
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.engines.recorded import RecordedEngine
@@ -37,6 +40,7 @@ from ttrl.rollout.sampling import voting
 from ttrl.rollout.workflows import Conversation, Workflow, conversation_of, make_workflow
 from ttrl.rollout.workflows.checks import refuse_unrecorded
 from ttrl.run.identity import Identity, model_digests
+from ttrl.run.label_sources import label_source
 from ttrl.run.planned import planned_memory
 from ttrl.run.preflight import refuse_impossible
 from ttrl.run.stateful import Clock, Generators, Stateful
@@ -89,6 +93,8 @@ class Parts:
     measured: Measured
     stream: StreamPhase | None
     """What is done with questions that arrive while the run goes on; None: all are there."""
+    posed: PosedPhase | None
+    """What is done with questions that the policy poses; None: it poses none."""
 
     def stateful(self) -> dict[str, Stateful]:
         """Return the parts that a checkpoint holds, in the order in which they are put back."""
@@ -125,8 +131,8 @@ class Parts:
 
     def first_questions(self, wanted: int) -> list[Question]:
         """Return the first ``wanted`` questions that training asks."""
-        if self.stream is not None:
-            return self.stream.source.examples(wanted)
+        if isinstance(self.source, StreamSource | SelfPosed):
+            return self.source.examples(wanted)
         steps = range(1, 1 + min(wanted, self.total or wanted))
         return list(islice(chain.from_iterable(map(self.source.questions, steps)), wanted))
 
@@ -205,6 +211,9 @@ def build(
     stream = None
     if isinstance(source, StreamSource):
         stream = StreamPhase(source, model, pool, scorer, display, adaptation)
+    posed = None
+    if isinstance(source, SelfPosed):
+        posed = PosedPhase(source, pool, scorer, sampling_ranks)
     return Parts(
         settings=settings,
         display=display,
@@ -231,6 +240,7 @@ def build(
         clock=clock,
         measured=Measured(),
         stream=stream,
+        posed=posed,
     )
 
 
@@ -247,6 +257,9 @@ def load_data(
     if settings.data.source == "stream":
         source = StreamSource(settings, tokenizer, ranks)
         train_set = QuestionSet((), source.key, ())
+    elif settings.data.source == "self_posed":
+        source = SelfPosed(settings, tokenizer)
+        train_set = source.given
     else:
         source, train_set = make_source(settings, tokenizer)
     held_out = QuestionSet((), AnswerKey(), ())
@@ -258,8 +271,8 @@ def load_data(
     outline = load_outline(settings.model)
     room = context_room(outline)
     trained = train_set.questions
-    if isinstance(source, StreamSource):  # each question is checked when it comes
-        trained = tuple(source.examples(1))
+    if isinstance(source, StreamSource | SelfPosed):  # each question is checked when it comes
+        trained = (*trained, *source.examples(1))
         source.checks += [
             lambda question: refuse_absent_ids((question,), outline, tokenizer),
             lambda question: refuse_overflow((question,), voting(settings), room),
@@ -276,6 +289,8 @@ def load_data(
             source.checks.append(conversation.check)
         for question in asked:
             conversation.check(question)
+    if isinstance(source, SelfPosed):
+        source.checks.append(partial(refuse_measured, {q.prompt for q in held_out.questions}))
     if shared := overlap(train_set, held_out):
         display.note(
             f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
@@ -301,6 +316,12 @@ def load_data(
         for name, questions in (("train", train_set), ("held_out", held_out))
     )
     return source, train_set.key, evaluations
+
+
+def refuse_measured(prompts: Collection[str], question: Question) -> None:
+    """Raise a UserError for a question that would be trained on and is measured on."""
+    if question.prompt in prompts:
+        raise UserError("it is a held-out question")
 
 
 def total_steps(settings: Settings, source: QuestionSource) -> int | None:
@@ -344,25 +365,3 @@ def make_free_prompts(
         for question in source.all if isinstance(source, QuestionList) else source.questions(1):
             text_of(question)
     return FreePrompts.of(settings, tokenizer)
-
-
-def label_source(
-    settings: Settings, key: AnswerKey, model: TrainedModel, ranks: Ranks, scorer: GroupScorer
-) -> LabelSource:
-    """Make what ``reward.labels`` asks for; a teacher starts from the model's present weights."""
-    match settings.reward.labels:
-        case "votes":
-            return OwnVotes()
-        case "teacher":
-            return Teacher(model, settings.reward.teacher_decay, ranks)
-        case "harmony":
-            return SelfHarmony(settings, scorer.extract, scorer.grader)
-        case "reflection":
-            return SelfReflection(settings, scorer.extract, scorer.grader)
-        case "ground_truth":
-            if not key.answers:
-                raise UserError(
-                    'reward.labels = "ground_truth": data.train = '
-                    f"{settings.data.train!r} has no reference answers"
-                )
-            return ReferenceAnswers(key)

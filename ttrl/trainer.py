@@ -46,13 +46,7 @@ from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
 from ttrl.run.live_report import LiveReport
 from ttrl.run.planned import figures_of_the_start
-from ttrl.run.resume import (
-    after_a_hang,
-    find_start,
-    go_back,
-    nothing_lost,
-    refuse_no_steps,
-)
+from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost, refuse_no_steps
 from ttrl.run.rollout_phase import RolloutPhase
 from ttrl.run.rollouts import InTurn, Limited, Rollouts, Sampled
 from ttrl.run.run_folder import RunFolder, Summary
@@ -65,12 +59,7 @@ from ttrl.system.memory import memory_metrics, memory_suffices
 from ttrl.system.ranks import join_ranks, leave_ranks
 from ttrl.system.versions import versions
 from ttrl.system.watchdog import Watchdog
-from ttrl.types import (
-    CompletionGroup,
-    StepResult,
-    UpdateResult,
-    UserError,
-)
+from ttrl.types import CompletionGroup, StepResult, UpdateResult, UserError
 
 MakeRollouts = Callable[[RolloutPhase, StreamPhase, Limited], Rollouts]
 """Function that makes what answers questions beside the updates."""
@@ -156,6 +145,7 @@ class Trainer:
             folder,
             parts.display,
             parts.free_prompts,
+            parts.posed,
         )
         self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
         self.serves = serve is not None
@@ -233,6 +223,9 @@ class Trainer:
         for name, learned in assigned.updates.items():
             metrics |= update_metrics(learned, name)
         metrics |= rollout.metrics() if self.settings.rollout.resample_rounds else {}
+        metrics |= rollout.figures
+        if parts.posed is not None:
+            parts.posed.forget([group.question for group in groups])
         if isinstance(parts.labels, AfterVoting):
             metrics |= free_pass_metrics(groups, estimates)
             metrics["time/free_pass_s"] = rollout.free_pass_s
@@ -262,7 +255,8 @@ class Trainer:
             with self._limited("update"), memory_suffices("during the update", remedy):
                 assigned = parts.credit.assign(groups, estimates, step)
                 parts.model.reload()
-                updates = parts.model.update(assigned.samples, parts.objective, parts.rate(step))
+                samples = rollout.trained(assigned.samples)
+                updates = parts.model.update(samples, parts.objective, parts.rate(step))
         except FloatingPointError as error:
             raise UserError(f"step {step}: {error}") from error
         parts.labels.after_update(parts.model)

@@ -21,7 +21,7 @@ LAYERS = (
     {"trainer"},
     {"build"},
     {"run", "evaluation", "plan", "doctor", "stream", "serve", "search"},
-    {"credit", "rewards", "rollout", "learner", "data", "reward_models"},
+    {"credit", "rewards", "rollout", "learner", "data", "posed", "reward_models"},
     {"answers", "models"},
     {"settings", "system", "report"},
     {"types"},

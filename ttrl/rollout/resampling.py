@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ttrl.types import CompletionGroup, Estimate, Question
+from ttrl.types import CompletionGroup, Estimate, Question, TrainSample
 
 
 @dataclass(slots=True)
@@ -21,6 +21,10 @@ class Rollout:
     the one that has taken its place."""
     free_pass_s: float = 0.0
     """Seconds in which the label source has asked the policy."""
+    beside: list[TrainSample] = field(default_factory=list)
+    """Samples that are trained on beside the groups': of questions that the policy has posed."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """Figures of these."""
 
     def add(
         self,
@@ -57,6 +61,15 @@ class Rollout:
         """Spread what is said of the batch over all groups: of the others, nothing is trained."""
         of_group = dict(zip(self.batch, trained, strict=True))
         return [of_group.get(i, []) for i in range(len(self.groups))]
+
+    def trained(self, samples: Sequence[TrainSample]) -> list[TrainSample]:
+        """Put those `beside` among ``samples`` evenly: each optimizer step has its part of them."""
+        placed = [
+            ((i + 0.5) / len(part), sample)
+            for part in (samples, self.beside)
+            for i, sample in enumerate(part)
+        ]
+        return [sample for _, sample in sorted(placed, key=lambda pair: pair[0])]
 
     def metrics(self) -> dict[str, float]:
         """Return how many questions were asked, replaced, and not replaced for want of others."""

@@ -54,5 +54,10 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
             '--replay: data.source = "stream" asks what arrives, when it arrives: the answers of '
             "another run are to other questions. Go on with that run by --resume"
         )
+    if replay is not None and settings.data.source == "self_posed":
+        raise UserError(
+            '--replay: data.source = "self_posed" asks what the policy has posed, of which '
+            "rollouts/ keep the text alone. Go on with that run by --resume"
+        )
     if replay is None and settings.rollout.engine == "vllm":
         require_vllm()

@@ -11,6 +11,7 @@ from typing import TypeVar
 from ttrl.data.free_prompts import FreePrompts
 from ttrl.data.sources import QuestionSource
 from ttrl.learner.trained_model import TrainedModel
+from ttrl.posed.phase import PosedPhase
 from ttrl.report.display import Display
 from ttrl.rewards.free_pass import AfterVoting
 from ttrl.rewards.labels import LabelSource
@@ -67,13 +68,22 @@ class RolloutPhase:
     display: Display
     free_prompts: FreePrompts | None = None
     """For a label source that asks the policy for text."""
+    posed: PosedPhase | None = None
+    """Where the policy poses the questions."""
 
     def run(self, step: int) -> Rollout:
         """Sample a step's groups, and further ones in place of those that teach nothing."""
         source, rollout = self.source, Rollout()
+        if self.posed is not None:
+            with self.display.bar(f"step {step}: posing", 1):
+                self.posed.pose(step)
+            self._keep_proposals(self.posed, step)
         own, further = source.questions(step), partial(source.further, step)
         for asked in rounds_of(own, further, rollout, self.settings.rollout.resample_rounds):
             self.ask(asked, step, rollout, further=asked is not own)
+        if self.posed is not None:
+            self.posed.judge(step, rollout)
+            self._keep_proposals(self.posed, step)
         return rollout
 
     def ask(
@@ -165,6 +175,9 @@ class RolloutPhase:
     def _keep(self, asked: _Asked, groups: Sequence[CompletionGroup]) -> None:
         keep = partial(self.folder.keep_answers, asked.step, [*asked.earlier, *groups])
         self.ranks.on_rank_zero(keep)
+
+    def _keep_proposals(self, posed: PosedPhase, step: int) -> None:
+        self.ranks.on_rank_zero(partial(self.folder.keep_proposals, step, posed.lines()))
 
     def _greedy(self, questions: Sequence[Question], step: int) -> dict[str, Completion]:
         """Sample the greedy answers, by question, if advantages need them."""

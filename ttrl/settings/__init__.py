@@ -12,6 +12,7 @@ from ttrl.settings.memory import MemorySettings
 from ttrl.settings.model import ModelSettings
 from ttrl.settings.optimizer import OptimizerSettings
 from ttrl.settings.policy import PolicySettings
+from ttrl.settings.posed import PosedSettings
 from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
@@ -33,6 +34,7 @@ __all__ = [
     "ModelSettings",
     "OptimizerSettings",
     "PolicySettings",
+    "PosedSettings",
     "PrimeSettings",
     "RewardSettings",
     "RolloutSettings",

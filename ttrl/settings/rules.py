@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ttrl.settings.agent_rules import agent_rules
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
+from ttrl.settings.posed_rules import posed_rules
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.settings.section import Section
 from ttrl.settings.serve_rules import serve_rules
@@ -26,6 +27,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _data_rules(settings)
     yield from stream_rules(settings)
     yield from serve_rules(settings)
+    yield from posed_rules(settings)
     yield from _rollout_rules(settings)
     yield from agent_rules(settings)
     yield from _overlap_rules(settings)
@@ -156,6 +158,8 @@ def _extra_reward_rules(settings: Settings) -> Iterator[str]:
 def _update_rules(settings: Settings) -> Iterator[str]:
     rollout, policy, room = settings.rollout, settings.policy, settings.memory.tokens_per_batch
     trained = rollout.questions_per_step * policy.trained_samples
+    if settings.data.source == "self_posed" and settings.posed.weight > 0:
+        trained += settings.posed.prompts * settings.posed.proposals
     if policy.trained_samples > rollout.votes:
         yield (
             f"policy.trained_samples = {policy.trained_samples} is more than rollout.votes = "

@@ -27,6 +27,7 @@ from ttrl.settings.memory import MemorySettings
 from ttrl.settings.model import ModelSettings
 from ttrl.settings.optimizer import OptimizerSettings
 from ttrl.settings.policy import PolicySettings
+from ttrl.settings.posed import PosedSettings
 from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reflection import ReflectionSettings
 from ttrl.settings.report import ReportSettings
@@ -53,6 +54,7 @@ class Settings(Section):
     data: DataSettings
     stream: StreamSettings = StreamSettings()
     serve: ServeSettings = ServeSettings()
+    posed: PosedSettings = PosedSettings()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the order of the questions and every sample."""
     epochs: Positive = 1
