@@ -34,6 +34,8 @@ class Evaluation:
     """The questions and their answer key."""
     ks: tuple[int, ...]
     """Values of k for pass@k and maj@k."""
+    noted: int = 0
+    """How many of the likeliest tokens of each place are noted with the samples."""
 
     def run(
         self,
@@ -62,7 +64,7 @@ class Evaluation:
             if (
                 self.settings.evaluation.greedy
             ):  # first: what is expected of lengths is the samples'
-                most_probable = replace(params, n=1, temperature=0.0, top_p=1.0)
+                most_probable = replace(params, n=1, temperature=0.0, top_p=1.0, top_logprobs=0)
                 groups = pool.sample(asked, most_probable)
                 greedy = {g.question.id: RecordedGroup.of(g) for g in groups}
 
@@ -112,6 +114,7 @@ class Evaluation:
             n=evaluation.samples,
             temperature=evaluation.temperature,
             top_p=evaluation.top_p,
+            top_logprobs=self.noted,
             max_new_tokens=self.settings.rollout.max_new_tokens,
             stop=self.settings.rollout.stop,
             stream=(
