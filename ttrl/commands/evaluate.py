@@ -132,7 +132,8 @@ def evaluate(
             "name these files in their place"
         )
     selecting = _selecting(select, reward_model, reduce, model, ranks)
-    asking = Asking(data, recipe, k, overrides or [])
+    labels = [] if selecting is None else selecting.overrides
+    asking = Asking(data, recipe, k, [*(overrides or []), *labels])
     for name in (model, *others):
         asking.check(name, recorded=name == model and from_samples is not None)
     if ranks and not launched():
@@ -198,7 +199,7 @@ class Asking:
 
         if model.endswith(".json"):
             return measuring.measured_before(Path(model), self.data)
-        every = [self._settings(model, data, selecting) for data in self.data]
+        every = [self._settings(model, data) for data in self.data]
         display = Display(console)
         with Grader(every[0].answers) as grader, ExitStack() as stack:
             evaluations = [
@@ -232,10 +233,8 @@ class Asking:
                 results.append(result)
             return results
 
-    def _settings(self, model: str, data: str, selecting: Selecting | None = None) -> Settings:
-        asked = ["evaluation.greedy=true", *self.overrides]
-        if selecting is not None and selecting.asks_policy:  # as where a run has such labels
-            asked.append("reward.labels=reflection")
+    def _settings(self, model: str, data: str) -> Settings:
+        asked = ("evaluation.greedy=true", *self.overrides)
         return load_settings(self.recipe, model=model, data=data, overrides=asked)
 
     def _ks(self, samples: int) -> tuple[int, ...]:

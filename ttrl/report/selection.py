@@ -124,10 +124,10 @@ def _row(name: str, point: Point) -> tuple[str, ...]:
         name,
         f"{point.tokens:.0f}",
         _percent(point.accuracy.value),
-        _bounds(point.accuracy, _percent),
+        _bounds(point.accuracy, _percent, "-"),
         str(point.majority_answers),
         _signed(point.gain.value),
-        _bounds(point.gain, _signed),
+        _bounds(point.gain, _signed, " to "),
     )
 
 
@@ -153,7 +153,7 @@ def _signed(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def _bounds(interval: Interval, written: Callable[[float], str]) -> str:
+def _bounds(interval: Interval, written: Callable[[float], str], between: str) -> str:
     if interval.low is None or interval.high is None:
         return ""
-    return f"{written(interval.low)} to {written(interval.high)}"
+    return f"{written(interval.low)}{between}{written(interval.high)}"

@@ -49,6 +49,11 @@ class Selecting:
         return "policy" in self.reads
 
     @property
+    def overrides(self) -> list[str]:
+        """Settings that let a rule's own be set and checked, as where a run has such labels."""
+        return ["reward.labels=reflection"] if self.asks_policy else []
+
+    @property
     def of_tokens(self) -> bool:
         """Whether a rule reads what was known of each token when it was sampled."""
         return bool(self.reads - {"reward"})
