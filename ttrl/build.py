@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -33,7 +34,8 @@ from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import voting
-from ttrl.rollout.workflows import Workflow, make_workflow
+from ttrl.rollout.workflows import Conversation, Workflow, conversation_of, make_workflow
+from ttrl.rollout.workflows.checks import refuse_unrecorded
 from ttrl.run.identity import Identity, model_digests
 from ttrl.run.planned import planned_memory
 from ttrl.run.preflight import refuse_impossible
@@ -45,7 +47,7 @@ from ttrl.stream.source import StreamSource
 from ttrl.system.gpus import device_name
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import make_repeatable
-from ttrl.types import AnswerKey, Question, UserError
+from ttrl.types import AnswerKey, CompletionGroup, Estimate, Question, UserError
 
 
 @dataclass
@@ -138,6 +140,12 @@ class Parts:
             return False
         return self.stream is None or self.stream.goes_on(done + 1)
 
+    def exam(
+        self, step: int, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]
+    ) -> dict[str, float]:
+        """Let a step's votes answer questions that have arrived; return figures of them."""
+        return {} if self.stream is None else self.stream.exam(step, groups, estimates)
+
     def rate(self, step: int) -> float:
         """Return the policy's learning rate in a step; it begins behind a critic's steps alone."""
         alone, stream = self.settings.critic.warmup_steps, self.settings.stream
@@ -166,8 +174,11 @@ def build(
     make_repeatable(settings.threads, settings.seed)
     refuse_impossible(settings, replay, ranks)
     workflow = make_workflow(settings)
+    conversation = conversation_of(workflow)
+    if replay is not None and conversation is None:
+        refuse_unrecorded(workflow, settings.rollout.workflow)
     tokenizer = load_tokenizer(settings.model)
-    source, key, evaluations = load_data(settings, tokenizer, scorer, display, ranks)
+    source, key, evaluations = load_data(settings, tokenizer, scorer, display, ranks, conversation)
     total = total_steps(settings, source)
     free_prompts = make_free_prompts(settings, tokenizer, source)
     many = f"{ranks.count} ranks, each on " if ranks.count > 1 else ""
@@ -229,6 +240,7 @@ def load_data(
     scorer: GroupScorer,
     display: Display,
     ranks: Ranks,
+    conversation: Conversation | None,
 ) -> tuple[QuestionSource, AnswerKey, tuple[Evaluation, ...]]:
     """Load what is asked in training, its answer key, and all that is measured."""
     source: QuestionSource
@@ -258,6 +270,12 @@ def load_data(
     asked = (*trained, *(q for q in held_out.questions if q.id in held_out.key.answers))
     refuse_absent_ids(asked, outline, tokenizer)
     refuse_overflow(asked, voting(settings), room)
+    if conversation is not None:
+        conversation.begin(FreePrompts.of(settings, tokenizer))
+        if isinstance(source, StreamSource):
+            source.checks.append(conversation.check)
+        for question in asked:
+            conversation.check(question)
     if shared := overlap(train_set, held_out):
         display.note(
             f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
@@ -268,9 +286,18 @@ def load_data(
             f"each pass leaves out {left_out} of {len(source.all)} questions, others each time: "
             f"rollout.questions_per_step = {source.per_step} does not divide them"
         )
-    ks = (1, settings.evaluation.samples)
+    samples = settings.evaluation.samples
+    ks = {1, samples, *([] if conversation is None else [min(samples, conversation.calls)])}
     evaluations = tuple(
-        Evaluation(settings, scorer.extract, scorer.grader, name, questions, ks)
+        Evaluation(
+            settings,
+            scorer.extract,
+            scorer.grader,
+            name,
+            questions,
+            tuple(sorted(ks)),
+            conversation,
+        )
         for name, questions in (("train", train_set), ("held_out", held_out))
     )
     return source, train_set.key, evaluations
@@ -316,9 +343,7 @@ def make_free_prompts(
     else:
         for question in source.all if isinstance(source, QuestionList) else source.questions(1):
             text_of(question)
-    room = context_room(load_outline(settings.model))
-    longest = settings.longest if room is None else min(settings.longest, room.tokens)
-    return FreePrompts(settings.data, tokenizer, longest)
+    return FreePrompts.of(settings, tokenizer)
 
 
 def label_source(

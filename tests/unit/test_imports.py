@@ -20,7 +20,7 @@ LAYERS = (
     {"__init__", "api", "integrations", "reproduce"},
     {"trainer"},
     {"build"},
-    {"run", "evaluation", "plan", "doctor", "selection", "stream"},
+    {"run", "evaluation", "plan", "doctor", "selection", "stream", "serve"},
     {"credit", "rewards", "rollout", "learner", "data", "reward_models"},
     {"answers", "models"},
     {"settings", "system", "report"},

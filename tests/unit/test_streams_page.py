@@ -80,3 +80,26 @@ def test_the_table_at_the_end_of_a_stream() -> None:
     assert shown(stream_table(stream | adapted))[-1] == ["adapted", "90.0", "100.0"]
     unknown = {key: stream[key] for key in stream if "accuracy" not in key} | {"scored": 0}
     assert shown(stream_table(unknown)) == [["0 of 10 questions", "first sample", "majority"]]
+
+
+def test_what_it_says_was_measured_is_in_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    sys.modules.pop("stream", None)
+    import stream
+
+    record = json.loads((ROOT / "bench" / "results" / "stream.json").read_text(encoding="utf-8"))
+    text = PAGE.read_text(encoding="utf-8")
+    for lines in stream.page_tables(record):
+        assert "\n".join(lines) in text
+    assert [len(record["runs"][name]) for name in stream.RUNS] == [5, 5, 5]
+    found = stream.areas(record)
+    for seed in found["frozen"]:  # in every order
+        first = {row: found[row][seed]["first"] for row in found}
+        assert min(first["continual"], first["continual, LoRA"]) > first["frozen"] + 0.15
+        last = {row: found[row][seed]["first, last third"] for row in found}
+        assert min(last["continual"], last["continual, LoRA"]) > last["per question, adapted"]
+    tokens = [
+        next(iter(record["runs"][name].values()))["tokens_per_question"]
+        for name in ("continual", "per question")
+    ]
+    assert 7.5 < tokens[1] / tokens[0] < 9.5

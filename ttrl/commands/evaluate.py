@@ -223,7 +223,7 @@ class Asking:
                 measuring.save_samples(save_samples, evaluations, sampled)
             results = []
             for evaluation, groups in zip(evaluations, sampled, strict=True):
-                ks = self._ks(min(len(g.answers) for g in groups))
+                ks = self._ks(min(len(g.alone) for g in groups))
                 result = replace(evaluation, ks=ks).score(
                     groups, None, model=model, sampling=None if from_samples is None else {}
                 )

@@ -14,6 +14,8 @@ from ttrl.report.results import EvaluationResult, Scores
 from ttrl.report.rollouts import RecordedGroup
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.workflows import Conversation
+from ttrl.rollout.workflows.checks import later_prompts
 from ttrl.settings import Settings
 from ttrl.types import CompletionGroup
 
@@ -36,6 +38,8 @@ class Evaluation:
     """Values of k for pass@k and maj@k."""
     noted: int = 0
     """How many of the likeliest tokens of each place are noted with the samples."""
+    conversation: Conversation | None = None
+    """What ``rollout.workflow`` is measured by besides; None: each answer is by itself."""
 
     def run(
         self,
@@ -72,8 +76,36 @@ class Evaluation:
                 on_group(group)
                 bar.advance()
 
-            sampled = [RecordedGroup.of(g) for g in pool.sample(asked, params, done)]
+            groups = pool.sample(asked, params, done)
+        sampled = list(map(RecordedGroup.of, self._with_turns(groups, pool, params, display)))
         return [replace(g, greedy=greedy[g.question].answers[0]) if greedy else g for g in sampled]
+
+    def _with_turns(
+        self,
+        groups: Sequence[CompletionGroup],
+        pool: RolloutPool,
+        params: SamplingParams,
+        display: Display,
+    ) -> Sequence[CompletionGroup]:
+        """Add the answers of conversations, with random numbers of their own.
+
+        There are no more of them than of single answers, or those of one conversation.
+        """
+        held = self.conversation
+        if held is None:
+            return groups
+        count = max(1, params.n // held.calls)
+        asked = [group.question for group in groups]
+        own = replace(
+            params, n=count * held.calls, top_logprobs=0, stream=(*params.stream, "turns")
+        )
+        with display.bar(f"measuring: {self.name}, in turns", len(asked)) as bar:
+            found = held.converse(pool.sample, asked, own, lambda group: bar.advance())
+        pool.forget(later_prompts(found))
+        return [
+            replace(group, completions=group.completions + more.completions)
+            for group, more in zip(groups, found, strict=True)
+        ]
 
     def score(
         self,

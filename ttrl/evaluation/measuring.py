@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ttrl.answers import Grader, make_extractor
+from ttrl.data.free_prompts import FreePrompts
 from ttrl.data.questions import load_questions
 from ttrl.evaluation.evaluation import Evaluation
 from ttrl.models.pretrained import load_outline, load_tokenizer
@@ -19,9 +20,10 @@ from ttrl.report.run_record import is_run, read_run
 from ttrl.rollout.ends import refuse_absent_ids
 from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.rollout.pool import RolloutPool, closed_at_the_end, make_pool
+from ttrl.rollout.workflows import conversation_of, make_workflow
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
-from ttrl.types import UserError
+from ttrl.types import Completion, UserError
 
 
 def measured_before(path: Path, data: Sequence[str]) -> list[EvaluationResult]:
@@ -58,7 +60,12 @@ def load_evaluation(settings: Settings, grader: Grader, display: Display) -> Eva
         )
     refuse_absent_ids(asked.questions, load_outline(settings.model), tokenizer)
     extract = make_extractor(settings.answers.extract)
-    return Evaluation(settings, extract, grader, data, asked, (1,))
+    conversation = conversation_of(make_workflow(settings))
+    if conversation is not None:
+        conversation.begin(FreePrompts.of(settings, tokenizer))
+        for question in asked.questions:
+            conversation.check(question)
+    return Evaluation(settings, extract, grader, data, asked, (1,), conversation)
 
 
 @contextmanager
@@ -145,13 +152,16 @@ def with_tokens(
     try:
         record = RecordedEngine(run / "rollouts")
         return {
-            step: [
-                replace(g, answers=tuple(map(RecordedAnswer.of, answers[g.question].votes)))
-                for g in groups
-            ]
+            step: [_with_tokens(g, recorded[g.question].votes) for g in groups]
             for step, groups in steps.items()
-            for answers in [record.answers(step)]
+            for recorded in [record.answers(step)]
         }
     except UserError as error:
         said = str(error).replace("--replay", "--from-samples", 1)
         raise UserError(f"the rules of --select need the tokens of {run}: {said}") from error
+
+
+def _with_tokens(group: RecordedGroup, votes: Sequence[Completion]) -> RecordedGroup:
+    told = zip(group.answers, map(RecordedAnswer.of, votes), strict=True)
+    answers = [replace(a, surprisal=t.surprisal, confidence=t.confidence) for a, t in told]
+    return replace(group, answers=tuple(answers))

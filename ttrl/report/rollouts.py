@@ -15,7 +15,15 @@ from statistics import fmean
 from typing import Any
 
 from ttrl.report.confidence import Confidence
-from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, UserError
+from ttrl.types import (
+    Completion,
+    CompletionGroup,
+    Estimate,
+    FinishReason,
+    Question,
+    Turn,
+    UserError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,9 @@ class RecordedAnswer:
     """What was read from it; None: nothing, or nobody looked (`RecordedGroup.judged`)."""
     reward: float | None = None
     """What it was worth; None: nobody looked."""
+    turn: Turn | None = None
+    """Where it stands among the answers of several agents; the tokens of its prompt are not
+    known."""
     surprisal: float | None = None
     """Mean negative log-prob of its tokens, in nats; None: not written down."""
     confidence: Confidence | None = None
@@ -50,6 +61,7 @@ class RecordedAnswer:
             completion.finish_reason is FinishReason.LENGTH,
             surprisal=round(-fmean(logprobs), 6) if logprobs else None,
             confidence=None if top is None else Confidence.of(top),
+            turn=completion.turn,
         )
 
 
@@ -80,6 +92,12 @@ class RecordedGroup:
     """Votes that were compared by their spelling only: `ttrl.types.Vote.undecided`."""
     data: str | None = None
     """Data set of the question, in a file of several of them."""
+
+    @property
+    def alone(self) -> tuple[RecordedAnswer, ...]:
+        """The answers to the question by itself: those without a turn, or of the first one."""
+        single = tuple(a for a in self.answers if a.turn is None)
+        return single or tuple(a for a in self.answers if a.turn and a.turn.asked is None)
 
     @classmethod
     def of(cls, group: CompletionGroup) -> RecordedGroup:
@@ -151,6 +169,8 @@ def judged_line(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
     ]
     for said, label in zip(completions, estimate.labels_G or (), strict=False):
         said["label"] = label
+    for said, shaped in zip(completions, estimate.shaped_G or (), strict=False):
+        said["shaped"] = shaped
     for name, rewards_G in estimate.extra_rewards.items():
         for said, reward in zip(completions, rewards_G, strict=True):
             said.setdefault("extra_rewards", {})[name] = reward
@@ -179,7 +199,17 @@ def _said(completion: Completion) -> dict[str, Any]:
         "finish_reason": completion.finish_reason,
     }
     own = {} if completion.temperature is None else {"temperature": completion.temperature}
-    return said | own
+    return said | own | _place(completion.turn)
+
+
+def _place(turn: Turn | None) -> dict[str, Any]:
+    """Say where an answer stands among those of several agents, and what it answers."""
+    if turn is None:
+        return {}
+    place = {"turn": turn.index, "agent": turn.agent, "trajectory": turn.trajectory}
+    asked = turn.asked
+    read = {} if asked is None else {"asked": asked.id, "prompt": asked.prompt, "cut": turn.cut}
+    return place | {"role": turn.role} | read
 
 
 def _repeated(answer: RecordedAnswer) -> dict[str, Any]:
@@ -193,7 +223,7 @@ def _repeated(answer: RecordedAnswer) -> dict[str, Any]:
         said["surprisal"] = answer.surprisal
     if answer.confidence is not None:
         said["confidence"] = answer.confidence.as_json()
-    return said
+    return said | _place(answer.turn)
 
 
 def _group(line: Mapping[str, Any]) -> RecordedGroup:
@@ -224,6 +254,21 @@ def _read(said: Mapping[str, Any]) -> RecordedAnswer:
             if "confidence" in said
             else None
         ),
+        turn=_turn(said) if "turn" in said else None,
+    )
+
+
+def _turn(said: Mapping[str, Any]) -> Turn:
+    asked = None
+    if "asked" in said:
+        asked = Question(_text(said["asked"]), _text(said["prompt"]), ())
+    return Turn(
+        int(said["turn"]),
+        int(said["agent"]),
+        int(said["trajectory"]),
+        _text(said["role"]),
+        asked,
+        int(said.get("cut", 0)),
     )
 
 

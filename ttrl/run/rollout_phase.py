@@ -22,6 +22,7 @@ from ttrl.rollout.workflows import Workflow
 from ttrl.rollout.workflows.checks import (
     PoolAsk,
     estimate_of,
+    later_prompts,
     refuse_other_groups,
     refuse_repeated,
 )
@@ -72,10 +73,12 @@ class RolloutPhase:
         source, rollout = self.source, Rollout()
         own, further = source.questions(step), partial(source.further, step)
         for asked in rounds_of(own, further, rollout, self.settings.rollout.resample_rounds):
-            self._ask(asked, step, rollout)
+            self.ask(asked, step, rollout, further=asked is not own)
         return rollout
 
-    def _ask(self, questions: Sequence[Question], step: int, rollout: Rollout) -> None:
+    def ask(
+        self, questions: Sequence[Question], step: int, rollout: Rollout, *, further: bool = False
+    ) -> None:
         """Sample groups, judge them while others are still being sampled, and add them.
 
         Each rank judges the groups that it samples; where labels depend on the votes, it counts
@@ -92,7 +95,7 @@ class RolloutPhase:
             judge = partial(self.scorer.estimate, labels=labels, step=step)
             groups, own = self._sample(asked, judge, lambda estimate: estimate.vote)
         found = self.ranks.gather_dict(own)
-        rollout.add(groups, [estimate_of(group, found) for group in groups])
+        rollout.add(groups, [estimate_of(group, found) for group in groups], further=further)
         keep = partial(self.folder.keep_estimates, step, rollout.groups, rollout.estimates)
         self.ranks.on_rank_zero(keep)
 
@@ -122,6 +125,7 @@ class RolloutPhase:
             ask = PoolAsk(self.pool, settings.rollout.temperature, early, noted)
             groups = self.workflow.run(ask, questions, step, on_group)
             refuse_other_groups(groups, questions, settings.rollout.workflow)
+            self.pool.forget(later_prompts(groups))  # else a checkpoint would grow with them
             groups = list(map(asked.with_greedy, groups))
             self._keep(asked, groups)
             return groups, {id: future.result() for id, future in judged.items()}

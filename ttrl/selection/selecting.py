@@ -95,7 +95,8 @@ class Selecting:
 
         Args:
             evaluation: the questions, and their key.
-            groups: answers to them.
+            groups: answers to them; of conversations, those to the question by itself are chosen
+                among.
             numbers: of how many answers to choose.
             display: what takes long is shown here.
             pool: the policy, for rules that ask it; all ranks together.
@@ -106,6 +107,7 @@ class Selecting:
         """
         settings, key = evaluation.settings, evaluation.asked.key
         questions = {q.id: q for q in evaluation.asked.questions}
+        groups = [replace(group, answers=group.alone) for group in groups]
         candidates = [
             Candidates.of(g, key.answers[g.question], evaluation.extract, evaluation.grader)
             for g in groups

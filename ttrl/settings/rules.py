@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ttrl.settings.agent_rules import agent_rules
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.settings.section import Section
+from ttrl.settings.serve_rules import serve_rules
 from ttrl.settings.stream_rules import stream_rules
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     """Yield a message for every rule that ``settings`` break."""
     yield from _data_rules(settings)
     yield from stream_rules(settings)
+    yield from serve_rules(settings)
     yield from _rollout_rules(settings)
+    yield from agent_rules(settings)
     yield from _overlap_rules(settings)
     yield from _extra_reward_rules(settings)
     yield from _update_rules(settings)

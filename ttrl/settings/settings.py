@@ -12,6 +12,7 @@ import pydantic
 import tomli_w
 from pydantic import Field
 
+from ttrl.settings.agents import AgentSettings
 from ttrl.settings.answers import AnswerSettings
 from ttrl.settings.checkpoint import CheckpointSettings
 from ttrl.settings.critic import CriticSettings
@@ -34,6 +35,7 @@ from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
 from ttrl.settings.selection import SelectionSettings
+from ttrl.settings.serve import ServeSettings
 from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
 
@@ -50,6 +52,7 @@ class Settings(Section):
     model: ModelSettings
     data: DataSettings
     stream: StreamSettings = StreamSettings()
+    serve: ServeSettings = ServeSettings()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the order of the questions and every sample."""
     epochs: Positive = 1
@@ -59,6 +62,7 @@ class Settings(Section):
     threads: Count | None = None
     """CPU threads; part of the settings because the last bit of a CPU sum depends on it."""
     rollout: RolloutSettings = RolloutSettings()
+    agents: AgentSettings = AgentSettings()
     answers: AnswerSettings = AnswerSettings()
     reward: RewardSettings = RewardSettings()
     harmony: HarmonySettings = HarmonySettings()

@@ -43,6 +43,9 @@ class Estimator(Section):
     own_advantages: ClassVar[bool] = False
     """Whether it returns advantages itself, so that there is no reward to compare or add to."""
 
+    many_labels: ClassVar[bool] = False
+    """Whether answers to a question have labels of their own, by which others they stand with."""
+
     uses_logprobs: ClassVar[bool] = False
     """Whether it reads log-probs of sampled tokens, which other trainers do not hand on."""
 
