@@ -36,10 +36,10 @@ class Evaluation:
     """The questions and their answer key."""
     ks: tuple[int, ...]
     """Values of k for pass@k and maj@k."""
-    noted: int = 0
-    """How many of the likeliest tokens of each place are noted with the samples."""
     conversation: Conversation | None = None
     """What ``rollout.workflow`` is measured by besides; None: each answer is by itself."""
+    noted: int = 0
+    """How many of the likeliest tokens of each place are noted with the samples."""
 
     def run(
         self,

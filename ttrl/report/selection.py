@@ -92,7 +92,7 @@ def selection_tables(title: str, selection: Selection) -> list[TextTable]:
         for curve in selection.curves
     ]
     last = [(curve.name, curve.points[-1]) for curve in selection.curves]
-    last += [(f"{curve.name}, early", *curve.points) for curve in selection.stops]
+    last += [(f"{curve.name}, early", curve.points[0]) for curve in selection.stops]
     saved = [
         f"{curve.name}, early: {point.answers:.1f} of {selection.answers} answers are begun, and "
         f"{_percent(1 - point.tokens / (selection.answers * length))} % of the tokens saved."
