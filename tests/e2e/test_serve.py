@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from small_run import SMALL
 
+from ttrl.run.checkpoint import find_newest
+from ttrl.run.run_folder import RunFolder
+
 httpx = pytest.importorskip("httpx", reason="pip install httpx")
 openai = pytest.importorskip("openai", reason="pip install openai")
 pytest.importorskip("uvicorn", reason="pip install 'ttrl[serve]'")
-
-from ttrl.run.checkpoint import find_newest
-from ttrl.run.run_folder import RunFolder
 
 TOKEN = "0123456789abcdef"
 SETTINGS = [
@@ -103,9 +103,7 @@ def test_a_server_learns_and_loses_nothing(tmp_path: Path, servers: list[Server]
     assert later["updates"] >= 2  # the model that answers has learned
     assert 0.0 <= later["held_s"] < 5.0
     # Killed while questions wait.
-    server.process.send_signal(signal.SIGSTOP)
     pending = [{"prompt": f"What is {a} + 12?", "id": f"q{a}"} for a in (60, 61)]
-    server.process.send_signal(signal.SIGCONT)
     numbers = [server.client.post("/v1/questions?wait=false", json=x).json() for x in pending]
     server.end(signal.SIGKILL)
     before = kept(run, "answers")

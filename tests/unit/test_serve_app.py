@@ -137,7 +137,8 @@ def test_who_does_not_wait_comes_again(server: Server) -> None:
     assert server.app._waiting == {}  # nobody who has gone is kept
 
 
-def test_an_answer_reaches_who_waits(server: Server) -> None:
+def test_an_answer_reaches_who_waits(tmp_path: Path) -> None:
+    server = Server(tmp_path, None)
     server.oracle.answers_at_once = False
     with TestClient(server.app.asgi, base_url="http://127.0.0.1") as client:
         portal = client.portal
@@ -153,6 +154,7 @@ def test_an_answer_reaches_who_waits(server: Server) -> None:
         body = b'{"prompt": "What is 1 + 2?"}'
         found = client.post("/v1/questions", content=body, headers=JSON).json()
         thread.join()
+    server.threads.shutdown()
     assert (found["number"], found["held_s"]) == (1, 0.25)
 
 
