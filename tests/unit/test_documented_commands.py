@@ -246,6 +246,7 @@ KINDS = {
     ("ttrl", "train"): Kind(is_checked, "tests/e2e/test_train.py, tests/e2e/test_resume.py"),
     ("ttrl", "eval"): Kind(goes_through, "tests/unit/test_evaluate.py"),
     ("ttrl", "serve"): Kind(parses, "tests/e2e/test_serve.py"),
+    ("ttrl", "scale"): Kind(parses, "tests/unit/test_scaling.py"),
     ("ttrl", "runs"): Kind(goes_through, "here"),
     ("ttrl", "show"): Kind(goes_through, "here"),
     ("ttrl", "report"): Kind(goes_through, "here"),
@@ -263,6 +264,7 @@ KINDS = {
     ("python", "bench/tiny_seeds.py"): Kind(has_options, "takes an hour"),
     ("python", "bench/algorithms.py"): Kind(has_options, "takes hours"),
     ("python", "bench/real_model.py"): Kind(has_options, "needs a model from a registry"),
+    ("python", "scripts/build_tiny_prm.py"): Kind(has_options, "trains for minutes"),
     ("python", "scripts/picture.py"): Kind(has_options, "draws from what the former has left"),
 }
 """By the first words of a command."""

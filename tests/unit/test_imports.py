@@ -17,10 +17,10 @@ ROOT = Path(__file__).parents[2]
 LAYERS = (
     {"cli"},
     {"commands"},
-    {"__init__", "api", "integrations", "reproduce"},
+    {"__init__", "api", "integrations", "reproduce", "scaling"},
     {"trainer"},
     {"build"},
-    {"run", "evaluation", "plan", "doctor", "selection", "stream", "serve"},
+    {"run", "evaluation", "plan", "doctor", "selection", "stream", "serve", "search"},
     {"credit", "rewards", "rollout", "learner", "data", "reward_models"},
     {"answers", "models"},
     {"settings", "system", "report"},

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from groups import group, voted
 from rich.console import Console
 from test_display import shown
 from tiny_tokenizer import tiny_tokenizer
@@ -17,10 +18,12 @@ from tiny_tokenizer import tiny_tokenizer
 from ttrl.data.questions import QuestionReader
 from ttrl.report.display import Display, stream_table
 from ttrl.settings.recipe import load_settings
+from ttrl.stream.answers import answer_record
 from ttrl.stream.inbox import Inbox
 from ttrl.stream.lines import LONGEST, LineCutter
 from ttrl.stream.source import GUARDED
 
+GROUP = group("7", "8", "7")
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "streams.md").read_text(encoding="utf-8")
 
@@ -45,7 +48,7 @@ def test_what_it_says_of_numbers_and_names() -> None:
     files = re.findall(r"^\| `(\w+)\.jsonl` \| (?:an? |the )", PAGE, re.MULTILINE)
     assert files[-5:] == ["questions", "refused", "windows", "answers", "adapted"]
     example = next(line for line in PAGE.splitlines() if line.startswith('    {"number"'))
-    keys = ["number", "id", "step", "updates", "answer", "share", "votes", "first", "tokens"]
+    keys = ["number", "id", "step", "updates", *answer_record(GROUP, voted(GROUP).vote)]
     assert list(json.loads(example)) == keys
 
 

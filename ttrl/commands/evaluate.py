@@ -146,7 +146,7 @@ def evaluate(
     from ttrl.system.ranks import join_ranks, leave_ranks
 
     joined = join_ranks()
-    console = Console(quiet=not is_main(), stderr=shown != "console")
+    console = Console(emoji=False, quiet=not is_main(), stderr=shown != "console")
     measure = partial(asking.measure, ranks=joined, console=console)
     measured = measure(
         model, from_samples=from_samples, save_samples=save_samples, selecting=selecting

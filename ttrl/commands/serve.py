@@ -67,7 +67,7 @@ def serve(
     _stop_by_signals(service)
     try:
         summary = trainer.train(
-            settings, folder, Display(Console()), resume=resume, serve=service.make
+            settings, folder, Display(Console(emoji=False)), resume=resume, serve=service.make
         )
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -59,7 +59,7 @@ class Evaluation:
         on_group: Callable[[CompletionGroup], None] = lambda group: None,
     ) -> list[RecordedGroup]:
         """Sample every question that the key has an answer to; all ranks together."""
-        params = self._params(step)
+        params = self.sampling(step)
         asked = [q for q in self.asked.questions if q.id in self.asked.key.answers]
         if not asked:
             return []
@@ -140,7 +140,8 @@ class Evaluation:
             step=step,
         )
 
-    def _params(self, step: int) -> SamplingParams:
+    def sampling(self, step: int) -> SamplingParams:
+        """Return how the answers are sampled."""
         evaluation = self.settings.evaluation
         return SamplingParams(
             n=evaluation.samples,

@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ttrl.settings import Settings
 from ttrl.settings.plugins import errors_as_user_error, load_plugin
 from ttrl.types import Question, UserError
 
 
 class OwnFunction:
-    """Scores solutions with a function from (prompt, solution) to a score, or scores of steps."""
+    """Scores solutions with a function from (prompt, solution) to a score, or to scores of steps.
 
-    def __init__(self, name: str) -> None:
-        """Load the function."""
+    The prompt is the text that the policy reads. The file runs with all rights, and the solution is
+    hostile text.
+    """
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        """Load the function; a step ends as the settings say, or with an empty line."""
+        self.step = settings.reward_model.step or "\n\n"
         self._name, self._function = name, load_plugin(name, "reward model")
 
     def scores(self, question: Question, solutions: Sequence[str]) -> list[tuple[float, ...]]:

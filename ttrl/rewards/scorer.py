@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ttrl.answers import Grader, make_extractor
 from ttrl.rewards.estimators import RewardEstimator, make_estimator
 from ttrl.rewards.estimators.agreement import Majority
-from ttrl.rewards.estimators.base import LARGEST
+from ttrl.rewards.estimators.base import LARGEST, Estimator
 from ttrl.rewards.extra import ExtraRewards
 from ttrl.rewards.shaping import shaped_rewards
 from ttrl.rewards.vote import majority_vote, same_label
@@ -72,6 +72,8 @@ class GroupScorer:
             )
         if estimator is None:
             estimator = make_estimator(reward.estimator, reward.options)
+            if isinstance(estimator, Estimator):
+                estimator.read_settings(settings)
         self.estimator = estimator
         if reward.labels != "votes" and not getattr(self.estimator, "uses_label", True):
             raise UserError(

@@ -31,6 +31,7 @@ from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reflection import ReflectionSettings
 from ttrl.settings.report import ReportSettings
 from ttrl.settings.reward import RewardSettings
+from ttrl.settings.reward_model import RewardModelSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
@@ -65,6 +66,7 @@ class Settings(Section):
     agents: AgentSettings = AgentSettings()
     answers: AnswerSettings = AnswerSettings()
     reward: RewardSettings = RewardSettings()
+    reward_model: RewardModelSettings = RewardModelSettings()
     harmony: HarmonySettings = HarmonySettings()
     reflection: ReflectionSettings = ReflectionSettings()
     guard: GuardSettings = GuardSettings()

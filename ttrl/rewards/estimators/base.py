@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import pydantic
 
-from ttrl.settings import Section
+from ttrl.settings import Section, Settings
 from ttrl.settings.errors import did_you_mean, readable_errors
 from ttrl.settings.plugins import is_plugin, load_plugin
 from ttrl.types import Estimate, UserError, VotedGroup
@@ -53,6 +53,9 @@ class Estimator(Section):
     def top_logprobs(self) -> int:
         """How many of the likeliest tokens of each place it reads (`Completion.top_logprobs`)."""
         return 0
+
+    def read_settings(self, settings: Settings) -> None:
+        """Take note of the run's settings, once, before the first estimate; nothing is loaded."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
         """Compute an estimate as `RewardEstimator` demands."""
