@@ -102,7 +102,8 @@ def test_rules_that_need_nothing_sample_nothing(ttrl: Ttrl) -> None:
     }
     Path("old.jsonl").write_text(json.dumps(line) + "\n")
     words = ("eval", "tiny-base", "q.jsonl", *FEW, "--from-samples", "old.jsonl", "--select")
-    options = ("--reward-model", "own.py:short", "--reduce", "mean", "--json", "a.json")
+    options = ("--reward-model", "own.py:short", "--json", "a.json")
+    options += ("--set", "reward_model.reduce=mean")
     code, out, err = ttrl(*words, "majority,best-of-n", *options)
     assert code == 0, err
     assert "Tokens that the reward model reads are not counted" in out

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -98,11 +98,6 @@ RewardModelName = Annotated[
         "--reward-model", metavar="NAME", help="What scores solutions, for weighted and best-of-n."
     ),
 ]
-Reduction = Literal["last", "min", "product", "mean"]
-Reduce = Annotated[
-    Reduction,
-    typer.Option(help="How its scores of a solution's steps become one."),
-]
 
 
 def evaluate(
@@ -116,7 +111,6 @@ def evaluate(
     save_samples: SaveSamples = None,
     select: Select = None,
     reward_model: RewardModelName = None,
-    reduce: Reduce = "last",
     shown: Annotated[Format, typer.Option("--format", help="How to show it.")] = "console",
     output: JsonFile = None,
     overrides: Overrides = None,
@@ -131,7 +125,7 @@ def evaluate(
             "--ranks samples from one model: measure each by itself with --json FILE.json, then "
             "name these files in their place"
         )
-    selecting = _selecting(select, reward_model, reduce, model, ranks)
+    selecting = _selecting(select, reward_model, model, ranks)
     labels = [] if selecting is None else selecting.overrides
     asking = Asking(data, recipe, k, [*(overrides or []), *labels])
     for name in (model, *others):
@@ -253,7 +247,6 @@ class Asking:
 def _selecting(
     select: str | None,
     reward_model: str | None,
-    reduce: Reduction,
     model: str,
     ranks: int | None,
 ) -> Selecting | None:
@@ -285,7 +278,7 @@ def _selecting(
         check_reward_model(reward_model)
     from ttrl.selection.selecting import Selecting
 
-    return Selecting(rules, reward_model, reduce)
+    return Selecting(rules, reward_model)
 
 
 def _tables(

@@ -35,8 +35,6 @@ class Selecting:
     rules: Sequence[Rule]
     reward_model: str | None = None
     """Its name; None: no rule reads rewards."""
-    reduction: Reduction = "last"
-    """How the rewards of a solution's steps become one."""
 
     @property
     def reads(self) -> set[str]:
@@ -154,7 +152,8 @@ class Selecting:
             assert self.reward_model is not None  # see `refuse_without_model`
             display.note(f"reward model: {self.reward_model}")
             model = make_reward_model(self.reward_model, settings)
-            found["reward"] = partial(rewards, model=model, questions=questions, how=self.reduction)
+            how = settings.reward_model.reduce
+            found["reward"] = partial(rewards, model=model, questions=questions, how=how)
         return found
 
     def _reflected(
