@@ -20,7 +20,7 @@ LAYERS = (
     {"__init__", "api", "integrations", "reproduce", "scaling"},
     {"trainer"},
     {"build"},
-    {"run", "evaluation", "plan", "doctor", "stream", "serve", "search"},
+    {"run", "evaluation", "plan", "doctor", "selection", "stream", "serve", "search"},
     {"credit", "rewards", "rollout", "learner", "data", "posed", "reward_models"},
     {"answers", "models"},
     {"settings", "system", "report"},

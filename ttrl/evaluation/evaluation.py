@@ -38,6 +38,8 @@ class Evaluation:
     """Values of k for pass@k and maj@k."""
     conversation: Conversation | None = None
     """What ``rollout.workflow`` is measured by besides; None: each answer is by itself."""
+    noted: int = 0
+    """How many of the likeliest tokens of each place are noted with the samples."""
 
     def run(
         self,
@@ -66,7 +68,7 @@ class Evaluation:
             if (
                 self.settings.evaluation.greedy
             ):  # first: what is expected of lengths is the samples'
-                most_probable = replace(params, n=1, temperature=0.0, top_p=1.0)
+                most_probable = replace(params, n=1, temperature=0.0, top_p=1.0, top_logprobs=0)
                 groups = pool.sample(asked, most_probable)
                 greedy = {g.question.id: RecordedGroup.of(g) for g in groups}
 
@@ -94,7 +96,9 @@ class Evaluation:
             return groups
         count = max(1, params.n // held.calls)
         asked = [group.question for group in groups]
-        own = replace(params, n=count * held.calls, stream=(*params.stream, "turns"))
+        own = replace(
+            params, n=count * held.calls, top_logprobs=0, stream=(*params.stream, "turns")
+        )
         with display.bar(f"measuring: {self.name}, in turns", len(asked)) as bar:
             found = held.converse(pool.sample, asked, own, lambda group: bar.advance())
         pool.forget(later_prompts(found))
@@ -143,6 +147,7 @@ class Evaluation:
             n=evaluation.samples,
             temperature=evaluation.temperature,
             top_p=evaluation.top_p,
+            top_logprobs=self.noted,
             max_new_tokens=self.settings.rollout.max_new_tokens,
             stop=self.settings.rollout.stop,
             stream=(

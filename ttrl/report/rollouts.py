@@ -1,7 +1,8 @@
 """The readable answers to a set of questions: one line of JSON each, written and read.
 
 ``rollouts/step_00001.jsonl`` in a run's folder is such a file, and so is what ``ttrl eval
---save-samples`` writes. It lacks tokens and log-probs, which training needs and nobody reads.
+--save-samples`` writes. It lacks tokens and log-probs, which training needs and nobody reads; the
+latter has what choosing among the answers needs of them (`ttrl.report.confidence`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from ttrl.report.confidence import Confidence
 from ttrl.types import (
     Completion,
     CompletionGroup,
@@ -43,6 +46,23 @@ class RecordedAnswer:
     turn: Turn | None = None
     """Where it stands among the answers of several agents; the tokens of its prompt are not
     known."""
+    surprisal: float | None = None
+    """Mean negative log-prob of its tokens, in nats; None: not written down."""
+    confidence: Confidence | None = None
+    """How sure the model was of its tokens, where the likeliest ones were noted."""
+
+    @classmethod
+    def of(cls, completion: Completion) -> RecordedAnswer:
+        """Return what is written down of a completion."""
+        logprobs, top = completion.logprobs, completion.top_logprobs
+        return cls(
+            completion.text,
+            len(completion.token_ids),
+            completion.finish_reason is FinishReason.LENGTH,
+            surprisal=round(-fmean(logprobs), 6) if logprobs else None,
+            confidence=None if top is None else Confidence.of(top),
+            turn=completion.turn,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +105,8 @@ class RecordedGroup:
         return cls(
             question=group.question.id,
             prompt=group.question.prompt,
-            answers=tuple(map(_answer, group.completions)),
-            greedy=None if group.greedy is None else _answer(group.greedy),
+            answers=tuple(map(RecordedAnswer.of, group.completions)),
+            greedy=None if group.greedy is None else RecordedAnswer.of(group.greedy),
         )
 
 
@@ -194,15 +214,16 @@ def _place(turn: Turn | None) -> dict[str, Any]:
 
 def _repeated(answer: RecordedAnswer) -> dict[str, Any]:
     reason = FinishReason.LENGTH if answer.truncated else FinishReason.STOP
-    said = {"text": answer.text, "tokens": answer.tokens, "finish_reason": reason}
+    said: dict[str, Any] = {
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "finish_reason": reason,
+    }
+    if answer.surprisal is not None:
+        said["surprisal"] = answer.surprisal
+    if answer.confidence is not None:
+        said["confidence"] = answer.confidence.as_json()
     return said | _place(answer.turn)
-
-
-def _answer(completion: Completion) -> RecordedAnswer:
-    truncated = completion.finish_reason is FinishReason.LENGTH
-    return RecordedAnswer(
-        completion.text, len(completion.token_ids), truncated, turn=completion.turn
-    )
 
 
 def _group(line: Mapping[str, Any]) -> RecordedGroup:
@@ -227,6 +248,12 @@ def _read(said: Mapping[str, Any]) -> RecordedAnswer:
         truncated=FinishReason(said["finish_reason"]) is FinishReason.LENGTH,
         answer=said.get("answer"),
         reward=said.get("reward"),
+        surprisal=float(said["surprisal"]) if "surprisal" in said else None,
+        confidence=(
+            Confidence.of_json(said["confidence"], int(said["tokens"]))
+            if "confidence" in said
+            else None
+        ),
         turn=_turn(said) if "turn" in said else None,
     )
 

@@ -17,6 +17,7 @@ from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.section import Section
+from ttrl.settings.selection import SelectionSettings
 from ttrl.settings.settings import Settings
 from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
@@ -39,6 +40,7 @@ __all__ = [
     "RewardSettings",
     "RolloutSettings",
     "Section",
+    "SelectionSettings",
     "Settings",
     "StreamSettings",
     "TrackingSettings",

@@ -36,6 +36,7 @@ from ttrl.settings.reward_model import RewardModelSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
+from ttrl.settings.selection import SelectionSettings
 from ttrl.settings.serve import ServeSettings
 from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
@@ -79,6 +80,7 @@ class Settings(Section):
     lora: LoraSettings = LoraSettings()
     memory: MemorySettings = MemorySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    selection: SelectionSettings = SelectionSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     report: ReportSettings = ReportSettings()
     limits: LimitSettings = LimitSettings()

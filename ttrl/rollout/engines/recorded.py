@@ -158,20 +158,25 @@ class RecordedEngine:
         """Return the answers that the stream names, by question, and what they are."""
         match params.stream:
             case (_, "rollout", int(step)):
-                return {id: a.itself() for id, a in self._step_of(step).items()}, "answers"
+                return {id: a.itself() for id, a in self.answers(step).items()}, "answers"
             case (_, "rollout", int(step), "turn", int(turn)):
-                later = chain.from_iterable(a.later() for a in self._step_of(step).values())
+                later = chain.from_iterable(a.later() for a in self.answers(step).values())
                 return dict(later), f"answers of turn {turn}"
             case (_, "rollout", int(step), "greedy"):
-                found = self._step_of(step).items()
+                found = self.answers(step).items()
                 greedy = {id: said._replace(votes=said.greedy) for id, said in found}
                 return greedy, "greedy answers"
             case (_, "free", int(step), str(name)):
-                passes = [said.passes for said in self._step_of(step).values()]
+                passes = [said.passes for said in self.answers(step).values()]
                 return dict(chain.from_iterable(passes)), f"replies ({name})"
         raise UserError(f"--replay: only votes are recorded, but {params.stream} was asked for")
 
-    def _step_of(self, step: int) -> Mapping[str, Answers]:
+    def answers(self, step: int) -> Mapping[str, Answers]:
+        """Read what was sampled in a step, by question.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
         if step != self._step:
             self._answers = self._read(step)
             self._step = step
