@@ -70,6 +70,12 @@ def test_the_longest_wait_decides(
         until(lambda: turns._wanted)
         assert turns.held_s == 2.0  # the present answer is given to its end
         assert turns._may_answer() == (not learns_first)
+    if not learns_first:  # not even where nobody has the engine
+        thread.join(0.1)
+        assert turns.held_s == 2.0
+        held_at_arrival = None  # the answer is there
+        with turns.answering():
+            pass
     thread.join(30)
     assert turns.held_s == 3.0
     with turns.answering() as may:
@@ -103,3 +109,33 @@ def test_learning_that_fails_gives_the_engine_back(clock: Clock) -> None:
     with turns.answering() as may:
         assert may
     assert turns.held_s == 1.0
+
+
+def test_a_question_behind_many_others_is_held_up_within_the_bound(clock: Clock) -> None:
+    """Each answer takes a turn, and learning wants one after each of them."""
+    waiting: list[float] = [0.0]
+    turns = EngineTurns(0.5, lambda: waiting[0] if waiting else None)
+    learned = threading.Thread(target=lambda: [learn(turns, clock, 0.2) for _ in range(4)])
+    learned.start()
+    for _ in range(20):
+        with turns.answering():
+            clock.now += 1.0
+    held_s = turns.held_s
+    assert held_s == pytest.approx(0.4)  # a third turn might have made it 0.6
+    with turns.answering():
+        waiting.clear()
+    learned.join(30)
+    assert turns.held_s == pytest.approx(0.8)
+
+
+def test_who_waits_to_learn_goes_on_at_the_end(clock: Clock) -> None:
+    turns = EngineTurns(0.5, lambda: -10.0)
+    thread = threading.Thread(target=learn, args=[turns, clock, 0.2])
+    thread.start()
+    thread.join(0.1)
+    assert turns.held_s == 0.0
+    with turns.between():
+        pass  # it takes no turn
+    turns.end()
+    thread.join(30)
+    assert turns.held_s == pytest.approx(0.2)

@@ -121,6 +121,16 @@ def test_a_row_on_several_lines_with_an_id_is_one_question(server: Server) -> No
     assert server.oracle.stream.accepted == 1
 
 
+def test_an_id_that_looks_like_ours_is_an_id(server: Server) -> None:
+    named = {"prompt": "What is 1 + 2?", "id": "stream-2"}
+    numbers = [server.post("/v1/questions", named).json()["number"] for _ in range(3)]
+    assert numbers == [1, 1, 1]
+    nameless = {"prompt": "What is 1 + 2?"}
+    assert [server.post("/v1/questions", nameless).json()["number"] for _ in range(2)] == [2, 3]
+    lines = server.oracle.stream._inbox._accepted.path.read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["stream-2", "stream-2-2", "stream-3"]
+
+
 def test_who_does_not_wait_comes_again(server: Server) -> None:
     server.oracle.answers_at_once = False
     pending = {"number": 1, "answer": None, "pending": True}
@@ -235,7 +245,9 @@ def test_what_votes_cannot_answer_is_refused(
         (b'{"question": "What?"}', 400, "no field 'prompt'"),
         (b'{"end_of_stream": true}', 400, "no field 'prompt'"),
         (b'{"prompt": "' + b"1" * 5000 + b'"}', 400, "max_prompt_tokens"),
-        (b'{"prompt": "' + b"1" * 2**22 + b'"}', 413, "at most"),
+        (b'{"prompt": "' + b"1" * 2**18 + b'"}', 413, "serve.body_kib = 256"),
+        (b'{"prompt": "x", "id": "' + b"1" * 257 + b'"}', 400, "at most 256 characters"),
+        (b'{"prompt": "x", "id": "\\u001b[31mred"}', 400, "all printable"),
         (b"1" * 5000, 400, "no JSON"),  # more digits than Python reads
     ],
 )
@@ -267,7 +279,8 @@ def test_a_page_of_somebody_else_reaches_nothing(server: Server) -> None:
 def test_addresses_that_are_not_there(server: Server) -> None:
     assert server.client.get("/v1/questions").status_code == 405
     assert server.client.get("/v1/questions/x").status_code == 404
-    assert server.client.get("/v1/questions/-1").status_code == 404
+    for number in ("-1", "9" * 5000, "\uff19", "1.0"):
+        assert server.client.get(f"/v1/questions/{number}").status_code == 404
     found = server.client.get("/nothing").json()["error"]["message"]
     assert found == "GET /nothing: Not Found"
 
@@ -309,7 +322,7 @@ def test_a_full_queue_asks_to_come_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "server.example"])
-@pytest.mark.parametrize("token", [None, "", "short"])
+@pytest.mark.parametrize("token", [None, "short"])
 def test_no_port_is_open_without_a_token(host: str, token: str | None) -> None:
     with pytest.raises(UserError, match="set TTRL_TOKEN"):
         refuse_open_port(host, token)
@@ -320,8 +333,9 @@ def test_ports_that_may_be_open() -> None:
     for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2"):
         refuse_open_port(host, None)
         refuse_open_port(host, TOKEN)
-        with pytest.raises(UserError, match="TTRL_TOKEN is empty"):
-            refuse_open_port(host, "")
+        for token in ("", "with space", "line end\n", "ä" * 20):
+            with pytest.raises(UserError, match="TTRL_TOKEN is empty, or holds"):
+                refuse_open_port(host, token)
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ class ReadQuestion:
     """The answer as the row has it, which may be a whole solution."""
     remarks: tuple[str, ...] = ()
     """Labels that were left out, each with the reason."""
+    is_named: bool = True
+    """Whether the row has an id; else the question is called by its place."""
 
 
 class QuestionReader:
@@ -143,7 +145,8 @@ class QuestionReader:
             level = _optional_text(fields, settings.level_field)
         except BadRow as error:
             remarks.append(f"{error}; question kept without it")
-        return ReadQuestion(question, answer, level, written, tuple(remarks))
+        is_named = not _is_blank(_field(fields, settings.id_field))
+        return ReadQuestion(question, answer, level, written, tuple(remarks), is_named)
 
 
 def load_references(source: str, settings: DataSettings) -> dict[str, str]:
@@ -268,12 +271,16 @@ def _only_text(messages: Messages) -> str | None:
 
 def _id(row: Row, fields: dict[str, Any], name: str) -> str:
     value = _field(fields, name)
-    if value is _ABSENT or value is None or value == "":
+    if _is_blank(value):
         return row.place.replace(" ", "-")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadRow(f"field {name!r} must be text or a whole number, got {_short(value)}")
     _check_characters(name, str(value))
     return str(value)
+
+
+def _is_blank(value: Any) -> bool:
+    return value is _ABSENT or value is None or value == ""
 
 
 def _optional_text(fields: dict[str, Any], name: str) -> str | None:

@@ -85,7 +85,7 @@ class Prequential:
     def state(self) -> dict[str, Any]:
         """Return all of it, as JSON."""
         counted = {"questions": self._questions, "tokens": self._tokens, "seconds": self._seconds}
-        return {"right": self._right, **counted}
+        return {"right": dict(self._right), **counted}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`."""

@@ -132,7 +132,7 @@ class RolloutPool:
 
     def state(self) -> dict[str, Any]:
         """Return what decides who samples which question, and what its groups say, as JSON."""
-        return {"policy_version": self.policy_version, "lengths": self._lengths}
+        return {"policy_version": self.policy_version, "lengths": dict(self._lengths)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""

@@ -25,6 +25,7 @@ MAY_DIFFER = (
     "stream.queue",
     "stream.patience_s",
     "stream.idle_s",
+    "serve.",
     "policy.backend",
     "memory.tokens_per_batch",
     "memory.gradient_checkpointing",

@@ -15,6 +15,7 @@ from ttrl.run.saving import remove_after
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
 from ttrl.settings.rollout import IN_TURNS
+from ttrl.settings.serve_rules import serves
 from ttrl.system.launch import command, launched
 from ttrl.types import UserError
 
@@ -93,6 +94,8 @@ def changed_settings(folder: RunFolder, settings: Settings) -> list[str]:
         refuse_finished(folder, settings)
     started = "the run was started with other settings"
     again = f"Continue it as it was: {command()} train --resume {folder.path}"
+    if serves(settings):
+        again = f"Continue it as it was, see {folder.path / 'config.toml'}"
     then = settings_of(folder.path / "config.toml")
     return refuse_differences(then, settings, started, again)
 
@@ -179,11 +182,11 @@ def how_to_go_on(folder: RunFolder, settings: Settings) -> str:
     replay = replay_command(folder, settings)
     if saved:
         text += (
-            f". The same command with --resume goes on from step {saved} (settings like "
+            f". {_again(settings)} goes on from step {saved} (settings like "
             "memory.tokens_per_batch may differ; later answers are sampled again)"
         )
     elif folder.is_streamed():
-        text += ". The same command with --resume begins again with the questions that have arrived"
+        text += f". {_again(settings)} begins again with the questions that have arrived"
     else:
         text += "; no checkpoint was saved"
         replay = replay or f"Start again with --run-dir {folder.free_name()}"
@@ -202,6 +205,10 @@ def replay_command(folder: RunFolder, settings: Settings) -> str:
         f"[loss] or [reward]: {command()} train {folder.path / 'config.toml'} --replay "
         f"{folder.path / 'rollouts'} --run-dir {folder.free_name()}{ranks}"
     )
+
+
+def _again(settings: Settings) -> str:
+    return "The same command" if serves(settings) else "The same command with --resume"
 
 
 def _after(between: str, text: str) -> str:
@@ -224,7 +231,7 @@ def after_an_interrupt(folder: RunFolder, settings: Settings) -> str:
 def after_a_hang(folder: RunFolder, settings: Settings) -> str:
     """Say what to do after a phase that took too long, without looking at the disk again."""
     if settings.data.source == "stream":
-        return "Raise that limit. The same command with --resume continues"
+        return f"Raise that limit. {_again(settings)} continues"
     return (
         "Raise that limit. The same command with --resume continues from the last checkpoint; "
         f"where there is none, {command()} train {folder.path / 'config.toml'} --replay "

@@ -79,6 +79,12 @@ class Answering:
         """Read the answer to a question; None: it has none yet."""
         return self._stream.source.stream.answers.find(number)
 
+    def fail(self, error: BaseException) -> None:
+        """End it by an error of whoever brings questions."""
+        with self._changed:
+            self._failed = error
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """End it after the update that is being made."""
         with self._changed:
@@ -111,6 +117,9 @@ class Answering:
                 f"serve.held_s = {self.turns.bound_s:g}: weights take {took:.1f} s to come to the "
                 "engine, and answers wait meanwhile: raise it, or set lora.rank"
             )
+        stream = self._stream.source.stream
+        waiting = range(stream.answers.last + 1, stream.accepted + 1)
+        self._arrived = dict.fromkeys(waiting, self.turns.held_s)
         thread = threading.Thread(target=self._run, name="answering", daemon=True)
         thread.start()
         try:
@@ -131,7 +140,7 @@ class Answering:
                 raise self._failed
             if self._stopped:
                 return None
-        with self.turns.learning():  # nobody adds to it
+        with self.turns.between():  # nobody adds to it
             rollout, metrics = self._rollout, self._metrics
             metrics |= {"time/rollout_s": self._seconds, **memory_metrics("rollout")}
             self._rollout, self._metrics, self._seconds = Rollout(), {}, 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import Executor
 from typing import Any
 
@@ -20,9 +20,10 @@ from ttrl.serve.answering import Answering
 from ttrl.serve.messages import Refused, chunks, completion, read_chat, row_of
 from ttrl.settings import Settings
 from ttrl.stream.inbox import QueueFull, TakenId
-from ttrl.stream.lines import LONGEST
 from ttrl.stream.stream import Stopped
 
+DIGITS = 18
+"""Digits of a question's number, at most."""
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 """What a browser may call a server that only this machine reaches: a page of somebody else's, whose
 name was made to mean this machine, calls it otherwise."""
@@ -34,7 +35,12 @@ class App:
     """Answers requests in an event loop; questions are accepted in one thread beside it."""
 
     def __init__(
-        self, settings: Settings, answering: Answering, token: str | None, accepting: Executor
+        self,
+        settings: Settings,
+        answering: Answering,
+        token: str | None,
+        accepting: Executor,
+        names: Collection[str] = (),
     ) -> None:
         """Take what it needs.
 
@@ -43,9 +49,10 @@ class App:
             answering: accepts and answers questions.
             token: what a request must bring; None: nothing, from this machine.
             accepting: one thread.
+            names: what it may be called besides `LOOPBACK_NAMES`, where no token is needed.
         """
         self.settings, self._answering, self._token = settings, answering, token
-        self._accepting = accepting
+        self._accepting, self._names = accepting, LOOPBACK_NAMES | set(names)
         self._waiting: dict[int, list[asyncio.Future[tuple[dict[str, Any], float]]]] = {}
         self._stopped = asyncio.Event()
         routes = [
@@ -53,10 +60,10 @@ class App:
             Route("/v1/status", self._guarded(self.status)),
             Route("/v1/models", self._guarded(self.models)),
             Route("/v1/questions", self._guarded(self.ask), methods=["POST"]),
-            Route("/v1/questions/{number:int}", self._guarded(self.find)),
+            Route("/v1/questions/{number}", self._guarded(self.find)),
             Route("/v1/chat/completions", self._guarded(self.chat), methods=["POST"]),
         ]
-        handlers: Any = {HTTPException: _not_found}
+        handlers: Any = {HTTPException: _not_found, Exception: _failed}
         self.asgi = Starlette(routes=routes, exception_handlers=handlers)
 
     # --- Called in the event loop by whoever runs it
@@ -100,11 +107,11 @@ class App:
         if self._token is None:
             name = request.headers.get("host", "").lower()
             name = name if name.endswith("]") else name.rpartition(":")[0] or name
-            if name not in LOOPBACK_NAMES:
-                raise Refused(403, f"host {name[:100]!r}: expected one of {sorted(LOOPBACK_NAMES)}")
+            if name not in self._names:
+                raise Refused(403, f"host {name[:100]!r}: expected one of {sorted(self._names)}")
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        is_right = hmac.compare_digest(given.strip().encode(), self._token.encode())
+        is_right = hmac.compare_digest(given.strip().encode("latin-1"), self._token.encode())
         if scheme.lower() != "bearer" or not is_right:
             what = "expected the header Authorization: Bearer TOKEN, with the server's TTRL_TOKEN"
             raise Refused(401, what, code="invalid_api_key")
@@ -135,11 +142,15 @@ class App:
         number = await self._accept(body.replace(b"\r", b" ").replace(b"\n", b" "))
         if wait == "false" and self._answering.answer(number) is None:
             return JSONResponse(_pending(number), 202)
-        return await self._answer(number)
+        record, held_s = await self._record(number, request)
+        return JSONResponse(record | {"held_s": held_s})
 
     async def find(self, request: Request) -> Response:
         """Return the answer to a question, or say that it has none yet."""
-        number = request.path_params["number"]
+        said: str = request.path_params["number"]
+        if not (said.isascii() and said.isdecimal() and len(said) <= DIGITS):
+            raise Refused(404, f"question {said[:100]!r}: expected a number", "number")
+        number = int(said)
         if (record := self._answering.answer(number)) is not None:
             return JSONResponse(record)
         if not self._answering.has(number):
@@ -152,13 +163,16 @@ class App:
         name = request.headers.get("idempotency-key")
         number = await self._accept(row_of(asked, name, self.settings))
         if not asked.stream:
-            record, held_s = await self._record(number)
+            record, held_s = await self._record(number, request)
             return JSONResponse(completion(record | {"held_s": held_s}, asked.model))
 
         async def events() -> AsyncIterator[str]:
             waiting = asyncio.ensure_future(self._record(number))
-            while not (await asyncio.wait([waiting], timeout=KEEP_ALIVE_S))[0]:
-                yield ": waiting for the votes\n\n"
+            try:
+                while not (await asyncio.wait([waiting], timeout=KEEP_ALIVE_S))[0]:
+                    yield ": waiting for the votes\n\n"
+            finally:  # a client that has gone
+                waiting.cancel()
             try:
                 record, held_s = waiting.result()
             except Refused as refused:
@@ -170,12 +184,19 @@ class App:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
-    async def _answer(self, number: int) -> Response:
-        record, held_s = await self._record(number)
-        return JSONResponse(record | {"held_s": held_s})
+    async def _record(
+        self, number: int, request: Request | None = None
+    ) -> tuple[dict[str, Any], float]:
+        """Wait for the answer to a question; return it, and how long learning has held it up.
 
-    async def _record(self, number: int) -> tuple[dict[str, Any], float]:
-        """Wait for the answer to a question; return it, and how long learning has held it up."""
+        Args:
+            number: the question's.
+            request: whose client may go; None: somebody else looks after that.
+
+        Raises:
+            Refused: if there is none in time, or the server stops.
+            ClientDisconnect: if the client has gone.
+        """
         future: asyncio.Future[tuple[dict[str, Any], float]] = asyncio.Future()
         self._waiting.setdefault(number, []).append(future)
         # Only now: an answer that is given between the two reaches the future.
@@ -183,14 +204,20 @@ class App:
             self.answered(record, 0.0)
         stopping = asyncio.ensure_future(self._stopped.wait())
         limit, first = self.settings.serve.wait_s, asyncio.FIRST_COMPLETED
-        either: list[asyncio.Future[Any]] = [future, stopping]
+        any_of: list[asyncio.Future[Any]] = [future, stopping]
+        if request is not None:
+            any_of.append(asyncio.ensure_future(_gone(request)))
         try:
-            await asyncio.wait(either, timeout=limit, return_when=first)
+            await asyncio.wait(any_of, timeout=limit, return_when=first)
+            has_gone = request is not None and any_of[-1].done()
         finally:
-            stopping.cancel()
+            for task in any_of[1:]:
+                task.cancel()
             self._forget(number, future)
         if future.done():
             return future.result()
+        if has_gone:
+            raise ClientDisconnect
         where = f"question {number} is kept: its answer will be at /v1/questions/{number}"
         if self._stopped.is_set():
             raise Refused(503, f"the server stops; {where} when it runs again")
@@ -226,13 +253,14 @@ class App:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":  # what a page of somebody else's cannot send unasked
             raise Refused(415, f"content-type = {kind[:100]!r}: expected application/json")
-        parts, size = [], 0
+        parts, size, limit_kib = [], 0, self.settings.serve.body_kib
         try:
             async with asyncio.timeout(self.settings.serve.body_s):
                 async for part in request.stream():
                     size += len(part)
-                    if size > LONGEST:
-                        raise Refused(413, f"expected at most {LONGEST} bytes")
+                    if size > 1024 * limit_kib:
+                        what = f"expected at most serve.body_kib = {limit_kib} KiB"
+                        raise Refused(413, what)
                     parts.append(part)
         except TimeoutError as error:
             limit = self.settings.serve.body_s
@@ -249,6 +277,17 @@ def _parsed(body: bytes) -> Any:
 
 def _pending(number: int) -> dict[str, Any]:
     return {"number": number, "answer": None, "pending": True}
+
+
+async def _gone(request: Request) -> None:
+    """Wait until a client whose request has been read closes the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Say in the API's own form that something of ours is wrong; the log says what."""
+    return JSONResponse(Refused(500, "an error of the server: its log says which").as_json(), 500)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

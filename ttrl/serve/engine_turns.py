@@ -11,8 +11,8 @@ from contextlib import contextmanager
 class EngineTurns:
     """Lets two threads have the engine by turns: one that answers, one that learns.
 
-    The one that learns has the next turn whenever it wants one, unless somebody who waits for an
-    answer would then have waited for learning longer than the bound.
+    The one that learns has the next turn when it wants one, but not while it might make somebody
+    who waits for an answer wait for learning longer than the bound.
     """
 
     def __init__(self, bound_s: float, held_at_arrival: Callable[[], float | None]) -> None:
@@ -41,6 +41,7 @@ class EngineTurns:
     def answering(self) -> Iterator[bool]:
         """Have the engine inside the context, to answer; yields False where it was ended."""
         with self._changed:
+            self._changed.notify_all()  # whoever waits to learn looks again who waits for answers
             self._changed.wait_for(self._may_answer)
             self._answering = not self._ended
         try:
@@ -55,7 +56,9 @@ class EngineTurns:
         """Have the engine inside the context, to bring weights to it."""
         with self._changed:
             self._wanted = True
-            self._changed.wait_for(lambda: not self._answering)
+            self._changed.wait_for(
+                lambda: not self._answering and (self._ended or not self._is_urgent())
+            )
             self._wanted, self._since = False, time.monotonic()
         try:
             yield
@@ -65,6 +68,13 @@ class EngineTurns:
                 self._held_s, self._since = self._held_s + took, None
                 self.longest_s = max(self.longest_s, took)
                 self._changed.notify_all()
+
+    @contextmanager
+    def between(self) -> Iterator[None]:
+        """Let nobody answer inside the context, which must take no time."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._answering)
+            yield
 
     def end(self) -> None:
         """Let nobody answer any more."""

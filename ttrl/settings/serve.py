@@ -20,6 +20,8 @@ class ServeSettings(Section):
     longer is refused."""
     wait_s: Annotated[float, Field(gt=0, le=DAY_S)] = 300.0
     """A request that has no answer after so many seconds is told where it will be."""
+    body_kib: Annotated[int, Field(gt=0, le=4096)] = 256
+    """KiB of a request's body, at most."""
     body_s: Annotated[float, Field(gt=0, le=DAY_S)] = 30.0
     """Seconds in which a request's body must have arrived."""
     connections: Count = 1024

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ttrl.data.questions import ReadQuestion
 from ttrl.data.rows import BadRow, Row, parse_json
@@ -33,6 +33,9 @@ PLACED = {"read": int, "file": str, "line": int, "begin": int, "end": int, "crc"
 SHOWN = 200
 """Characters of a refused line that are kept."""
 
+LONGEST_ID = 256
+"""Characters of the id of a row that is sent, at most: it is kept in memory."""
+
 Read = Callable[[Row], ReadQuestion]
 """Function that makes a question of a row, or raises a `BadRow`."""
 
@@ -47,6 +50,17 @@ class Progress:
     """Names of the files that lines were read of; one set, which grows."""
     lines: int = 0
     """Number of lines, without blank ones."""
+
+
+class Sent(NamedTuple):
+    """A row that was sent, and can be asked."""
+
+    line: Line
+    """As it came."""
+    value: Any
+    """What it says."""
+    name: str
+    """The id that it has, or would be given."""
 
 
 class TakenId(BadRow):
@@ -118,27 +132,42 @@ class Inbox:
             self._go_on(record)
         return False
 
-    def accept(self, row: bytes, has_room: Callable[[], bool]) -> tuple[int, bool]:
-        """Accept a row that was sent, on disk when this returns.
+    def checked(self, row: bytes) -> Sent:
+        """Check a row that was sent; nothing changes.
+
+        Args:
+            row: JSON, in one line.
+
+        Raises:
+            BadRow: if it cannot be asked, or has an id that cannot be shown.
+        """
+        place = Place(SENT, self.progress.lines + 1, 0, 0, zlib.crc32(row))
+        line = Line(row, place, is_cut=len(row) > LONGEST)
+        value = _value(line)
+        name = self._id(value)
+        if len(name) > LONGEST_ID or not name.isprintable():
+            raise BadRow(
+                f"the id {name[:40]!r} ...: expected at most {LONGEST_ID} characters, all printable"
+            )
+        return Sent(line, value, name)
+
+    def accept(self, sent: Sent, has_room: Callable[[], bool]) -> tuple[int, bool]:
+        """Accept a row that was `checked`, on disk when this returns.
 
         A row that is sent again is the same question, if it has an id.
 
         Args:
-            row: JSON, in one line.
+            sent: the row.
             has_room: says whether another question may be accepted.
 
         Returns:
             The question's number, and whether it is new.
 
         Raises:
-            BadRow: if it cannot be asked; nothing is written.
             TakenId: if another row has its id.
             QueueFull: if it is new, and there is no room.
         """
-        place = Place(SENT, self.progress.lines + 1, 0, 0, zlib.crc32(row))
-        line = Line(row, place, is_cut=len(row) > LONGEST)
-        value = _value(line)
-        name = self._id(value)
+        line, value, name = sent
         if (number := self._numbers.get(name)) is None:
             if not has_room():
                 raise QueueFull
@@ -161,8 +190,9 @@ class Inbox:
             BadRow: if it cannot be asked.
         """
         own = f"stream-{self.count + 1}"
-        name = self._read(Row(own.replace("-", " "), value)).question.id
-        if name == own and name in self._numbers:  # what somebody has called another question
+        read = self._read(Row(own.replace("-", " "), value))
+        name = read.question.id
+        if not read.is_named and name in self._numbers:  # somebody has called another question so
             return next(f"{own}-{i}" for i in count(2) if f"{own}-{i}" not in self._numbers)
         return name
 

@@ -94,7 +94,7 @@ class StreamPhase:
         seconds += time.perf_counter() - begun
         tokens += metrics.get("free_pass/tokens", 0.0)
         metrics |= self.prequential.spend(tokens, seconds)
-        metrics["time/waited_s"] = self.source.waited_s
+        metrics.setdefault("time/waited_s", self.source.waited_s)
         return goes_back
 
     def summary(self) -> dict[str, Any]:

@@ -104,8 +104,9 @@ class Stream:
         """
         if self._stopped:
             raise Stopped
+        sent = self._inbox.checked(row)
         with self._changed:  # nobody sees it before `on_new` does
-            number, is_new = self._inbox.accept(row, self._has_room)
+            number, is_new = self._inbox.accept(sent, self._has_room)
             if is_new:
                 on_new(number)
             self._changed.notify_all()
