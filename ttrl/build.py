@@ -258,7 +258,8 @@ def load_data(
     asked = (*trained, *(q for q in held_out.questions if q.id in held_out.key.answers))
     refuse_absent_ids(asked, outline, tokenizer)
     refuse_overflow(asked, voting(settings), room)
-    if shared := overlap(train_set, held_out):
+    asked_in_training = source.all if isinstance(source, QuestionList) else train_set.questions
+    if shared := overlap(asked_in_training, held_out):
         display.note(
             f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
             f"trained on, for example {shared[0]!r}"

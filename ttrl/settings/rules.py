@@ -42,6 +42,16 @@ def _data_rules(settings: Settings) -> Iterator[str]:
         yield "data.system_prompt needs data.chat_template = true"
     if data.chat_template_kwargs and not data.chat_template:
         yield "data.chat_template_kwargs needs data.chat_template = true"
+    if len(set(data.ids)) < len(data.ids):
+        yield f"data.ids = {list(data.ids)} names one twice: a step asks no question twice"
+    if data.ids and data.source == "stream":
+        yield 'data.ids needs data.source = "list": a stream asks each question in its turn'
+    if data.ids and len(data.ids) < settings.rollout.questions_per_step:
+        yield (
+            f"rollout.questions_per_step = {settings.rollout.questions_per_step} is more than "
+            f"data.ids names ({len(data.ids)}): lower it, and raise rollout.votes for as many "
+            "answers in a step"
+        )
     if data.for_held_out and data.held_out is None:
         yield "data.for_held_out needs data.held_out"
     if data.suffix.startswith("\\n"):
