@@ -294,6 +294,11 @@ def total_steps(settings: Settings, source: QuestionSource) -> int | None:
             f"data.train = {settings.data.train!r} has no end: set max_steps, by which the "
             "learning rate goes"
         )
+    if settings.stopping.by_votes and min(ends) < 2 * source.window:
+        raise UserError(
+            f"stopping.by_votes = true has nothing to go by: it compares passes of {source.window} "
+            f"steps, and the run has {min(ends)}; raise epochs, or unset it"
+        )
     if (alone := settings.critic.warmup_steps) >= min(ends):
         raise UserError(
             f"critic.warmup_steps = {alone} leaves none of the run's {min(ends)} steps to the "

@@ -17,6 +17,7 @@ from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.section import Section
 from ttrl.settings.settings import Settings
+from ttrl.settings.stopping import StoppingSettings
 from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
 
@@ -38,6 +39,7 @@ __all__ = [
     "RolloutSettings",
     "Section",
     "Settings",
+    "StoppingSettings",
     "StreamSettings",
     "TrackingSettings",
 ]

@@ -10,6 +10,7 @@ from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.settings.section import Section
+from ttrl.settings.stopping import StoppingSettings
 from ttrl.settings.stream_rules import stream_rules
 
 if TYPE_CHECKING:
@@ -34,6 +35,22 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _covariance_rules(settings.loss)
     yield from _memory_rules(settings)
     yield from _measurement_rules(settings)
+    yield from _stopping_rules(settings)
+
+
+def _stopping_rules(settings: Settings) -> Iterator[str]:
+    stopping, name = settings.stopping, "stopping.by_votes = true"
+    if not stopping.by_votes:
+        if stopping != StoppingSettings():
+            yield f"[stopping] needs {name}: without it nothing ends a run by its votes"
+        return
+    if settings.data.source == "stream":
+        yield f'{name} compares visits to a question, and data.source = "stream" asks each once'
+    if settings.guard.on_collapse == "stop":
+        yield (
+            f'{name} goes back to the best weights at a sign of a collapse, and guard.on_collapse = '
+            '"stop" to others: leave that at "warn"'
+        )
 
 
 def _data_rules(settings: Settings) -> Iterator[str]:

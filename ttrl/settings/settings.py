@@ -33,6 +33,7 @@ from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
+from ttrl.settings.stopping import StoppingSettings
 from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
 
@@ -63,6 +64,7 @@ class Settings(Section):
     harmony: HarmonySettings = HarmonySettings()
     reflection: ReflectionSettings = ReflectionSettings()
     guard: GuardSettings = GuardSettings()
+    stopping: StoppingSettings = StoppingSettings()
     critic: CriticSettings = CriticSettings()
     prime: PrimeSettings = PrimeSettings()
     policy: PolicySettings = PolicySettings()

@@ -51,11 +51,15 @@ def make_source(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Sourc
             'begins; set data.source = "list", and name a file of them in data.train'
         )
     if settings.data.train in SOURCES:
-        if settings.data.ids:
-            raise UserError(
-                f"data.ids = {list(settings.data.ids)} picks from a list, and data.train = "
-                f"{settings.data.train!r} is none: name a file, or unset data.ids"
-            )
+        for name, needs_a_list in (
+            ("data.ids", settings.data.ids),
+            ("stopping.by_votes", settings.stopping.by_votes),
+        ):
+            if needs_a_list:
+                raise UserError(
+                    f"{name} needs a list of questions, and data.train = {settings.data.train!r} "
+                    f"is none: name a file, or unset {name}"
+                )
         return SOURCES[settings.data.train](settings, tokenizer)
     loaded = load_questions(settings.data.train, settings.data, tokenizer)
     asked = loaded.questions
