@@ -146,9 +146,7 @@ def rows(runs: dict[str, dict[str, Any]]) -> list[list[str]]:
     cells = [["before training", str(len(seeds)), *scores(before), "", ""]]
     for name, found in runs.items():
         own = [found[seed] for seed in seeds]
-        last = [
-            spread([100 * fmean(r["curves"][c][-8:]) for r in own]) for c in (SHARE, RIGHT)
-        ]
+        last = [spread([100 * fmean(r["curves"][c][-8:]) for r in own]) for c in (SHARE, RIGHT)]
         cells.append([name, str(len(seeds)), *scores([r["after"] for r in own]), *last])
     return cells
 

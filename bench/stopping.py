@@ -153,7 +153,9 @@ def replayed(found: dict[str, Any]) -> Outcome:
     for line in found["steps"][1:]:
         ending = rule.after_step(line["step"], line)
         if ending is not None:
-            why = next(word for word in ("collapse", "settled", "no better") if word in ending.reason)
+            why = next(
+                word for word in ("collapse", "settled", "no better") if word in ending.reason
+            )
             return Outcome(line["step"], rule.best if ending.goes_back else line["step"], why)
     last = found["steps"][-1]["step"]
     return Outcome(last, last, "")

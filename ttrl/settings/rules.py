@@ -48,8 +48,8 @@ def _stopping_rules(settings: Settings) -> Iterator[str]:
         yield f'{name} compares visits to a question, and data.source = "stream" asks each once'
     if settings.guard.on_collapse == "stop":
         yield (
-            f'{name} goes back to the best weights at a sign of a collapse, and guard.on_collapse = '
-            '"stop" to others: leave that at "warn"'
+            f"{name} goes back to the best weights at a sign of a collapse, and "
+            'guard.on_collapse = "stop" to others: leave that at "warn"'
         )
 
 
