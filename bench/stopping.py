@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from math import ceil
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ COMMON = [
     "checkpoint.every=0",
     "report.every_s=0",
 ]
-LONG, SHORT = "epochs=7", "epochs=5"
+LONG, SHORT, BRIEF = "epochs=7", "epochs=5", "epochs=4"
 HARDEST = "data.train=LEVEL 4"
 """Questions most of whose first majorities are wrong; `run` writes them to a file."""
 AGAINST = "reward.estimator=bench/controls/against.py:Against"
@@ -50,13 +51,13 @@ RUNS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "one question": (ONE, (0, 1)),
     "2 x the rate": ([SHORT, "optimizer.learning_rate=3e-4"], (0, 1)),
     "4 x the rate": ([SHORT, "optimizer.learning_rate=6e-4"], (0, 1)),
-    "7 x the rate": ([SHORT, "optimizer.learning_rate=1e-3"], (0, 1)),
+    "7 x the rate": ([BRIEF, "optimizer.learning_rate=1e-3"], (0, 1)),
     "no clip, 4 updates, 2 x the rate": (
         [SHORT, *SEVERAL, "optimizer.learning_rate=3e-4"],
         (0, 1),
     ),
-    "random rewards": ([SHORT, "reward.estimator=random"], (0, 1)),
-    "rewards against the majority": ([SHORT, AGAINST], (0, 1)),
+    "random rewards": ([BRIEF, "reward.estimator=random"], (0, 1)),
+    "rewards against the majority": ([BRIEF, AGAINST], (0, 1)),
 }
 """Row of the table -> settings on top of the recipe and `COMMON`, and seeds."""
 COLLAPSED = 0.1
@@ -145,13 +146,22 @@ def loaded_pass(rows: list[Any]) -> int:
 
 
 def replayed(found: dict[str, Any]) -> Outcome:
-    """Let the rule read a run's record."""
-    from ttrl.evaluation.stopping import StoppingRule
-    from ttrl.settings import StoppingSettings
+    """Let the guard and the rule read a run's record; both compare what a run with the rule does.
 
-    rule = StoppingRule(StoppingSettings(by_votes=True), found["pass"])
+    The guard is asked again, since a run without the rule compares shorter windows if its list is
+    short.
+    """
+    from ttrl.data.sources import FEWEST_COMPARED
+    from ttrl.evaluation.guard import CollapseGuard
+    from ttrl.evaluation.stopping import StoppingRule
+    from ttrl.settings import GuardSettings, StoppingSettings
+
+    window = found["pass"] * ceil(FEWEST_COMPARED / found["pass"])
+    rule = StoppingRule(StoppingSettings(by_votes=True), window)
+    guard = CollapseGuard(GuardSettings(), window)
     for line in found["steps"][1:]:
-        ending = rule.after_step(line["step"], line)
+        sign = guard.sign(line)
+        ending = rule.after_step(line["step"], line | {"guard/collapse": float(sign is not None)})
         if ending is not None:
             why = next(
                 word for word in ("collapse", "settled", "no better") if word in ending.reason

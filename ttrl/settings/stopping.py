@@ -11,7 +11,8 @@ class StoppingSettings(Section):
     by_votes: bool = False
     """End the run when its votes say so, and go back to the weights of the best pass unless the
     votes have settled. A pass is rated by the majority ratio, times the share of its labels that
-    the next pass confirms; what training began with, by the first step's majority ratio."""
+    the next pass confirms; what training began with, by the first step's majority ratio. Passes of
+    fewer than 8 steps are taken together until they have so many."""
     share: Share = 0.95
     """Settled: over a pass, the majority has so much of the votes, and so many labels are those of
     the visit before."""

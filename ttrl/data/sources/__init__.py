@@ -25,8 +25,8 @@ SOURCES: dict[str, Callable[[Settings, PreTrainedTokenizerBase], Source]] = {
 """Functions that make the source that ``data.train`` names, where that is no list."""
 
 FEWEST_COMPARED = 8
-"""Steps, at least, that guards compare where ``data.ids`` names few questions: over a single vote
-or two, a label that changes is no collapse."""
+"""Steps, at least, that guards compare where ``data.ids`` names few questions, or a run ends by its
+votes: over a vote or two, labels that change are no collapse."""
 
 
 def refuse_absent(data: DataSettings) -> None:
@@ -70,7 +70,8 @@ def make_source(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Sourc
             f"rollout.resample_rounds = {rounds} has nothing to ask: each step asks all {per_step} "
             "questions of data.train; set it to 0, or lower rollout.questions_per_step"
         )
-    compared = FEWEST_COMPARED if settings.data.ids else 1
+    is_steady = settings.data.ids or settings.stopping.by_votes
+    compared = FEWEST_COMPARED if is_steady else 1
     return QuestionList(asked, per_step, settings.seed, settings.epochs, compared), loaded
 
 
