@@ -194,6 +194,38 @@ def table(record: dict[str, Any]) -> Table:
     return out
 
 
+def page_tables(record: dict[str, Any]) -> list[list[str]]:
+    """Make the tables of docs/streams.md: means with their spread, and the curves in six parts."""
+    found = areas(record)
+    means = [["accuracy in %", *found], ["---"] * (1 + len(found))]
+    for kind in ("first", "majority"):
+        for part in ("", ", last third", ", over frozen"):
+            name = f"{kind}{part}"
+            cells = [plain([100 * m[name] for m in seeds.values()]) for seeds in found.values()]
+            means.append([name.replace("first", "first sample"), *cells])
+    runs = {row: list(record["runs"][CURVES[row][0]].values()) for row in found}
+    tokens = [
+        fmean(r["tokens_per_answer" if row == "frozen" else "tokens_per_question"] for r in results)
+        for row, results in runs.items()
+    ]
+    means.append(["tokens a question", *(f"{n:.0f}" for n in tokens)])
+    parts = [["questions", *found], ["---"] * (1 + len(found))]
+    size = record["questions"] // 6
+    for first in range(0, 6 * size, size):
+        here = [
+            fmean(share(r[CURVES[row][1]]["first"][first : first + size]) for r in results)
+            for row, results in runs.items()
+        ]
+        parts.append([f"{first + 1} to {first + size}", *(f"{100 * x:.1f}" for x in here)])
+    return [[f"| {' | '.join(line)} |" for line in lines] for lines in (means, parts)]
+
+
+def plain(values: list[float]) -> str:
+    """Write a mean with the lowest and the highest value, with one decimal each."""
+    low, mean, high = (f"{x + 0.0:.1f}" for x in (min(values), fmean(values), max(values)))
+    return f"{mean} ({low} to {high})"
+
+
 def spread(values: list[float]) -> str:
     """Write a mean with the lowest and the highest value."""
     if not values:

@@ -104,7 +104,7 @@ def train(
     summary = trainer.train(
         settings,
         folder,
-        Display(console or Console(quiet=not is_main())),
+        Display(console or Console(emoji=False, quiet=not is_main())),
         None if replay is None else Path(replay),
         resume=resume,
         estimator=estimator,

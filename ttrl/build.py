@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -24,17 +26,21 @@ from ttrl.learner.optimizer import learning_rate, steady_rate
 from ttrl.learner.policy_objective import PolicyObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
+from ttrl.posed.phase import PosedPhase
+from ttrl.posed.source import SelfPosed
 from ttrl.report.display import Display
-from ttrl.rewards.harmony import SelfHarmony
-from ttrl.rewards.labels import LabelSource, OwnVotes, ReferenceAnswers, Teacher
-from ttrl.rewards.reflection import SelfReflection
+from ttrl.rewards.labels import (
+    LabelSource,
+)
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import voting
-from ttrl.rollout.workflows import Workflow, make_workflow
+from ttrl.rollout.workflows import Conversation, Workflow, conversation_of, make_workflow
+from ttrl.rollout.workflows.checks import refuse_unrecorded
 from ttrl.run.identity import Identity, model_digests
+from ttrl.run.label_sources import label_source
 from ttrl.run.planned import planned_memory
 from ttrl.run.preflight import refuse_impossible
 from ttrl.run.stateful import Clock, Generators, Stateful
@@ -45,7 +51,7 @@ from ttrl.stream.source import StreamSource
 from ttrl.system.gpus import device_name
 from ttrl.system.ranks import Ranks
 from ttrl.system.rng import make_repeatable
-from ttrl.types import AnswerKey, Question, UserError
+from ttrl.types import AnswerKey, CompletionGroup, Estimate, Question, UserError
 
 
 @dataclass
@@ -87,6 +93,8 @@ class Parts:
     measured: Measured
     stream: StreamPhase | None
     """What is done with questions that arrive while the run goes on; None: all are there."""
+    posed: PosedPhase | None
+    """What is done with questions that the policy poses; None: it poses none."""
 
     def stateful(self) -> dict[str, Stateful]:
         """Return the parts that a checkpoint holds, in the order in which they are put back."""
@@ -123,8 +131,8 @@ class Parts:
 
     def first_questions(self, wanted: int) -> list[Question]:
         """Return the first ``wanted`` questions that training asks."""
-        if self.stream is not None:
-            return self.stream.source.examples(wanted)
+        if isinstance(self.source, StreamSource | SelfPosed):
+            return self.source.examples(wanted)
         steps = range(1, 1 + min(wanted, self.total or wanted))
         return list(islice(chain.from_iterable(map(self.source.questions, steps)), wanted))
 
@@ -137,6 +145,12 @@ class Parts:
         if self.last is not None and done >= self.last:
             return False
         return self.stream is None or self.stream.goes_on(done + 1)
+
+    def exam(
+        self, step: int, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]
+    ) -> dict[str, float]:
+        """Let a step's votes answer questions that have arrived; return figures of them."""
+        return {} if self.stream is None else self.stream.exam(step, groups, estimates)
 
     def rate(self, step: int) -> float:
         """Return the policy's learning rate in a step; it begins behind a critic's steps alone."""
@@ -166,8 +180,11 @@ def build(
     make_repeatable(settings.threads, settings.seed)
     refuse_impossible(settings, replay, ranks)
     workflow = make_workflow(settings)
+    conversation = conversation_of(workflow)
+    if replay is not None and conversation is None:
+        refuse_unrecorded(workflow, settings.rollout.workflow)
     tokenizer = load_tokenizer(settings.model)
-    source, key, evaluations = load_data(settings, tokenizer, scorer, display, ranks)
+    source, key, evaluations = load_data(settings, tokenizer, scorer, display, ranks, conversation)
     total = total_steps(settings, source)
     free_prompts = make_free_prompts(settings, tokenizer, source)
     many = f"{ranks.count} ranks, each on " if ranks.count > 1 else ""
@@ -194,6 +211,9 @@ def build(
     stream = None
     if isinstance(source, StreamSource):
         stream = StreamPhase(source, model, pool, scorer, display, adaptation)
+    posed = None
+    if isinstance(source, SelfPosed):
+        posed = PosedPhase(source, pool, scorer, sampling_ranks)
     return Parts(
         settings=settings,
         display=display,
@@ -220,6 +240,7 @@ def build(
         clock=clock,
         measured=Measured(),
         stream=stream,
+        posed=posed,
     )
 
 
@@ -229,12 +250,16 @@ def load_data(
     scorer: GroupScorer,
     display: Display,
     ranks: Ranks,
+    conversation: Conversation | None,
 ) -> tuple[QuestionSource, AnswerKey, tuple[Evaluation, ...]]:
     """Load what is asked in training, its answer key, and all that is measured."""
     source: QuestionSource
     if settings.data.source == "stream":
         source = StreamSource(settings, tokenizer, ranks)
         train_set = QuestionSet((), source.key, ())
+    elif settings.data.source == "self_posed":
+        source = SelfPosed(settings, tokenizer)
+        train_set = source.given
     else:
         source, train_set = make_source(settings, tokenizer)
     held_out = QuestionSet((), AnswerKey(), ())
@@ -246,8 +271,8 @@ def load_data(
     outline = load_outline(settings.model)
     room = context_room(outline)
     trained = train_set.questions
-    if isinstance(source, StreamSource):  # each question is checked when it comes
-        trained = tuple(source.examples(1))
+    if isinstance(source, StreamSource | SelfPosed):  # each question is checked when it comes
+        trained = (*trained, *source.examples(1))
         source.checks += [
             lambda question: refuse_absent_ids((question,), outline, tokenizer),
             lambda question: refuse_overflow((question,), voting(settings), room),
@@ -258,6 +283,14 @@ def load_data(
     asked = (*trained, *(q for q in held_out.questions if q.id in held_out.key.answers))
     refuse_absent_ids(asked, outline, tokenizer)
     refuse_overflow(asked, voting(settings), room)
+    if conversation is not None:
+        conversation.begin(FreePrompts.of(settings, tokenizer))
+        if isinstance(source, StreamSource):
+            source.checks.append(conversation.check)
+        for question in asked:
+            conversation.check(question)
+    if isinstance(source, SelfPosed):
+        source.checks.append(partial(refuse_measured, {q.prompt for q in held_out.questions}))
     asked_in_training = source.all if isinstance(source, QuestionList) else train_set.questions
     if shared := overlap(asked_in_training, held_out):
         display.note(
@@ -269,12 +302,27 @@ def load_data(
             f"each pass leaves out {left_out} of {len(source.all)} questions, others each time: "
             f"rollout.questions_per_step = {source.per_step} does not divide them"
         )
-    ks = (1, settings.evaluation.samples)
+    samples = settings.evaluation.samples
+    ks = {1, samples, *([] if conversation is None else [min(samples, conversation.calls)])}
     evaluations = tuple(
-        Evaluation(settings, scorer.extract, scorer.grader, name, questions, ks)
+        Evaluation(
+            settings,
+            scorer.extract,
+            scorer.grader,
+            name,
+            questions,
+            tuple(sorted(ks)),
+            conversation,
+        )
         for name, questions in (("train", train_set), ("held_out", held_out))
     )
     return source, train_set.key, evaluations
+
+
+def refuse_measured(prompts: Collection[str], question: Question) -> None:
+    """Raise a UserError for a question that would be trained on and is measured on."""
+    if question.prompt in prompts:
+        raise UserError("it is a held-out question")
 
 
 def total_steps(settings: Settings, source: QuestionSource) -> int | None:
@@ -322,28 +370,4 @@ def make_free_prompts(
     else:
         for question in source.all if isinstance(source, QuestionList) else source.questions(1):
             text_of(question)
-    room = context_room(load_outline(settings.model))
-    longest = settings.longest if room is None else min(settings.longest, room.tokens)
-    return FreePrompts(settings.data, tokenizer, longest)
-
-
-def label_source(
-    settings: Settings, key: AnswerKey, model: TrainedModel, ranks: Ranks, scorer: GroupScorer
-) -> LabelSource:
-    """Make what ``reward.labels`` asks for; a teacher starts from the model's present weights."""
-    match settings.reward.labels:
-        case "votes":
-            return OwnVotes()
-        case "teacher":
-            return Teacher(model, settings.reward.teacher_decay, ranks)
-        case "harmony":
-            return SelfHarmony(settings, scorer.extract, scorer.grader)
-        case "reflection":
-            return SelfReflection(settings, scorer.extract, scorer.grader)
-        case "ground_truth":
-            if not key.answers:
-                raise UserError(
-                    'reward.labels = "ground_truth": data.train = '
-                    f"{settings.data.train!r} has no reference answers"
-                )
-            return ReferenceAnswers(key)
+    return FreePrompts.of(settings, tokenizer)

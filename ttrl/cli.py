@@ -20,6 +20,8 @@ from ttrl.commands.plan import plan_command
 from ttrl.commands.report import report
 from ttrl.commands.reproduce import reproduce
 from ttrl.commands.runs import compare, runs, show
+from ttrl.commands.scale import scale
+from ttrl.commands.serve import serve
 from ttrl.commands.settings import settings
 from ttrl.commands.train import train
 from ttrl.system.launch import is_main, keep_segments_whole, launched
@@ -46,8 +48,10 @@ def _root(
 
 
 app.command("train")(train)
+app.command("serve")(serve)
 app.command("eval")(evaluate)
 app.command("choose")(choose)
+app.command("scale")(scale)
 app.command("runs")(runs)
 app.command("show")(show)
 app.command("compare")(compare)

@@ -15,8 +15,7 @@ nothing else, so training with the answers removed or shuffled gives the same we
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -48,28 +47,23 @@ from ttrl.run.callbacks import Callback, ask_callbacks
 from ttrl.run.checkpoint import Checkpoint
 from ttrl.run.live_report import LiveReport
 from ttrl.run.planned import figures_of_the_start
-from ttrl.run.resume import (
-    after_a_hang,
-    find_start,
-    go_back,
-    nothing_lost,
-    refuse_no_steps,
-)
+from ttrl.run.resume import after_a_hang, find_start, go_back, nothing_lost, refuse_no_steps
 from ttrl.run.rollout_phase import RolloutPhase
+from ttrl.run.rollouts import InTurn, Limited, Rollouts, Sampled
 from ttrl.run.run_folder import RunFolder, Summary
 from ttrl.run.saving import Checkpoints, refuse_separate_disks
 from ttrl.run.stateful import restore, shards_of, states_of
 from ttrl.settings import Settings
+from ttrl.settings.serve_rules import SENT, serves
+from ttrl.stream.phase import StreamPhase
 from ttrl.system.memory import memory_metrics, memory_suffices
 from ttrl.system.ranks import join_ranks, leave_ranks
 from ttrl.system.versions import versions
 from ttrl.system.watchdog import Watchdog
-from ttrl.types import (
-    CompletionGroup,
-    StepResult,
-    UpdateResult,
-    UserError,
-)
+from ttrl.types import CompletionGroup, StepResult, UpdateResult, UserError
+
+MakeRollouts = Callable[[RolloutPhase, StreamPhase, Limited], Rollouts]
+"""Function that makes what answers questions beside the updates."""
 
 
 def train(
@@ -81,16 +75,20 @@ def train(
     resume: bool = False,
     estimator: RewardEstimator | None = None,
     callbacks: Sequence[Callback] = (),
+    serve: MakeRollouts | None = None,
 ) -> Summary:
     """Train as ``settings`` say; return what ``summary.json`` holds.
 
-    `ttrl.api.train` explains the arguments. In a replay nothing is sampled, so nothing is measured
-    before and after either.
+    `ttrl.api.train` explains the arguments, but for ``serve``: it makes what answers questions that
+    are sent to a server. In a replay nothing is sampled, so nothing is measured before and after
+    either.
 
     Raises:
         UserError: for what the user can put right about settings, model, data or folder. The
             folder is made only after all of them have been read.
     """
+    if serves(settings) != (serve is not None):
+        raise UserError(f'data.train = "{SENT}" is for ttrl serve, and for nothing else')
     ranks = join_ranks()
     folder.refuse_replay(replay)
     checkpoint: Checkpoint | None = None
@@ -104,7 +102,7 @@ def train(
             scorer = GroupScorer(settings, grader, estimator)
             parts = build(settings, display, scorer, replay, ranks)
         with closed_at_the_end(parts.pool, ranks):
-            trainer = Trainer(parts, folder, watchdog, callbacks)
+            trainer = Trainer(parts, folder, watchdog, callbacks, serve)
             if checkpoint is not None:
                 trainer.restore(checkpoint)
                 refuse_no_steps(folder, trainer.done, parts.total)
@@ -122,16 +120,21 @@ class Trainer:
     """One run, from where it begins to its end."""
 
     def __init__(
-        self, parts: Parts, folder: RunFolder, watchdog: Watchdog, callbacks: Sequence[Callback]
+        self,
+        parts: Parts,
+        folder: RunFolder,
+        watchdog: Watchdog,
+        callbacks: Sequence[Callback],
+        serve: MakeRollouts | None = None,
     ) -> None:
-        """Begin at step 0 with these ``parts``."""
+        """Begin at step 0 with these ``parts``; see `train` for ``serve``."""
         self.parts, self.settings, self.ranks = parts, parts.settings, parts.ranks
         self.folder, self.watchdog, self.callbacks = folder, watchdog, callbacks
         self.display = parts.display
         self.done = 0
         """The number of steps done."""
         self.agreement: Agreement | None = None
-        self.rollout_phase = RolloutPhase(
+        phase = RolloutPhase(
             parts.settings,
             parts.source,
             parts.workflow,
@@ -143,11 +146,14 @@ class Trainer:
             folder,
             parts.display,
             parts.free_prompts,
+            parts.posed,
         )
         self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
-        self.beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
-        self.ahead: Future[Rollout] | None = None
-        """The next step's rollout, where ``rollout.overlap`` has begun it."""
+        self.serves = serve is not None
+        self.rollouts: Rollouts = InTurn(phase, parts.goes_on, parts.exam, self._limited)
+        if serve is not None:
+            assert parts.stream is not None  # a rule of the settings
+            self.rollouts = serve(phase, parts.stream, self._limited)
 
     def run(self) -> Summary:
         """Train, measure before and after, and write everything down."""
@@ -159,8 +165,8 @@ class Trainer:
         tracking = Tracking(
             self.settings, self.folder.path, self.display.note, is_main=self.ranks.is_main
         )
-        arriving = parts.arriving(self.folder.path)
-        with self.display.training(parts.total, self.done), saving, tracking, arriving:
+        arriving, rollouts = parts.arriving(self.folder.path), self.rollouts.running(self.done)
+        with self.display.training(parts.total, self.done), saving, tracking, arriving, rollouts:
             if self.done == 0:
                 before = parts.measured.before = parts.measured.after = self._measure(0)
                 if found := evaluation_metrics(before):
@@ -168,10 +174,11 @@ class Trainer:
                     self.display.measured(found)
                     tracking.step(0, found)
             result: StepResult | None = None
-            while not stopped and parts.goes_on(self.done):
+            while not stopped:
                 saving.check()
-                step = self.done + 1
-                result = self.step(step)
+                if (sampled := self.rollouts.next(self.done)) is None:
+                    break
+                result, step = self.step(sampled), sampled.step
                 stopped = self._reason_to_stop(result)
                 self.push_weights()
                 if parts.stream is not None:
@@ -189,7 +196,8 @@ class Trainer:
                 self.report.refresh()
                 if saving.due(step, parts.last) and not stopped:
                     self._save(result)
-            if self.done and parts.stream is not None and parts.stream.source.has_ended:
+            # A stream's last step is known only when no other comes.
+            if self.done and parts.stream is not None and not stopped and self.done != parts.last:
                 parts.measured.after = self._measure(self.done)
                 if result is not None and saving.due_after_all(self.done):
                     self._save(result)
@@ -197,25 +205,16 @@ class Trainer:
                 saving.finish()
         return self._finish(stopped)
 
-    def step(self, step: int) -> StepResult:
-        """Sample, let vote, assign credit, and update the policy."""
+    def step(self, sampled: Sampled) -> StepResult:
+        """Assign credit to what has been sampled and has voted, and update the policy."""
         parts, begun = self.parts, time.perf_counter()
-        with self._limited("rollout"):
-            rollout = self.rollout_phase.run(step) if self.ahead is None else self.ahead.result()
+        step, rollout = sampled.step, sampled.rollout
         groups, estimates = rollout.groups, rollout.estimates
-        sampled = time.perf_counter()
-        metrics = {
-            "step": step,
-            "rollout/updates_behind": parts.pool.policy_version - groups[0].policy_version,
-            "time/rollout_s": sampled - begun,
-            **memory_metrics("rollout"),
-        }
+        behind = parts.pool.policy_version - groups[0].policy_version
+        metrics = {"step": step, "rollout/updates_behind": behind, **sampled.metrics}
         scorer = parts.scorer
-        if parts.stream is not None:
-            metrics |= parts.stream.exam(step, groups, estimates)
         scorer.remember(step, groups, estimates)
-        self.ahead = self._rollout_ahead(step)
-        if self.ahead is None:
+        if not self.rollouts.go_on(step, ahead=self._may_go_ahead(step)):
             parts.pool.sleep()
         assigned, updates = self._update(rollout, step)
         chosen = rollout.chosen(assigned.chosen)
@@ -225,26 +224,27 @@ class Trainer:
         for name, learned in assigned.updates.items():
             metrics |= update_metrics(learned, name)
         metrics |= rollout.metrics() if self.settings.rollout.resample_rounds else {}
+        metrics |= rollout.figures
+        if parts.posed is not None:
+            parts.posed.forget([group.question for group in groups])
         if isinstance(parts.labels, AfterVoting):
             metrics |= free_pass_metrics(groups, estimates)
             metrics["time/free_pass_s"] = rollout.free_pass_s
-        metrics |= {"time/update_s": time.perf_counter() - sampled, **memory_metrics("update")}
+        metrics |= {"time/update_s": time.perf_counter() - begun, **memory_metrics("update")}
         note = self.display.note
         metrics |= figures_of_the_start(step, parts.planned, self.agreement, metrics, note)
         return StepResult(step, groups, estimates, metrics)
 
     # --- Parts of a step
 
-    def _rollout_ahead(self, step: int) -> Future[Rollout] | None:
-        """Begin to sample the step after this one, if that is asked for.
+    def _may_go_ahead(self, step: int) -> bool:
+        """Say whether the step after this one may be sampled beside this one's update.
 
         Not where a checkpoint is due: it is taken between two steps, and a run that goes on from
         it must sample what this one does.
         """
-        last = self.parts.last
-        if not self.settings.rollout.overlap or self.saving.due(step, last) or step == last:
-            return None
-        return self.beside.submit(self.rollout_phase.run, step + 1)
+        last, overlap = self.parts.last, self.settings.rollout.overlap
+        return overlap and not self.saving.due(step, last) and step != last
 
     def _update(self, rollout: Rollout, step: int) -> tuple[Assigned, list[UpdateResult]]:
         """Assign credit, which may train models of its own, and train the policy."""
@@ -256,7 +256,8 @@ class Trainer:
             with self._limited("update"), memory_suffices("during the update", remedy):
                 assigned = parts.credit.assign(groups, estimates, step)
                 parts.model.reload()
-                updates = parts.model.update(assigned.samples, parts.objective, parts.rate(step))
+                samples = rollout.trained(assigned.samples)
+                updates = parts.model.update(samples, parts.objective, parts.rate(step))
         except FloatingPointError as error:
             raise UserError(f"step {step}: {error}") from error
         parts.labels.after_update(parts.model)
@@ -264,10 +265,7 @@ class Trainer:
 
     def push_weights(self) -> None:
         """Bring the engine to the policy's weights, in what memory the policy can spare."""
-        if self.ahead is not None:
-            with self._limited("rollout"):
-                wait([self.ahead])
-        with self._limited("push"):
+        with self.rollouts.engine(), self._limited("push"):
             self.parts.model.offload()
             self.parts.pool.push_weights(self.parts.model)
 
@@ -371,7 +369,7 @@ class Trainer:
 
     def _finish(self, stopped: str | None) -> Summary:
         """Save the model, and say what was reached, unless the run can still go on."""
-        parts, resumable = self.parts, False
+        parts, resumable = self.parts, self.serves and not stopped
         if parts.replayed and self.done < (parts.total or 0) and not stopped:
             stopped = f"the recorded answers end with step {self.done} of {parts.total}"
             resumable = self.settings.checkpoint.every > 0

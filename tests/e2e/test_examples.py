@@ -57,6 +57,21 @@ def test_own_estimator() -> None:
         assert sum(paid) / 4 == step["estimator/clear"]  # a close vote pays nobody
 
 
+def test_own_workflow() -> None:
+    found = run("own_workflow")["run"]
+    rows = (found.path / "rollouts" / "step_00002.jsonl").open(encoding="utf-8")
+    for row in map(json.loads, rows):
+        said = row["completions"]
+        roles = ["writer", "writer", "editor", "editor", "chief"]
+        assert [c["role"] for c in said] == roles * 2
+        # Each editor reads the other writer, and the chief both editors.
+        assert [said[1]["text"] in said[2]["prompt"], said[0]["text"] in said[3]["prompt"]] == [
+            True
+        ] * 2
+        assert all(c["text"] in said[4]["prompt"] for c in said[2:4])
+    assert 0 <= found.summary["after"]["outcome"] <= 1
+
+
 def test_trl_votes() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TRL's, of the versions that it knows

@@ -95,6 +95,10 @@ def test_run_folder(small: Path) -> None:
             {"vote/majority_ratio"},
         ),
         (
+            ["rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=2"],
+            {"agents/reward/turn=1", "agents/cut_share", "label/outcome_accuracy"},
+        ),
+        (
             ["algorithm=prime", "reward.labels=harmony", f"harmony.paraphrase={TURN}:turn"],
             {"prm/rank_accuracy", "prm/log_ratio", "free_pass/overruled_share"},
         ),

@@ -222,8 +222,11 @@ def sources() -> list[Path]:
 
 def test_no_call_that_runs_what_it_reads() -> None:
     assert len(sources()) > 10
-    calls = {str(p): banned(p.read_text(encoding="utf-8")) for p in sources()}
-    assert {path: found for path, found in calls.items() if found} == {}
+    calls = {p.name: banned(p.read_text(encoding="utf-8")) for p in sources()}
+    # The one process that runs checks which a verifier wrote: the kernel has locked it first, and
+    # nobody starts it who has not asked for it (tests/unit/test_generative_verifier.py).
+    locked = {"locked.py": ["exec", "exec"]}
+    assert {name: found for name, found in calls.items() if found} == locked
 
 
 @pytest.mark.parametrize(

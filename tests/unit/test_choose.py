@@ -10,7 +10,11 @@ import pytest
 from ttrl.report.choice import Visited, chosen, visited
 from ttrl.types import UserError
 
-SURE, SPLIT, MOVED = Visited("sure", (1.0, 1.0)), Visited("split", (0.5, 0.5)), Visited("m", (0.25, 0.75))
+SURE, SPLIT, MOVED = (
+    Visited("sure", (1.0, 1.0)),
+    Visited("split", (0.5, 0.5)),
+    Visited("m", (0.25, 0.75)),
+)
 ALL = [SURE, SPLIT, MOVED]
 
 
@@ -27,7 +31,11 @@ def test_half_goes_by_the_first_visit() -> None:
 def test_variance_goes_by_all_visits() -> None:
     # mean 0.5; both are 0.25 away from it: 0.0625
     assert [q.distance("variance") for q in ALL] == [0.0, 0.0, -0.0625]
-    assert [q.id for q in chosen(ALL, "variance", 3)] == ["m", "sure", "split"]  # the first of equals
+    assert [q.id for q in chosen(ALL, "variance", 3)] == [
+        "m",
+        "sure",
+        "split",
+    ]  # the first of equals
 
 
 @pytest.mark.parametrize(

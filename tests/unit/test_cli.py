@@ -120,7 +120,10 @@ def test_doctor_reports_a_failure(
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
-        ("ttrl train tiny", ["tiny-arithmetic", "tiny-stream"]),
+        (
+            "ttrl train tiny",
+            ["tiny-agents", "tiny-arithmetic", "tiny-self-posed", "tiny-stream"],
+        ),
         ("ttrl eval qwen2.5-math", ["qwen2.5-math-1.5b", "qwen2.5-math-7b"]),
         ("ttrl settings ev", ["evaluation"]),
         ("ttrl comp", ["compare"]),

@@ -162,3 +162,9 @@ def test_every_line_of_a_run_fits_80_columns() -> None:
         "questions  128 of arithmetic:train; held out: 128 of arithmetic:held_out",
         "steps      56, of 16 questions with 64 votes, by transformers",
     ]
+
+
+def test_what_is_said_has_no_pictures() -> None:
+    screen = io.StringIO()
+    Display(Console(file=screen)).note("rejected arithmetic:train: [b]line 3[/b]")
+    assert screen.getvalue() == "rejected arithmetic:train: [b]line 3[/b]\n"

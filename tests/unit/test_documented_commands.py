@@ -114,6 +114,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.toml").write_text(toml[0])
     python = fenced((ROOT / "docs" / "estimators.md").read_text(), "python")
     (folder / "own.py").write_text(next(code for code in python if "class Brief" in code))
+    (folder / "editors.py").write_text(
+        fenced((ROOT / "docs" / "agents.md").read_text(), "python")[0]
+    )
     for name in FILES:
         row = {"prompt": "What is 12 + 34?", "answer": "46"}
         (folder / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * 16)
@@ -202,6 +205,13 @@ def is_an_extra(ttrl: Call, words: Sequence[str]) -> None:
     assert {name for name in named if name not in ("install", "ttrl")} <= set(extras)
 
 
+def asks(ttrl: Call, words: Sequence[str]) -> None:
+    """Look for the address of a server, and read what is sent to it."""
+    address = words[-1].removeprefix("http://127.0.0.1:8000")
+    assert f'Route("{address}"' in (ROOT / "ttrl" / "serve" / "app.py").read_text()
+    assert json.loads(words[words.index("-d") + 1]).keys() == {"prompt"}
+
+
 def has_options(ttrl: Call, words: Sequence[str]) -> None:
     """Look for the program, and in it for its options."""
     tree = ast.parse((ROOT / words[0]).read_text())
@@ -235,6 +245,9 @@ class Kind(NamedTuple):
 KINDS = {
     ("ttrl", "train"): Kind(is_checked, "tests/e2e/test_train.py, tests/e2e/test_resume.py"),
     ("ttrl", "eval"): Kind(goes_through, "tests/unit/test_evaluate.py"),
+    ("ttrl", "serve"): Kind(parses, "tests/e2e/test_serve.py"),
+    ("ttrl", "scale"): Kind(parses, "tests/unit/test_scaling.py"),
+    ("ttrl", "choose"): Kind(parses, "tests/unit/test_choose.py"),
     ("ttrl", "runs"): Kind(goes_through, "here"),
     ("ttrl", "show"): Kind(goes_through, "here"),
     ("ttrl", "report"): Kind(goes_through, "here"),
@@ -247,10 +260,14 @@ KINDS = {
     ("bash", "scripts/setup.sh"): Kind(is_an_extra, "tests/unit/test_setup.py"),
     ("bash", "scripts/run_tests.sh"): Kind(has_files, "tests/unit/test_run_tests.py"),
     ("pip", "install"): Kind(is_an_extra, "installs from a registry"),
+    ("curl",): Kind(asks, "tests/e2e/test_serve.py"),
     ("tensorboard",): Kind(has_files, "tests/unit/test_tracking.py reads what it shows"),
     ("python", "bench/tiny_seeds.py"): Kind(has_options, "takes an hour"),
     ("python", "bench/algorithms.py"): Kind(has_options, "takes hours"),
+    ("python", "bench/one_example.py"): Kind(has_options, "takes half an hour"),
+    ("python", "bench/stopping.py"): Kind(has_options, "takes a quarter of an hour"),
     ("python", "bench/real_model.py"): Kind(has_options, "needs a model from a registry"),
+    ("python", "scripts/build_tiny_prm.py"): Kind(has_options, "trains for minutes"),
     ("python", "scripts/picture.py"): Kind(has_options, "draws from what the former has left"),
 }
 """By the first words of a command."""

@@ -11,9 +11,21 @@ import numpy as np
 import pytest
 from groups import estimate, group, labelled_ballot, voted
 
+from ttrl.answers import default_grader
 from ttrl.rewards import make_estimator
 from ttrl.rewards.estimators.novelty import ngram_similarity
-from ttrl.types import CompletionGroup, Estimate, PastVote, UserError
+from ttrl.rewards.vote import majority_vote
+from ttrl.settings.recipe import load_settings
+from ttrl.types import (
+    Completion,
+    CompletionGroup,
+    Estimate,
+    FinishReason,
+    PastVote,
+    Question,
+    UserError,
+    VotedGroup,
+)
 
 
 def labelled(of: CompletionGroup, label: str | None, name: str, **options: Any) -> Estimate:
@@ -340,3 +352,25 @@ def test_a_bad_verifier_is_an_error(plugin: Callable[..., str], body: str, messa
     with pytest.raises(UserError) as error:
         estimate(group("7", "8"), "verified", verifier=name)
     assert f"reward.options.verifier = {name!r} {message}" in str(error.value)
+
+
+def test_a_reward_model_as_the_verifier() -> None:
+    """tiny-prm passes 12 and not 13, whatever the majority says; the threshold decides."""
+    question = Question("q", "What is 47 + 85?\nAnswer:\n", (1,), "What is 47 + 85?")
+    texts = ["7+5=12\n4+8+1=13\n\\boxed{132}", *["7+5=13\n4+8+1=13\n\\boxed{133}"] * 2]
+    completions = tuple(Completion((1,), (-1.0,), t, FinishReason.STOP) for t in texts)
+    vote = majority_vote([r"132", "133", "133"], default_grader())
+    voted = VotedGroup(CompletionGroup(question, completions, 1), vote, "133", (False, True, True))
+    made = make_estimator("verified", {"verifier": "tiny-prm"})
+    made.read_settings(load_settings("tiny-arithmetic"))  # type: ignore[attr-defined]
+    found = made.estimate(voted)
+    assert found.rewards_G == (1.0, 0.0, 0.0) and found.label == "132"
+    assert found.metrics["verified_share"] == pytest.approx(1 / 3)
+    lenient = make_estimator("verified", {"verifier": "tiny-prm", "threshold": 0.0})
+    lenient.read_settings(load_settings("tiny-arithmetic"))  # type: ignore[attr-defined]
+    assert lenient.estimate(voted).label == "133"
+    alone = make_estimator("verified", {"verifier": "tiny-prm"})
+    with pytest.raises(UserError, match="which needs the settings of a run"):
+        alone.estimate(voted)
+    with pytest.raises(UserError, match="reward model 'tiny-pmr' is unknown"):
+        make_estimator("verified", {"verifier": "tiny-pmr"})

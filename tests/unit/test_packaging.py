@@ -12,7 +12,7 @@ from ttrl.report.page.page import SCRIPTS
 ROOT = Path(__file__).parents[2]
 
 
-def test_wheel_carries_recipes_and_the_tiny_base(tmp_path: Path) -> None:
+def test_wheel_carries_recipes_and_the_tiny_models(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
          "--no-index", "--wheel-dir", str(tmp_path), str(ROOT)],
@@ -23,13 +23,15 @@ def test_wheel_carries_recipes_and_the_tiny_base(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     recipes = {str(p.relative_to(ROOT)) for p in (ROOT / "ttrl" / "recipes").rglob("*.toml")}
     base = {str(p.relative_to(ROOT)) for p in (ROOT / "ttrl" / "data" / "tiny_base").iterdir()}
+    base |= {str(p.relative_to(ROOT)) for p in (ROOT / "ttrl" / "data" / "tiny_prm").iterdir()}
     page = {f"ttrl/report/page/{name}" for name in ("page.html.j2", "page.css", *SCRIPTS)}
-    assert len(recipes) == 32
+    assert len(recipes) == 35
     assert {Path(name).name for name in base} >= {"model.safetensors", "tokenizer.json"}
     assert set(names) >= recipes | base | page | {"ttrl/py.typed", "ttrl_kernels/py.typed"}
     assert not [n for n in names if n.startswith(("tests", "kernels", "bench"))]
 
 
-def test_the_tiny_base_is_small() -> None:
-    files = (ROOT / "ttrl" / "data" / "tiny_base").iterdir()
-    assert sum(f.stat().st_size for f in files) < 3_000_000
+def test_the_tiny_models_are_small() -> None:
+    for name, most in (("tiny_base", 3_000_000), ("tiny_prm", 1_000_000)):
+        files = (ROOT / "ttrl" / "data" / name).iterdir()
+        assert sum(f.stat().st_size for f in files) < most

@@ -65,17 +65,17 @@ def test_each_sample_is_compared_with_the_others_twice() -> None:
 def test_health_is_about_sums_of_log_ratios() -> None:
     """Sums 1, −1, 2 and 3, 3: of 2 + 1 pairs 1 is right, 1 wrong and 1 a tie."""
     samples = train_samples([(1, 1)] * 5)
-    found = Outcomes(samples, [1.0, 0.0, 0.0, 1.0, 0.0], [[0, 1, 2], [0, 1]])
+    found = Outcomes(samples, [1.0, 0.0, 0.0, 1.0, 0.0], [[0, 1, 2], [0, 1]], [None] * 5)
     metrics = health([(0.5, 0.5), (-1.0,), (2.0,), (3.0,), (3.0,)], found)
     assert metrics["prm/rank_accuracy"] == pytest.approx(1.5 / 3)
     assert metrics["prm/sign_accuracy"] == pytest.approx(3 / 5)
     assert metrics["prm/log_ratio_sum"] == pytest.approx(8 / 5)
-    alike = Outcomes(samples[:2], [1.0, 1.0], [[0, 1]])
+    alike = Outcomes(samples[:2], [1.0, 1.0], [[0, 1]], [None] * 2)
     assert "prm/rank_accuracy" not in health([(1.0,), (2.0,)], alike)
 
 
 def test_an_outcome_is_a_probability() -> None:
-    found = Outcomes(train_samples([(1, 1)]), [-1.0], [[0]])
+    found = Outcomes(train_samples([(1, 1)]), [-1.0], [[0]], [None])
     with pytest.raises(UserError, match="estimator = 'scrl' paid -1, expected 0 to 1"):
         refuse_other_outcomes(found, "scrl")
 

@@ -58,7 +58,8 @@ def value(settings: Settings, key: str) -> object:
 
 
 def test_the_shipped_names() -> None:
-    assert recipe_names() == sorted([*BENCHMARKS, "tiny-arithmetic", "tiny-stream", *MACHINES])
+    tiny = ("tiny-agents", "tiny-arithmetic", "tiny-self-posed", "tiny-stream")
+    assert recipe_names() == sorted([*BENCHMARKS, *tiny, *MACHINES])
     assert model_names() == sorted(MODELS)
 
 

@@ -19,7 +19,15 @@ from ttrl.rollout.engines.recorded import RecordedEngine, tokens_of
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.run.run_folder import RunFolder
-from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, Question, UserError
+from ttrl.types import (
+    Completion,
+    CompletionGroup,
+    Estimate,
+    FinishReason,
+    Question,
+    Turn,
+    UserError,
+)
 from ttrl.types.top_logprobs import TopLogprobs
 
 PARAMS = SamplingParams(n=3, temperature=1.0, max_new_tokens=9, stream=(0, "rollout", 1))
@@ -312,3 +320,36 @@ def test_numbers_that_cannot_be_are_refused(
     rewritten(folder, lambda rows: None, **{name: array})
     with pytest.raises(UserError, match=f"cannot read step 1 .*{words}"):
         list(RecordedEngine(folder).sample(QUESTIONS, PARAMS))
+
+
+def test_answers_of_later_turns_are_asked_for_by_their_prompts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    own = [Question(id, f"{id}?", (1, 2)) for id in ("a", "a/1/0/0")]  # ids that look like turns
+    groups = []
+    for question in own:
+        turns = [Turn(0, 0, 0, "writer"), Turn(0, 1, 0, "writer")]
+        asked = [Question(f"{question.id}/1/{a}/0", f"{question.id} {a}", (3,)) for a in (0, 1)]
+        turns += [Turn(1, a, 0, "critic", q, cut=a) for a, q in enumerate(asked)]
+        said = [replace(_completion(rng, f"{question.id} {t}"), turn=t) for t in turns]
+        groups.append(CompletionGroup(question, tuple(said), 0))
+    run = RunFolder(tmp_path / "run")
+    run.create(make_settings())
+    run.keep_answers(1, groups)
+    estimate = Estimate(majority_vote(["1"] * 4), (1.0,) * 4, "1", shaped_G=(1.0, 1.0, 1.5, 1.5))
+    run.keep_estimates(1, groups, [estimate] * 2)
+    engine = RecordedEngine(run.path / "rollouts")
+    first = dict(engine.sample(own, replace(PARAMS, n=2)))
+    assert first[1] == tuple(replace(c, turn=None) for c in groups[1].completions[:2])
+    turn = replace(PARAMS, n=1, stream=(0, "rollout", 1, "turn", 1))
+    later = [group.prompt_of(i) for group in groups for i in (3, 2)]
+    found = [c for _, (c,) in engine.sample(later, turn)]
+    expected = [group.completions[i] for group in groups for i in (3, 2)]
+    assert found == [replace(c, turn=None) for c in expected]
+    with pytest.raises(UserError, match="prompt of question 'a/1/0/0' in step 1 differs"):
+        list(engine.sample([replace(later[1], prompt="other")], turn))
+    with pytest.raises(UserError, match="has 2 answers to question 'a'; expected 3"):
+        list(engine.sample(own, PARAMS))
+    lines = run.path / "rollouts" / "step_00001.jsonl"
+    lines.write_text(lines.read_text().replace('"prompt": "a 1"', '"prompt": "a 2"'))
+    with pytest.raises(UserError, match="does not say what was sampled"):
+        list(RecordedEngine(run.path / "rollouts").sample(own, turn))

@@ -43,14 +43,14 @@ def test_further_questions_take_places_in_order() -> None:
     rollout = Rollout()
     rollout.add(*answered(True, False, False, False))
     assert (rollout.batch, rollout.open) == ([0, 1, 2, 3], [1, 2, 3])
-    rollout.add(*answered(False, True, False, first=4))
+    rollout.add(*answered(False, True, False, first=4), further=True)
     assert (rollout.batch, rollout.open) == ([0, 5, 2, 3], [2, 3])
     assert rollout.metrics() == {
         "rollout/questions": 7.0,
         "rollout/replaced": 1.0,
         "rollout/unfilled": 2.0,
     }
-    rollout.add(*answered(True, True, first=7))
+    rollout.add(*answered(True, True, first=7), further=True)
     assert (rollout.batch, rollout.open) == ([0, 5, 7, 8], [])
     assert [g.question.id for g in rollout.groups] == [str(i) for i in range(9)]
     trained = rollout.chosen([[0, 1], [0], [1], []])
@@ -76,7 +76,7 @@ def sampled(source: Asked, rounds: int, *useful: bool) -> list[list[str]]:
     for questions in rounds_of(own, source.further, rollout, rounds):
         asked.append([q.id for q in questions])
         here = [outcomes.pop(0) for _ in questions]
-        rollout.add(*answered(*here, first=len(rollout.groups)))
+        rollout.add(*answered(*here, first=len(rollout.groups)), further=questions is not own)
     assert not outcomes
     return asked
 

@@ -69,7 +69,7 @@ def test_what_was_saved_goes_on_the_same() -> None:
         ({"stopping": {"share": 0.9}}, r"\[stopping\] needs stopping.by_votes = true"),
         (
             {"stopping": {"by_votes": True}, "guard": {"on_collapse": "stop"}},
-            "guard.on_collapse = \"stop\" to others",
+            'guard.on_collapse = "stop" to others',
         ),
     ],
 )

@@ -243,6 +243,10 @@ def test_each_question_is_answered_once_whatever_is_made_again(
         "share": 0.5,
         "votes": 4,
         "first": "7",
+        "response": r"So it is $\boxed{7}$.",
+        "finish_reason": "stop",
+        "prompt_tokens": 3,
+        "response_tokens": 1,
         "tokens": sum(len(c.token_ids) for c in group("7", "8", "7", None).completions),
     }
     assert kept(tmp_path, "adapted") == []

@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from groups import group, voted
 from rich.console import Console
 from test_display import shown
 from tiny_tokenizer import tiny_tokenizer
@@ -16,11 +18,14 @@ from tiny_tokenizer import tiny_tokenizer
 from ttrl.data.questions import QuestionReader
 from ttrl.report.display import Display, stream_table
 from ttrl.settings.recipe import load_settings
+from ttrl.stream.answers import answer_record
 from ttrl.stream.inbox import Inbox
 from ttrl.stream.lines import LONGEST, LineCutter
 from ttrl.stream.source import GUARDED
 
-PAGE = (Path(__file__).parents[2] / "docs" / "streams.md").read_text(encoding="utf-8")
+GROUP = group("7", "8", "7")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "streams.md").read_text(encoding="utf-8")
 
 
 def test_its_program_writes_questions_that_are_accepted(tmp_path: Path) -> None:
@@ -43,7 +48,7 @@ def test_what_it_says_of_numbers_and_names() -> None:
     files = re.findall(r"^\| `(\w+)\.jsonl` \| (?:an? |the )", PAGE, re.MULTILINE)
     assert files[-5:] == ["questions", "refused", "windows", "answers", "adapted"]
     example = next(line for line in PAGE.splitlines() if line.startswith('    {"number"'))
-    keys = ["number", "id", "step", "updates", "answer", "share", "votes", "first", "tokens"]
+    keys = ["number", "id", "step", "updates", *answer_record(GROUP, voted(GROUP).vote)]
     assert list(json.loads(example)) == keys
 
 
@@ -80,3 +85,25 @@ def test_the_table_at_the_end_of_a_stream() -> None:
     assert shown(stream_table(stream | adapted))[-1] == ["adapted", "90.0", "100.0"]
     unknown = {key: stream[key] for key in stream if "accuracy" not in key} | {"scored": 0}
     assert shown(stream_table(unknown)) == [["0 of 10 questions", "first sample", "majority"]]
+
+
+def test_what_it_says_was_measured_is_in_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    sys.modules.pop("stream", None)
+    import stream
+
+    record = json.loads((ROOT / "bench" / "results" / "stream.json").read_text(encoding="utf-8"))
+    for lines in stream.page_tables(record):
+        assert "\n".join(lines) in PAGE
+    assert [len(record["runs"][name]) for name in stream.RUNS] == [5, 5, 5]
+    found = stream.areas(record)
+    for seed in found["frozen"]:  # in every order
+        first = {row: found[row][seed]["first"] for row in found}
+        assert min(first["continual"], first["continual, LoRA"]) > first["frozen"] + 0.15
+        last = {row: found[row][seed]["first, last third"] for row in found}
+        assert min(last["continual"], last["continual, LoRA"]) > last["per question, adapted"]
+    tokens = [
+        next(iter(record["runs"][name].values()))["tokens_per_question"]
+        for name in ("continual", "per question")
+    ]
+    assert 8.5 < tokens[1] / tokens[0] < 9.5

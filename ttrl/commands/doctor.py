@@ -11,5 +11,5 @@ def doctor() -> None:
 
     from ttrl.doctor.doctor import report
 
-    healthy = report(Console())
+    healthy = report(Console(emoji=False))
     raise typer.Exit(0 if healthy else 1)

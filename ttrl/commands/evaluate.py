@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from ttrl.report.results import EvaluationResult
     from ttrl.report.tables import TextTable
+    from ttrl.selection.selecting import Selecting
     from ttrl.system.ranks import Ranks
 
 A_MODEL = "a model folder, hub name or model recipe, or a .json file of results (--json)"
@@ -82,6 +84,20 @@ SaveSamples = Annotated[
     Path | None,
     typer.Option(metavar="FILE.jsonl", help="Also write all answers of MODEL to this file."),
 ]
+Select = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE,...",
+        help="Choose among the answers to each question by these rules, and show how often each is "
+        "right: majority, weighted, best-of-n, borda, self-certainty, deepconf, reflection.",
+    ),
+]
+RewardModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--reward-model", metavar="NAME", help="What scores solutions, for weighted and best-of-n."
+    ),
+]
 
 
 def evaluate(
@@ -93,6 +109,8 @@ def evaluate(
     also: Also = None,
     from_samples: FromSamples = None,
     save_samples: SaveSamples = None,
+    select: Select = None,
+    reward_model: RewardModelName = None,
     shown: Annotated[Format, typer.Option("--format", help="How to show it.")] = "console",
     output: JsonFile = None,
     overrides: Overrides = None,
@@ -107,7 +125,9 @@ def evaluate(
             "--ranks samples from one model: measure each by itself with --json FILE.json, then "
             "name these files in their place"
         )
-    asking = Asking(data, recipe, k, overrides or [])
+    selecting = _selecting(select, reward_model, model, ranks)
+    labels = [] if selecting is None else selecting.overrides
+    asking = Asking(data, recipe, k, [*(overrides or []), *labels])
     for name in (model, *others):
         asking.check(name, recorded=name == model and from_samples is not None)
     if ranks and not launched():
@@ -120,9 +140,11 @@ def evaluate(
     from ttrl.system.ranks import join_ranks, leave_ranks
 
     joined = join_ranks()
-    console = Console(quiet=not is_main(), stderr=shown != "console")
+    console = Console(emoji=False, quiet=not is_main(), stderr=shown != "console")
     measure = partial(asking.measure, ranks=joined, console=console)
-    measured = measure(model, from_samples=from_samples, save_samples=save_samples)
+    measured = measure(
+        model, from_samples=from_samples, save_samples=save_samples, selecting=selecting
+    )
     base = measure(against) if against else []
     further = [result for name in also or [] for result in measure(name)]
     leave_ranks()
@@ -162,6 +184,7 @@ class Asking:
         console: Console,
         from_samples: Path | None = None,
         save_samples: Path | None = None,
+        selecting: Selecting | None = None,
     ) -> list[EvaluationResult]:
         """Return what a model scores on each data set."""
         from ttrl.answers import Grader
@@ -172,25 +195,37 @@ class Asking:
             return measuring.measured_before(Path(model), self.data)
         every = [self._settings(model, data) for data in self.data]
         display = Display(console)
-        with Grader(every[0].answers) as grader:
+        with Grader(every[0].answers) as grader, ExitStack() as stack:
             evaluations = [
                 measuring.load_evaluation(settings, grader, display) for settings in every
             ]
-            if from_samples is None:
-                sampled = measuring.sample_all(evaluations, ranks, display)
-            else:
+            if from_samples is not None:
+                of_tokens = selecting is not None and selecting.of_tokens
                 sampled = [
-                    measuring.read_samples(from_samples, evaluation, display)
-                    for evaluation in evaluations
+                    measuring.read_samples(from_samples, e, display, of_tokens=of_tokens)
+                    for e in evaluations
                 ]
+            elif selecting is not None:
+                evaluations = list(map(selecting.noting, evaluations))
+            pool = None
+            if from_samples is None or (selecting is not None and selecting.asks_policy):
+                pool = stack.enter_context(measuring.open_pool(every[0], ranks))
+            if from_samples is None:
+                assert pool is not None
+                sampled = [e.sample(pool, 0, display) for e in evaluations]
             if save_samples is not None and ranks.is_main:
                 measuring.save_samples(save_samples, evaluations, sampled)
-            return [
-                replace(evaluation, ks=self._ks(min(len(g.answers) for g in groups))).score(
+            results = []
+            for evaluation, groups in zip(evaluations, sampled, strict=True):
+                ks = self._ks(min(len(g.alone) for g in groups))
+                result = replace(evaluation, ks=ks).score(
                     groups, None, model=model, sampling=None if from_samples is None else {}
                 )
-                for evaluation, groups in zip(evaluations, sampled, strict=True)
-            ]
+                if selecting is not None:
+                    chosen = selecting.select(evaluation, groups, ks, display, pool, ranks)
+                    result = replace(result, selection=chosen)
+                results.append(result)
+            return results
 
     def _settings(self, model: str, data: str) -> Settings:
         asked = ("evaluation.greedy=true", *self.overrides)
@@ -209,6 +244,43 @@ class Asking:
         return tuple(ks)
 
 
+def _selecting(
+    select: str | None,
+    reward_model: str | None,
+    model: str,
+    ranks: int | None,
+) -> Selecting | None:
+    """Return the rules that were asked for, if what they need is there."""
+    if select is None:
+        if reward_model is not None:
+            raise UserError(
+                f"--reward-model {reward_model} would be ignored without --select: add --select "
+                "weighted,best-of-n"
+            )
+        return None
+    if model.endswith(".json"):
+        raise UserError(
+            f"--select chooses among answers, and {model} has scores: name the model, with its "
+            "answers by --from-samples FILE.jsonl"
+        )
+    if ranks and reward_model is not None:
+        raise UserError(
+            "--reward-model scores in one process: sample with --ranks and --save-samples "
+            "FILE.jsonl first, then score with --from-samples FILE.jsonl"
+        )
+    from ttrl.selection.rules import make_rules, refuse_without_model
+
+    rules = make_rules(select)
+    refuse_without_model(rules, reward_model)
+    if reward_model is not None:
+        from ttrl.reward_models import check_reward_model
+
+        check_reward_model(reward_model)
+    from ttrl.selection.selecting import Selecting
+
+    return Selecting(rules, reward_model)
+
+
 def _tables(
     measured: Sequence[EvaluationResult],
     base: Sequence[EvaluationResult],
@@ -216,11 +288,16 @@ def _tables(
 ) -> list[TextTable]:
     """Choose what to show: each evaluation or its gain, and where there are many, all in one."""
     from ttrl.report.evaluation_tables import gains_table, matrix_table, scores_table
+    from ttrl.report.selection import selection_tables
 
     if base:
         tables = [gains_table(b, m) for b, m in zip(base, measured, strict=True)]
     else:
         tables = [scores_table(result) for result in measured]
+    for result in measured:
+        if result.selection is not None:
+            title = f"{result.model} on {result.data}"
+            tables += selection_tables(title, result.selection)
     if further or (base and len(measured) > 1):
         tables.append(matrix_table([*measured, *further], base))
     return tables

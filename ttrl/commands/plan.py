@@ -73,7 +73,7 @@ def plan_command(
             f"{error}. For a plan its config.json is enough: --model-config FILE"
         ) from error
     found = plan(settings, outline, machine)
-    show(found, Console())
+    show(found, Console(emoji=False))
     if output is not None:
         output.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
     if not found.fits:

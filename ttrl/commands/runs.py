@@ -119,6 +119,7 @@ def _curves(record: RunRecord) -> list[str]:
 def references(record: RunRecord) -> dict[str, str]:
     """Return the reference answers of the run's questions; empty where there are none."""
     from ttrl.data.questions import load_references
+    from ttrl.settings.data import NOTHING
 
     data = record.settings.data
     if data.source == "stream":  # what has come of it, whatever the input has become
@@ -127,6 +128,8 @@ def references(record: RunRecord) -> dict[str, str]:
         data = data.model_copy(update={"train": str(inbox), **rows})
         if not inbox.exists():
             return {}
+    if data.train == NOTHING:
+        return {}
     try:
         return load_references(data.train, data)
     except (UserError, OSError) as error:

@@ -56,7 +56,8 @@ def settings(
         print(textwrap.fill(f"[{name}] {about}" if name else about, 80))
         for s in some:
             default = f" = {s.default}" if s.default else ""
-            print(f"\n  {s.key}{default}")
+            named = textwrap.wrap(f"{s.key}{default}", 76, subsequent_indent="  ")
+            print(f"\n{textwrap.indent(chr(10).join(named), '  ')}")
             for text in (f"({s.values})", s.meaning):
                 print(textwrap.indent(textwrap.fill(text, 76), "    "))
         print()

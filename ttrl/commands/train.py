@@ -101,7 +101,7 @@ def train(
     if not launched() and (ranks is not None or settings.policy.backend == "zero3"):
         launch(rank_count(ranks), sys.argv[1:])
 
-    console = Console(quiet=not is_main())
+    console = Console(emoji=False, quiet=not is_main())
     try:
         run = api.train(
             settings, run_dir=folder.path, replay=replay, resume=resume, console=console

@@ -10,7 +10,7 @@ import numpy as np
 from ttrl.credit.credit import Assigned
 from ttrl.credit.kl_in_reward import KlInReward
 from ttrl.credit.outcomes import outcomes
-from ttrl.credit.whitening import with_whitened
+from ttrl.credit.whitening import whitened_by_part
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.learner.value_objective import ValueObjective
 from ttrl.settings import CriticSettings, Settings
@@ -67,7 +67,7 @@ class Gae:
     def assign(
         self, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate], step: int
     ) -> Assigned:
-        """Compute advantages, whitened over all trained tokens; then train the critic on returns.
+        """Compute advantages, whitened over the tokens of a turn; then train the critic on returns.
 
         The reward of an answer is earned by its last token. In the first ``critic.warmup_steps``
         steps the policy gets no samples.
@@ -90,7 +90,7 @@ class Gae:
             expected.append(replace(sample, returns=returns, values=values[i]))
         updates = self.critic.update(expected, self.objective, settings.learning_rate)
         self.critic.offload()
-        samples = with_whitened(found.samples, advantages)
+        samples = whitened_by_part(found.samples, advantages, found.parts)
         learning = step > settings.warmup_steps
         return Assigned(
             samples if learning else [],

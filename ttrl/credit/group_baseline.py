@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 
 from ttrl.credit.advantages import group_advantages, within_group
 from ttrl.credit.credit import Assigned
 from ttrl.credit.several_rewards import several_advantages
-from ttrl.credit.whitening import whiten
+from ttrl.credit.whitening import whitened_by_part
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
 from ttrl.system.rng import generator
-from ttrl.types import CompletionGroup, Estimate, FinishReason, TrainSample
+from ttrl.types import CompletionGroup, Estimate, FinishReason, TrainSample, part_of
 
 
 class GroupBaseline:
@@ -36,29 +34,37 @@ class GroupBaseline:
         """Choose what one update phase trains on, group by group, in sample order.
 
         Advantages are the estimator's own or, failing that, those of `group_advantages` over all
-        votes; `choose` says which completions are trained on. Only these are whitened, where that
-        is asked for. Samples without an advantage (everybody agreed, or nobody answered) stay:
-        they count in the means of the loss, and the objective knows when they need no forward
-        pass.
+        votes of one turn and role; `choose` says which completions are trained on. Only these are
+        whitened, by turn and role, where that is asked for. Samples without an advantage (everybody
+        agreed, or nobody answered) stay: they count in the means of the loss, and the objective
+        knows when they need no forward pass.
         """
         samples: list[TrainSample] = []
         chosen: list[list[int]] = []
+        parts: list[object] = []
         for group, estimate in zip(groups, estimates, strict=True):
             advantages_G = self._advantages(group, estimate)
             chosen.append(choose(group, estimate, advantages_G, self.settings, step))
             samples += [sample_of(group, i, advantages_G[i], estimate.weight) for i in chosen[-1]]
+            parts += [part_of(group.completions[i]) for i in chosen[-1]]
         if self.whitens:
-            live = [i for i, sample in enumerate(samples) if sample.weight]
-            for i, white in zip(live, whiten([samples[i].advantages for i in live]), strict=True):
-                samples[i] = replace(samples[i], advantages=white)
+            samples = whitened_by_part(samples, [s.advantages for s in samples], parts)
         return Assigned(samples, chosen)
 
     def _advantages(self, group: CompletionGroup, estimate: Estimate) -> tuple[float, ...]:
         if estimate.advantages_G is not None:
             return estimate.advantages_G
         lengths_G = [len(completion.token_ids) for completion in group.completions]
-        greedy = estimate.greedy_reward
-        compare = partial(group_advantages, kind=self.kind, lengths_G=lengths_G, greedy=greedy)
+
+        def compare(rewards_G: Sequence[float]) -> list[float]:
+            found = [0.0] * len(rewards_G)
+            for part in group.parts:
+                rewards, lengths = [rewards_G[i] for i in part], [lengths_G[i] for i in part]
+                own = group_advantages(rewards, self.kind, lengths, estimate.greedy_reward)
+                for i, advantage in zip(part, own, strict=True):
+                    found[i] = advantage
+            return found
+
         return several_advantages(estimate, self.settings.reward, compare)
 
 
@@ -67,7 +73,7 @@ def sample_of(group: CompletionGroup, i: int, advantage: float, weight: float) -
     completion = group.completions[i]
     return TrainSample.of_answer(
         group.question.id,
-        group.question.prompt_ids,
+        group.prompt_of(i).prompt_ids,
         completion.token_ids,
         completion.logprobs,
         advantage,

@@ -9,7 +9,7 @@ from ttrl.credit.advantages import group_advantages
 from ttrl.credit.group_baseline import choose, sample_of
 from ttrl.credit.several_rewards import total_rewards
 from ttrl.settings import Settings
-from ttrl.types import CompletionGroup, Estimate, TrainSample, UserError
+from ttrl.types import CompletionGroup, Estimate, TrainSample, UserError, part_of
 
 
 class Outcomes(NamedTuple):
@@ -21,12 +21,17 @@ class Outcomes(NamedTuple):
     """Per sample, what the answer earned."""
     chosen: list[list[int]]
     """Per group, the indices of the chosen answers, which are the next samples in order."""
+    parts: list[object]
+    """Per sample, its turn and role; see `ttrl.types.part_of`."""
 
-    def groups(self) -> Iterator[slice]:
-        """Yield where each group's samples are."""
+    def compared(self) -> Iterator[list[int]]:
+        """Yield the indices of samples that are compared: of one group, turn and role."""
         start = 0
         for indices in self.chosen:
-            yield slice(start, start + len(indices))
+            found: dict[object, list[int]] = {}
+            for i in range(start, start + len(indices)):
+                found.setdefault(self.parts[i], []).append(i)
+            yield from found.values()
             start += len(indices)
 
 
@@ -41,7 +46,7 @@ def outcomes(
     Raises:
         UserError: if an estimator brings advantages of its own, which would be ignored.
     """
-    found = Outcomes([], [], [])
+    found = Outcomes([], [], [], [])
     for group, estimate in zip(groups, estimates, strict=True):
         if estimate.advantages_G is not None:
             raise UserError(
@@ -50,11 +55,16 @@ def outcomes(
                 'choose another estimator, or reward.advantages = "mean_std"'
             )
         rewards_G = total_rewards(estimate, settings.reward)
-        # Only "balanced" looks at these: who did better than the group.
-        better_G = group_advantages(rewards_G, "mean")
+        # Only "balanced" looks at these: who did better than those it is compared with.
+        better_G = [0.0] * len(rewards_G)
+        for part in group.parts:
+            own = group_advantages([rewards_G[i] for i in part], "mean")
+            for i, advantage in zip(part, own, strict=True):
+                better_G[i] = advantage
         left_out = estimate.weight == 0  # by the policy, and so by what is trained beside it
         chosen = [] if left_out else choose(group, estimate, better_G, settings, step)
         found.chosen.append(chosen)
         found.rewards.extend(rewards_G[i] for i in chosen)
+        found.parts.extend(part_of(group.completions[i]) for i in chosen)
         found.samples.extend(sample_of(group, i, 0.0, estimate.weight) for i in chosen)
     return found

@@ -12,7 +12,7 @@ import torch
 
 from ttrl.credit.credit import Assigned
 from ttrl.credit.outcomes import Outcomes, outcomes
-from ttrl.credit.whitening import with_whitened
+from ttrl.credit.whitening import whitened_by_part
 from ttrl.learner.implicit_reward_objective import ImplicitRewardObjective
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import PrimeSettings, Settings
@@ -62,12 +62,13 @@ class Prime:
         ratios, updates = self._scored_and_learned(learners)
         self.prm.offload()
         rewards = normalized(process_rewards(ratios, prime.beta))
-        advantages: list[tuple[float, ...]] = []
-        for group in found.groups():
-            earned = leave_one_out(rewards[group], found.rewards[group], prime)
-            advantages += [to_the_end(tokens) for tokens in earned]
+        advantages: list[tuple[float, ...]] = [()] * len(found.samples)
+        for places in found.compared():
+            own, paid = [rewards[i] for i in places], [found.rewards[i] for i in places]
+            for i, tokens in zip(places, leave_one_out(own, paid, prime), strict=True):
+                advantages[i] = to_the_end(tokens)
         return Assigned(
-            with_whitened(found.samples, advantages),
+            whitened_by_part(found.samples, advantages, found.parts),
             found.chosen,
             metrics=health(ratios, found),
             updates={"prm": updates},
@@ -167,8 +168,8 @@ def health(ratios: TokenNumbers, found: Outcomes) -> dict[str, float]:
         "prm/sign_accuracy": fmean(right),
     }
     pairs: list[float] = []
-    for group in found.groups():
-        scored = list(zip(found.rewards[group], sums[group], strict=True))
+    for places in found.compared():
+        scored = [(found.rewards[i], sums[i]) for i in places]
         pairs += [
             0.5 if q == other_q else float(q > other_q)
             for outcome, q in scored

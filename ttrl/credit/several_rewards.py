@@ -14,7 +14,7 @@ Compare = Callable[[Sequence[float]], Sequence[float]]
 
 def total_rewards(estimate: Estimate, reward: RewardSettings) -> tuple[float, ...]:
     """Compute r + Σ_k w_k r_k of each completion; the estimator's own reward has the weight 1."""
-    return _weighted([estimate.rewards_G, *estimate.extra_rewards.values()], estimate, reward)
+    return _weighted([estimate.worth_G, *estimate.extra_rewards.values()], estimate, reward)
 
 
 def several_advantages(
@@ -28,7 +28,7 @@ def several_advantages(
     """
     if reward.extra_aggregation == "sum_then_normalize":
         return tuple(compare(total_rewards(estimate, reward)))
-    rewards = [estimate.rewards_G, *estimate.extra_rewards.values()]
+    rewards = [estimate.worth_G, *estimate.extra_rewards.values()]
     return _weighted([compare(rewards_G) for rewards_G in rewards], estimate, reward)
 
 

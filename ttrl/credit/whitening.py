@@ -1,4 +1,4 @@
-"""Whitening: one mean and one variance for all of a step's trained tokens."""
+"""Whitening: one mean and one variance for all of a step's trained tokens of a turn and role."""
 
 from __future__ import annotations
 
@@ -37,11 +37,24 @@ def whiten(values: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
     return [tuple((x - mean) / scale for x in sample) for sample in values]
 
 
-def with_whitened(
-    samples: Sequence[TrainSample], advantages: Sequence[Sequence[float]]
+def whitened_by_part(
+    samples: Sequence[TrainSample],
+    advantages: Sequence[Sequence[float]],
+    parts: Sequence[object],
 ) -> list[TrainSample]:
-    """Give the samples these advantages, whitened over all of them."""
-    return [
-        replace(sample, advantages=white)
-        for sample, white in zip(samples, whiten(advantages), strict=True)
-    ]
+    """Give the samples these advantages, whitened over all of them that count, part by part.
+
+    Args:
+        samples: those of weight 0 are left out of means and variances, and as they are.
+        advantages: per sample, one number per trained token.
+        parts: per sample, its turn and role (`ttrl.types.part_of`); one for all in a single turn.
+    """
+    found = list(samples)
+    by_part: dict[object, list[int]] = {}
+    for i, (sample, part) in enumerate(zip(samples, parts, strict=True)):
+        if sample.weight:
+            by_part.setdefault(part, []).append(i)
+    for places in by_part.values():
+        for i, white in zip(places, whiten([advantages[i] for i in places]), strict=True):
+            found[i] = replace(found[i], advantages=white)
+    return found

@@ -1,4 +1,4 @@
-"""Prompts for a free pass: a message of ours with a question, and with what the model has said.
+"""Prompts with what the model has said: for a free pass of labels, or a later turn of agents.
 
 What the model has said is hostile text. It is put in as data of the user's message, spells no
 control token there (`ttrl.data.prompts`), and is cut to the room that there is.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from ttrl.data.prompts import ControlTokens, build_prompt, encode_prompt
-from ttrl.settings import DataSettings
+from ttrl.settings import DataSettings, Settings
 from ttrl.types import Question, UserError
 
 if TYPE_CHECKING:
@@ -39,6 +39,15 @@ class Request:
     """The message, from its first part to its last."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A prompt that the engine has room for."""
+
+    prompt: Question
+    cut: int
+    """Tokens of excerpts that are left out, at their beginnings."""
+
+
 def text_of(question: Question) -> str:
     """Return the text of a question.
 
@@ -49,7 +58,7 @@ def text_of(question: Question) -> str:
         raise UserError(
             f"question {question.id!r} cannot be put in another prompt: expected a text, or one "
             "message of the user, got a conversation (or a source that sets no Question.text); set "
-            'reward.labels = "votes", or leave it out'
+            'reward.labels = "votes" and rollout.workflow = "single_turn", or leave it out'
         )
     return question.text
 
@@ -66,6 +75,15 @@ class FreePrompts:
         self._kinds = {True: settings, False: plain}
         self._control = ControlTokens(settings, tokenizer)
 
+    @classmethod
+    def of(cls, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Self:
+        """Make it for a run: prompts and replies have the room that the settings' model has."""
+        from ttrl.models.pretrained import context_room, load_outline  # imports torch
+
+        room = context_room(load_outline(settings.model))
+        longest = settings.longest if room is None else min(settings.longest, room.tokens)
+        return cls(settings.data, tokenizer, longest)
+
     def prompt(
         self, request: Request, id: str, max_new_tokens: int, *, answers: bool
     ) -> Question | None:
@@ -80,6 +98,13 @@ class FreePrompts:
         Returns:
             The prompt; None if it is too long, or holds a control token all the same.
         """
+        made = self.fitted(request, id, max_new_tokens, answers=answers)
+        return None if made is None else made.prompt
+
+    def fitted(
+        self, request: Request, id: str, max_new_tokens: int, *, answers: bool
+    ) -> Fitted | None:
+        """Make the same, and say how many tokens of excerpts there was no room for."""
         texts = [self._control.harmless(_text(part)) for part in request.parts]
         places = [i for i, part in enumerate(request.parts) if isinstance(part, Excerpt)]
         excerpts = [self._tokenizer.encode(texts[i], add_special_tokens=False) for i in places]
@@ -94,7 +119,14 @@ class FreePrompts:
         seen = all(length or not ids for ids, length in zip(excerpts, lengths, strict=True))
         fits = 0 < len(made.prompt_ids) <= room and seen
         harmless = self._control.foreign(made.text or "", made.prompt_ids) is None
-        return made if fits and harmless else None
+        if not (fits and harmless):
+            return None
+        cut = sum(len(ids) - length for ids, length in zip(excerpts, lengths, strict=True))
+        return Fitted(made, cut)
+
+    def tokens(self, text: str) -> int:
+        """Count the tokens of a text, as an excerpt of which they are."""
+        return len(self._tokenizer.encode(self._control.harmless(text), add_special_tokens=False))
 
     def _made(self, message: str, id: str, *, answers: bool) -> Question:
         settings = self._kinds[answers]

@@ -14,6 +14,8 @@ from ttrl.report.results import EvaluationResult, Scores
 from ttrl.report.rollouts import RecordedGroup
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.workflows import Conversation
+from ttrl.rollout.workflows.checks import later_prompts
 from ttrl.settings import Settings
 from ttrl.types import CompletionGroup
 
@@ -34,6 +36,10 @@ class Evaluation:
     """The questions and their answer key."""
     ks: tuple[int, ...]
     """Values of k for pass@k and maj@k."""
+    conversation: Conversation | None = None
+    """What ``rollout.workflow`` is measured by besides; None: each answer is by itself."""
+    noted: int = 0
+    """How many of the likeliest tokens of each place are noted with the samples."""
 
     def run(
         self,
@@ -53,7 +59,7 @@ class Evaluation:
         on_group: Callable[[CompletionGroup], None] = lambda group: None,
     ) -> list[RecordedGroup]:
         """Sample every question that the key has an answer to; all ranks together."""
-        params = self._params(step)
+        params = self.sampling(step)
         asked = [q for q in self.asked.questions if q.id in self.asked.key.answers]
         if not asked:
             return []
@@ -62,7 +68,7 @@ class Evaluation:
             if (
                 self.settings.evaluation.greedy
             ):  # first: what is expected of lengths is the samples'
-                most_probable = replace(params, n=1, temperature=0.0, top_p=1.0)
+                most_probable = replace(params, n=1, temperature=0.0, top_p=1.0, top_logprobs=0)
                 groups = pool.sample(asked, most_probable)
                 greedy = {g.question.id: RecordedGroup.of(g) for g in groups}
 
@@ -70,8 +76,36 @@ class Evaluation:
                 on_group(group)
                 bar.advance()
 
-            sampled = [RecordedGroup.of(g) for g in pool.sample(asked, params, done)]
+            groups = pool.sample(asked, params, done)
+        sampled = list(map(RecordedGroup.of, self._with_turns(groups, pool, params, display)))
         return [replace(g, greedy=greedy[g.question].answers[0]) if greedy else g for g in sampled]
+
+    def _with_turns(
+        self,
+        groups: Sequence[CompletionGroup],
+        pool: RolloutPool,
+        params: SamplingParams,
+        display: Display,
+    ) -> Sequence[CompletionGroup]:
+        """Add the answers of conversations, with random numbers of their own.
+
+        There are no more of them than of single answers, or those of one conversation.
+        """
+        held = self.conversation
+        if held is None:
+            return groups
+        count = max(1, params.n // held.calls)
+        asked = [group.question for group in groups]
+        own = replace(
+            params, n=count * held.calls, top_logprobs=0, stream=(*params.stream, "turns")
+        )
+        with display.bar(f"measuring: {self.name}, in turns", len(asked)) as bar:
+            found = held.converse(pool.sample, asked, own, lambda group: bar.advance())
+        pool.forget(later_prompts(found))
+        return [
+            replace(group, completions=group.completions + more.completions)
+            for group, more in zip(groups, found, strict=True)
+        ]
 
     def score(
         self,
@@ -106,12 +140,14 @@ class Evaluation:
             step=step,
         )
 
-    def _params(self, step: int) -> SamplingParams:
+    def sampling(self, step: int) -> SamplingParams:
+        """Return how the answers are sampled."""
         evaluation = self.settings.evaluation
         return SamplingParams(
             n=evaluation.samples,
             temperature=evaluation.temperature,
             top_p=evaluation.top_p,
+            top_logprobs=self.noted,
             max_new_tokens=self.settings.rollout.max_new_tokens,
             stop=self.settings.rollout.stop,
             stream=(

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from ttrl.answers import Grader, make_extractor
+from ttrl.data.free_prompts import FreePrompts
 from ttrl.data.questions import load_questions
 from ttrl.evaluation.evaluation import Evaluation
 from ttrl.models.pretrained import load_outline, load_tokenizer
 from ttrl.report.display import Display
 from ttrl.report.results import EvaluationResult, load_results
-from ttrl.report.rollouts import RecordedGroup, read_groups, recorded_line
+from ttrl.report.rollouts import RecordedAnswer, RecordedGroup, read_groups, recorded_line
 from ttrl.report.run_record import is_run, read_run
 from ttrl.rollout.ends import refuse_absent_ids
-from ttrl.rollout.pool import closed_at_the_end, make_pool
+from ttrl.rollout.engines.recorded import RecordedEngine
+from ttrl.rollout.pool import RolloutPool, closed_at_the_end, make_pool
+from ttrl.rollout.workflows import conversation_of, make_workflow
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
-from ttrl.types import UserError
+from ttrl.types import Completion, UserError
 
 
 def measured_before(path: Path, data: Sequence[str]) -> list[EvaluationResult]:
@@ -56,14 +60,17 @@ def load_evaluation(settings: Settings, grader: Grader, display: Display) -> Eva
         )
     refuse_absent_ids(asked.questions, load_outline(settings.model), tokenizer)
     extract = make_extractor(settings.answers.extract)
-    return Evaluation(settings, extract, grader, data, asked, (1,))
+    conversation = conversation_of(make_workflow(settings))
+    if conversation is not None:
+        conversation.begin(FreePrompts.of(settings, tokenizer))
+        for question in asked.questions:
+            conversation.check(question)
+    return Evaluation(settings, extract, grader, data, asked, (1,), conversation)
 
 
-def sample_all(
-    evaluations: Sequence[Evaluation], ranks: Ranks, display: Display
-) -> list[list[RecordedGroup]]:
-    """Sample the answers of one model to all its data sets, with one engine; all ranks together."""
-    settings = evaluations[0].settings
+@contextmanager
+def open_pool(settings: Settings, ranks: Ranks) -> Iterator[RolloutPool]:
+    """Load the engine of one model for all its data sets; all ranks together."""
     if ranks.count > 1 and ranks.count % settings.rollout.tensor_parallel:
         raise UserError(
             f"--ranks {ranks.count}: expected a multiple of rollout.tensor_parallel = "
@@ -71,7 +78,7 @@ def sample_all(
         )
     pool = make_pool(settings, load_tokenizer(settings.model), ranks)
     with closed_at_the_end(pool, ranks):
-        return [evaluation.sample(pool, 0, display) for evaluation in evaluations]
+        yield pool
 
 
 def save_samples(
@@ -86,7 +93,9 @@ def save_samples(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def read_samples(path: Path, evaluation: Evaluation, display: Display) -> list[RecordedGroup]:
+def read_samples(
+    path: Path, evaluation: Evaluation, display: Display, *, of_tokens: bool = False
+) -> list[RecordedGroup]:
     """Read the answers to an evaluation's questions from a file, or a run's newest ones.
 
     Args:
@@ -94,13 +103,18 @@ def read_samples(path: Path, evaluation: Evaluation, display: Display) -> list[R
             each question's last answers count.
         evaluation: whose questions they answer.
         display: says which questions have no answers there; they are left out.
+        of_tokens: also read of a run what was known of each token, from beside its answers; a file
+            of `save_samples` says it, if it was noted.
 
     Raises:
         UserError: if it cannot be read, has other prompts, or no answer to any of the questions.
     """
     if is_run(path):
         run = read_run(path)
-        groups = [group for step in run.sampled for group in run.groups(step)]
+        steps = {step: run.groups(step) for step in run.sampled}
+        if of_tokens and steps:
+            steps = with_tokens(path, steps)
+        groups = [group for groups in steps.values() for group in groups]
     else:
         groups = read_groups(path)
     recorded = {g.question: g for g in groups if g.data in (None, evaluation.name)}
@@ -125,3 +139,29 @@ def read_samples(path: Path, evaluation: Evaluation, display: Display) -> list[R
             f"{evaluation.name}: they are left out"
         )
     return found
+
+
+def with_tokens(
+    run: Path, steps: Mapping[int, Sequence[RecordedGroup]]
+) -> dict[int, list[RecordedGroup]]:
+    """Add to the answers of a run's steps what was known of their tokens.
+
+    Raises:
+        UserError: if the tokens of a step cannot be read, or are those of other answers.
+    """
+    try:
+        record = RecordedEngine(run / "rollouts")
+        return {
+            step: [_with_tokens(g, recorded[g.question].votes) for g in groups]
+            for step, groups in steps.items()
+            for recorded in [record.answers(step)]
+        }
+    except UserError as error:
+        said = str(error).replace("--replay", "--from-samples", 1)
+        raise UserError(f"the rules of --select need the tokens of {run}: {said}") from error
+
+
+def _with_tokens(group: RecordedGroup, votes: Sequence[Completion]) -> RecordedGroup:
+    told = zip(group.answers, map(RecordedAnswer.of, votes), strict=True)
+    answers = [replace(a, surprisal=t.surprisal, confidence=t.confidence) for a, t in told]
+    return replace(group, answers=tuple(answers))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from ttrl.answers import Grader, default_grader, tie_order
+from ttrl.evaluation.outcomes import outcome_metrics, turn_metrics
 from ttrl.rewards.extra import shown
 from ttrl.rewards.vote import answer_entropy, majority_vote
 from ttrl.types import (
@@ -67,6 +68,7 @@ def vote_metrics(
             c.finish_reason is FinishReason.LENGTH for c in completions
         )
         row |= {f"estimator/{name}": value for name, value in estimate.metrics.items()}
+        row |= turn_metrics(group, estimate)
         rows.append(row)
     tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
     return {**_means(rows), "rollout/tokens": float(tokens)}
@@ -118,6 +120,7 @@ def labelled_metrics(
             "label/label_accuracy": fmean(right_labels),
             **_reward_figures("label", estimate, range(len(right_G)), right_G),
             **_reward_figures("trained", estimate, indices, right_G),
+            **outcome_metrics(group, estimate, reference, grader),
         }
         rows.append(row)
         if level := key.levels.get(group.question.id):

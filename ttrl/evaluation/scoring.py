@@ -7,6 +7,7 @@ from statistics import fmean
 
 from ttrl.answers import Extractor, Grader
 from ttrl.evaluation.metrics import maj_at_k, pass_at_k
+from ttrl.evaluation.outcomes import outcomes
 from ttrl.report.results import QuestionScores, Scores
 from ttrl.report.rollouts import RecordedGroup
 from ttrl.types import AnswerKey, UserError
@@ -31,7 +32,8 @@ def score_groups(
     Returns:
         Per question, fractions of 1, unbiased estimates from its n answers: "pass@k" (Chen et
         al., arXiv 2107.03374; pass@1 is the mean accuracy), "maj@k" for k > 1, "greedy" where that
-        answer is there, "abstention_share", "truncated_share", the mean number of
+        answer is there, "outcome" (`ttrl.evaluation.outcomes`) where agents have answered in turns,
+        which count in nothing else, "abstention_share", "truncated_share", the mean number of
         "response_tokens".
 
     Raises:
@@ -51,21 +53,26 @@ def score_groups(
 def _score(
     group: RecordedGroup, reference: str, ks: Sequence[int], extract: Extractor, grader: Grader
 ) -> Scores:
-    n = len(group.answers)
+    alone = group.alone
+    n = len(alone)
     if n < ks[-1]:
         raise UserError(
             f"question {group.question!r} has {n} answers, too few for pass@{ks[-1]}: expected at "
             f"least as many; lower --k to {n}"
         )
-    answers = [extract(a.text) for a in group.answers]
+    answers = [extract(a.text) for a in alone]
     correct = sum(grader.agree(answers, reference))
     scores = {f"pass@{k}": pass_at_k(n, correct, k) for k in ks}
     scores |= {f"maj@{k}": maj_at_k(answers, reference, k, grader) for k in ks if k > 1}
     if group.greedy is not None:
         (right,) = grader.agree([extract(group.greedy.text)], reference)
         scores["greedy"] = float(right)
+    if ends := outcomes(
+        [extract(a.text) for a in group.answers], [a.turn for a in group.answers], grader
+    ):
+        scores["outcome"] = fmean(grader.agree(ends, reference))
     return scores | {
         "abstention_share": answers.count(None) / n,
-        "truncated_share": fmean(a.truncated for a in group.answers),
-        "response_tokens": fmean(a.tokens for a in group.answers),
+        "truncated_share": fmean(a.truncated for a in alone),
+        "response_tokens": fmean(a.tokens for a in alone),
     }

@@ -68,7 +68,7 @@ def load_model(settings: ModelSettings, dtype: torch.dtype) -> PreTrainedModel:
 
     Only safetensors files are read: code or pickles in a repository are never run.
     """
-    _refuse_files(settings)
+    refuse_files(settings)
     with explained(settings):
         weight_places(settings)
     with device():
@@ -159,7 +159,7 @@ def load_bare_outline(
 
     ``settings.path`` may also be a model's config file.
     """
-    _refuse_files(settings)
+    refuse_files(settings)
     config: PreTrainedConfig = _load(AutoConfig, settings)
     with explained(settings), torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -168,7 +168,7 @@ def load_bare_outline(
     return model
 
 
-def _refuse_files(settings: ModelSettings) -> None:
+def refuse_files(settings: ModelSettings) -> None:
     """Raise a UserError for settings of a model on this machine that transformers would believe.
 
     A config.json may name attention code on the hub, which it would fetch and run; without sizes,

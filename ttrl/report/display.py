@@ -151,7 +151,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Print one line above the bars."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class Bar:
@@ -181,7 +181,7 @@ def signed(value: float) -> str:
 
 def is_rate(name: str) -> bool:
     """Say whether a score is one that tables show first, and not that of a level."""
-    return ("@" in name or name == "greedy") and "/" not in name
+    return ("@" in name or name in ("greedy", "outcome")) and "/" not in name
 
 
 def result_table(summary: Mapping[str, Any]) -> Table:

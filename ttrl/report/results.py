@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
+from ttrl.report.selection import Selection
 from ttrl.types import UserError
 
 Scores = dict[str, float]
@@ -91,6 +92,8 @@ class EvaluationResult:
     """In the order of the data set."""
     step: int | None = None
     """Training step that it was measured after, 0 for before; None: not in a run."""
+    selection: Selection | None = None
+    """What rules chose among the answers, see `ttrl.selection`; None: none was asked for."""
 
     @property
     def names(self) -> list[str]:
@@ -145,7 +148,10 @@ class EvaluationResult:
             level: {name: asdict(self.mean(name, level)) for name in self.names}
             for level in self.levels
         }
-        return {"means": means, "by_level": by_level, **asdict(self)}
+        found = {"means": means, "by_level": by_level, **asdict(self)}
+        if self.selection is None:
+            del found["selection"]
+        return found
 
     @classmethod
     def of_json(cls, saved: Mapping[str, Any]) -> EvaluationResult:
@@ -162,6 +168,7 @@ class EvaluationResult:
                 QuestionScores(q["id"], dict(q["scores"]), q["level"]) for q in saved["questions"]
             ),
             step=saved["step"],
+            selection=Selection.of_json(chosen) if (chosen := saved.get("selection")) else None,
         )
 
 

@@ -1,7 +1,8 @@
 """The readable answers to a set of questions: one line of JSON each, written and read.
 
 ``rollouts/step_00001.jsonl`` in a run's folder is such a file, and so is what ``ttrl eval
---save-samples`` writes. It lacks tokens and log-probs, which training needs and nobody reads.
+--save-samples`` writes. It lacks tokens and log-probs, which training needs and nobody reads; the
+latter has what choosing among the answers needs of them (`ttrl.report.confidence`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,19 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from ttrl.types import Completion, CompletionGroup, Estimate, FinishReason, UserError
+from ttrl.report.confidence import Confidence
+from ttrl.types import (
+    Completion,
+    CompletionGroup,
+    Estimate,
+    FinishReason,
+    Question,
+    Turn,
+    UserError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,26 @@ class RecordedAnswer:
     """What was read from it; None: nothing, or nobody looked (`RecordedGroup.judged`)."""
     reward: float | None = None
     """What it was worth; None: nobody looked."""
+    turn: Turn | None = None
+    """Where it stands among the answers of several agents; the tokens of its prompt are not
+    known."""
+    surprisal: float | None = None
+    """Mean negative log-prob of its tokens, in nats; None: not written down."""
+    confidence: Confidence | None = None
+    """How sure the model was of its tokens, where the likeliest ones were noted."""
+
+    @classmethod
+    def of(cls, completion: Completion) -> RecordedAnswer:
+        """Return what is written down of a completion."""
+        logprobs, top = completion.logprobs, completion.top_logprobs
+        return cls(
+            completion.text,
+            len(completion.token_ids),
+            completion.finish_reason is FinishReason.LENGTH,
+            surprisal=round(-fmean(logprobs), 6) if logprobs else None,
+            confidence=None if top is None else Confidence.of(top),
+            turn=completion.turn,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +93,20 @@ class RecordedGroup:
     data: str | None = None
     """Data set of the question, in a file of several of them."""
 
+    @property
+    def alone(self) -> tuple[RecordedAnswer, ...]:
+        """The answers to the question by itself: those without a turn, or of the first one."""
+        single = tuple(a for a in self.answers if a.turn is None)
+        return single or tuple(a for a in self.answers if a.turn and a.turn.asked is None)
+
     @classmethod
     def of(cls, group: CompletionGroup) -> RecordedGroup:
         """Return what a file would say of a group that was just sampled."""
         return cls(
             question=group.question.id,
             prompt=group.question.prompt,
-            answers=tuple(map(_answer, group.completions)),
-            greedy=None if group.greedy is None else _answer(group.greedy),
+            answers=tuple(map(RecordedAnswer.of, group.completions)),
+            greedy=None if group.greedy is None else RecordedAnswer.of(group.greedy),
         )
 
 
@@ -132,6 +169,8 @@ def judged_line(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
     ]
     for said, label in zip(completions, estimate.labels_G or (), strict=False):
         said["label"] = label
+    for said, shaped in zip(completions, estimate.shaped_G or (), strict=False):
+        said["shaped"] = shaped
     for name, rewards_G in estimate.extra_rewards.items():
         for said, reward in zip(completions, rewards_G, strict=True):
             said.setdefault("extra_rewards", {})[name] = reward
@@ -160,17 +199,31 @@ def _said(completion: Completion) -> dict[str, Any]:
         "finish_reason": completion.finish_reason,
     }
     own = {} if completion.temperature is None else {"temperature": completion.temperature}
-    return said | own
+    return said | own | _place(completion.turn)
+
+
+def _place(turn: Turn | None) -> dict[str, Any]:
+    """Say where an answer stands among those of several agents, and what it answers."""
+    if turn is None:
+        return {}
+    place = {"turn": turn.index, "agent": turn.agent, "trajectory": turn.trajectory}
+    asked = turn.asked
+    read = {} if asked is None else {"asked": asked.id, "prompt": asked.prompt, "cut": turn.cut}
+    return place | {"role": turn.role} | read
 
 
 def _repeated(answer: RecordedAnswer) -> dict[str, Any]:
     reason = FinishReason.LENGTH if answer.truncated else FinishReason.STOP
-    return {"text": answer.text, "tokens": answer.tokens, "finish_reason": reason}
-
-
-def _answer(completion: Completion) -> RecordedAnswer:
-    truncated = completion.finish_reason is FinishReason.LENGTH
-    return RecordedAnswer(completion.text, len(completion.token_ids), truncated)
+    said: dict[str, Any] = {
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "finish_reason": reason,
+    }
+    if answer.surprisal is not None:
+        said["surprisal"] = answer.surprisal
+    if answer.confidence is not None:
+        said["confidence"] = answer.confidence.as_json()
+    return said | _place(answer.turn)
 
 
 def _group(line: Mapping[str, Any]) -> RecordedGroup:
@@ -195,6 +248,27 @@ def _read(said: Mapping[str, Any]) -> RecordedAnswer:
         truncated=FinishReason(said["finish_reason"]) is FinishReason.LENGTH,
         answer=said.get("answer"),
         reward=said.get("reward"),
+        surprisal=float(said["surprisal"]) if "surprisal" in said else None,
+        confidence=(
+            Confidence.of_json(said["confidence"], int(said["tokens"]))
+            if "confidence" in said
+            else None
+        ),
+        turn=_turn(said) if "turn" in said else None,
+    )
+
+
+def _turn(said: Mapping[str, Any]) -> Turn:
+    asked = None
+    if "asked" in said:
+        asked = Question(_text(said["asked"]), _text(said["prompt"]), ())
+    return Turn(
+        int(said["turn"]),
+        int(said["agent"]),
+        int(said["trajectory"]),
+        _text(said["role"]),
+        asked,
+        int(said.get("cut", 0)),
     )
 
 

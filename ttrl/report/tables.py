@@ -84,7 +84,7 @@ def write(tables: Sequence[TextTable], shown: Format) -> None:
     if shown == "json":
         print(json.dumps([asdict(table) for table in tables], indent=2))
         return
-    console = Console()
+    console = Console(emoji=False)
     for table in tables:
         if shown == "console":
             table.show(console)

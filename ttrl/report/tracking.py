@@ -149,14 +149,14 @@ def sampled_answers(
         [
             SampledAnswer(
                 question=group.question.id,
-                prompt=group.question.prompt,
+                prompt=group.prompt_of(i).prompt,
                 text=completion.text,
                 answer=answer,
                 label=estimate.label,
                 reward=reward,
             )
-            for completion, answer, reward in zip(
-                group.completions, estimate.vote.answers_G, estimate.rewards_G, strict=True
+            for i, (completion, answer, reward) in enumerate(
+                zip(group.completions, estimate.vote.answers_G, estimate.rewards_G, strict=True)
             )
         ]
         for group, estimate in zip(groups, estimates, strict=True)

@@ -57,6 +57,20 @@ class ReferenceAnswers:
         """Ignore an update of the policy."""
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedAnswers:
+    """What a checker computes from the text of a question; no answer key has a part in it."""
+
+    answer: Callable[[str], str | None]
+
+    def labels_for(self, questions: Sequence[Question], step: int, elect: Elect) -> Labels:
+        """Return the checker's answers."""
+        return {q.id: None if q.text is None else self.answer(q.text) for q in questions}
+
+    def after_update(self, policy: WeightSource) -> None:
+        """Ignore an update of the policy."""
+
+
 class Teacher:
     """The majority of another model's answers, which moves more slowly than the policy.
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ttrl.answers import Grader, make_extractor
 from ttrl.rewards.estimators import RewardEstimator, make_estimator
 from ttrl.rewards.estimators.agreement import Majority
-from ttrl.rewards.estimators.base import LARGEST
+from ttrl.rewards.estimators.base import LARGEST, Estimator
 from ttrl.rewards.extra import ExtraRewards
+from ttrl.rewards.shaping import shaped_rewards
 from ttrl.rewards.vote import majority_vote, same_label
 from ttrl.settings import Settings
 from ttrl.settings.plugins import errors_as_user_error, is_plugin
+from ttrl.settings.rollout import IN_TURNS
 from ttrl.types import (
     Completion,
     CompletionGroup,
@@ -70,6 +72,8 @@ class GroupScorer:
             )
         if estimator is None:
             estimator = make_estimator(reward.estimator, reward.options)
+            if isinstance(estimator, Estimator):
+                estimator.read_settings(settings)
         self.estimator = estimator
         if reward.labels != "votes" and not getattr(self.estimator, "uses_label", True):
             raise UserError(
@@ -90,6 +94,8 @@ class GroupScorer:
                 f"{self.name!r} says itself what an answer is worth; choose another, for example "
                 '"majority"'
             )
+        if settings.rollout.workflow in IN_TURNS:
+            self._refuse_in_turns(own)
         self.extra = ExtraRewards(settings)
         if reward.extra and own:
             raise _nothing_to_add_to(self.name)
@@ -138,8 +144,14 @@ class GroupScorer:
         checked = _checked(estimate, len(group.completions), self.name)
         if self.extra.functions and checked.advantages_G is not None:
             raise _nothing_to_add_to(self.name)
-        greedy_reward = self._greedy_reward(group, vote, label)
-        return replace(checked, extra_rewards=self.extra.of(group), greedy_reward=greedy_reward)
+        if any(c.turn is not None for c in group.completions):
+            self._refuse_in_turns(checked.advantages_G is not None)
+        return replace(
+            checked,
+            extra_rewards=self.extra.of(group),
+            greedy_reward=self._greedy_reward(group, vote, label),
+            shaped_G=shaped_rewards(group, checked.rewards_G, self.settings.agents),
+        )
 
     def decided(self, completions: Sequence[Completion], remaining: int) -> bool:
         """Say whether ``remaining`` further votes cannot change who wins, not even by a tie.
@@ -167,6 +179,19 @@ class GroupScorer:
         """Drop the history of questions that are not asked again."""
         for question in questions:
             self.history.pop(question.id, None)
+
+    def _refuse_in_turns(self, own_advantages: bool) -> None:
+        """Raise a UserError if the estimator compares answers that have read different prompts."""
+        problem = "compares each answer with all others, also of other turns"
+        if getattr(self.estimator, "many_labels", False):
+            problem = "gives answers labels of their own, by subgroups of all turns"
+        elif not own_advantages:
+            return
+        raise UserError(
+            f"rollout.workflow = {self.settings.rollout.workflow!r} does not go with "
+            f"reward.estimator = {self.name!r}, which {problem}: what has read others' answers is "
+            'compared with its like alone; choose another, for example "majority"'
+        )
 
     def _changed(self, history: Sequence[PastVote], label: str | None) -> bool:
         return bool(history) and not same_label(history[-1].label, label, self.grader)

@@ -54,10 +54,10 @@ def refuse_impossible(settings: Settings, replay: Path | None, ranks: Ranks) -> 
             '--replay: data.source = "stream" asks what arrives, when it arrives: the answers of '
             "another run are to other questions. Go on with that run by --resume"
         )
-    if replay is not None and settings.rollout.workflow != "single_turn":
+    if replay is not None and settings.data.source == "self_posed":
         raise UserError(
-            f"--replay: rollout.workflow = {settings.rollout.workflow!r} would be run once more on "
-            'what it has made of the answers; only those of "single_turn" can be trained on again'
+            '--replay: data.source = "self_posed" asks what the policy has posed, of which '
+            "rollouts/ keep the text alone. Go on with that run by --resume"
         )
     if replay is None and settings.rollout.engine == "vllm":
         require_vllm()

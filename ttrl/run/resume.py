@@ -14,6 +14,7 @@ from ttrl.run.run_folder import RunFolder
 from ttrl.run.saving import remove_after
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
+from ttrl.settings.rollout import IN_TURNS
 from ttrl.system.launch import command, launched
 from ttrl.types import UserError
 
@@ -191,8 +192,8 @@ def how_to_go_on(folder: RunFolder, settings: Settings) -> str:
 
 def replay_command(folder: RunFolder, settings: Settings) -> str:
     """Say what trains on a run's answers in a new folder; empty if there are none, or not all."""
-    replayable = settings.reward.labels != "teacher" and settings.rollout.workflow == "single_turn"
-    replayable = replayable and settings.data.source == "list"
+    replayable = settings.reward.labels != "teacher" and settings.data.source == "list"
+    replayable = replayable and settings.rollout.workflow in ("single_turn", *IN_TURNS)
     if not folder.last_sampled() or not replayable:  # see `ttrl.run.preflight`
         return ""
     ranks = f" --ranks {os.environ['WORLD_SIZE']}" if launched() else ""

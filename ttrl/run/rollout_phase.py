@@ -11,6 +11,7 @@ from typing import TypeVar
 from ttrl.data.free_prompts import FreePrompts
 from ttrl.data.sources import QuestionSource
 from ttrl.learner.trained_model import TrainedModel
+from ttrl.posed.phase import PosedPhase
 from ttrl.report.display import Display
 from ttrl.rewards.free_pass import AfterVoting
 from ttrl.rewards.labels import LabelSource
@@ -22,6 +23,7 @@ from ttrl.rollout.workflows import Workflow
 from ttrl.rollout.workflows.checks import (
     PoolAsk,
     estimate_of,
+    later_prompts,
     refuse_other_groups,
     refuse_repeated,
 )
@@ -66,16 +68,27 @@ class RolloutPhase:
     display: Display
     free_prompts: FreePrompts | None = None
     """For a label source that asks the policy for text."""
+    posed: PosedPhase | None = None
+    """Where the policy poses the questions."""
 
     def run(self, step: int) -> Rollout:
         """Sample a step's groups, and further ones in place of those that teach nothing."""
         source, rollout = self.source, Rollout()
+        if self.posed is not None:
+            with self.display.bar(f"step {step}: posing", 1):
+                self.posed.pose(step)
+            self._keep_proposals(self.posed, step)
         own, further = source.questions(step), partial(source.further, step)
         for asked in rounds_of(own, further, rollout, self.settings.rollout.resample_rounds):
-            self._ask(asked, step, rollout)
+            self.ask(asked, step, rollout, further=asked is not own)
+        if self.posed is not None:
+            self.posed.judge(step, rollout)
+            self._keep_proposals(self.posed, step)
         return rollout
 
-    def _ask(self, questions: Sequence[Question], step: int, rollout: Rollout) -> None:
+    def ask(
+        self, questions: Sequence[Question], step: int, rollout: Rollout, *, further: bool = False
+    ) -> None:
         """Sample groups, judge them while others are still being sampled, and add them.
 
         Each rank judges the groups that it samples; where labels depend on the votes, it counts
@@ -92,7 +105,7 @@ class RolloutPhase:
             judge = partial(self.scorer.estimate, labels=labels, step=step)
             groups, own = self._sample(asked, judge, lambda estimate: estimate.vote)
         found = self.ranks.gather_dict(own)
-        rollout.add(groups, [estimate_of(group, found) for group in groups])
+        rollout.add(groups, [estimate_of(group, found) for group in groups], further=further)
         keep = partial(self.folder.keep_estimates, step, rollout.groups, rollout.estimates)
         self.ranks.on_rank_zero(keep)
 
@@ -122,6 +135,7 @@ class RolloutPhase:
             ask = PoolAsk(self.pool, settings.rollout.temperature, early, noted)
             groups = self.workflow.run(ask, questions, step, on_group)
             refuse_other_groups(groups, questions, settings.rollout.workflow)
+            self.pool.forget(later_prompts(groups))  # else a checkpoint would grow with them
             groups = list(map(asked.with_greedy, groups))
             self._keep(asked, groups)
             return groups, {id: future.result() for id, future in judged.items()}
@@ -161,6 +175,9 @@ class RolloutPhase:
     def _keep(self, asked: _Asked, groups: Sequence[CompletionGroup]) -> None:
         keep = partial(self.folder.keep_answers, asked.step, [*asked.earlier, *groups])
         self.ranks.on_rank_zero(keep)
+
+    def _keep_proposals(self, posed: PosedPhase, step: int) -> None:
+        self.ranks.on_rank_zero(partial(self.folder.keep_proposals, step, posed.lines()))
 
     def _greedy(self, questions: Sequence[Question], step: int) -> dict[str, Completion]:
         """Sample the greedy answers, by question, if advantages need them."""

@@ -31,7 +31,7 @@ Summary = dict[str, Any]
 MODEL_NAME = re.compile(r"model(\.[a-z0-9_]{8}\.tmp)?")
 """The trained model, and what is left of `save_model` if it is killed."""
 
-STEP_FILE = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors|json)")
+STEP_FILE = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors|json|posed\.jsonl)")
 """Files of a step in ``rollouts/`` and ``evaluations/``; others are a user's."""
 
 
@@ -168,6 +168,10 @@ class RunFolder:
         """Say in the lines of `keep_answers` what the answers are and are worth, all at once."""
         records = [judged_line(g, e) for g, e in zip(groups, estimates, strict=True)]
         _put(step_file(self.path / "rollouts", step, "jsonl"), json_lines(records))
+
+    def keep_proposals(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Keep the questions that the policy has posed in a step, as far as they are judged."""
+        _put(step_file(self.path / "rollouts", step, "posed.jsonl"), json_lines(lines))
 
     def keep_evaluations(self, step: int, results: Sequence[EvaluationResult]) -> None:
         """Keep what was measured after a step, 0 for before training, question by question."""

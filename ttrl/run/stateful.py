@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -80,8 +81,8 @@ class Clock:
 
 
 def states_of(parts: Mapping[str, Stateful]) -> dict[str, Any]:
-    """Return the state of each part, by its name."""
-    return {name: part.state() for name, part in parts.items()}
+    """Copy the state of each part, by its name: it is written while the run goes on."""
+    return {name: copy.deepcopy(part.state()) for name, part in parts.items()}
 
 
 def shards_of(parts: Mapping[str, Stateful]) -> dict[str, torch.Tensor]:

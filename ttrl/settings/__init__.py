@@ -12,10 +12,12 @@ from ttrl.settings.memory import MemorySettings
 from ttrl.settings.model import ModelSettings
 from ttrl.settings.optimizer import OptimizerSettings
 from ttrl.settings.policy import PolicySettings
+from ttrl.settings.posed import PosedSettings
 from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reward import RewardSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.section import Section
+from ttrl.settings.selection import SelectionSettings
 from ttrl.settings.settings import Settings
 from ttrl.settings.stopping import StoppingSettings
 from ttrl.settings.stream import StreamSettings
@@ -34,10 +36,12 @@ __all__ = [
     "ModelSettings",
     "OptimizerSettings",
     "PolicySettings",
+    "PosedSettings",
     "PrimeSettings",
     "RewardSettings",
     "RolloutSettings",
     "Section",
+    "SelectionSettings",
     "Settings",
     "StoppingSettings",
     "StreamSettings",

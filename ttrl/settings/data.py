@@ -8,6 +8,9 @@ from pydantic import Field
 
 from ttrl.settings.section import Positive, Section, Share
 
+NOTHING = "nothing"
+"""``data.train`` of a run that begins without questions."""
+
 HeldOutKey = Literal[
     "split", "subset", "revision", "prompt_field", "answer_field", "id_field", "level_field"
 ]
@@ -16,10 +19,11 @@ HeldOutKey = Literal[
 class DataSettings(Section):
     """Questions and how they are put to the model."""
 
-    source: Literal["list", "stream"] = "list"
+    source: Literal["list", "stream", "self_posed"] = "list"
     """list: all questions are there when the run begins. stream: they arrive while it goes on;
     ``train`` is then a .jsonl file that grows, a folder into which such files are moved, or "-",
-    standard input. See [stream]."""
+    standard input. See [stream]. self_posed: the policy poses them itself; ``train`` is then
+    "nothing", or names given questions that it begins with. See [posed]."""
     train: str
     """Questions to train on, labels never read: a .jsonl, .json, .parquet, .csv, .tsv or .txt file,
     "hub:OWNER/NAME", "arithmetic:train", or "arithmetic:stream", which has no end. In a recipe, a

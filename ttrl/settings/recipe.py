@@ -63,6 +63,7 @@ def load_settings(
     if data is not None:
         tables = _merge(tables, {"data": {"train": data, "source": "list"}})
         tables.pop("stream", None)
+        tables.pop("posed", None)
     tables.setdefault("name", name)
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():

@@ -22,11 +22,14 @@ class RewardSettings(Section):
     FILE.py:CLASS for your own."""
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """The estimator's own settings, by name."""
-    labels: Literal["votes", "teacher", "harmony", "reflection", "ground_truth"] = "votes"
+    labels: Literal["votes", "teacher", "harmony", "reflection", "checker", "ground_truth"] = (
+        "votes"
+    )
     """Whom an answer must agree with: the voters' majority; the majority of a teacher's answers
     (see ``teacher_decay``); the answer that question and paraphrase agree on (see [harmony]); the
-    one that the policy picks when it has read them all (see [reflection]); or the reference
-    answers, the upper bound of the paper."""
+    one that the policy picks when it has read them all (see [reflection]); what ``posed.form``
+    computes, of questions that the policy poses itself; or the reference answers, the upper bound
+    of the paper."""
     teacher_decay: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The teacher's weights are decay x its own + (1 - decay) x the policy's after every step; 1
     keeps the starting model, whose labels are then sampled once per question."""

@@ -11,6 +11,9 @@ from ttrl.settings.section import Count, Positive, Section, Temperature
 MOST_TOP_K = 128
 """The largest ``top_k``: so many tokens are noted for each one that is trained, 8 bytes each."""
 
+IN_TURNS = ("debate", "mixture", "chain")
+"""Shipped workflows of several agents, who answer in turns."""
+
 
 class RolloutSettings(Section):
     """Sampling of the answers that vote."""
@@ -21,12 +24,19 @@ class RolloutSettings(Section):
     ] = "transformers"
     """What generates: transformers works anywhere; vllm is fast, and installed separately."""
     workflow: str = "single_turn"
-    """How questions become groups of answers. single_turn: each is asked ``votes`` times. Or
-    FILE.py:CLASS, a class made with the settings that has `ttrl.rollout.workflows.Workflow.run`."""
+    """How questions become groups of answers. single_turn: each is asked ``votes`` times. debate:
+    ``agents`` answer in ``rounds``, from the second on with the others' last answers before them.
+    mixture: ``agents`` answer, one more makes one answer of theirs. chain: a generator, verifiers
+    and a refiner, ``agents`` in all. Or FILE.py:CLASS, a class made with the settings that has
+    `ttrl.rollout.workflows.Workflow.run`. All agents are the policy; see [agents]."""
+    agents: Count = 1
+    """debate, mixture, chain: how many there are; the aggregator of a mixture is one more."""
+    rounds: Count = 1
+    """debate: how often each agent answers."""
     questions_per_step: Positive = 8
     """Questions in one step."""
     votes: Annotated[int, Field(ge=2, le=2**16)] = 64
-    """Answers sampled per question; all of them vote."""
+    """Answers sampled per question, by all agents in all their turns; all of them vote."""
     temperature: Temperature = 1.0
     """Sampling temperature; the loss uses the same one."""
     top_k: Annotated[int, Field(ge=0, le=MOST_TOP_K)] = 0

@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ttrl.settings.agent_rules import agent_rules
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
+from ttrl.settings.posed_rules import posed_rules
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.settings.section import Section
+from ttrl.settings.serve_rules import serve_rules
 from ttrl.settings.stopping import StoppingSettings
 from ttrl.settings.stream_rules import stream_rules
 
@@ -24,7 +27,10 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     """Yield a message for every rule that ``settings`` break."""
     yield from _data_rules(settings)
     yield from stream_rules(settings)
+    yield from serve_rules(settings)
+    yield from posed_rules(settings)
     yield from _rollout_rules(settings)
+    yield from agent_rules(settings)
     yield from _overlap_rules(settings)
     yield from _extra_reward_rules(settings)
     yield from _update_rules(settings)
@@ -44,8 +50,8 @@ def _stopping_rules(settings: Settings) -> Iterator[str]:
         if stopping != StoppingSettings():
             yield f"[stopping] needs {name}: without it nothing ends a run by its votes"
         return
-    if settings.data.source == "stream":
-        yield f'{name} compares visits to a question, and data.source = "stream" asks each once'
+    if settings.data.source != "list":
+        yield f'{name} compares visits to a question: it needs data.source = "list"'
     if settings.guard.on_collapse == "stop":
         yield (
             f"{name} goes back to the best weights at a sign of a collapse, and "
@@ -61,8 +67,8 @@ def _data_rules(settings: Settings) -> Iterator[str]:
         yield "data.chat_template_kwargs needs data.chat_template = true"
     if len(set(data.ids)) < len(data.ids):
         yield f"data.ids = {list(data.ids)} names one twice: a step asks no question twice"
-    if data.ids and data.source == "stream":
-        yield 'data.ids needs data.source = "list": a stream asks each question in its turn'
+    if data.ids and data.source != "list":
+        yield 'data.ids needs data.source = "list": it names questions of data.train'
     if data.ids and len(data.ids) < settings.rollout.questions_per_step:
         yield (
             f"rollout.questions_per_step = {settings.rollout.questions_per_step} is more than "
@@ -179,6 +185,8 @@ def _extra_reward_rules(settings: Settings) -> Iterator[str]:
 def _update_rules(settings: Settings) -> Iterator[str]:
     rollout, policy, room = settings.rollout, settings.policy, settings.memory.tokens_per_batch
     trained = rollout.questions_per_step * policy.trained_samples
+    if settings.data.source == "self_posed" and settings.posed.weight > 0:
+        trained += settings.posed.prompts * settings.posed.proposals
     if policy.trained_samples > rollout.votes:
         yield (
             f"policy.trained_samples = {policy.trained_samples} is more than rollout.votes = "

@@ -12,6 +12,7 @@ import pydantic
 import tomli_w
 from pydantic import Field
 
+from ttrl.settings.agents import AgentSettings
 from ttrl.settings.answers import AnswerSettings
 from ttrl.settings.checkpoint import CheckpointSettings
 from ttrl.settings.critic import CriticSettings
@@ -26,13 +27,17 @@ from ttrl.settings.memory import MemorySettings
 from ttrl.settings.model import ModelSettings
 from ttrl.settings.optimizer import OptimizerSettings
 from ttrl.settings.policy import PolicySettings
+from ttrl.settings.posed import PosedSettings
 from ttrl.settings.prime import PrimeSettings
 from ttrl.settings.reflection import ReflectionSettings
 from ttrl.settings.report import ReportSettings
 from ttrl.settings.reward import RewardSettings
+from ttrl.settings.reward_model import RewardModelSettings
 from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
+from ttrl.settings.selection import SelectionSettings
+from ttrl.settings.serve import ServeSettings
 from ttrl.settings.stopping import StoppingSettings
 from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
@@ -50,6 +55,8 @@ class Settings(Section):
     model: ModelSettings
     data: DataSettings
     stream: StreamSettings = StreamSettings()
+    serve: ServeSettings = ServeSettings()
+    posed: PosedSettings = PosedSettings()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the order of the questions and every sample."""
     epochs: Positive = 1
@@ -59,8 +66,10 @@ class Settings(Section):
     threads: Count | None = None
     """CPU threads; part of the settings because the last bit of a CPU sum depends on it."""
     rollout: RolloutSettings = RolloutSettings()
+    agents: AgentSettings = AgentSettings()
     answers: AnswerSettings = AnswerSettings()
     reward: RewardSettings = RewardSettings()
+    reward_model: RewardModelSettings = RewardModelSettings()
     harmony: HarmonySettings = HarmonySettings()
     reflection: ReflectionSettings = ReflectionSettings()
     guard: GuardSettings = GuardSettings()
@@ -73,6 +82,7 @@ class Settings(Section):
     lora: LoraSettings = LoraSettings()
     memory: MemorySettings = MemorySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    selection: SelectionSettings = SelectionSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     report: ReportSettings = ReportSettings()
     limits: LimitSettings = LimitSettings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class Answers:
     def __init__(self, path: Path) -> None:
         """Name the file; `open` comes first."""
         self._file = AppendedFile(path, {"number": int})
+        self._begins: list[int] = []  # of each answer's line
         self.last = 0
         """The last question that was answered; all before it were, too."""
 
@@ -29,8 +31,9 @@ class Answers:
         Raises:
             UserError: if some are missing.
         """
-        for _, record in self._file.open():
+        for begin, record in self._file.open():
             self.refuse_gap(record["number"])
+            self._begins.append(begin)
             self.last = record["number"]
 
     def add(self, records: Sequence[dict[str, Any]]) -> None:
@@ -42,8 +45,14 @@ class Answers:
         new = [record for record in records if record["number"] > self.last]
         if new:
             self.refuse_gap(new[0]["number"])
-            self._file.append(b"".join(map(json_line, new)))
+            lines = list(map(json_line, new))
+            begin = self._file.append(b"".join(lines))
+            self._begins += accumulate(map(len, lines[:-1]), initial=begin)
             self.last = new[-1]["number"]
+
+    def find(self, number: int) -> dict[str, Any] | None:
+        """Read the answer to a question; None: it has none yet."""
+        return self._file.line(self._begins[number - 1]) if 0 < number <= self.last else None
 
     def refuse_gap(self, number: int) -> None:
         """Raise a UserError if a question before this one has no answer."""
@@ -56,11 +65,19 @@ class Answers:
 
 
 def answer_record(group: CompletionGroup, vote: Vote) -> dict[str, Any]:
-    """Say what a model's votes answer: the majority, and what the first of them said."""
+    """Say what a model's votes answer: the majority, and what the first of them said.
+
+    The ``response`` is the first completion of the majority, whole; the first, if nobody answered.
+    """
+    speaker = group.completions[vote.clusters_G.index(0) if vote.counts else 0]
     return {
         "answer": vote.majority,
         "share": vote.majority_ratio,
         "votes": len(vote.answers_G),
         "first": vote.answers_G[0],
+        "response": speaker.text,
+        "finish_reason": speaker.finish_reason.value,
+        "prompt_tokens": len(group.question.prompt_ids),
+        "response_tokens": len(speaker.token_ids),
         "tokens": sum(len(completion.token_ids) for completion in group.completions),
     }

@@ -11,6 +11,7 @@ answer key for metrics; no `Question` has it.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -19,6 +20,7 @@ from typing import Any
 
 from ttrl.data.questions import ReadQuestion
 from ttrl.data.rows import BadRow, Row, parse_json
+from ttrl.settings.serve_rules import SENT
 from ttrl.stream.appended import AppendedFile, json_line
 from ttrl.stream.lines import LONGEST, Line, Place
 
@@ -47,6 +49,14 @@ class Progress:
     """Number of lines, without blank ones."""
 
 
+class TakenId(BadRow):
+    """A row whose id another row has."""
+
+
+class QueueFull(Exception):
+    """So many questions wait for their answers that no other is accepted."""
+
+
 class Inbox:
     """Accepts questions from one thread, while another takes them in their order."""
 
@@ -63,7 +73,7 @@ class Inbox:
         self._refused = AppendedFile(folder / "refused.jsonl", PLACED)
         self._read = read
         self._begins: list[int] = []  # of each question's line
-        self._ids: set[str] = set()
+        self._numbers: dict[str, int] = {}  # by id
         self.progress = Progress()
         """How far the input has been read."""
 
@@ -75,7 +85,7 @@ class Inbox:
         """
         for begin, record in self._accepted.open():
             self._begins.append(begin)
-            self._ids.add(record["id"])
+            self._numbers[record["id"]] = self.count
             self._go_on(record)
         for _, record in self._refused.open():
             self._go_on(record)
@@ -93,25 +103,50 @@ class Inbox:
         """
         if not line.text.strip():
             return False
-        place = {"read": self.progress.lines + 1, **line.place.as_json()}
         try:
             value = _value(line)
             if value == END:
                 return True
-            name = self._accepted_id(value)
+            name = self._id(value)
+            if name in self._numbers:
+                raise TakenId(f"the id {name!r} was accepted before; a question is answered once")
+            self._accept(line, name)
         except BadRow as error:
             shown = line.text[: 4 * SHOWN].decode("utf-8", "replace")[:SHOWN]
-            record = {**place, "reason": str(error), "text": shown}
+            record = {**self._place(line), "reason": str(error), "text": shown}
             self._refused.append(json_line(record))
-        else:
-            record = {"number": self.count + 1, "id": name, **place}
-            row = line.text.strip().decode()  # as it came: its numbers keep their spelling
-            head = json_line(record).decode().rstrip("}\n")
-            begin = self._accepted.append(f'{head}, "row": {row}}}\n'.encode())
-            self._ids.add(name)
-            self._begins.append(begin)
-        self._go_on(record)
+            self._go_on(record)
         return False
+
+    def accept(self, row: bytes, has_room: Callable[[], bool]) -> tuple[int, bool]:
+        """Accept a row that was sent, on disk when this returns.
+
+        A row that is sent again is the same question, if it has an id.
+
+        Args:
+            row: JSON, in one line.
+            has_room: says whether another question may be accepted.
+
+        Returns:
+            The question's number, and whether it is new.
+
+        Raises:
+            BadRow: if it cannot be asked; nothing is written.
+            TakenId: if another row has its id.
+            QueueFull: if it is new, and there is no room.
+        """
+        place = Place(SENT, self.progress.lines + 1, 0, 0, zlib.crc32(row))
+        line = Line(row, place, is_cut=len(row) > LONGEST)
+        value = _value(line)
+        name = self._id(value)
+        if (number := self._numbers.get(name)) is None:
+            if not has_room():
+                raise QueueFull
+            self._accept(line, name)
+            return self.count, True
+        if self._accepted.line(self._begins[number - 1])["row"] != value:
+            raise TakenId(f"the id {name!r} is that of another question, number {number}")
+        return number, False
 
     def question(self, number: int, read: Read) -> ReadQuestion:
         """Read an accepted question again, counted from 1, with the id that it was given."""
@@ -119,19 +154,29 @@ class Inbox:
         found = read(Row(f"stream {number}", record["row"]))
         return replace(found, question=replace(found.question, id=record["id"]))
 
-    def _accepted_id(self, value: Any) -> str:
-        """Return the id of a row that can be asked, and has not been.
+    def _id(self, value: Any) -> str:
+        """Return the id of a row that can be asked; one without it gets a name that is free.
 
         Raises:
-            BadRow: if it cannot, or has.
+            BadRow: if it cannot be asked.
         """
         own = f"stream-{self.count + 1}"
         name = self._read(Row(own.replace("-", " "), value)).question.id
-        if name != own and name in self._ids:
-            raise BadRow(f"the id {name!r} was accepted before; a question is answered once")
-        if name in self._ids:  # somebody has called another question by what a nameless one gets
-            return next(f"{own}-{i}" for i in count(2) if f"{own}-{i}" not in self._ids)
+        if name == own and name in self._numbers:  # what somebody has called another question
+            return next(f"{own}-{i}" for i in count(2) if f"{own}-{i}" not in self._numbers)
         return name
+
+    def _accept(self, line: Line, name: str) -> None:
+        record = {"number": self.count + 1, "id": name, **self._place(line)}
+        row = line.text.strip().decode()  # as it came: its numbers keep their spelling
+        head = json_line(record).decode().rstrip("}\n")
+        begin = self._accepted.append(f'{head}, "row": {row}}}\n'.encode())
+        self._begins.append(begin)
+        self._numbers[name] = self.count
+        self._go_on(record)
+
+    def _place(self, line: Line) -> dict[str, Any]:
+        return {"read": self.progress.lines + 1, **line.place.as_json()}
 
     def _go_on(self, record: dict[str, Any]) -> None:
         place, before = Place.of(record), self.progress

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from ttrl.settings.serve_rules import SENT
 from ttrl.stream.lines import Line, LineCutter, Place
 from ttrl.types import UserError
 
@@ -204,7 +205,7 @@ def holds(descriptor: int, place: Place) -> bool:
 
 def refuse_no_input(train: str) -> None:
     """Raise a UserError unless ``data.train`` names something that a stream can be read from."""
-    if train == STDIN:
+    if train in (STDIN, SENT):
         return
     path = Path(train)
     if not path.exists():

@@ -36,9 +36,20 @@ class StreamPhase:
         return self.source.wait_for(step, self.display)
 
     def exam(
-        self, step: int, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]
+        self,
+        step: int,
+        groups: Sequence[CompletionGroup],
+        estimates: Sequence[Estimate],
+        updates: int | None = None,
     ) -> dict[str, float]:
         """Let the votes of a step answer questions that are new, before they are learned from.
+
+        Args:
+            step: the training step.
+            groups: the answers to its questions, or to those that have come last.
+            estimates: what they are worth.
+            updates: the optimizer steps that the engine's weights have made; None: all that the
+                model has.
 
         Returns:
             Figures of the answers; none at a further visit.
@@ -46,7 +57,9 @@ class StreamPhase:
         if not self.source.is_first_visit(step):
             return {}
         votes = [estimate.vote for estimate in estimates]
-        self.source.answer(step, self.model.steps_taken, groups, votes)
+        if updates is None:
+            updates = self.model.steps_taken
+        self.source.answer(step, updates, groups, votes)
         return self.prequential.score(groups, votes, self.source.key, self.scorer.grader)
 
     def after_push(self, result: StepResult, *, is_end: bool) -> bool:
@@ -63,7 +76,7 @@ class StreamPhase:
             Whether the policy went back, so that the engine needs its weights again.
         """
         step, metrics, begun = result.step, result.metrics, time.perf_counter()
-        tokens, questions = metrics["rollout/tokens"], self.source.questions(step)
+        tokens, questions = metrics["rollout/tokens"], [g.question for g in result.groups]
         is_last, adaptation = self.source.is_last_visit(step), self.adaptation
         if is_last and adaptation is not None:
             groups, votes = adaptation.answer(questions, step, self.pool, self.scorer, self.display)

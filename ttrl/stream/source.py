@@ -16,6 +16,7 @@ from ttrl.data.questions import QuestionReader, ReadQuestion
 from ttrl.data.rows import BadRow, Row
 from ttrl.report.display import Display
 from ttrl.settings import Settings
+from ttrl.settings.serve_rules import serves
 from ttrl.stream.answers import answer_record
 from ttrl.stream.inbox import Read
 from ttrl.stream.inputs import refuse_no_input
@@ -70,6 +71,12 @@ class StreamSource:
         self.has_ended = False
         """Whether the stream has ended, and all of its questions were asked."""
 
+    @property
+    def stream(self) -> Stream:
+        """What rank 0 reads from, while it is `running`."""
+        assert self._stream is not None
+        return self._stream
+
     @contextmanager
     def running(self, folder: Path) -> Iterator[None]:
         """Read questions inside this context, into the run's folder; all ranks enter it together.
@@ -103,14 +110,13 @@ class StreamSource:
 
         def say() -> None:
             nonlocal said
-            if not said and time.monotonic() - begun > SAID_AFTER_S:
+            if not said and not serves(self.settings) and time.monotonic() - begun > SAID_AFTER_S:
                 display.note(f"step {step}: waiting for questions of {self.settings.data.train}")
                 said = True
 
         def take() -> dict[int, ReadQuestion] | None:
-            assert self._stream is not None
             with display.bar("waiting", self.settings.rollout.questions_per_step):
-                return self._stream.take(number, say)
+                return self.stream.take(number, say)
 
         found = self.ranks.on_rank_zero(take)
         self.waited_s = time.monotonic() - begun
@@ -126,6 +132,11 @@ class StreamSource:
                 self._levels[read.question.id] = read.level
         self._number, self._asked = number, {i: read.question for i, read in found.items()}
         return True
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """The numbers of the questions of the step that was waited for."""
+        return tuple(self._asked)
 
     def questions(self, step: int) -> list[Question]:
         """Return the questions of the step that was waited for."""
@@ -186,11 +197,7 @@ class StreamSource:
             for (i, q), g, v in numbered
         ]
 
-        def write() -> None:
-            assert self._stream is not None
-            self._stream.answer(records, adapted=adapted)
-
-        self.ranks.on_rank_zero(write)
+        self.ranks.on_rank_zero(lambda: self.stream.answer(records, adapted=adapted))
 
     def _reader(self) -> Read:
         """Make a function that reads rows, for one thread: a tokenizer is not for two."""

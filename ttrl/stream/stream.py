@@ -11,6 +11,7 @@ from typing import Any
 from ttrl.data.questions import ReadQuestion
 from ttrl.run.disk import disk
 from ttrl.settings import Settings
+from ttrl.settings.serve_rules import serves
 from ttrl.stream.answers import Answers
 from ttrl.stream.feeder import Feeder
 from ttrl.stream.inbox import Inbox, Read
@@ -21,10 +22,18 @@ from ttrl.types import UserError
 FOLDER = "stream"
 """Name of the folder in a run's."""
 STDIN_DESCRIPTOR = 0
+PATIENT_S = 0.2
+"""Seconds between two looks at a stream that nothing has come from."""
+
+
+class Stopped(Exception):
+    """The stream is closed: nothing is accepted, and nothing is asked."""
 
 
 class Stream:
     """All that one process, rank 0, holds of a stream; a feeder thread reads beside it.
+
+    Rows that are sent (``data.train = "http"``) come by `accept`, and there is no feeder.
 
     What is accepted is asked, and what is asked is answered, in the order in which it came.
     """
@@ -51,14 +60,60 @@ class Stream:
             part.open()
         self._changed = threading.Condition()
         self._waited = (0, 0.0)  # the first question of the next window, and since when
-        self._feeder = Feeder(
-            self._input(), self._inbox, self._has_room, self._changed, settings.stream.idle_s
-        )
-        self._feeder.start()
+        self._stopped = False
+        self._feeder: Feeder | None = None
+        if not serves(settings):
+            self._feeder = Feeder(
+                self._input(), self._inbox, self._has_room, self._changed, settings.stream.idle_s
+            )
+            self._feeder.start()
 
     def close(self) -> None:
-        """Stop reading."""
-        self._feeder.stop()
+        """Stop reading, and end a `take` that waits, from whatever thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if self._feeder is not None:
+            self._feeder.stop()
+
+    @property
+    def accepted(self) -> int:
+        """The number of questions that were accepted."""
+        return self._inbox.count
+
+    @property
+    def waiting(self) -> int:
+        """The number of accepted questions that have no answer."""
+        return self._inbox.count - self.answers.last
+
+    def accept(self, row: bytes, on_new: Callable[[int], object]) -> tuple[int, bool]:
+        """Accept a row that was sent, on disk when this returns; always from the same thread.
+
+        Args:
+            row: JSON, in one line.
+            on_new: told of the number of a new question, before that is asked.
+
+        Returns:
+            The question's number, and whether it is new: an id names one question.
+
+        Raises:
+            BadRow: if it cannot be asked.
+            TakenId: if another row has its id.
+            QueueFull: if it is new, and too many wait.
+            Stopped: if the stream is closed.
+        """
+        if self._stopped:
+            raise Stopped
+        with self._changed:  # nobody sees it before `on_new` does
+            number, is_new = self._inbox.accept(row, self._has_room)
+            if is_new:
+                on_new(number)
+            self._changed.notify_all()
+        return number, is_new
+
+    def unanswered(self) -> int:
+        """Return the number of the first window with a question that has no answer."""
+        return self._windows.of(self.answers.last + 1)
 
     def take(self, number: int, on_wait: Callable[[], object]) -> dict[int, ReadQuestion] | None:
         """Return the questions of a window, by their numbers, as soon as it is closed.
@@ -81,7 +136,7 @@ class Stream:
             with self._changed:
                 closed = self._closed()
                 if closed is None:
-                    self._changed.wait(0.2)
+                    self._changed.wait(PATIENT_S)
             if closed is None:
                 on_wait()
             elif not closed[0]:
@@ -98,11 +153,15 @@ class Stream:
 
     def _closed(self) -> tuple[int, Why] | None:
         """Say how many questions make a window now, and why; None: wait."""
-        if (error := self._feeder.failed) is not None:
+        if self._stopped:
+            return 0, "end"
+        if self._feeder is not None and (error := self._feeder.failed) is not None:
             if isinstance(error, UserError | OSError):
                 raise UserError(f"the stream of questions has failed: {error}") from error
             raise error
-        ended = self._feeder.ended  # before the questions are counted: then all are there
+        ended = (
+            self._feeder is not None and self._feeder.ended
+        )  # before the questions are counted: then all are there
         first, full = self._windows.last + 1, self._settings.rollout.questions_per_step
         pending = self._inbox.count - first + 1
         if pending >= full:
@@ -118,7 +177,7 @@ class Stream:
         return None
 
     def _has_room(self) -> bool:
-        return self._inbox.count - self.answers.last < self._settings.stream.queue
+        return self.waiting < self._settings.stream.queue
 
     def _input(self) -> Input:
         """Open the input behind what was read of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +49,10 @@ class Windows:
         if number == len(self._ends):
             return None
         return range(self._ends[number - 1] + 1, self._ends[number] + 1)
+
+    def of(self, number: int) -> int:
+        """Return the window, counted from 1, of a question; the next one if it is in none."""
+        return bisect_left(self._ends, number)
 
     def close(self, count: int, why: Why) -> range:
         """Put the next ``count`` questions in a window; it is on disk when this returns."""

@@ -13,5 +13,5 @@ ROLLOUT_NAME = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors)")
 
 
 def step_file(folder: Path, step: int, kind: str) -> Path:
-    """Return the file of a step; ``kind`` is "jsonl", "safetensors" or "json"."""
+    """Return the file of a step; ``kind`` is "jsonl", "safetensors", "json" or "posed.jsonl"."""
     return folder / f"step_{step:05d}.{kind}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from ttrl.types.turn import Turn
 from ttrl.types.update import PackedBatch, PackedSequences, TrainSample, UpdateResult
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Completion:
     """Temperature of a workflow's own, if not ``rollout.temperature``: the loss uses the same."""
     top_logprobs: TopLogprobs | None = None
     """Per generated token, the likeliest ones in its place, if they were asked for."""
+    turn: Turn | None = None
+    """Where it stands among the answers of several agents; None: it has read the question alone."""
 
     @property
     def support(self) -> TopLogprobs | None:
@@ -136,6 +139,25 @@ class CompletionGroup:
     passes: tuple[CompletionGroup, ...] = ()
     """What the label source has asked the policy about this question, see
     `ttrl.rewards.free_pass`. None of it votes here, or is trained on."""
+
+    @property
+    def parts(self) -> list[list[int]]:
+        """Indices of the completions, by what may be compared: those of one turn and role."""
+        found: dict[tuple[int, str] | None, list[int]] = {}
+        for i, completion in enumerate(self.completions):
+            found.setdefault(part_of(completion), []).append(i)
+        return list(found.values())
+
+    def prompt_of(self, i: int) -> Question:
+        """Return what the i-th completion answers: the question, or a later turn's prompt."""
+        turn = self.completions[i].turn
+        return self.question if turn is None or turn.asked is None else turn.asked
+
+
+def part_of(completion: Completion) -> tuple[int, str] | None:
+    """Return the turn and role of a completion; None: it has none."""
+    turn = completion.turn
+    return None if turn is None else (turn.index, turn.role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +266,14 @@ class Estimate:
     labels_G: tuple[str | None, ...] | None = None
     """The label of each completion, where they have their own; ``label`` is then that of most.
     None: ``label`` is that of all."""
+    shaped_G: tuple[float, ...] | None = None
+    """Rewards of answers in turns by ``agents.shaping``, which advantages are computed of; not of
+    the estimator. None: ``rewards_G``."""
+
+    @property
+    def worth_G(self) -> tuple[float, ...]:
+        """What advantages are computed of: shaped rewards, where there are any."""
+        return self.rewards_G if self.shaped_G is None else self.shaped_G
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +306,11 @@ __all__ = [
     "Question",
     "StepResult",
     "TrainSample",
+    "Turn",
     "UpdateResult",
     "UserError",
     "Vote",
     "VotedGroup",
     "WeightSource",
+    "part_of",
 ]

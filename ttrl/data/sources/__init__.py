@@ -12,6 +12,7 @@ from ttrl.data.sources.base import QuestionSource, Source
 from ttrl.data.sources.question_list import QuestionList
 from ttrl.data.sources.sums import sums
 from ttrl.settings import DataSettings, Settings
+from ttrl.settings.data import NOTHING
 from ttrl.types import Question, UserError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def refuse_absent(data: DataSettings) -> None:
     """Raise a UserError for a file of questions that is not there, before anything is loaded."""
     listed = (data.held_out,) if data.source == "stream" else (data.train, data.held_out)
     for source in listed:
-        if source is not None and source not in SOURCES:
+        if source is not None and source not in (*SOURCES, NOTHING):
             refuse_no_file(source)
 
 
@@ -45,10 +46,10 @@ def make_source(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Sourc
             and ``rollout.resample_rounds`` wants more.
     """
     per_step, rounds = settings.rollout.questions_per_step, settings.rollout.resample_rounds
-    if settings.data.source == "stream":
+    if settings.data.source != "list":
         raise UserError(
-            'data.source = "stream" is for ttrl train: here all questions must be there when it '
-            'begins; set data.source = "list", and name a file of them in data.train'
+            f'data.source = "{settings.data.source}" is for ttrl train: here all questions must be '
+            'there when it begins; set data.source = "list", and name a file of them in data.train'
         )
     if settings.data.train in SOURCES:
         for name, needs_a_list in (

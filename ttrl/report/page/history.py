@@ -210,7 +210,10 @@ def _all(group: RecordedGroup) -> list[RecordedAnswer]:
 def _line(answer: RecordedAnswer, longest: int, greedy: bool) -> list[Any]:
     """Write an answer as questions.js reads it."""
     name = None if answer.answer is None else cut(answer.answer, longest)
-    text = cut(answer.text, longest)
+    text, turn = cut(answer.text, longest), answer.turn
+    if turn is not None:  # in brackets, as what is left out
+        where = f"trajectory {turn.trajectory + 1}, turn {turn.index + 1}"
+        text = f"[{where}: {turn.role} {turn.agent + 1}]\n{text}"
     return [text, name, answer.tokens, answer.truncated, answer.reward, greedy]
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import pydantic
 
-from ttrl.settings import Section
+from ttrl.settings import Section, Settings
 from ttrl.settings.errors import did_you_mean, readable_errors
 from ttrl.settings.plugins import is_plugin, load_plugin
 from ttrl.types import Estimate, UserError, VotedGroup
@@ -43,6 +43,9 @@ class Estimator(Section):
     own_advantages: ClassVar[bool] = False
     """Whether it returns advantages itself, so that there is no reward to compare or add to."""
 
+    many_labels: ClassVar[bool] = False
+    """Whether answers to a question have labels of their own, by which others they stand with."""
+
     uses_logprobs: ClassVar[bool] = False
     """Whether it reads log-probs of sampled tokens, which other trainers do not hand on."""
 
@@ -50,6 +53,9 @@ class Estimator(Section):
     def top_logprobs(self) -> int:
         """How many of the likeliest tokens of each place it reads (`Completion.top_logprobs`)."""
         return 0
+
+    def read_settings(self, settings: Settings) -> None:
+        """Take note of the run's settings, once, before the first estimate; nothing is loaded."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
         """Compute an estimate as `RewardEstimator` demands."""

@@ -42,6 +42,7 @@ class Scope(Estimator):
     """
 
     uses_label: ClassVar[bool] = False
+    many_labels: ClassVar[bool] = True
     uses_logprobs: ClassVar[bool] = True
 
     top: Annotated[int, Field(ge=2, le=20)] = 20

@@ -2,9 +2,10 @@
 
 Beside the readable answers of a step (``step_00001.jsonl``, see `ttrl.run.run_folder`) lies
 ``step_00001.safetensors``: the token ids (int32) and log-probs (float32) of all its completions,
-one after the other, a question's greedy answer behind its votes, and then what the label source
-asked about it, and their lengths; 8 bytes a token. Where the likeliest tokens of each place were
-noted, their counts, ids and log-probs are there as well: 2 bytes a token, and 8 for each of them.
+one after the other, and their lengths; 8 bytes a token. A question's votes, of all turns, come
+first, then its greedy answer, then what the label source asked about it. Where the likeliest
+tokens of each place were noted, their counts, ids and log-probs are there as well: 2 bytes a token,
+and 8 for each of them.
 Its metadata hold a digest of what the other file says, so that a record that was edited does not
 train another policy without a word.
 
@@ -15,7 +16,6 @@ added to the readable file when it is known; nothing here reads it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
 from collections import deque
@@ -23,44 +23,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ttrl.rollout.engines.recorded_answers import Answers, digest_of
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.system.paths import ROLLOUT_NAME, step_file
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError
 from ttrl.types.top_logprobs import TopLogprobs
 
 T = TypeVar("T")
-
-
-class Answers(NamedTuple):
-    """What was sampled for a prompt."""
-
-    prompt: str
-    votes: tuple[Completion, ...] = ()
-    greedy: tuple[Completion, ...] = ()
-    """The greedy answer, if there is one."""
-    passes: tuple[tuple[str, Answers], ...] = ()
-    """What the label source asked about it, each prompt by its id."""
-
-    def completions(self) -> Iterator[Completion]:
-        """Yield all completions, in the order of the file."""
-        yield from (*self.votes, *self.greedy)
-        for _, replies in self.passes:
-            yield from replies.completions()
-
-    @classmethod
-    def of(cls, group: CompletionGroup) -> Answers:
-        """Take those of a group."""
-        greedy = () if group.greedy is None else (group.greedy,)
-        passes = tuple((p.question.id, cls.of(p)) for p in group.passes)
-        return cls(group.question.prompt, group.completions, greedy, passes)
-
 
 NOT_NOTED, NOTED, WHOLE = range(3)
 """What is known of a completion's likeliest tokens: nothing, some, all that could be drawn."""
@@ -82,7 +58,7 @@ def tokens_of(groups: Sequence[CompletionGroup]) -> bytes:
             "lengths": np.array([len(c.token_ids) for c in completions], dtype=np.int32),
             **_noted(completions),
         },
-        {"digest": _digest(answers)},
+        {"digest": digest_of(answers)},
     )
     return content
 
@@ -100,23 +76,6 @@ def _noted(completions: Sequence[Completion]) -> dict[str, Any]:
         "top_ids": np.concatenate([np.array(top.ids, dtype=np.int32) for top in known]),
         "top_logprobs": np.concatenate([np.array(top.logprobs, dtype=np.float32) for top in known]),
     }
-
-
-def _digest(answers: dict[str, Answers]) -> str:
-    """Compute a digest of all that a step's jsonl says of its questions and answers, in order."""
-    said = [_all_said(question, found) for question, found in answers.items()]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-
-
-def _all_said(question: str, found: Answers) -> list[Any]:
-    said = [question, found.prompt, list(map(_said, found.votes))]
-    said += [[_said(c)] for c in found.greedy]
-    return [*said, *([_all_said(id, replies)] for id, replies in found.passes)]
-
-
-def _said(completion: Completion) -> list[str | float]:
-    said: list[str | float] = [completion.text, completion.finish_reason]
-    return said if completion.temperature is None else [*said, completion.temperature]
 
 
 class RecordedEngine:
@@ -199,17 +158,25 @@ class RecordedEngine:
         """Return the answers that the stream names, by question, and what they are."""
         match params.stream:
             case (_, "rollout", int(step)):
-                return self._step_of(step), "answers"
+                return {id: a.itself() for id, a in self.answers(step).items()}, "answers"
+            case (_, "rollout", int(step), "turn", int(turn)):
+                later = chain.from_iterable(a.later() for a in self.answers(step).values())
+                return dict(later), f"answers of turn {turn}"
             case (_, "rollout", int(step), "greedy"):
-                found = self._step_of(step).items()
+                found = self.answers(step).items()
                 greedy = {id: said._replace(votes=said.greedy) for id, said in found}
                 return greedy, "greedy answers"
             case (_, "free", int(step), str(name)):
-                passes = [said.passes for said in self._step_of(step).values()]
+                passes = [said.passes for said in self.answers(step).values()]
                 return dict(chain.from_iterable(passes)), f"replies ({name})"
         raise UserError(f"--replay: only votes are recorded, but {params.stream} was asked for")
 
-    def _step_of(self, step: int) -> Mapping[str, Answers]:
+    def answers(self, step: int) -> Mapping[str, Answers]:
+        """Read what was sampled in a step, by question.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
         if step != self._step:
             self._answers = self._read(step)
             self._step = step
@@ -262,7 +229,7 @@ class RecordedEngine:
                 ) from error
         if stored_answers or digest not in (
             None,
-            _digest(found),
+            digest_of(found),
         ):  # earlier versions wrote no digest
             raise UserError(
                 f"--replay: {lines} does not say what was sampled with the tokens in {path.name}; "
@@ -292,11 +259,16 @@ def _answers(row: Any, stored: deque[Stored]) -> tuple[str, Answers]:
         )
 
     question, prompt = _field(row, "question", str), _field(row, "prompt", str)
-    votes = tuple(map(completion, _field(row, "completions", list)))
+    completions = _field(row, "completions", list)
+    votes = tuple(map(completion, completions))
+    asked = tuple(
+        (_field(c, "asked", str), _field(c, "prompt", str)) if "asked" in c else None
+        for c in completions
+    )
     greedy = (completion(row["greedy"]),) if "greedy" in row else ()
     replies = _field(row, "passes", list) if "passes" in row else []
     passes = tuple(_answers(reply, stored) for reply in replies)
-    return question, Answers(prompt, votes, greedy, passes)
+    return question, Answers(prompt, votes, greedy, passes, asked)
 
 
 def _as_noted(completion: Completion, params: SamplingParams) -> bool:

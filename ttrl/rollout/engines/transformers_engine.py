@@ -95,6 +95,12 @@ class TransformersEngine:
                     yield q, tuple(done.pop(q))
 
     @torch.inference_mode()
+    def next_logits(self, questions: Sequence[Question]) -> torch.Tensor:
+        """Compute the logits [B, V] of the token that comes after each prompt."""
+        prompts = [question.prompt_ids for question in questions]
+        return Decoding(self.model, prompts, 1, self._sliding).logits_BV
+
+    @torch.inference_mode()
     def _decode(
         self, questions: Sequence[Question], rows: Sequence[Row], params: SamplingParams
     ) -> list[Completion]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ttrl.rollout.workflows.acts import Act, Plan
 from ttrl.rollout.workflows.base import Ask, OnGroup, Workflow
+from ttrl.rollout.workflows.chain import Chain
+from ttrl.rollout.workflows.conversation import Conversation
+from ttrl.rollout.workflows.debate import Debate
+from ttrl.rollout.workflows.mixture import Mixture
 from ttrl.rollout.workflows.own import OwnWorkflow
 from ttrl.rollout.workflows.single_turn import SingleTurn
 from ttrl.settings import Settings
@@ -12,10 +17,24 @@ from ttrl.settings.errors import did_you_mean
 from ttrl.settings.plugins import is_plugin
 from ttrl.types import UserError
 
-__all__ = ["WORKFLOWS", "Ask", "OnGroup", "SingleTurn", "Workflow", "make_workflow"]
+__all__ = [
+    "WORKFLOWS",
+    "Act",
+    "Ask",
+    "Conversation",
+    "OnGroup",
+    "Plan",
+    "SingleTurn",
+    "Workflow",
+    "conversation_of",
+    "make_workflow",
+]
 
 WORKFLOWS: dict[str, Callable[[Settings], Workflow]] = {
     "single_turn": SingleTurn,
+    "debate": Debate,
+    "mixture": Mixture,
+    "chain": Chain,
 }
 """Workflows by their name in ``rollout.workflow``."""
 
@@ -35,3 +54,13 @@ def make_workflow(settings: Settings) -> Workflow:
             f"of {', '.join(WORKFLOWS)}, or FILE.py:CLASS for your own"
         )
     return WORKFLOWS[name](settings)
+
+
+def conversation_of(workflow: Workflow) -> Conversation | None:
+    """Return the conversation that a workflow is, a user's own too; None: it is none.
+
+    One that has a ``run`` of its own may do anything, and is none.
+    """
+    made = workflow.workflow if isinstance(workflow, OwnWorkflow) else workflow
+    is_one = isinstance(made, Conversation) and type(made).run is Conversation.run
+    return made if is_one and isinstance(made, Conversation) else None

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
-from ttrl.rollout.workflows.base import OnGroup
+from ttrl.rollout.workflows.base import OnGroup, Workflow
+from ttrl.rollout.workflows.single_turn import SingleTurn
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.types import Completion, CompletionGroup, Estimate, Question, UserError
 
@@ -93,3 +94,22 @@ def estimate_of(group: CompletionGroup, found: Mapping[str, Estimate]) -> Estima
             "and told on_group of others; expected the very group that is returned"
         )
     return estimate
+
+
+def later_prompts(groups: Sequence[CompletionGroup]) -> list[Question]:
+    """Return the prompts of later turns, none of which is asked again."""
+    turns = [c.turn for group in groups for c in group.completions]
+    return [turn.asked for turn in turns if turn is not None and turn.asked is not None]
+
+
+def refuse_unrecorded(workflow: Workflow, name: str) -> None:
+    """Raise a UserError if what a workflow has asked cannot be asked of a record.
+
+    It can where nobody wrote the asking anew: in a single turn, and in a `Conversation`.
+    """
+    if type(workflow) is not SingleTurn:
+        raise UserError(
+            f"--replay: rollout.workflow = {name!r} would be run once more on what it has made of "
+            'the answers; only those of "single_turn", "debate", "mixture", "chain" and of a class '
+            "that gives a plan of turns alone (`Conversation`) can be trained on again"
+        )

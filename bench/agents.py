@@ -1,0 +1,242 @@
+"""Several agents against one and a majority, at equal calls: untrained, and trained alone or so.
+
+    .venv/bin/python bench/agents.py                all that is missing, and the tables
+    .venv/bin/python bench/agents.py --show         run nothing
+    .venv/bin/python bench/agents.py --models tiny-base --seeds 0 --steps 1 --out tiny.json
+
+On the embedded task, with the model that ships and with one that has learned to read solutions
+before a question (`bench/reader.py`). Every run has one thread, 24 answers a question in all turns
+together, and is kept in ``bench/results/agents.json`` at once; it is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import reader
+from machine import ROOT, describe
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ttrl.report.results import EvaluationResult
+    from ttrl.rollout.pool import RolloutPool
+    from ttrl.settings import Settings
+
+RESULTS = ROOT / "bench" / "results" / "agents.json"
+COMMON = [
+    "threads=1",
+    "data.held_out=none",
+    "epochs=2",
+    "rollout.questions_per_step=8",
+    "rollout.votes=24",
+    "policy.trained_samples=24",
+    "policy.sequences_per_update=96",
+    "checkpoint.every=0",
+    "report.every_s=0",
+]
+WORKFLOWS = {
+    "debate 2x2": ["rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=2"],
+    "debate 3x2": ["rollout.workflow=debate", "rollout.agents=3", "rollout.rounds=2"],
+    "mixture 3+1": ["rollout.workflow=mixture", "rollout.agents=3", "rollout.rounds=1"],
+    "mixture 5+1": ["rollout.workflow=mixture", "rollout.agents=5", "rollout.rounds=1"],
+    "chain 3x1": ["rollout.workflow=chain", "rollout.agents=3", "rollout.rounds=1"],
+}
+"""Name -> settings on top of the recipe tiny-agents and `COMMON`."""
+ALONE = ("pass@1", "maj@4", "maj@6")
+MODELS = ("reader", "tiny-base")
+SAMPLES = 12
+"""Answers to a question in a measurement: singly, and of each workflow."""
+CURVES = ("agents/reward/turn=0", "agents/reward/turn=1", "agents/reward/turn=2")
+CURVES = (*CURVES, "label/label_accuracy", "label/outcome_accuracy")
+
+
+def main() -> None:
+    """Run what is missing, print, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, help="instead of two passes")
+    parser.add_argument("--reader", type=Path, help="what bench/reader.py has made; else: made")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--show", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    console, out = Console(), arguments.out
+    more = [] if arguments.steps is None else [f"max_steps={arguments.steps}"]
+    what = {"common": [*COMMON, *more], "settings": WORKFLOWS, "samples": SAMPLES}
+    what["reader"] = {"steps": reader.STEPS, "batch": reader.BATCH, "seed": reader.SEED}
+    record = json.loads(out.read_text()) if out.exists() else {**what, "runs": {}}
+    if any(record[key] != value for key, value in what.items()):
+        raise SystemExit(f"{out}: made with other settings: remove it first")
+    if not arguments.show:
+        with tempfile.TemporaryDirectory() as place:
+            read = arguments.reader or Path(place) / "reader"
+            if "reader" in arguments.models and not read.exists():
+                reader.teach(read)
+            paths = {name: str(read) if name == "reader" else name for name in arguments.models}
+            complete(record, paths, arguments.seeds, arguments.jobs, out, console)
+    for model in record["runs"]:
+        console.print(table(record, model))
+
+
+def complete(
+    record: dict[str, Any],
+    paths: dict[str, str],
+    seeds: Sequence[int],
+    jobs: int,
+    out: Path,
+    console: Console,
+) -> None:
+    """Make the runs that the record lacks, seed by seed."""
+    runs = record["runs"]
+    wanted = [
+        (m, s, name) for m in paths for s in seeds for name in ("untrained", "TTRL", *WORKFLOWS)
+    ]
+    missing = [(m, s, n) for m, s, n in wanted if str(s) not in runs.get(m, {}).get(n, {})]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        tasks = {
+            pool.submit(run, n, s, paths[m], record["common"]): (m, s, n) for m, s, n in missing
+        }
+        for done in as_completed(tasks):
+            model, seed, name = tasks[done]
+            if error := done.exception():
+                console.print(f"{model}, {name}, seed {seed} failed: {error!r}", markup=False)
+                continue
+            runs.setdefault(model, {}).setdefault(name, {})[str(seed)] = done.result()
+            record["machine"] = describe()
+            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            console.print(f"{model}, {name}, seed {seed}: done", markup=False)
+
+
+def run(name: str, seed: int, model: str, common: Sequence[str]) -> dict[str, Any]:
+    """Train, unless it is "untrained", and return what the model scores, alone and in turns."""
+    from ttrl.report.display import Display
+    from ttrl.run.run_folder import RunFolder
+    from ttrl.settings.recipe import load_settings
+    from ttrl.trainer import train
+
+    recipe = "tiny-agents" if name in WORKFLOWS else "tiny-arithmetic"
+    own = [*common, *WORKFLOWS.get(name, []), f"seed={seed}", f"model.path={model}"]
+    shown = [name] if name in WORKFLOWS else list(WORKFLOWS)
+    if name == "untrained":
+        return {"scores": measured(model, seed, shown, common)}
+    settings = load_settings(recipe, overrides=[*own, "evaluation.samples=2"])
+    with tempfile.TemporaryDirectory() as place:
+        folder = RunFolder(Path(place) / "run")
+        summary = train(settings, folder, Display(Console(quiet=True)))
+        lines = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        steps = [step for step in map(json.loads, lines) if step["step"]]
+        scores = measured(str(folder.path / "model"), seed, shown, common)
+    curves = {c: [round(step[c], 4) for step in steps if c in step] for c in CURVES}
+    return {
+        "scores": scores,
+        "curves": {name: curve for name, curve in curves.items() if curve},
+        "tokens": sum(step["rollout/tokens"] for step in steps),
+        "wall_s": summary["wall_s"],
+    }
+
+
+def measured(
+    model: str, seed: int, workflows: Sequence[str], common: Sequence[str]
+) -> dict[str, float]:
+    """Return a model's scores on the training questions: pass@1, maj@k and the outcomes."""
+    from ttrl.answers import Grader
+    from ttrl.models.pretrained import load_tokenizer
+    from ttrl.rollout.pool import make_pool
+    from ttrl.settings.recipe import load_settings
+
+    def settings(name: str | None) -> Settings:
+        more = [] if name is None else WORKFLOWS[name]
+        own = [
+            *common,
+            *more,
+            f"seed={seed}",
+            f"model.path={model}",
+            f"evaluation.samples={SAMPLES}",
+        ]
+        return load_settings("tiny-arithmetic" if name is None else "tiny-agents", overrides=own)
+
+    alone = settings(None)
+    with Grader(alone.answers) as grader:
+        pool = make_pool(alone, load_tokenizer(alone.model))
+        found = scored(alone, grader, pool)
+        scores = {name: found.mean(name).value for name in ALONE}
+        for name in workflows:
+            scores[name] = scored(settings(name), grader, pool).mean("outcome").value
+    return scores
+
+
+def scored(settings: Settings, grader: Any, pool: RolloutPool) -> EvaluationResult:
+    """Measure single answers, or with a workflow its conversations alone."""
+    from dataclasses import replace
+
+    from ttrl.evaluation.measuring import load_evaluation
+    from ttrl.report.display import Display
+    from ttrl.report.rollouts import RecordedGroup
+    from ttrl.rollout.sampling import SamplingParams
+
+    quiet = Display(Console(quiet=True))
+    evaluation = load_evaluation(settings, grader, quiet)
+    if evaluation.conversation is None:
+        groups = evaluation.sample(pool, 0, quiet)
+        return replace(evaluation, ks=(1, 4, 6)).score(groups, 0)
+    own = settings.evaluation
+    params = SamplingParams(
+        n=own.samples,
+        temperature=own.temperature,
+        max_new_tokens=settings.rollout.max_new_tokens,
+        stream=(settings.seed, "bench"),
+    )
+    asked = evaluation.asked.questions
+    found = evaluation.conversation.converse(pool.sample, asked, params, lambda group: None)
+    return evaluation.score(list(map(RecordedGroup.of, found)), 0)
+
+
+def rows(record: dict[str, Any], model: str) -> list[list[str]]:
+    """Make a row of each score: untrained, after TTRL alone, and trained in the workflow."""
+    runs = record["runs"][model]
+    found = []
+    for score in (*ALONE, *WORKFLOWS):
+        untrained, alone = (values(runs.get(name, {}), score) for name in ("untrained", "TTRL"))
+        trained = values(runs.get(score, {}), score)
+        single = values(runs.get(score, {}), "pass@1")
+        cells = [spread(x) for x in (untrained, alone, trained, single)]
+        found.append([score, *cells])
+    return found
+
+
+HEAD = ("untrained", "trained by TTRL alone", "trained in the workflow", "its pass@1")
+
+
+def values(runs: dict[str, Any], score: str) -> list[float]:
+    """Return a score of each seed, in %."""
+    return [100 * run["scores"][score] for run in runs.values() if score in run["scores"]]
+
+
+def table(record: dict[str, Any], model: str) -> Table:
+    """Make a table of means over seeds, with the lowest and the highest."""
+    out = Table("accuracy in %", *HEAD, title=model)
+    for row in rows(record, model):
+        out.add_row(*row)
+    return out
+
+
+def spread(found: Sequence[float]) -> str:
+    """Write a mean with the lowest and the highest value."""
+    if not found:
+        return ""
+    return f"{fmean(found):.1f} ({min(found):.1f} to {max(found):.1f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""docs/agents.md: its tables are those of `bench/agents.py`, and what it says is in the runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from types import ModuleType
+from typing import Any
+
+import pytest
+from conversations import settings
+
+from ttrl.rollout.workflows.conversation import Conversation
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
+RECORD: dict[str, Any] = json.loads(
+    (ROOT / "bench" / "results" / "agents.json").read_text(encoding="utf-8")
+)
+READER, SHIPPED = RECORD["runs"]["reader"], RECORD["runs"]["tiny-base"]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[ModuleType]:
+    """`bench/agents.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "bench"))
+        sys.modules.pop("agents", None)
+        import agents
+
+        yield agents
+
+
+def test_the_table_has_the_figures_of_the_runs(bench: ModuleType) -> None:
+    head = f"| the reader | {' | '.join(bench.HEAD)} |"
+    _, found, rest = PAGE.partition(f"{head}\n|")
+    assert found
+    lines = rest.partition("\n\n")[0].splitlines()[1:]
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
+    assert cells == bench.rows(RECORD, "reader")
+    assert all(
+        set(READER[name]) == set("01234") for name in ("untrained", "TTRL", *bench.WORKFLOWS)
+    )
+    assert bench.spread([1.0, 2.0, 6.04]) == "3.0 (1.0 to 6.0)"
+
+
+def mean(run: str, score: str) -> float:
+    return 100 * fmean(found["scores"][score] for found in READER[run].values())
+
+
+def test_what_is_said_in_words_is_in_the_runs(bench: ModuleType) -> None:
+    for name in bench.WORKFLOWS:
+        assert mean("untrained", name) < mean("TTRL", name) < mean(name, name)
+        rival = "maj@4" if name in ("debate 2x2", "mixture 3+1", "chain 3x1") else "maj@6"
+        assert mean(name, name) < mean("TTRL", rival)
+        assert all(run["curves"]["label/label_accuracy"] for run in READER[name].values())
+    assert set(SHIPPED) == {"untrained", "TTRL", *bench.WORKFLOWS}
+    assert {len(runs) for runs in SHIPPED.values()} == {1} and "of one seed each" in PAGE
+    for name, runs in SHIPPED.items():
+        assert all(runs["0"]["scores"].get(w, 0) < 0.01 for w in bench.WORKFLOWS)
+        if name in bench.WORKFLOWS:
+            assert max(runs["0"]["curves"]["label/outcome_accuracy"]) == 0
+
+
+def of_shipped(run: str, curve: str) -> float:
+    return 100 * fmean(SHIPPED[run]["0"]["curves"][curve])
+
+
+def sentences(bench: ModuleType) -> list[str]:
+    """What the page says, with its figures."""
+    gains = {name: mean(name, name) - mean("TTRL", name) for name in bench.WORKFLOWS}
+    least, most = min(gains, key=gains.__getitem__), max(gains, key=gains.__getitem__)
+    seconds = [
+        fmean(run["wall_s"] for run in READER[name].values()) for name in ("TTRL", *bench.WORKFLOWS)
+    ]
+    low, high = min(seconds[1:]), max(seconds[1:])
+    label = {name: of_shipped(name, "label/label_accuracy") for name in SHIPPED if name[0] != "u"}
+    agreeing = of_shipped("debate 2x2", "agents/reward/turn=1")
+    return [
+        f"{label['debate 2x2']:.0f} % of the labels are right in a debate of two, "
+        f"{label['debate 3x2']:.0f} % in one of three, {label['chain 3x1']:.0f} % in a chain, "
+        f"where TTRL alone has {label['TTRL']:.0f} % and mixtures, whose aggregators are few, "
+        f"{label['mixture 3+1']:.0f} and {label['mixture 5+1']:.0f} %. Of the second round of the "
+        f"debate of two {agreeing:.0f} % agree with the label, and no debate ends right.",
+        f"from {gains[least]:.0f} points ({least}) to {gains[most]:.0f} ({most})",
+        f"{mean('TTRL', 'maj@4'):.1f} of four answers and {mean('TTRL', 'maj@6'):.1f} of six",
+        f"{seconds[0]:.0f} seconds, one in a workflow {low:.0f} to {high:.0f}",
+        f"{bench.reader.STEPS} steps (`bench/reader.py`)",
+    ]
+
+
+def test_sentences_have_the_figures_of_the_runs(bench: ModuleType) -> None:
+    text = " ".join(PAGE.split())
+    assert [said for said in sentences(bench) if said not in text] == []
+
+
+def test_its_own_workflow_is_one() -> None:
+    (code,) = PAGE.partition("```python\n")[2].partition("```")[::2][:1]
+    made: dict[str, Any] = {}
+    exec(code, made)
+    run = settings("single_turn", votes=10)
+    held: Conversation = made["Editors"](run)
+    assert held.calls == 5

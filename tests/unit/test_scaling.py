@@ -1,0 +1,135 @@
+"""Scaling curves: choices by hand and against all subsets, budgets, the command and its plot."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from xml.etree import ElementTree
+
+import pytest
+from command_line import call
+
+from ttrl.answers import default_grader
+from ttrl.commands.scale import JUDGED, SHIPPED
+from ttrl.report.scaling_plot import Curve, scaling_page, scaling_svg
+from ttrl.report.tables import TextTable
+from ttrl.scaling import METHODS, Factors, Point, best_within
+from ttrl.scaling.choices import best_of, weighted, weighted_vote
+from ttrl.scaling.points import budgets_of
+
+SCORES = [0.9, 0.2, 0.7, 0.7, 0.1]
+ANSWERS = ["8", "7", None, "7.0", "8"]
+RIGHT = [False, True, False, True, False]
+FREE = Factors(read=0.0, trained=0.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+def test_the_best_of_n_is_that_of_all_subsets(n: int) -> None:
+    chosen = []
+    for places in combinations(range(5), n):
+        best = max(places, key=lambda i: (ANSWERS[i] is not None, SCORES[i], -i))
+        chosen.append(RIGHT[best])
+    assert best_of(SCORES, ANSWERS, RIGHT, n) == pytest.approx(fmean(chosen))
+
+
+def test_a_weighted_vote_by_hand() -> None:
+    """8 weighs 0.9 + 0.1, and 7 weighs 0.2 + 0.7; of equal weights, more votes win."""
+    grader = default_grader()
+    assert weighted_vote(SCORES, ANSWERS, grader) == "8"
+    assert weighted_vote([0.9, 0.3, 0.7, 0.8, 0.1], ANSWERS, grader) in ("7", "7.0")
+    assert weighted_vote([0.5, 0.25, 0.25], ["1", "2", "2"], grader) == "2"
+    assert weighted_vote([0.5], [None], grader) is None
+    # Of two: (8, 7) elects 8, (None, 7) elects 7; the fifth answer is left over.
+    assert weighted(SCORES, ANSWERS, "7", 2, grader) == 0.5
+    with pytest.raises(ValueError, match="6 of 5"):
+        weighted(SCORES, ANSWERS, "7", 6, grader)
+
+
+def points() -> list[Point]:
+    return [
+        Point("a", 1, (0.0, 1.0), 10.0),
+        Point("a", 2, (1.0, 1.0), 20.0),
+        Point("a", 4, (1.0, 1.0), 40.0),
+        Point("b", 1, (1.0, 0.0), 8.0, read=16.0, trained=1.0),
+    ]
+
+
+def test_what_is_best_within_a_budget() -> None:
+    assert points()[3].cost(Factors()) == 8 + 16 + 3
+    assert [(p.method, p.n) for p in best_within(points(), 40, Factors())] == [("a", 2), ("b", 1)]
+    assert [(p.method, p.n) for p in best_within(points(), 10, FREE)] == [("b", 1), ("a", 1)]
+    assert best_within(points(), 5, FREE) == []
+    assert budgets_of(points(), FREE) == [8.0, 16.0, 32.0, 64.0]
+
+
+def test_the_command_knows_the_methods() -> None:
+    assert tuple(METHODS) == SHIPPED
+    assert set(JUDGED) == set(SHIPPED) - {"majority", "training"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--methods", "bean"), "'bean' is unknown (did you mean 'beam'?)"),
+        (("--methods", "beam"), "beam asks a reward model, and none is named"),
+        (("--reward-model", "tiny-prm"), "would be ignored: none of 'majority' asks one"),
+        (("--methods", "training"), "add --run-dir FOLDER"),
+        (("--methods", "beam", "--reward-model", "tiny-pmr"), "(did you mean 'tiny-prm'?)"),
+        (("--methods", "dvts", "--reward-model", "tiny-prm", "--n", "6"), "multiple of --width 4"),
+        (("--n", "0"), "--n 0: expected 1 or more"),
+        (("--plot", "x.png"), "expected a file that ends with .svg or .html"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    words: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code, _, err = call(capsys, monkeypatch, "scale", "tiny-base", "arithmetic:train", *words)
+    assert code == 2 and said in err
+
+
+def test_all_methods_on_a_few_questions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = ((47, 85), (31, 29))
+    rows = [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a, b in pairs]
+    data = tmp_path / "q.jsonl"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ["--methods", ",".join(SHIPPED), "--reward-model", "tiny-prm"]
+    words += ["--recipe", "tiny-arithmetic", "--n", "1", "--n", "4", "--budget", "1000"]
+    words += ["--set", "rollout.questions_per_step=2", "--set", "rollout.votes=4"]
+    words += ["--set", "policy.trained_samples=4", "--set", "policy.sequences_per_update=8"]
+    words += ["--set", "max_steps=1", "--run-dir", str(tmp_path / "run")]
+    words += ["--json", str(tmp_path / "s.json"), "--plot", str(tmp_path / "s.html")]
+    code, out, err = call(capsys, monkeypatch, "scale", "tiny-base", str(data), *words)
+    assert code == 0, err
+    found = json.loads((tmp_path / "s.json").read_text())
+    by = {(p["method"], p["n"]): p for p in found["points"]}
+    assert set(by) == {
+        *((m, n) for m in ("majority", "best-of-n", "weighted") for n in (1, 4)),
+        *((m, 4) for m in ("beam", "dvts")),
+        *((m, n) for m in ("training", "training, majority") for n in (0, 1)),
+    }
+    one, four = by["majority", 1], by["majority", 4]
+    assert four["sampled"] == pytest.approx(4 * one["sampled"]) and four["read"] == 0
+    assert by["best-of-n", 4]["read"] == pytest.approx(four["sampled"])
+    assert by["beam", 4]["read"] > 0 and by["dvts", 4]["read"] > 0
+    trained = by["training", 1]
+    answer = by["training", 0]["sampled"]
+    assert trained["sampled"] > 4 * 10 and answer < trained["sampled"]
+    assert trained["cost"] == pytest.approx(trained["sampled"] + 3 * trained["trained"])
+    assert found["budgets"]["1000"] and "Best within a budget" in out
+    assert (tmp_path / "s.html").read_text().count("<svg") == 1
+
+
+def test_a_plot_is_of_shapes_and_text() -> None:
+    curves = [Curve("a <b>", ((10.0, 0.5, 0.4, 0.6), (100.0, 0.7, 0.6, 0.8)))]
+    svg = scaling_svg(curves, "title & more", "tokens")
+    words = [e.text for e in ElementTree.fromstring(svg).iter() if e.text]
+    assert {"a <b>", "title & more", "tokens", "accuracy"} <= set(words)
+    page = scaling_page(svg, [TextTable("<t>", ("m", "n"), (("<i>", "1"),))], "x < y")
+    assert "<td>&lt;i&gt;</td>" in page and "<script" not in page and "http://www.w3" in page

@@ -1,0 +1,223 @@
+"""``ttrl scale``: which way to spend tokens is best on a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ttrl.commands.options import JsonFile, Overrides, models, recipes, refuse_output
+from ttrl.report.tables import Format
+from ttrl.settings import Settings
+from ttrl.settings.errors import did_you_mean
+from ttrl.settings.recipe import load_settings
+from ttrl.system.gpus import refuse_unseen_gpus
+from ttrl.system.launch import launched
+from ttrl.types import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ttrl.scaling import Point
+
+SHIPPED = ("majority", "best-of-n", "weighted", "beam", "dvts", "training")
+"""The names of `ttrl.scaling.METHODS`, for help and mistakes before anything heavy is loaded."""
+JUDGED = SHIPPED[1:5]
+"""Those that ask a reward model."""
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A model folder, hub name or model recipe.", autocompletion=models, show_default=False
+    ),
+]
+Data = Annotated[
+    str, typer.Argument(help="Questions with answers, as for eval.", show_default=False)
+]
+Methods = Annotated[
+    str, typer.Option(help=f"Ways to spend tokens, by commas: {', '.join(SHIPPED)}.")
+]
+Counts = Annotated[
+    list[int] | None,
+    typer.Option("--n", help="Answers per question. Repeatable.", show_default="1, 4, 16, 64"),
+]
+Budgets = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--budget",
+        metavar="TOKENS",
+        help="Say what is best within so many tokens per question. Repeatable.",
+        show_default="powers of two",
+    ),
+]
+RewardModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--reward-model", help="tiny-prm, KIND:PATH or FILE.py:FUNCTION; see reward_model settings."
+    ),
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the training run; a finished one is read, and not trained again."),
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE.svg|FILE.html", help="Also draw the curves.")
+]
+
+
+def scale(
+    model: Model,
+    data: Data,
+    methods: Methods = "majority",
+    counts: Counts = None,
+    budgets: Budgets = None,
+    reward_model: RewardModelName = None,
+    width: Annotated[int, typer.Option(min=1, help="beam, dvts: how often a path goes on.")] = 4,
+    read_factor: Annotated[
+        float, typer.Option(min=0, help="Sampled tokens that a token of a reward model counts as.")
+    ] = 1.0,
+    update_factor: Annotated[
+        float, typer.Option(min=0, help="Sampled tokens that a trained token counts as.")
+    ] = 3.0,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Sample, and train, as a recipe says.", autocompletion=recipes),
+    ] = None,
+    run_dir: RunDir = None,
+    plot: Plot = None,
+    shown: Annotated[Format, typer.Option("--format", help="How to show it.")] = "console",
+    output: JsonFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure accuracy against tokens: votes, a reward model's choice, search, or training."""
+    refuse_output(output)
+    refuse_output(plot, "--plot")
+    names = _methods(methods, reward_model, run_dir)
+    ns = _counts(names, counts or [1, 4, 16, 64], width)
+    if plot is not None and plot.suffix not in (".svg", ".html"):
+        raise UserError(f"--plot {plot}: expected a file that ends with .svg or .html")
+    asked = (*(overrides or []), f"evaluation.samples={ns[-1]}", "evaluation.greedy=false")
+    settings = load_settings(recipe, model=model, data=data, overrides=asked)
+    if launched():
+        raise UserError("ttrl scale works in one process: start it without torchrun or deepspeed")
+    refuse_unseen_gpus()
+    from rich.console import Console
+
+    from ttrl.report.scaling_plot import scaling_page, scaling_svg
+    from ttrl.report.tables import write
+    from ttrl.scaling import Factors
+    from ttrl.scaling import report as reported
+    from ttrl.scaling.points import budgets_of
+
+    console = Console(emoji=False, stderr=shown != "console")
+    factors = Factors(read_factor, update_factor)
+    points = _measure(settings, names, ns, reward_model, width, run_dir, console)
+    within = sorted(budgets or budgets_of(points, factors))
+    title = f"{model} on {data}"
+    tables = [
+        reported.points_table(points, factors, title),
+        reported.budgets_table(points, within, factors, "Best within a budget"),
+    ]
+    about = {"model": model, "data": data, "reward_model": reward_model, "width": width}
+    text = reported.scale_json(points, within, factors, about)
+    if shown == "json":
+        print(text, end="")
+    else:
+        write(tables, shown)
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
+    if plot is not None:
+        curves = reported.curves_of(points, factors)
+        svg = scaling_svg(curves, title, reported.cost_note(factors))
+        page = scaling_page(svg, tables, title) if plot.suffix == ".html" else svg
+        plot.write_text(page, encoding="utf-8")
+
+
+def _methods(given: str, reward_model: str | None, run_dir: Path | None) -> list[str]:
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    for name in names or [""]:
+        if name not in SHIPPED:
+            raise UserError(
+                f"--methods {given!r}: {name!r} is unknown{did_you_mean(name, SHIPPED)}; expected "
+                f"some of {', '.join(SHIPPED)}"
+            )
+    judged = [name for name in names if name in JUDGED]
+    if judged and reward_model is None:
+        raise UserError(
+            f"--methods {given!r}: {judged[0]} asks a reward model, and none is named: add "
+            "--reward-model tiny-prm (for the embedded task), KIND:PATH or FILE.py:FUNCTION"
+        )
+    if reward_model is not None and not judged:
+        raise UserError(
+            f"--reward-model {reward_model!r} would be ignored: none of {given!r} asks one; add "
+            f"one of {', '.join(JUDGED)} to --methods"
+        )
+    if "training" in names and run_dir is None:
+        raise UserError("--methods: training needs a folder for its run: add --run-dir FOLDER")
+    if reward_model is not None:
+        from ttrl.reward_models import check_reward_model
+
+        check_reward_model(reward_model)
+    return list(dict.fromkeys(names))
+
+
+def _counts(names: list[str], counts: list[int], width: int) -> list[int]:
+    """Return the numbers of answers, sorted."""
+    if min(counts) < 1:
+        raise UserError(f"--n {min(counts)}: expected 1 or more")
+    searches = [name for name in names if name in ("beam", "dvts")]
+    if searches and not any(n % width == 0 for n in counts):
+        raise UserError(
+            f"--n {', '.join(map(str, counts))}: {searches[0]} needs a multiple of --width "
+            f"{width}; add --n {4 * width}"
+        )
+    return sorted(set(counts))
+
+
+def _measure(
+    settings: Settings,
+    names: list[str],
+    counts: list[int],
+    reward_model: str | None,
+    width: int,
+    run_dir: Path | None,
+    console: Console,
+) -> list[Point]:
+    """Load what is needed, and return the points of all methods."""
+    from ttrl.answers import Grader
+    from ttrl.evaluation.measuring import load_evaluation
+    from ttrl.models.pretrained import load_tokenizer
+    from ttrl.report.display import Display
+    from ttrl.reward_models import make_reward_model
+    from ttrl.rollout.pool import make_pool
+    from ttrl.scaling import METHODS, Measuring
+    from ttrl.system.rng import make_repeatable
+
+    make_repeatable(settings.threads, settings.seed)
+    display = Display(console)
+    model = None if reward_model is None else make_reward_model(reward_model, settings)
+    sampled = settings
+    if model is not None and model.step not in settings.rollout.stop:
+        # An engine must know beforehand that it will read text; what is asked says where to stop.
+        stops = (*settings.rollout.stop, model.step)
+        rollout = settings.rollout.model_copy(update={"stop": stops})
+        sampled = settings.model_copy(update={"rollout": rollout})
+    points: list[Point] = []
+    with Grader(settings.answers) as grader:
+        evaluation = load_evaluation(settings, grader, display)
+        pool = make_pool(sampled, load_tokenizer(settings.model))
+        try:
+            on = Measuring(
+                evaluation, pool, model, counts, width, display, run_dir or Path("unused")
+            )
+            for name in names:
+                for point in METHODS[name](on):
+                    points.append(point)
+                    display.note(
+                        f"{point.method} {point.n}: {100 * point.accuracy.value:.1f} %, "
+                        f"{point.sampled:,.0f} tokens sampled per question"
+                    )
+        finally:
+            pool.close()
+    return points

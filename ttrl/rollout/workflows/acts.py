@@ -1,0 +1,81 @@
+"""Who acts in which turn, and who sees what: the plan of a conversation of agents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ttrl.settings.agents import ANSWERS, QUESTION, places_of
+from ttrl.types import UserError
+
+Place = tuple[int, int]
+"""A turn, and the agent's number in it, both from 0."""
+Plan = Sequence[Sequence["Act"]]
+"""Turns, each with its agents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What an agent does in a turn.
+
+    Example: ``Act("critic", "{question} {writer} What is wrong?", sees=[(0, 0)], answers=False)``
+    reads the question and the first agent's first answer, whose role is "writer".
+    """
+
+    role: str
+    """What it is there for; answers of one turn and role are compared with each other."""
+    template: str | None = None
+    """The message that it reads, with {question}, {answers} (all that it sees, each by
+    ``agents.shown_as``, in random order) and {ROLE} (what it sees of this role, as it is; nothing
+    if nobody of it has spoken). None: the question as a run's data puts it."""
+    sees: Sequence[Place] = ()
+    """The answers that it sees, all of earlier turns."""
+    answers: bool = True
+    """Whether ``data.suffix`` asks it for an answer in its form."""
+    others: int | None = None
+    """The most answers of other agents' that it is shown, drawn anew each time; None: all."""
+
+
+def checked(plan: Plan, name: str) -> tuple[tuple[Act, ...], ...]:
+    """Return a plan as tuples.
+
+    Raises:
+        UserError: if no conversation can be held by it.
+    """
+    turns = tuple(map(tuple, plan))
+    if not turns or not all(turns):
+        raise UserError(f"rollout.workflow = {name!r} has a turn without an agent, or no turn")
+    for t, acts in enumerate(turns):
+        for act in acts:
+            _refuse_wrong(act, t, turns, f"rollout.workflow = {name!r}, turn {t}, {act.role!r}")
+    return turns
+
+
+def _refuse_wrong(act: Act, t: int, turns: tuple[tuple[Act, ...], ...], where: str) -> None:
+    for turn, agent in act.sees:
+        if not (0 <= turn < t and 0 <= agent < len(turns[turn])):
+            raise UserError(
+                f"{where} sees ({turn}, {agent}): expected turn and number of an agent before it"
+            )
+    if act.template is None:
+        if act.sees:
+            raise UserError(f"{where} sees answers and has no template that shows them")
+        return
+    try:
+        places = set(places_of(act.template))
+    except ValueError as error:
+        raise UserError(f"{where}: the template cannot be read: {error}") from error
+    roles = {other.role for turn in turns[: t + 1] for other in turn}
+    known = {QUESTION, ANSWERS} | roles
+    if unknown := sorted(places - known):
+        raise UserError(
+            f"{where}: the template shows {{{unknown[0]}}}: expected "
+            f"{', '.join(f'{{{p}}}' for p in sorted(known))}; write {{{{ for a brace"
+        )
+    if act.sees and not places & (known - {QUESTION}):
+        raise UserError(f"{where}: the template shows nothing of the answers that it sees")
+
+
+def calls(plan: Plan) -> int:
+    """Count the answers of one trajectory."""
+    return sum(map(len, plan))

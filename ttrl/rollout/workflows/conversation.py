@@ -1,0 +1,197 @@
+"""Answers in turns: several agents, all of them the policy, who read what others have said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ttrl.data.free_prompts import Excerpt, FreePrompts, Request, text_of
+from ttrl.data.templates import Part, fill
+from ttrl.rollout.sampling import SamplingParams, voting
+from ttrl.rollout.workflows.acts import Act, Place, Plan, calls, checked
+from ttrl.rollout.workflows.base import Ask, OnGroup
+from ttrl.settings import Settings
+from ttrl.settings.agents import ANSWERS, QUESTION
+from ttrl.system.rng import generator
+from ttrl.types import Completion, CompletionGroup, Question, Turn, UserError
+
+END_OF_THINKING = "</think>"
+"""Of a reasoning model, others see what follows this."""
+
+Said = Mapping[Place, Completion]
+"""What has been said in one trajectory."""
+
+
+class Conversation:
+    """Asks in turns, as a plan says; a subclass gives the plan. See `Workflow`.
+
+    ``rollout.votes`` answers to a question are as many trajectories as there are votes for all the
+    answers of one. What comes out of a trajectory is the majority of its last turn.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Read and check the plan.
+
+        Raises:
+            UserError: if it is none, or ``rollout.votes`` do not divide into trajectories.
+        """
+        self.settings = settings
+        self.name = settings.rollout.workflow
+        self.plan = checked(self.turns(), self.name)
+        self.calls = calls(self.plan)
+        """Answers of one trajectory."""
+        self._prompts: FreePrompts | None = None
+        votes = settings.rollout.votes
+        if votes % self.calls or votes < 2 * self.calls:
+            raise UserError(
+                f"rollout.votes = {votes}: expected a multiple of the {self.calls} answers of one "
+                f"trajectory of rollout.workflow = {self.name!r}, twice as many at least"
+            )
+
+    def turns(self) -> Plan:
+        """Return who acts in which turn, and what each sees."""
+        raise NotImplementedError
+
+    def begin(self, prompts: FreePrompts) -> None:
+        """Take what puts model output into prompts."""
+        self._prompts = prompts
+
+    def check(self, question: Question) -> None:
+        """Raise a UserError if a later turn has no room for a question, even without answers."""
+        silent = {(t, a): "" for t, acts in enumerate(self.plan) for a in range(len(acts))}
+        different = {(act.template, act.answers): act for acts in self.plan for act in acts}
+        for act in different.values():
+            if act.template is not None:
+                shown = {place: silent[place] for place in act.sees}
+                self._prompt(question, act, list(act.sees), shown, question.id)
+
+    def run(
+        self, ask: Ask, questions: Sequence[Question], step: int, on_group: OnGroup
+    ) -> list[CompletionGroup]:
+        """Return one group per question, trajectory by trajectory; see `Workflow.run`."""
+        params = voting(self.settings, "rollout", step)
+        return self.converse(ask, questions, params, on_group)
+
+    def converse(
+        self, ask: Ask, questions: Sequence[Question], params: SamplingParams, on_group: OnGroup
+    ) -> list[CompletionGroup]:
+        """Return ``params.n`` answers to each question, of as many trajectories as that makes.
+
+        The answers of the first turn are those of a single one with the same random numbers.
+        """
+        count = params.n // self.calls
+        said: list[list[dict[Place, Completion]]] = [[{} for _ in range(count)] for _ in questions]
+        version = 0
+        here: set[str] = set()
+        """What this rank has sampled of the last turn: each group is told of by one rank."""
+        for t, acts in enumerate(self.plan):
+            here.clear()
+            plain = [a for a, act in enumerate(acts) if t == 0 and act.template is None]
+            if plain:
+                asked = replace(params, n=len(plain) * count)
+                found = ask(questions, asked, lambda group: here.add(group.question.id))
+                version = found[0].policy_version if found else 0
+                for i, group in enumerate(found):
+                    for place, completion in enumerate(group.completions):
+                        trajectory, a = divmod(place, len(plain))
+                        turn = Turn(t, plain[a], trajectory, acts[plain[a]].role)
+                        said[i][trajectory][t, plain[a]] = replace(completion, turn=turn)
+            stream = (*params.stream, "turn", t)
+            turns = [
+                self._turn(question, (t, a), trajectory, said[i][trajectory], stream)
+                for i, question in enumerate(questions)
+                for trajectory in range(count)
+                for a in range(len(acts))
+                if a not in plain
+            ]
+            if turns:
+                prompts = [turn.asked for turn in turns if turn.asked is not None]
+                once = replace(params, n=1, stream=stream)
+                found = ask(prompts, once, lambda group: here.add(group.question.id))
+                version = found[0].policy_version if found else 0
+                each = len(turns) // len(questions)
+                for k, (turn, group) in enumerate(zip(turns, found, strict=True)):
+                    (completion,) = group.completions
+                    of = said[k // each][turn.trajectory]
+                    of[t, turn.agent] = replace(completion, turn=turn)
+        groups = [
+            CompletionGroup(question, tuple(c for one in of for c in one.values()), version)
+            for question, of in zip(questions, said, strict=True)
+        ]
+        for group in groups:
+            last = group.prompt_of(len(group.completions) - 1)
+            if last.id in here:
+                on_group(group)
+        return groups
+
+    def _turn(
+        self,
+        question: Question,
+        place: Place,
+        trajectory: int,
+        said: Said,
+        stream: tuple[int | str, ...],
+    ) -> Turn:
+        """Make the prompt of an agent in a turn of a trajectory."""
+        t, a = place
+        act = self.plan[t][a]
+        id = f"{question.id}/{t}/{a}/{trajectory}"
+        if act.template is None:
+            return Turn(t, a, trajectory, act.role, replace(question, id=id))
+        rng = generator(*stream, "shown", question.id, a, trajectory)
+        seen = [act.sees[i] for i in rng.permutation(len(act.sees))]
+        if act.others is not None:
+            others = [p for p in seen if p[1] != a][: act.others]
+            seen = [p for p in seen if p[1] == a or p in others]
+        texts = {p: said[p].text.rpartition(END_OF_THINKING)[2] for p in seen}
+        prompt, cut = self._prompt(question, act, seen, texts, id)
+        return Turn(t, a, trajectory, act.role, prompt, cut)
+
+    def _prompt(
+        self,
+        question: Question,
+        act: Act,
+        seen: Sequence[Place],
+        texts: Mapping[Place, str],
+        id: str,
+    ) -> tuple[Question, int]:
+        """Fill in a template; return the prompt, and how many tokens of answers were cut.
+
+        Answers that spell control tokens in a way that cannot be taken apart are left out, as if
+        there were no room for them.
+        """
+        prompts, tokens = self._prompts, self.settings.rollout.max_new_tokens
+        assert prompts is not None and act.template is not None  # `ttrl.build` begins it
+        filled = self._parts(question, act, seen, texts)
+        made = prompts.fitted(Request(question, filled), id, tokens, answers=act.answers)
+        if made is not None:
+            return made.prompt, made.cut
+        silent = self._parts(question, act, seen, dict.fromkeys(texts, ""))
+        made = prompts.fitted(Request(question, silent), id, tokens, answers=act.answers)
+        if made is None:
+            raise UserError(
+                f"question {question.id!r}: the prompt of the {act.role!r} of rollout.workflow = "
+                f"{self.name!r} is too long even without the answers that it shows: raise "
+                "data.max_prompt_tokens, shorten the templates of [agents], or leave the question "
+                "out"
+            )
+        return made.prompt, sum(prompts.tokens(texts[place]) for place in seen)
+
+    def _parts(
+        self, question: Question, act: Act, seen: Sequence[Place], texts: Mapping[Place, str]
+    ) -> list[Part]:
+        """Return the parts of a message: what was said in excerpts, which may be cut."""
+        listed: list[Part] = []
+        roles: dict[str, list[Part]] = {a.role: [] for acts in self.plan for a in acts}
+        for number, place in enumerate(seen, start=1):
+            shown: dict[str, list[Part]] = {
+                "number": [str(number)],
+                "answer": [Excerpt(texts[place])],
+            }
+            listed += fill(self.settings.agents.shown_as, shown)
+        for place in sorted(seen):  # by turn, so that a critique follows what it is about
+            role = roles[self.plan[place[0]][place[1]].role]
+            role += ["\n\n"] if role else []
+            role.append(Excerpt(texts[place]))
+        text: list[Part] = [text_of(question)]
+        return fill(act.template or "", {QUESTION: text, ANSWERS: listed, **roles})

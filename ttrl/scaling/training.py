@@ -1,0 +1,68 @@
+"""Training as a way to spend tokens: what test-time reinforcement learning reaches, and at what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from ttrl.api import train
+from ttrl.report.display import Display
+from ttrl.report.run_record import RunRecord, is_run, read_run
+from ttrl.scaling.points import Point
+from ttrl.settings import Settings
+from ttrl.types import UserError
+
+MEASURED = 6
+"""How often accuracy is measured while a run goes on, if the settings do not say."""
+
+
+def trained_points(settings: Settings, folder: Path, display: Display) -> Iterator[Point]:
+    """Train on the questions of ``data.train``, and yield a point for each measured step.
+
+    A finished run that is there already is read instead, if it is of the same settings. What
+    training took is shared by its questions; then each is answered once ("training"), or as often
+    as ``evaluation.samples`` says, with a vote ("training, majority").
+    """
+    run = settings_of_run(settings)
+    if is_run(folder):
+        record = read_run(folder)
+        if record.settings != run or record.state != "finished":
+            raise UserError(
+                f"--run-dir {folder} holds a run that is {record.state}, or of other settings: "
+                "name another folder, or finish it with ttrl train --resume"
+            )
+    else:
+        train(run, run_dir=folder, console=display.console)
+        record = read_run(folder)
+    yield from points_of(record)
+
+
+def settings_of_run(settings: Settings) -> Settings:
+    """Return the settings of the run: measured on its own questions, several times."""
+    data = settings.data.model_copy(update={"held_out": None})
+    every = settings.evaluation.every or max(1, (settings.max_steps or 42) // MEASURED)
+    evaluation = settings.evaluation.model_copy(update={"every": every, "greedy": False})
+    return settings.model_copy(update={"data": data, "evaluation": evaluation})
+
+
+def points_of(record: RunRecord) -> Iterator[Point]:
+    """Yield the points of a run that has come to its end."""
+    samples = record.settings.evaluation.samples
+    for result in record.evaluations():
+        if result.step is None or result.data != "train":
+            continue
+        asked = len(result.questions)
+        steps = [line for line in record.steps if line["step"] <= result.step]
+        sampled = math.fsum(line["rollout/tokens"] for line in steps) / asked
+        trained = math.fsum(line.get("policy/tokens", 0.0) for line in steps) / asked
+        took = math.fsum(line["time/rollout_s"] + line["time/update_s"] for line in steps)
+        answer = result.mean("response_tokens").value
+        for name, method, n in (
+            ("pass@1", "training", 1),
+            (f"maj@{samples}", "training, majority", samples),
+        ):
+            if name in result.names:
+                scores = tuple(q.scores[name] for q in result.questions)
+                written = sampled + n * answer
+                yield Point(method, result.step, scores, written, 0.0, trained, took / asked)

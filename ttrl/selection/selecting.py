@@ -1,0 +1,267 @@
+"""Choosing among the answers of an evaluation by every rule that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from ttrl.evaluation.evaluation import Evaluation
+from ttrl.models.pretrained import load_outline
+from ttrl.report.confidence import Confidence
+from ttrl.report.display import Display
+from ttrl.report.rollouts import RecordedAnswer, RecordedGroup
+from ttrl.report.selection import Curve, Selection
+from ttrl.reward_models import Reduction, RewardModel, make_reward_model, reduce
+from ttrl.rollout.engines.vllm_engine import MOST_NOTED
+from ttrl.rollout.pool import RolloutPool
+from ttrl.selection.candidates import Candidates, Floats
+from ttrl.selection.confidence import confidence
+from ttrl.selection.curves import Subsets
+from ttrl.selection.reflecting import Reflecting
+from ttrl.selection.rules import RULES, Rule
+from ttrl.selection.stopping import Watched, stopped_by_confidence, stopped_by_vote
+from ttrl.settings import Settings
+from ttrl.system.ranks import Ranks
+from ttrl.types import Question, UserError
+
+
+@dataclass(frozen=True)
+class Selecting:
+    """Which rules choose, and what they are given."""
+
+    rules: Sequence[Rule]
+    reward_model: str | None = None
+    """Its name; None: no rule reads rewards."""
+
+    @property
+    def reads(self) -> set[str]:
+        """What the rules need beside the answers."""
+        return {rule.reads for rule in self.rules if rule.reads is not None}
+
+    @property
+    def asks_policy(self) -> bool:
+        """Whether a rule needs the policy."""
+        return "policy" in self.reads
+
+    @property
+    def overrides(self) -> list[str]:
+        """Settings that let a rule's own be set and checked, as where a run has such labels."""
+        return ["reward.labels=reflection"] if self.asks_policy else []
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether a rule reads what was known of each token when it was sampled."""
+        return bool(self.reads - {"reward"})
+
+    def noting(self, evaluation: Evaluation) -> Evaluation:
+        """Let an evaluation that samples note the likeliest tokens, if a rule needs them.
+
+        Raises:
+            UserError: if it would not sample from all tokens, or the engine notes fewer.
+        """
+        if not self.reads & {"certainty", "confidence"}:
+            return evaluation
+        settings = evaluation.settings
+        names = ",".join(r.name for r in self.rules if r.reads in ("certainty", "confidence"))
+        if settings.evaluation.top_p < 1:
+            raise UserError(
+                f"--select {names} needs how probable each token was among all of them, and with "
+                f"evaluation.top_p = {settings.evaluation.top_p:g} the improbable ones have "
+                "probability 0: add --set evaluation.top_p=1.0"
+            )
+        asked = settings.selection.top_logprobs
+        if settings.rollout.engine == "vllm" and asked > MOST_NOTED:
+            raise UserError(
+                f"selection.top_logprobs = {asked}: expected at most {MOST_NOTED} with "
+                'rollout.engine = "vllm"'
+            )
+        return replace(evaluation, noted=asked)
+
+    def select(
+        self,
+        evaluation: Evaluation,
+        groups: Sequence[RecordedGroup],
+        numbers: Sequence[int],
+        display: Display,
+        pool: RolloutPool | None,
+        ranks: Ranks,
+    ) -> Selection:
+        """Choose among the answers, and say how often what is chosen is right.
+
+        Args:
+            evaluation: the questions, and their key.
+            groups: answers to them; of conversations, those to the question by itself are chosen
+                among.
+            numbers: of how many answers to choose.
+            display: what takes long is shown here.
+            pool: the policy, for rules that ask it; all ranks together.
+            ranks: all ranks.
+
+        Raises:
+            UserError: if the answers lack what a rule needs, or the reward model fails.
+        """
+        settings, key = evaluation.settings, evaluation.asked.key
+        questions = {q.id: q for q in evaluation.asked.questions}
+        groups = [replace(group, answers=group.alone) for group in groups]
+        candidates = [
+            Candidates.of(g, key.answers[g.question], evaluation.extract, evaluation.grader)
+            for g in groups
+        ]
+        notes = []
+        for name, scores_of in self._scorers(settings, questions, display).items():
+            found = map(scores_of, groups)
+            candidates = [c.scored(name, s) for c, s in zip(candidates, found, strict=True)]
+        subsets = Subsets(candidates, settings.selection, settings.seed)
+        curves = [
+            subsets.curve(rule, numbers)
+            if rule.choose is not None
+            else self._reflected(rule, subsets, evaluation, groups, numbers, pool, ranks)
+            for rule in self.rules
+        ]
+        if "certainty" in self.reads:
+            notes.append(_what_is_certain(groups, settings))
+        warm_up = settings.selection.warm_up
+        if RULES["deepconf"] in self.rules and subsets.most <= warm_up:
+            notes.append(
+                f"deepconf stops early after selection.warm_up = {warm_up} answers, and there are "
+                f"{subsets.most}: nothing is replayed."
+            )
+        if "reward" in self.reads:
+            notes.append("Tokens that the reward model reads are not counted.")
+        return Selection(
+            answers=subsets.most,
+            tokens_per_answer=float(subsets.tokens_Q.mean()),
+            curves=tuple(curves),
+            stops=tuple(self._stops(subsets, groups, settings)),
+            notes=tuple(notes),
+        )
+
+    def _scorers(
+        self, settings: Settings, questions: Mapping[str, Question], display: Display
+    ) -> dict[str, Callable[[RecordedGroup], Floats]]:
+        """Return how each score that a rule reads is computed of a group."""
+        found: dict[str, Callable[[RecordedGroup], Floats]] = {}
+        if "certainty" in self.reads:
+            found["certainty"] = certainties
+        if "confidence" in self.reads:
+            found["confidence"] = partial(confidences, settings=settings)
+        if "reward" in self.reads:
+            assert self.reward_model is not None  # see `refuse_without_model`
+            display.note(f"reward model: {self.reward_model}")
+            model = make_reward_model(self.reward_model, settings)
+            how = settings.reward_model.reduce
+            found["reward"] = partial(rewards, model=model, questions=questions, how=how)
+        return found
+
+    def _reflected(
+        self,
+        rule: Rule,
+        subsets: Subsets,
+        evaluation: Evaluation,
+        groups: Sequence[RecordedGroup],
+        numbers: Sequence[int],
+        pool: RolloutPool | None,
+        ranks: Ranks,
+    ) -> Curve:
+        """Ask the policy to choose from the first answers to each question, as many as asked."""
+        if pool is None:
+            raise ValueError(f"{rule.name} asks the policy, and there is none")
+        if any(answer.surprisal is None for g in groups for answer in g.answers):
+            raise UserError(
+                f"--select {rule.name} shows the policy the solution of each answer that it was "
+                "surest of, and these answers do not say how sure it was: sample them again with "
+                "--save-samples"
+            )
+        reflecting = Reflecting(
+            evaluation.settings, evaluation.extract, evaluation.grader, pool, ranks
+        )
+        questions = {q.id: q for q in evaluation.asked.questions}
+        points = []
+        for n in numbers:
+            right_Q, replies_Q = reflecting.chosen(questions, groups, evaluation.asked.key, n)
+            own_Q = np.array([c.tokens_N[:n].sum() for c in subsets.candidates])
+            points.append(subsets.point(right_Q, n, own_Q + replies_Q))
+        return Curve(rule.name, tuple(points))
+
+    def _stops(
+        self, subsets: Subsets, groups: Sequence[RecordedGroup], settings: Settings
+    ) -> list[Curve]:
+        """Replay the ways to stop early that belong to the rules."""
+        selection, found = settings.selection, []
+        if RULES["majority"] in self.rules:
+            found.append(subsets.stops("vote", stopped_by_vote))
+        if RULES["deepconf"] in self.rules and subsets.most > selection.warm_up:
+            watched = {
+                g.question: [Watched(tokens_of(a), selection.window) for a in g.answers]
+                for g in groups
+            }
+            found.append(
+                subsets.stops(
+                    "deepconf",
+                    lambda c, order_N: stopped_by_confidence(
+                        c, watched[c.question], order_N, selection
+                    ),
+                )
+            )
+        return found
+
+
+def certainties(group: RecordedGroup) -> Floats:
+    """Return the mean certainty of each answer's tokens."""
+    return np.array([_known(answer).certainty for answer in group.answers])
+
+
+def confidences(group: RecordedGroup, settings: Settings) -> Floats:
+    """Return the DeepConf confidence of each answer."""
+    return np.array([confidence(tokens_of(a), settings.selection) for a in group.answers])
+
+
+def tokens_of(answer: RecordedAnswer) -> Sequence[float]:
+    """Return the confidence of each token of an answer."""
+    return _known(answer).tokens
+
+
+def rewards(
+    group: RecordedGroup, model: RewardModel, questions: Mapping[str, Question], how: Reduction
+) -> Floats:
+    """Ask a reward model, and make one score of those of each solution's steps.
+
+    Raises:
+        UserError: if it gives no finite number for each solution.
+    """
+    question = questions[group.question]
+    found = model.scores(question, [answer.text for answer in group.answers])
+    scores = np.array([reduce(steps, how) for steps in found])
+    if len(scores) != len(group.answers) or not np.isfinite(scores).all():
+        raise UserError(
+            f"--reward-model: expected a finite score for each of {len(group.answers)} solutions "
+            f"of question {question.id!r}, got {scores.tolist()!r}"
+        )
+    return scores
+
+
+def _known(answer: RecordedAnswer) -> Confidence:
+    if answer.confidence is None:
+        raise UserError(
+            "the answers do not say how sure the model was of their tokens: they were recorded "
+            "without the likeliest tokens of each place, or sampled from a part of all tokens "
+            "(top_p, min_p). Sample them with `ttrl eval --select self-certainty --save-samples "
+            "FILE.jsonl --set evaluation.top_p=1.0`, or leave borda, self-certainty and deepconf "
+            "out of --select"
+        )
+    return answer.confidence
+
+
+def _what_is_certain(groups: Sequence[RecordedGroup], settings: Settings) -> str:
+    """Say whether the certainty is that of its paper."""
+    noted = min(_known(answer).likeliest for group in groups for answer in group.answers)
+    vocabulary = load_outline(settings.model).config.get_text_config().vocab_size
+    if noted >= vocabulary:
+        return f"Certainty is of all {vocabulary} tokens at each place: self-certainty itself."
+    return (
+        f"Certainty is of the {noted} likeliest of {vocabulary} tokens at each place, with their "
+        f"mass as 1; self-certainty is of all (selection.top_logprobs = {vocabulary})."
+    )
