@@ -38,7 +38,6 @@ LONG, SHORT, BRIEF = "epochs=7", "epochs=5", "epochs=4"
 HARDEST = "data.train=LEVEL 4"
 """Questions most of whose first majorities are wrong; `run` writes them to a file."""
 AGAINST = "reward.estimator=bench/controls/against.py:Against"
-SEVERAL = ["policy.sequences_per_update=64", "loss.old_logprobs=policy", "loss.policy=none"]
 ONE = [
     "rollout.questions_per_step=1",
     "rollout.votes=512",
@@ -49,13 +48,8 @@ RUNS: dict[str, tuple[list[str], tuple[int, ...]]] = {
     "the recipe": ([LONG], (0, 1)),
     "level 4 alone": ([HARDEST, "epochs=20"], (0,)),
     "one question": (ONE, (0, 1)),
-    "2 x the rate": ([SHORT, "optimizer.learning_rate=3e-4"], (0, 1)),
     "4 x the rate": ([SHORT, "optimizer.learning_rate=6e-4"], (0, 1)),
     "7 x the rate": ([BRIEF, "optimizer.learning_rate=1e-3"], (0, 1)),
-    "no clip, 4 updates, 2 x the rate": (
-        [SHORT, *SEVERAL, "optimizer.learning_rate=3e-4"],
-        (0, 1),
-    ),
     "random rewards": ([BRIEF, "reward.estimator=random"], (0, 1)),
     "rewards against the majority": ([BRIEF, AGAINST], (0, 1)),
 }

@@ -16,13 +16,13 @@ QUESTIONS = [Question(id, f"{id}?", (i,)) for i, id in enumerate(("a", "b", "c",
 
 
 def test_ids_are_taken_in_their_own_order() -> None:
-    found = picked(QUESTIONS, DataSettings(ids=("c", "a")))
+    found = picked(QUESTIONS, DataSettings(train="arithmetic:train", ids=("c", "a")))
     assert found == (QUESTIONS[2], QUESTIONS[0])
 
 
 def test_an_id_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match=r"\['x'\] are no ids of the 4 questions"):
-        picked(QUESTIONS, DataSettings(ids=("a", "x")))
+        picked(QUESTIONS, DataSettings(train="arithmetic:train", ids=("a", "x")))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,12 @@ def test_an_id_that_is_not_there_is_refused() -> None:
 )
 def test_settings_that_cannot_work_are_refused(ids: list[str], per_step: int, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
-        Settings.model_validate({"data": {"ids": ids}, "rollout": {"questions_per_step": per_step}})
+        Settings.model_validate(
+            {
+                "data": {"train": "arithmetic:train", "ids": ids},
+                "rollout": {"questions_per_step": per_step},
+            }
+        )
 
 
 def test_the_list_that_is_trained_on_has_an_identity_of_its_own() -> None:
