@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from pydantic import ValidationError
 
 from ttrl.data.sources import picked
 from ttrl.data.sources.question_list import QuestionList
 from ttrl.evaluation.evaluation import all_scores
 from ttrl.report.results import EvaluationResult, QuestionScores
-from ttrl.settings import DataSettings, Settings
+from ttrl.settings import DataSettings
+from ttrl.settings.recipe import load_settings
 from ttrl.types import Question, UserError
 
 QUESTIONS = [Question(id, f"{id}?", (i,)) for i, id in enumerate(("a", "b", "c", "d"))]
@@ -30,13 +32,9 @@ def test_an_id_that_is_not_there_is_refused() -> None:
     [(["a", "a"], 1, "names one twice"), (["a"], 2, r"is more than\s+data.ids names \(1\)")],
 )
 def test_settings_that_cannot_work_are_refused(ids: list[str], per_step: int, words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        Settings.model_validate(
-            {
-                "data": {"train": "arithmetic:train", "ids": ids},
-                "rollout": {"questions_per_step": per_step},
-            }
-        )
+    given = [f"data.ids={json.dumps(ids)}", f"rollout.questions_per_step={per_step}"]
+    with pytest.raises(UserError, match=words):
+        load_settings("tiny-arithmetic", overrides=given)
 
 
 def test_the_list_that_is_trained_on_has_an_identity_of_its_own() -> None:

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from ttrl.evaluation.stopping import StoppingRule
-from ttrl.settings import Settings, StoppingSettings
+from ttrl.settings import StoppingSettings
+from ttrl.settings.recipe import load_settings
+from ttrl.types import UserError
 
 
 def rule(**settings: object) -> StoppingRule:
@@ -64,15 +66,12 @@ def test_what_was_saved_goes_on_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("given", "words"),
     [
-        ({"stopping": {"share": 0.9}}, r"\[stopping\] needs stopping.by_votes = true"),
-        (
-            {"stopping": {"by_votes": True}, "guard": {"on_collapse": "stop"}},
-            'guard.on_collapse = "stop" to others',
-        ),
+        (["stopping.share=0.9"], r"\[stopping\] needs stopping.by_votes = true"),
+        (["stopping.by_votes=true", "guard.on_collapse=stop"], "to others: leave that at"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings: dict[str, object], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        Settings.model_validate(settings)
+def test_settings_that_cannot_work_are_refused(given: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_settings("tiny-arithmetic", overrides=given)
