@@ -291,7 +291,8 @@ def load_data(
             conversation.check(question)
     if isinstance(source, SelfPosed):
         source.checks.append(partial(refuse_measured, {q.prompt for q in held_out.questions}))
-    if shared := overlap(train_set, held_out):
+    asked_in_training = source.all if isinstance(source, QuestionList) else train_set.questions
+    if shared := overlap(asked_in_training, held_out):
         display.note(
             f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
             f"trained on, for example {shared[0]!r}"
@@ -340,6 +341,11 @@ def total_steps(settings: Settings, source: QuestionSource) -> int | None:
         raise UserError(
             f"data.train = {settings.data.train!r} has no end: set max_steps, by which the "
             "learning rate goes"
+        )
+    if settings.stopping.by_votes and min(ends) < 2 * source.window:
+        raise UserError(
+            f"stopping.by_votes = true has nothing to go by: it compares passes of {source.window} "
+            f"steps, and the run has {min(ends)}; raise epochs, or unset it"
         )
     if (alone := settings.critic.warmup_steps) >= min(ends):
         raise UserError(

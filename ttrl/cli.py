@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ttrl import __version__
+from ttrl.commands.choose import choose
 from ttrl.commands.doctor import doctor
 from ttrl.commands.evaluate import evaluate
 from ttrl.commands.export import export_model
@@ -49,6 +50,7 @@ def _root(
 app.command("train")(train)
 app.command("serve")(serve)
 app.command("eval")(evaluate)
+app.command("choose")(choose)
 app.command("scale")(scale)
 app.command("runs")(runs)
 app.command("show")(show)

@@ -23,6 +23,7 @@ from pathlib import Path
 from ttrl.answers import Grader
 from ttrl.build import Parts, build
 from ttrl.credit.credit import Assigned
+from ttrl.evaluation.evaluation import all_scores
 from ttrl.evaluation.free_passes import free_pass_metrics
 from ttrl.evaluation.metrics import (
     evaluation_metrics,
@@ -319,7 +320,7 @@ class Trainer:
         found = [result for result in results.values() if result.questions]
         if found:
             self.ranks.on_rank_zero(partial(self.folder.keep_evaluations, step, found))
-        return {name: result.flat() for name, result in results.items()}
+        return all_scores(results, self.settings.data.ids) if results else {}
 
     def _limited(self, phase: str) -> AbstractContextManager[None]:
         """Give a phase its time limit in ``[limits]``."""

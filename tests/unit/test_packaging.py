@@ -25,7 +25,7 @@ def test_wheel_carries_recipes_and_the_tiny_models(tmp_path: Path) -> None:
     base = {str(p.relative_to(ROOT)) for p in (ROOT / "ttrl" / "data" / "tiny_base").iterdir()}
     base |= {str(p.relative_to(ROOT)) for p in (ROOT / "ttrl" / "data" / "tiny_prm").iterdir()}
     page = {f"ttrl/report/page/{name}" for name in ("page.html.j2", "page.css", *SCRIPTS)}
-    assert len(recipes) == 33
+    assert len(recipes) == 35
     assert {Path(name).name for name in base} >= {"model.safetensors", "tokenizer.json"}
     assert set(names) >= recipes | base | page | {"ttrl/py.typed", "ttrl_kernels/py.typed"}
     assert not [n for n in names if n.startswith(("tests", "kernels", "bench"))]

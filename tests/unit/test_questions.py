@@ -348,5 +348,5 @@ def test_overlap_names_held_out_questions_with_a_trained_prompt(
 ) -> None:
     train = load({"prompt": "a", "id": "1"}, {"prompt": "b", "id": "2"})
     held_out = load({"prompt": "c", "id": "1"}, {"prompt": "b", "id": "9"})
-    assert overlap(train, held_out) == ("9",)
-    assert overlap(train, load({"prompt": "c", "id": "1"})) == ()
+    assert overlap(train.questions, held_out) == ("9",)
+    assert overlap(train.questions, load({"prompt": "c", "id": "1"})) == ()

@@ -174,9 +174,9 @@ def load_references(source: str, settings: DataSettings) -> dict[str, str]:
     return {name: answer for name, answer in found.items() if seen[name] == 1}
 
 
-def overlap(train: QuestionSet, held_out: QuestionSet) -> tuple[str, ...]:
+def overlap(train: Iterable[Question], held_out: QuestionSet) -> tuple[str, ...]:
     """Return the ids of the held-out questions whose prompt is also trained on."""
-    trained = {question.prompt for question in train.questions}
+    trained = {question.prompt for question in train}
     return tuple(question.id for question in held_out.questions if question.prompt in trained)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,6 +159,24 @@ class Evaluation:
         )
 
 
+def all_scores(
+    results: Mapping[str, EvaluationResult], trained_on: Collection[str]
+) -> dict[str, Scores]:
+    """Return the scores of the evaluations by name.
+
+    Args:
+        results: what was measured.
+        trained_on: ``data.ids``; where it names some of the questions of "train", the rest of them
+            have scores of their own, as "others".
+    """
+    found = {name: result.flat() for name, result in results.items()}
+    if trained_on:
+        train = results["train"]
+        rest = tuple(q for q in train.questions if q.id not in trained_on)
+        found["others"] = replace(train, questions=rest).flat()
+    return found
+
+
 class Measured:
     """What the evaluations of a run have found before training, and last."""
 
@@ -171,7 +189,11 @@ class Measured:
     def summary(self) -> dict[str, Any]:
         """Return the scores as ``summary.json`` has them."""
         before, after = self.before, self.after
+        others = {}
+        if "others" in after:
+            others = {"others": {"before": before.get("others", {}), "after": after["others"]}}
         return {
+            **others,
             "before": before.get("train", {}),
             "after": after.get("train", {}),
             "held_out": {"before": before.get("held_out", {}), "after": after.get("held_out", {})},

@@ -8,6 +8,7 @@ from typing import Any
 from ttrl.answers import Extractor
 from ttrl.evaluation.abstentions import AbstentionGuard
 from ttrl.evaluation.guard import CollapseGuard, MismatchGuard
+from ttrl.evaluation.stopping import StoppingRule
 from ttrl.learner.snapshots import WeightSnapshots
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
@@ -28,9 +29,10 @@ class Guards:
         """Watch a run from its start.
 
         Args:
-            settings: ``guard`` and ``answers.extract`` count.
+            settings: ``guard``, ``stopping`` and ``answers.extract`` count.
             extract: what ``answers.extract`` names.
-            model: goes back to earlier weights where ``guard.on_collapse`` is "stop".
+            model: goes back to earlier weights where ``guard.on_collapse`` is "stop", or
+                ``stopping.by_votes`` is set.
             window: steps that are compared with the first so many.
             note: is told of warnings.
         """
@@ -38,14 +40,21 @@ class Guards:
         self.collapse = CollapseGuard(settings.guard, window)
         self.abstention = AbstentionGuard(settings, extract)
         self.mismatch = MismatchGuard(settings.guard.sampler_kl)
-        stopping = settings.guard.on_collapse == "stop"
-        self.snapshots = WeightSnapshots(model, window) if stopping else None
+        by_votes = settings.stopping.by_votes
+        self.stopping = StoppingRule(settings.stopping, window) if by_votes else None
+        goes_back = by_votes or settings.guard.on_collapse == "stop"
+        self.snapshots = WeightSnapshots(model, window) if goes_back else None
         self.note = note
 
     def stateful(self) -> dict[str, Any]:
         """Return those that have a state, by what a checkpoint calls it."""
-        found = {"guard": self.collapse, "abstention": self.abstention}
-        return found if self.snapshots is None else {**found, "snapshots": self.snapshots}
+        found = {
+            "guard": self.collapse,
+            "abstention": self.abstention,
+            "stopping": self.stopping,
+            "snapshots": self.snapshots,
+        }
+        return {name: part for name, part in found.items() if part is not None}
 
     def reason_to_stop(
         self, step: int, groups: Sequence[CompletionGroup], metrics: dict[str, float]
@@ -78,6 +87,8 @@ class Guards:
             self.note(f"step {step}: warning: {warning}")
         if sign is not None and self.collapse.is_new:
             self.note(f"step {step}: warning: looks like a collapse: {sign}")
+        if self.stopping is not None:
+            return self._ended(self.stopping, step, metrics, sign)
         if self.snapshots is None:
             return None
         if sign is None:
@@ -86,6 +97,21 @@ class Guards:
         kept = self.snapshots.restore()
         self.note(f"stopped in step {step}; the model is that of step {kept}")
         return f"step {step}: {sign}; the model is that of step {kept}"
+
+    def _ended(
+        self, rule: StoppingRule, step: int, metrics: Mapping[str, float], sign: str | None
+    ) -> str | None:
+        """Return why the votes end the run, with the best weights restored; keep them if not."""
+        assert self.snapshots is not None
+        ending = rule.after_step(step, metrics)
+        if ending is None or ending.goes_back:
+            self.snapshots.after_step(step, before_is_better=rule.promoted)
+        if ending is None:
+            return None
+        kept = self.snapshots.restore() if ending.goes_back else step
+        reason = ending.reason if sign is None else f"{ending.reason}: {sign}"
+        self.note(f"stopped in step {step}: {reason}; the model is that of step {kept}")
+        return f"step {step}: {reason}; the model is that of step {kept}"
 
     def _without_voters(
         self, step: int, groups: Sequence[CompletionGroup], metrics: dict[str, float]

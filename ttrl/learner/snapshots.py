@@ -14,7 +14,8 @@ WEIGHTS = ("weights",)
 class WeightSnapshots:
     """The weights at the start of this pass over the questions, and of the one before.
 
-    Labels that differ between two passes were spoiled during the earlier one.
+    Labels that differ between two passes were spoiled during the earlier one. Where passes are
+    rated, the older weights are those of the best pass.
     """
 
     def __init__(self, model: TrainedModel, steps_per_pass: int) -> None:
@@ -23,10 +24,14 @@ class WeightSnapshots:
         self.steps_per_pass = steps_per_pass
         self.kept = [(0, model.shards(WEIGHTS))]
 
-    def after_step(self, step: int) -> None:
-        """Keep the weights at the end of a pass, and those of the pass before."""
+    def after_step(self, step: int, *, before_is_better: bool = True) -> None:
+        """Keep the weights at the end of a pass, and the older ones to go back to.
+
+        These are those of the pass before, if ``before_is_better``; else they stay what they are.
+        """
         if step % self.steps_per_pass == 0:
-            self.kept = [self.kept[-1], (step, self.model.shards(WEIGHTS))]
+            older = self.kept[-1 if before_is_better else 0]
+            self.kept = [older, (step, self.model.shards(WEIGHTS))]
 
     def restore(self) -> int:
         """Give the model the older weights back; return the step that they are from."""

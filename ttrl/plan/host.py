@@ -31,7 +31,7 @@ def host_memory(job: Job) -> dict[str, int]:
     if job.settings.checkpoint.every > 0:
         moved = teacher if job.settings.reward.teacher_decay < 1 else 0
         each["a checkpoint's copy"] = 12 * own + moved
-    if job.settings.guard.on_collapse == "stop":
+    if job.settings.guard.on_collapse == "stop" or job.settings.stopping.by_votes:
         each["kept weights"] = 2 * 4 * shares[0]
     if teacher:
         each["teacher"] = teacher

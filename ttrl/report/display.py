@@ -23,6 +23,7 @@ from rich.text import Text
 
 from ttrl.settings import Settings
 
+SHOWN_IDS = 8
 STEP_LINE = (
     ("vote/majority_ratio", "majority ratio", ".2f"),
     ("label/label_accuracy", "label accuracy", ".2f"),
@@ -94,6 +95,10 @@ class Display:
         """
         data, rollout = settings.data, settings.rollout
         train = f"{sizes['train']} of {data.train}" if sizes["train"] else data.train
+        if data.ids:
+            named = ", ".join(map(repr, data.ids[:SHOWN_IDS]))
+            more = ", ..." if len(data.ids) > SHOWN_IDS else ""
+            train = f"{len(data.ids)} of the {train} (data.ids: {named}{more}); all are measured"
         if data.held_out:
             train += f"; held out: {sizes['held_out']} of {data.held_out}"
         many = "as long as questions come" if steps is None else str(steps)
@@ -182,6 +187,10 @@ def is_rate(name: str) -> bool:
 def result_table(summary: Mapping[str, Any]) -> Table:
     """Make a table of before and after, as in the paper's Table 1, in percent, also by level."""
     rows = {"training (unlabeled)": summary, "held out": summary["held_out"]}
+    if "others" in summary:
+        rows = {"all of data.train": summary, "of these not trained on": summary["others"]} | {
+            "held out": summary["held_out"]
+        }
     measured = {name: row for name, row in rows.items() if row["before"]}
     scores = list(dict.fromkeys(n for row in measured.values() for n in row["before"]))
     scores = [n for n in scores if is_rate(n)]

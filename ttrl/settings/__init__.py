@@ -19,6 +19,7 @@ from ttrl.settings.rollout import RolloutSettings
 from ttrl.settings.section import Section
 from ttrl.settings.selection import SelectionSettings
 from ttrl.settings.settings import Settings
+from ttrl.settings.stopping import StoppingSettings
 from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
 
@@ -42,6 +43,7 @@ __all__ = [
     "Section",
     "SelectionSettings",
     "Settings",
+    "StoppingSettings",
     "StreamSettings",
     "TrackingSettings",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -28,6 +28,9 @@ class DataSettings(Section):
     """Questions to train on, labels never read: a .jsonl, .json, .parquet, .csv, .tsv or .txt file,
     "hub:OWNER/NAME", "arithmetic:train", or "arithmetic:stream", which has no end. In a recipe, a
     file beside it comes first."""
+    ids: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Train on these questions of ``train`` only, by their ids; all of it is measured, and apart
+    from that the others. Empty: on all. `ttrl choose` picks them by a run's votes."""
     held_out: str | None = None
     """Questions to measure on but never train on; same forms as ``train``, but no
     stream."""

@@ -13,6 +13,7 @@ from ttrl.settings.posed_rules import posed_rules
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.settings.section import Section
 from ttrl.settings.serve_rules import serve_rules
+from ttrl.settings.stopping import StoppingSettings
 from ttrl.settings.stream_rules import stream_rules
 
 if TYPE_CHECKING:
@@ -40,6 +41,22 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from _covariance_rules(settings.loss)
     yield from _memory_rules(settings)
     yield from _measurement_rules(settings)
+    yield from _stopping_rules(settings)
+
+
+def _stopping_rules(settings: Settings) -> Iterator[str]:
+    stopping, name = settings.stopping, "stopping.by_votes = true"
+    if not stopping.by_votes:
+        if stopping != StoppingSettings():
+            yield f"[stopping] needs {name}: without it nothing ends a run by its votes"
+        return
+    if settings.data.source != "list":
+        yield f'{name} compares visits to a question: it needs data.source = "list"'
+    if settings.guard.on_collapse == "stop":
+        yield (
+            f"{name} goes back to the best weights at a sign of a collapse, and "
+            'guard.on_collapse = "stop" to others: leave that at "warn"'
+        )
 
 
 def _data_rules(settings: Settings) -> Iterator[str]:
@@ -48,6 +65,16 @@ def _data_rules(settings: Settings) -> Iterator[str]:
         yield "data.system_prompt needs data.chat_template = true"
     if data.chat_template_kwargs and not data.chat_template:
         yield "data.chat_template_kwargs needs data.chat_template = true"
+    if len(set(data.ids)) < len(data.ids):
+        yield f"data.ids = {list(data.ids)} names one twice: a step asks no question twice"
+    if data.ids and data.source != "list":
+        yield 'data.ids needs data.source = "list": it names questions of data.train'
+    if data.ids and len(data.ids) < settings.rollout.questions_per_step:
+        yield (
+            f"rollout.questions_per_step = {settings.rollout.questions_per_step} is more than "
+            f"data.ids names ({len(data.ids)}): lower it, and raise rollout.votes for as many "
+            "answers in a step"
+        )
     if data.for_held_out and data.held_out is None:
         yield "data.for_held_out needs data.held_out"
     if data.suffix.startswith("\\n"):

@@ -38,6 +38,7 @@ from ttrl.settings.rules import ALGORITHMS, broken_rules
 from ttrl.settings.section import Count, Positive, Section
 from ttrl.settings.selection import SelectionSettings
 from ttrl.settings.serve import ServeSettings
+from ttrl.settings.stopping import StoppingSettings
 from ttrl.settings.stream import StreamSettings
 from ttrl.settings.tracking import TrackingSettings
 
@@ -72,6 +73,7 @@ class Settings(Section):
     harmony: HarmonySettings = HarmonySettings()
     reflection: ReflectionSettings = ReflectionSettings()
     guard: GuardSettings = GuardSettings()
+    stopping: StoppingSettings = StoppingSettings()
     critic: CriticSettings = CriticSettings()
     prime: PrimeSettings = PrimeSettings()
     policy: PolicySettings = PolicySettings()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ttrl.data.questions import load_questions
@@ -12,7 +13,7 @@ from ttrl.data.sources.question_list import QuestionList
 from ttrl.data.sources.sums import sums
 from ttrl.settings import DataSettings, Settings
 from ttrl.settings.data import NOTHING
-from ttrl.types import UserError
+from ttrl.types import Question, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +24,10 @@ SOURCES: dict[str, Callable[[Settings, PreTrainedTokenizerBase], Source]] = {
     "arithmetic:stream": sums,
 }
 """Functions that make the source that ``data.train`` names, where that is no list."""
+
+FEWEST_COMPARED = 8
+"""Steps, at least, that guards compare where ``data.ids`` names few questions, or a run ends by its
+votes: over a vote or two, labels that change are no collapse."""
 
 
 def refuse_absent(data: DataSettings) -> None:
@@ -47,11 +52,42 @@ def make_source(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Sourc
             'there when it begins; set data.source = "list", and name a file of them in data.train'
         )
     if settings.data.train in SOURCES:
+        for name, needs_a_list in (
+            ("data.ids", settings.data.ids),
+            ("stopping.by_votes", settings.stopping.by_votes),
+        ):
+            if needs_a_list:
+                raise UserError(
+                    f"{name} needs a list of questions, and data.train = {settings.data.train!r} "
+                    f"is none: name a file, or unset {name}"
+                )
         return SOURCES[settings.data.train](settings, tokenizer)
     loaded = load_questions(settings.data.train, settings.data, tokenizer)
-    if rounds and len(loaded.questions) == per_step:
+    asked = loaded.questions
+    if settings.data.ids:
+        asked = picked(asked, settings.data)
+    if rounds and len(asked) == per_step:
         raise UserError(
             f"rollout.resample_rounds = {rounds} has nothing to ask: each step asks all {per_step} "
             "questions of data.train; set it to 0, or lower rollout.questions_per_step"
         )
-    return QuestionList(loaded.questions, per_step, settings.seed, settings.epochs), loaded
+    is_steady = settings.data.ids or settings.stopping.by_votes
+    compared = FEWEST_COMPARED if is_steady else 1
+    return QuestionList(asked, per_step, settings.seed, settings.epochs, compared), loaded
+
+
+def picked(questions: Sequence[Question], data: DataSettings) -> tuple[Question, ...]:
+    """Return the questions that ``data.ids`` names, in its order.
+
+    Raises:
+        UserError: for ids that no question has, with those that are most like them.
+    """
+    by_id = {question.id: question for question in questions}
+    if missing := [name for name in data.ids if name not in by_id]:
+        like = get_close_matches(missing[0], by_id, 3, 0.0)
+        raise UserError(
+            f"data.ids: {missing} are no ids of the {len(by_id)} questions of data.train = "
+            f"{data.train!r}; those most like {missing[0]!r}: {like}; rows without a field "
+            f"{data.id_field!r} (data.id_field) are named by their place"
+        )
+    return tuple(by_id[name] for name in data.ids)

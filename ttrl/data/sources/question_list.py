@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,9 +16,16 @@ class QuestionList:
     """A list of questions: every epoch is its own shuffle; its last incomplete step is dropped."""
 
     def __init__(
-        self, questions: Sequence[Question], per_step: int, seed: int, epochs: int = 1
+        self,
+        questions: Sequence[Question],
+        per_step: int,
+        seed: int,
+        epochs: int = 1,
+        compared: int = 1,
     ) -> None:
         """Order ``questions`` in steps of ``per_step``, for ``epochs`` passes.
+
+        Passes that guards compare are of ``compared`` steps or more: several, if they are short.
 
         Raises:
             UserError: if there are too few questions for one step.
@@ -30,8 +38,9 @@ class QuestionList:
         self.all = questions
         self.per_step = per_step
         self.seed = seed
-        self.window = len(questions) // per_step
-        self.total = epochs * self.window
+        self.per_pass = len(questions) // per_step
+        self.window = self.per_pass * math.ceil(compared / self.per_pass)
+        self.total = epochs * self.per_pass
 
     @property
     def left_out(self) -> int:
@@ -40,7 +49,7 @@ class QuestionList:
 
     def questions(self, step: int) -> list[Question]:
         """Return the questions of a step, counted from 1."""
-        epoch, i = divmod(step - 1, self.window)
+        epoch, i = divmod(step - 1, self.per_pass)
         shuffled = generator(self.seed, "order", epoch).permutation(len(self.all))
         picked: np.ndarray = shuffled[i * self.per_step : (i + 1) * self.per_step]
         return [self.all[j] for j in picked]

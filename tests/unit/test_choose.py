@@ -1,0 +1,55 @@
+"""Questions chosen by the shares of their votes, with shares and variances worked out by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ttrl.report.choice import Visited, chosen, visited
+from ttrl.types import UserError
+
+SURE, SPLIT, MOVED = (
+    Visited("sure", (1.0, 1.0)),
+    Visited("split", (0.5, 0.5)),
+    Visited("m", (0.25, 0.75)),
+)
+ALL = [SURE, SPLIT, MOVED]
+
+
+def group(id: str, ratio: float, answer: str | None = "7", judged: bool = True) -> Any:
+    answers = [SimpleNamespace(answer=answer)]
+    return SimpleNamespace(question=id, majority_ratio=ratio, answers=answers, judged=judged)
+
+
+def test_half_goes_by_the_first_visit() -> None:
+    assert [q.distance("half") for q in ALL] == [0.5, 0.0, 0.25]
+    assert [q.id for q in chosen(ALL, "half", 2)] == ["split", "m"]
+
+
+def test_variance_goes_by_all_visits() -> None:
+    # mean 0.5; both are 0.25 away from it: 0.0625
+    assert [q.distance("variance") for q in ALL] == [0.0, 0.0, -0.0625]
+    assert [q.id for q in chosen(ALL, "variance", 3)] == [
+        "m",
+        "sure",
+        "split",
+    ]  # the first of equals
+
+
+@pytest.mark.parametrize(
+    ("by", "words"), [("half", "votes on 2 questions, and"), ("variance", "on 1 questions at two")]
+)
+def test_too_few_are_refused(by: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        chosen([SPLIT, Visited("once", (0.5,))], by, 3)
+
+
+def test_visits_are_read_from_steps_in_turn() -> None:
+    steps = {
+        1: [group("b", 0.5), group("a", 0.75)],
+        2: [group("b", 1.0), group("mute", 1.0, None), group("answered", 0.5, judged=False)],
+    }
+    run = cast("Any", SimpleNamespace(sampled=[1, 2], groups=steps.__getitem__))
+    assert visited(run) == [Visited("b", (0.5, 1.0)), Visited("a", (0.75,))]

@@ -1,0 +1,68 @@
+"""Picks the questions to train on alone, by the votes that a run has recorded; no label is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import pvariance
+from typing import Literal
+
+from ttrl.report.run_record import RunRecord
+from ttrl.types import UserError
+
+By = Literal["half", "variance"]
+"""half: the majority's share of the votes at the first visit is nearest to one half. variance: that
+share varies most over the visits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visited:
+    """A question, with the majority's share of its votes at each visit.
+
+    Example: ``Visited("34+57", (0.5, 0.75))``.
+    """
+
+    id: str
+    """The question's."""
+    shares: tuple[float, ...]
+    """`ttrl.types.Vote.majority_ratio`, oldest first."""
+
+    def distance(self, by: By) -> float:
+        """Return what is least for the question to choose."""
+        return abs(self.shares[0] - 0.5) if by == "half" else -pvariance(self.shares)
+
+
+def visited(run: RunRecord) -> list[Visited]:
+    """Return the questions of a run whose votes were counted, in the order of their first visits.
+
+    A question without a majority at some visit, as nobody had an answer, is left out: it may teach
+    nothing.
+    """
+    shares: dict[str, list[float]] = {}
+    mute: set[str] = set()
+    for step in run.sampled:
+        for group in run.groups(step):
+            if not group.judged:
+                continue
+            shares.setdefault(group.question, []).append(group.majority_ratio)
+            if all(answer.answer is None for answer in group.answers):
+                mute.add(group.question)
+    return [Visited(id, tuple(found)) for id, found in shares.items() if id not in mute]
+
+
+def chosen(questions: Sequence[Visited], by: By, count: int) -> list[Visited]:
+    """Return the ``count`` best questions, best first; of equal ones the first that was visited.
+
+    Raises:
+        UserError: if there are too few, or too few visits to have a variance.
+    """
+    if by == "variance":
+        questions = [question for question in questions if len(question.shares) > 1]
+    if len(questions) < count:
+        needed = " at two visits or more" if by == "variance" else ""
+        more = "; record a run of two epochs or more, or use --by half" if needed else ""
+        raise UserError(
+            f"--count {count}: the run has votes on {len(questions)} questions{needed}, and "
+            f"expected are {count} or more{more}"
+        )
+    return sorted(questions, key=lambda question: question.distance(by))[:count]
