@@ -122,7 +122,13 @@ def test_doctor_reports_a_failure(
     [
         (
             "ttrl train tiny",
-            ["tiny-agents", "tiny-arithmetic", "tiny-self-posed", "tiny-stream"],
+            [
+                "tiny-agents",
+                "tiny-arithmetic",
+                "tiny-one-example",
+                "tiny-self-posed",
+                "tiny-stream",
+            ],
         ),
         ("ttrl eval qwen2.5-math", ["qwen2.5-math-1.5b", "qwen2.5-math-7b"]),
         ("ttrl settings ev", ["evaluation"]),

@@ -58,7 +58,7 @@ def value(settings: Settings, key: str) -> object:
 
 
 def test_the_shipped_names() -> None:
-    tiny = ("tiny-agents", "tiny-arithmetic", "tiny-self-posed", "tiny-stream")
+    tiny = ("tiny-agents", "tiny-arithmetic", "tiny-one-example", "tiny-self-posed", "tiny-stream")
     assert recipe_names() == sorted([*BENCHMARKS, *tiny, *MACHINES])
     assert model_names() == sorted(MODELS)
 

@@ -351,7 +351,8 @@ def test_a_kept_question_is_found_by_its_id_after_a_restart(tmp_path: Path) -> N
     assert read.accept(b'{"id": "a", "prompt": "x"}', lambda number: None) == (1, True)
     inbox = Inbox(tmp_path / "stream", _read)
     inbox.open()
-    assert inbox.accept(b'{"prompt": "x", "id": "a"}', lambda: False) == (1, False)
+    again = inbox.checked(b'{"prompt": "x", "id": "a"}')
+    assert inbox.accept(again, lambda: False) == (1, False)
 
 
 def _read(row: Row) -> Any:
