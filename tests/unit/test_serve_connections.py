@@ -1,0 +1,77 @@
+"""Connections that ask nothing keep nobody out."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+uvicorn = pytest.importorskip("uvicorn", reason="pip install 'ttrl[serve]'")
+
+LIMIT = 5
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"yes"})
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    from ttrl.serve import service
+
+    monkeypatch.setattr(service, "HEAD_S", 0.5)
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, http=service.Protocol, lifespan="off", limit_concurrency=LIMIT, log_level="error"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=[[listening]])
+    thread.start()
+    yield listening.getsockname()[1]
+    server.should_exit = True
+    thread.join(30)
+
+
+def connect(port: int, said: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(said)
+    return connection
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server has closed it, within 30 s."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def answer(port: int) -> bytes:
+    asking = connect(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    found = b""
+    while piece := asking.recv(4096):
+        found += piece
+    return found
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+def test_a_connection_that_asks_nothing_is_closed(port: int, said: bytes) -> None:
+    assert is_closed(connect(port, said))
+
+
+def test_many_of_them_keep_nobody_out_for_long(port: int) -> None:
+    idle = [connect(port) for _ in range(40)]
+    assert all(map(is_closed, idle))
+    assert b"200 OK" in answer(port)
+
+
+def test_half_a_head_behind_a_whole_request_is_closed(port: int) -> None:
+    connection = connect(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+    connection.sendall(b"GET / HT")
+    while connection.recv(4096):  # until it is closed
+        pass
