@@ -1,6 +1,6 @@
 """A stream of 300 additions in several orders: learning on, question by question, and frozen.
 
-    .venv/bin/python bench/stream.py                all that is missing, and the table
+    .venv/bin/python bench/stream.py                all that is missing, and the tables
     .venv/bin/python bench/stream.py --show         run nothing
     .venv/bin/python bench/stream.py --questions 6 --seeds 0 --out tiny.json    a rehearsal
 
@@ -25,7 +25,6 @@ from typing import Any
 
 from machine import ROOT, describe
 from rich.console import Console
-from rich.table import Table
 
 RESULTS = ROOT / "bench" / "results" / "stream.json"
 COMMON = [
@@ -75,7 +74,8 @@ def main() -> None:
         raise SystemExit(f"{out}: made with other settings: remove it first")
     if not arguments.show:
         complete(record, arguments.seeds, arguments.jobs, out, console)
-    console.print(table(record))
+    for lines in page_tables(record):
+        console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def complete(
@@ -175,25 +175,6 @@ def share(digits: str) -> float:
     return fmean(map(int, digits))
 
 
-def table(record: dict[str, Any]) -> Table:
-    """Make a table of means over seeds, with the lowest and the highest."""
-    found = areas(record)
-    out = Table("prequential accuracy in %", *found, title=f"{record['questions']} questions")
-    for kind in ("first", "majority"):
-        for part in ("", ", last third", ", over frozen"):
-            name = f"{kind}{part}"
-            columns = [[100 * m[name] for m in s.values() if name in m] for s in found.values()]
-            out.add_row(name, *map(spread, columns))
-    runs = {row: list(record["runs"][CURVES[row][0]].values()) for row in found}
-    frozen = {"tokens": [r["tokens_per_answer"] for r in runs.get("frozen", [])], "seconds": []}
-    for what in ("tokens", "seconds"):  # frozen has no run of its own: its votes, and no update
-        costs = {row: [r[f"{what}_per_question"] for r in results] for row, results in runs.items()}
-        costs |= {"frozen": frozen[what]}
-        out.add_row(f"{what} a question", *(spread(costs[row]) for row in found))
-    out.add_row("orders", *(str(len(by_seed)) for by_seed in found.values()))
-    return out
-
-
 def page_tables(record: dict[str, Any]) -> list[list[str]]:
     """Make the tables of docs/streams.md: means with their spread, and the curves in six parts."""
     found = areas(record)
@@ -201,7 +182,7 @@ def page_tables(record: dict[str, Any]) -> list[list[str]]:
     for kind in ("first", "majority"):
         for part in ("", ", last third", ", over frozen"):
             name = f"{kind}{part}"
-            cells = [plain([100 * m[name] for m in seeds.values()]) for seeds in found.values()]
+            cells = [spread([100 * m[name] for m in seeds.values()]) for seeds in found.values()]
             means.append([name.replace("first", "first sample"), *cells])
     runs = {row: list(record["runs"][CURVES[row][0]].values()) for row in found}
     tokens = [
@@ -220,17 +201,9 @@ def page_tables(record: dict[str, Any]) -> list[list[str]]:
     return [[f"| {' | '.join(line)} |" for line in lines] for lines in (means, parts)]
 
 
-def plain(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
     """Write a mean with the lowest and the highest value, with one decimal each."""
     low, mean, high = (f"{x + 0.0:.1f}" for x in (min(values), fmean(values), max(values)))
-    return f"{mean} ({low} to {high})"
-
-
-def spread(values: list[float]) -> str:
-    """Write a mean with the lowest and the highest value."""
-    if not values:
-        return ""
-    low, mean, high = (f"{x:.3g}" for x in (min(values), fmean(values), max(values)))
     return f"{mean} ({low} to {high})"
 
 
