@@ -57,7 +57,13 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def started(saved_model: ModelSettings) -> Iterator[Pools]:
+def open_before() -> set[str]:
+    """What this process has open already: what other tests have left is not the pools'."""
+    return set(open_files(os.getpid()))
+
+
+@pytest.fixture(scope="module")
+def started(saved_model: ModelSettings, open_before: set[str]) -> Iterator[Pools]:
     """By how many engine processes they have; starting them takes most of the time."""
     pools = {n: make_pool(engine_settings(saved_model, n), TOKENIZER) for n in (0, 1, 2)}
     yield pools
@@ -199,10 +205,12 @@ def test_what_the_engine_refuses_is_refused_here_and_it_goes_on(pools: Pools) ->
     assert completions(pools[1]) == completions(pools[0])
 
 
-def test_nothing_listens_and_nothing_lies_in_a_file_system(started: Pools) -> None:
+def test_nothing_listens_and_nothing_lies_in_a_file_system(
+    started: Pools, open_before: set[str]
+) -> None:
     """No port, no socket with a name, no file: nothing to connect to, and nothing to remove."""
     own = os.getpid(), processes_of(started[1]._engine)[0].pid
-    links = [link for pid in own for link in open_files(pid)]
+    links = {link for pid in own for link in open_files(pid)} - open_before
     inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
     assert len(inodes) >= 2  # both ends of the pair
     for table in ("tcp", "tcp6", "udp", "udp6"):
