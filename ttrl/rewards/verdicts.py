@@ -1,0 +1,65 @@
+"""Reads and pays verdicts: what verifiers box on a solution, with ``agents.chain = "verdict"``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ttrl.answers import Extractor
+from ttrl.settings import Settings
+from ttrl.settings.agents import VERIFIER
+from ttrl.types import Completion, Estimate, Verdict
+
+SAYS = {"1": True, "0": False}
+"""What a verdict may be, to the letter; anything else, however close, is none."""
+
+
+def verdicts_of(
+    completions: Sequence[Completion], extract: Extractor, settings: Settings
+) -> dict[int, Verdict]:
+    """Read what verifiers say of the last solution before them in their trajectory.
+
+    Args:
+        completions: the answers to one question.
+        extract: from a text to what it boxes, as of any answer.
+        settings: ``rollout.workflow`` and ``agents.chain``.
+
+    Returns:
+        By index of a completion, for those that are verdicts; none but in a chain of verdicts.
+    """
+    if settings.rollout.workflow != "chain" or settings.agents.chain != "verdict":
+        return {}
+    found: dict[int, Verdict] = {}
+    for i, completion in enumerate(completions):
+        turn = completion.turn
+        if turn is None or turn.role != VERIFIER:
+            continue
+        before = [
+            (t.index, j)
+            for j, c in enumerate(completions)
+            if (t := c.turn) and t.trajectory == turn.trajectory and t.index < turn.index
+            if t.role != VERIFIER
+        ]
+        found[i] = Verdict(max(before)[1], SAYS.get((extract(completion.text) or "").strip()))
+    return found
+
+
+def paid(estimate: Estimate, verdicts: Mapping[int, Verdict], agrees_G: Sequence[bool]) -> Estimate:
+    """Pay a verdict 1 if it is right, else 0; without a label none is.
+
+    Args:
+        estimate: what an estimator has made of the answers.
+        verdicts: those of the group.
+        agrees_G: which answers agree with the estimate's label.
+    """
+    if not verdicts:
+        return estimate
+    rewards = list(estimate.rewards_G)
+    for i, right in are_right(verdicts, agrees_G).items():
+        rewards[i] = float(right and estimate.label is not None)
+    return replace(estimate, rewards_G=tuple(rewards), verdicts=verdicts)
+
+
+def are_right(verdicts: Mapping[int, Verdict], right_G: Sequence[bool]) -> dict[int, bool]:
+    """Say by completion which verdicts are right, given which solutions are."""
+    return {i: verdict.right == right_G[verdict.of] for i, verdict in verdicts.items()}
