@@ -171,8 +171,8 @@ def judged_line(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
         {"text": said["text"], "answer": answer, "reward": reward} | said
         for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
     ]
-    for said, votes in zip(completions, estimate.vote.voters_G or (), strict=False):
-        said["votes"] = votes
+    for said, has_vote in zip(completions, estimate.vote.voters_G or (), strict=False):
+        said["votes"] = has_vote
     for i, verdict in estimate.verdicts.items():
         completions[i] |= {"verdict": verdict.right, "verdict_of": verdict.of}
     for said, label in zip(completions, estimate.labels_G or (), strict=False):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ttrl.answers import Extractor
 from ttrl.settings import Settings
 from ttrl.settings.agents import VERIFIER
-from ttrl.types import Completion, Estimate, Verdict
+from ttrl.types import Completion, Estimate, Turn, Verdict
 
 SAYS = {"1": True, "0": False}
 """What a verdict may be, to the letter; anything else, however close, is none."""
@@ -29,18 +30,17 @@ def verdicts_of(
     """
     if settings.rollout.workflow != "chain" or settings.agents.chain != "verdict":
         return {}
+    solutions: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    verifiers: dict[int, Turn] = {}
+    for i, turn in enumerate(c.turn for c in completions):
+        if turn is not None and turn.role == VERIFIER:
+            verifiers[i] = turn
+        elif turn is not None:
+            solutions[turn.trajectory].append((turn.index, i))
     found: dict[int, Verdict] = {}
-    for i, completion in enumerate(completions):
-        turn = completion.turn
-        if turn is None or turn.role != VERIFIER:
-            continue
-        before = [
-            (t.index, j)
-            for j, c in enumerate(completions)
-            if (t := c.turn) and t.trajectory == turn.trajectory and t.index < turn.index
-            if t.role != VERIFIER
-        ]
-        found[i] = Verdict(max(before)[1], SAYS.get((extract(completion.text) or "").strip()))
+    for i, turn in verifiers.items():
+        _, of = max(place for place in solutions[turn.trajectory] if place[0] < turn.index)
+        found[i] = Verdict(of, SAYS.get((extract(completions[i].text) or "").strip()))
     return found
 
 
