@@ -11,11 +11,12 @@ from conversations import question, said, settings
 from groups import boxed
 from recipes import refusal
 
-from ttrl.answers import Grader
+from ttrl.answers import Grader, extract_answer
 from ttrl.evaluation.metrics import labelled_metrics
 from ttrl.evaluation.outcomes import turn_metrics
+from ttrl.evaluation.scoring import score_groups
 from ttrl.report.page.history import answers_of
-from ttrl.report.rollouts import judged_line, read_groups
+from ttrl.report.rollouts import RecordedGroup, judged_line, read_groups
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.types import AnswerKey, CompletionGroup, Turn, Verdict
 
@@ -208,6 +209,18 @@ def test_what_is_measured_of_verdicts() -> None:
     plain = replace(found, verdicts={})
     assert "label/verdict_accuracy" not in labelled_metrics([group], [plain], key, GRADER, [[0]])
     assert "agents/approval_share" not in turn_metrics(group, plain)
+
+
+def test_an_evaluation_says_how_many_verdicts_are_right() -> None:
+    run, key = scorer().settings, AnswerKey({"q1": "8"})
+    recorded = RecordedGroup.of(chains(*SAID))
+    (found,) = score_groups([recorded], key, (1,), extract_answer, GRADER, run)
+    # The third alone: it says of 8 that it is right.
+    assert (found.scores["verdict"], found.scores["outcome"]) == (0.25, 0.25)
+    (ones,) = score_groups([recorded], AnswerKey({"q1": "1"}), (1,), extract_answer, GRADER, run)
+    assert (ones.scores["verdict"], ones.scores["outcome"]) == (0.25, 0)  # 8 is not 1: the second
+    (plain,) = score_groups([recorded], key, (1,), extract_answer, GRADER)
+    assert "verdict" not in plain.scores
 
 
 def test_verdicts_are_written_down_and_read_again(tmp_path: Path) -> None:

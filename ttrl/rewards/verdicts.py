@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ttrl.answers import Extractor
+from ttrl.report.rollouts import RecordedAnswer
 from ttrl.settings import Settings
 from ttrl.settings.agents import VERIFIER
 from ttrl.types import Completion, Estimate, Turn, Verdict
@@ -16,12 +17,14 @@ SAYS = {"1": True, "0": False}
 
 
 def verdicts_of(
-    completions: Sequence[Completion], extract: Extractor, settings: Settings
+    completions: Sequence[Completion] | Sequence[RecordedAnswer],
+    extract: Extractor,
+    settings: Settings,
 ) -> dict[int, Verdict]:
     """Read what verifiers say of the last solution before them in their trajectory.
 
     Args:
-        completions: the answers to one question.
+        completions: the answers to one question, just sampled or recorded.
         extract: from a text to what it boxes, as of any answer.
         settings: ``rollout.workflow`` and ``agents.chain``.
 
