@@ -28,13 +28,19 @@ SHORT = (
     'agents.debate="{answers}{question}"',
     'agents.mixture="{answers}{question}"',
     'agents.verify="{generator} {question}"',
+    'agents.judge="{generator} {question}"',
     'agents.refine="{generator} {verifier} {question}"',
+    'agents.act="{generator} {agent} {question}"',
+    'agents.conclude="{generator} {agent} {question}"',
 )
 DEBATE = (*SHORT, "rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=2")
+CHAIN = (*SHORT, "rollout.workflow=chain", "rollout.agents=4")
 WORKFLOWS = {
     "debate": DEBATE,
     "mixture": (*SHORT, "rollout.workflow=mixture", "rollout.agents=3"),
-    "chain": (*SHORT, "rollout.workflow=chain", "rollout.agents=4", "agents.outcome_coef=0.5"),
+    "chain": (*CHAIN, "agents.outcome_coef=0.5"),
+    "role_free": (*CHAIN, "agents.chain=role_free", "agents.voters=first"),
+    "verdict": (*CHAIN, "agents.chain=verdict", "agents.voters=last"),
 }
 OWN = """
 from ttrl.rollout.workflows import Act, Conversation

@@ -27,12 +27,13 @@ from ttrl.plan.memory import Job, engine_weights, loading, prefill, push, states
 from ttrl.plan.second_model import LEAVES
 from ttrl.plan.timeline import RESUME, START, STEP, VERIFY, order
 from ttrl.report.display import Display
+from ttrl.rewards.estimators.verifier import Verified
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings import ModelSettings, Settings
 from ttrl.settings.recipe import load_settings
 from ttrl.system.ranks import Ranks
 from ttrl.trainer import train
-from ttrl.types import TrainSample, UpdateResult, UserError
+from ttrl.types import Question, TrainSample, UpdateResult, UserError
 
 RECIPE = "8xa100-40gb/qwen2.5-math-7b"
 CONFIG = Path(__file__).parents[1] / "unit" / "model_configs" / "qwen2.5-math-7b.json"
@@ -138,6 +139,24 @@ def test_a_run_does_what_the_timeline_says(
     *events, measured, slept, closed = card.events
     assert events == each_once(order(settings))
     assert (measured, slept, closed) == ("rollout", "sleep", "close")  # the model is saved last
+
+
+def test_a_reward_model_judges_when_the_timeline_says(
+    job: Job, card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify = Verified._verify
+
+    def noted(self: Verified, question: Question, texts: Sequence[str]) -> list[bool]:
+        card.happens("judge")
+        return verify(self, question, texts)
+
+    monkeypatch.setattr(Verified, "_verify", noted)
+    own = ("reward.estimator=verified", "reward.options.verifier=tiny-prm")
+    settings = settings_of(job, *own)
+    train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+    *events, _, _, _ = card.events
+    assert events == each_once(order(settings))
+    assert events.count("judge") == 2
 
 
 def test_so_does_one_that_is_resumed(job: Job, card: Card, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_recipe_is_the_tasks_with_short_prompts() -> None:
     own, task = load_settings("tiny-agents"), load_settings("tiny-arithmetic")
     same = {"name", "rollout", "agents"}
     assert own.model_dump(exclude=same) == task.model_dump(exclude=same)
-    for name in ("mixture", "verify", "refine", "debate"):
+    for name in ("mixture", "verify", "judge", "refine", "act", "conclude", "debate"):
         template = getattr(own.agents, name)
         assert re.fullmatch(r"(\{\w+\}\n?)+", template)  # nothing that the model has never read
         assert places_of(template)[-1] == "question"

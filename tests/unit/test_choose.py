@@ -19,7 +19,8 @@ ALL = [SURE, SPLIT, MOVED]
 
 
 def group(id: str, ratio: float, answer: str | None = "7", judged: bool = True) -> Any:
-    answers = [SimpleNamespace(answer=answer)]
+    without_a_vote = SimpleNamespace(answer="7", votes=False)
+    answers = [SimpleNamespace(answer=answer, votes=True), without_a_vote]
     return SimpleNamespace(question=id, majority_ratio=ratio, answers=answers, judged=judged)
 
 

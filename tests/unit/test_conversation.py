@@ -131,6 +131,36 @@ def test_a_chain_hands_on_solution_and_critique() -> None:
     ]
 
 
+def chain_of(kind: str) -> Conversation:
+    run = settings("chain", agents=4, votes=8)
+    own = run.agents.model_copy(update={"chain": kind})
+    data = run.data.model_copy(update={"suffix": " BOX"})
+    return begun(run.model_copy(update={"agents": own, "data": data}))
+
+
+def test_in_a_chain_without_roles_each_reads_all_and_names_what_it_does() -> None:
+    ask = Asked(lambda prompt, i: "S7" if prompt.startswith("<What") else f"said {len(prompt)}")
+    (group,) = run(chain_of("role_free"), ask, QUESTIONS[:1])
+    first, second, last = (prompts(ask, call)[1] for call in (1, 2, 3))
+    assert "\n\nS7\n\n" in first and "said " not in first and "BOX" not in first
+    said = [f"said {len(first)}", f"said {len(second)}"]
+    assert f"S7\n\n{said[0]}\n\nContinue" in second and "BOX" not in second
+    assert "\n\n".join(["S7", *said]) in last and "BOX" in last  # in order
+    assert [c.turn.role for c in group.completions[:4] if c.turn] == ["generator", *["agent"] * 3]
+    assert len(group.parts) == 4  # who has read more is compared with its like alone
+
+
+def test_in_a_chain_of_verdicts_verifiers_are_asked_for_one_or_zero() -> None:
+    ask = Asked(lambda prompt, i: "S7" if prompt.startswith("<What") else "\\boxed{0}")
+    (group,) = run(chain_of("verdict"), ask, QUESTIONS[:1])
+    first, second, last = (prompts(ask, call)[1] for call in (1, 2, 3))
+    assert "S7" in first and "\\boxed{1}" in first and "\\boxed{0}" in first and "BOX" not in first
+    assert second == first  # verdicts do not know of each other, unless a template shows them
+    assert "S7" in last and "\\boxed{0}\n\n\\boxed{0}" in last and "BOX" in last
+    roles = [c.turn.role for c in group.completions[:4] if c.turn]
+    assert roles == ["generator", "verifier", "verifier", "refiner"]
+
+
 def test_of_a_reasoning_model_others_see_what_follows_its_thoughts() -> None:
     ask = Asked(lambda prompt, i: "secret</think> 7" if i else "open <think> 8")
     run(begun(settings(agents=2, rounds=2, votes=8)), ask, QUESTIONS[:1])

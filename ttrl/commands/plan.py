@@ -31,6 +31,13 @@ def plan_command(
             help="The model's config.json: nothing else is read then, and no network is needed.",
         ),
     ] = None,
+    reward_model_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="The same of the reward model that the run loads, if it loads one.",
+        ),
+    ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs of the machine.")] = 1,
     gpu_memory: Annotated[
         float, typer.Option(min=1, metavar="GIB", help="Memory of each, as its maker states it.")
@@ -52,8 +59,10 @@ def plan_command(
     """Show what every GPU would hold, whether it fits, and how long a step would take."""
     settings = load_settings(recipe, model=model, overrides=overrides or [])
     refuse_output(output)
-    if model_config is not None and not model_config.is_file():
-        raise UserError(f"--model-config {model_config}: there is no such file")
+    configs = {"--model-config": model_config, "--reward-model-config": reward_model_config}
+    for option, file in configs.items():
+        if file is not None and not file.is_file():
+            raise UserError(f"{option} {file}: there is no such file")
     from rich.console import Console
 
     from ttrl.models.pretrained import load_bare_outline
@@ -72,7 +81,7 @@ def plan_command(
         raise UserError(
             f"{error}. For a plan its config.json is enough: --model-config FILE"
         ) from error
-    found = plan(settings, outline, machine)
+    found = plan(settings, outline, machine, reward_model_config)
     show(found, Console(emoji=False))
     if output is not None:
         output.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -123,7 +123,9 @@ class Evaluation:
             model: what to call their model; None: ``model.path``.
             sampling: how they were sampled, see `EvaluationResult`; None: as `sample` does.
         """
-        scored = score_groups(groups, self.asked.key, self.ks, self.extract, self.grader)
+        scored = score_groups(
+            groups, self.asked.key, self.ks, self.extract, self.grader, self.settings
+        )
         evaluation = self.settings.evaluation
         own = {
             "samples": evaluation.samples,

@@ -14,6 +14,7 @@ from statistics import fmean
 from ttrl.answers import Grader, default_grader, tie_order
 from ttrl.evaluation.outcomes import outcome_metrics, turn_metrics
 from ttrl.rewards.extra import shown
+from ttrl.rewards.verdicts import are_right
 from ttrl.rewards.vote import answer_entropy, majority_vote
 from ttrl.types import (
     AnswerKey,
@@ -79,8 +80,8 @@ def _vote_figures(vote: Vote) -> Metrics:
         "vote/majority_ratio": vote.majority_ratio,
         "vote/margin": vote.margin,
         "vote/tie_share": float(vote.tied),
-        "vote/abstention_share": vote.abstained / len(vote.answers_G),
-        "vote/undecided_share": vote.undecided / len(vote.answers_G),
+        "vote/abstention_share": vote.abstained / vote.votes,
+        "vote/undecided_share": vote.undecided / vote.votes,
         "vote/distinct_answers": float(len(vote.counts)),
         "vote/entropy": answer_entropy(vote),
     }
@@ -104,7 +105,10 @@ def labelled_metrics(
 
     - ``reward_accuracy``: completions that are paid if and only if they are right;
     - ``ground_truth_reward``: completions that are right;
-    - ``pass@n``: one of the n completions is right.
+    - ``pass@n``: one of the n answers among them is right.
+
+    A verdict on a solution (`Estimate.verdicts`) is right or wrong as such, is none of the n, and
+    also counts in ``label/verdict_accuracy``.
 
     Each appears again per difficulty level, as ``label/label_accuracy/level=3``.
     """
@@ -115,13 +119,18 @@ def labelled_metrics(
             continue
         answers_G, labels = estimate.vote.answers_G, estimate.labels_G or (estimate.label,)
         agree = grader.agree((*answers_G, *labels), reference)
-        right_G, right_labels = agree[: len(answers_G)], agree[len(answers_G) :]
+        right_G, right_labels = list(agree[: len(answers_G)]), agree[len(answers_G) :]
+        judged = are_right(estimate.verdicts, right_G)
+        for i, right in judged.items():
+            right_G[i] = right
         row = {
             "label/label_accuracy": fmean(right_labels),
             **_reward_figures("label", estimate, range(len(right_G)), right_G),
             **_reward_figures("trained", estimate, indices, right_G),
             **outcome_metrics(group, estimate, reference, grader),
         }
+        if judged:
+            row["label/verdict_accuracy"] = fmean(judged.values())
         rows.append(row)
         if level := key.levels.get(group.question.id):
             rows.append({f"{name}/level={level}": value for name, value in row.items()})
@@ -135,11 +144,14 @@ def _reward_figures(
         return {}
     right = [right_G[i] for i in indices]
     paid = [estimate.rewards_G[i] > 0 for i in indices]
-    return {
+    found = {
         f"{prefix}/reward_accuracy": fmean(r == p for r, p in zip(right, paid, strict=True)),
         f"{prefix}/ground_truth_reward": fmean(right),
-        f"{prefix}/pass@{len(indices)}": pass_at_k(len(right), sum(right), len(right)),
     }
+    if answers := [right_G[i] for i in indices if i not in estimate.verdicts]:
+        n = len(answers)
+        found[f"{prefix}/pass@{n}"] = pass_at_k(n, sum(answers), n)
+    return found
 
 
 def _means(rows: Iterable[Metrics]) -> Metrics:

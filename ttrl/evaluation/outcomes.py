@@ -33,12 +33,14 @@ def turn_metrics(group: CompletionGroup, estimate: Estimate) -> Metrics:
     abstained: dict[int, list[bool]] = defaultdict(list)
     prompts: list[int] = []
     cuts: list[int] = []
-    votes = zip(turns, estimate.rewards_G, estimate.vote.answers_G, strict=True)
-    for turn, reward, answer in votes:
+    said_G: list[object] = list(estimate.vote.answers_G)
+    for i, verdict in estimate.verdicts.items():  # which is what was asked for there
+        said_G[i] = verdict.right
+    for turn, reward, said in zip(turns, estimate.rewards_G, said_G, strict=True):
         if turn is None:
             continue
         rewards[turn.index].append(reward)
-        abstained[turn.index].append(answer is None)
+        abstained[turn.index].append(said is None)
         if turn.asked is not None:
             prompts.append(len(turn.asked.prompt_ids))
             cuts.append(turn.cut)
@@ -48,6 +50,8 @@ def turn_metrics(group: CompletionGroup, estimate: Estimate) -> Metrics:
         found["agents/prompt_tokens"] = fmean(prompts)
         found["agents/cut_tokens"] = fmean(cuts)
         found["agents/cut_share"] = fmean(cut > 0 for cut in cuts)
+    if verdicts := estimate.verdicts.values():
+        found["agents/approval_share"] = fmean(verdict.right is True for verdict in verdicts)
     return found
 
 

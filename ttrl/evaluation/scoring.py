@@ -10,6 +10,8 @@ from ttrl.evaluation.metrics import maj_at_k, pass_at_k
 from ttrl.evaluation.outcomes import outcomes
 from ttrl.report.results import QuestionScores, Scores
 from ttrl.report.rollouts import RecordedGroup
+from ttrl.rewards.verdicts import are_right, verdicts_of
+from ttrl.settings import Settings
 from ttrl.types import AnswerKey, UserError
 
 
@@ -19,6 +21,7 @@ def score_groups(
     ks: Iterable[int],
     extract: Extractor,
     grader: Grader,
+    settings: Settings | None = None,
 ) -> tuple[QuestionScores, ...]:
     """Score the answers to each question.
 
@@ -28,13 +31,14 @@ def score_groups(
         ks: report pass@k and maj@k for these.
         extract: from a completion's text to its answer.
         grader: says which answers are equivalent.
+        settings: say which answers in turns are verdicts; None: none is.
 
     Returns:
         Per question, fractions of 1, unbiased estimates from its n answers: "pass@k" (Chen et
         al., arXiv 2107.03374; pass@1 is the mean accuracy), "maj@k" for k > 1, "greedy" where that
         answer is there, "outcome" (`ttrl.evaluation.outcomes`) where agents have answered in turns,
-        which count in nothing else, "abstention_share", "truncated_share", the mean number of
-        "response_tokens".
+        which count in nothing else, but for "verdict", the share of right ones; "abstention_share",
+        "truncated_share", the mean number of "response_tokens".
 
     Raises:
         UserError: if a question has fewer answers than the largest k.
@@ -43,7 +47,8 @@ def score_groups(
     return tuple(
         QuestionScores(
             g.question,
-            _score(g, key.answers[g.question], ks, extract, grader),
+            _score(g, key.answers[g.question], ks, extract, grader)
+            | _verdict_score(g, key.answers[g.question], extract, grader, settings),
             key.levels.get(g.question),
         )
         for g in groups
@@ -76,3 +81,18 @@ def _score(
         "truncated_share": fmean(a.truncated for a in alone),
         "response_tokens": fmean(a.tokens for a in alone),
     }
+
+
+def _verdict_score(
+    group: RecordedGroup,
+    reference: str,
+    extract: Extractor,
+    grader: Grader,
+    settings: Settings | None,
+) -> Scores:
+    """Compute the share of verdicts that are right about their solutions; {} without any."""
+    verdicts = {} if settings is None else verdicts_of(group.answers, extract, settings)
+    if not verdicts:
+        return {}
+    right_G = grader.agree([extract(answer.text) for answer in group.answers], reference)
+    return {"verdict": fmean(are_right(verdicts, right_G).values())}

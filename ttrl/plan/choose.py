@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -13,9 +14,11 @@ from transformers import PreTrainedModel
 from ttrl.plan.host import host_lacking, host_memory
 from ttrl.plan.machine import MOST, Machine
 from ttrl.plan.memory import Job, kv_cache, kv_tokens, refuse_impossible
+from ttrl.plan.reward_model import judge_outline
 from ttrl.plan.shape import ModelShape
 from ttrl.plan.speed import seconds
 from ttrl.plan.timeline import Phase, lacking, phases, spare
+from ttrl.plan.turns import asked_of
 from ttrl.settings import Settings
 
 TOKEN_BUDGETS = (4096, 8192, 16384, 32768, 65536)
@@ -98,18 +101,32 @@ class Plan:
         }
 
 
-def plan(settings: Settings, outline: PreTrainedModel, machine: Machine) -> Plan:
+def plan(
+    settings: Settings,
+    outline: PreTrainedModel,
+    machine: Machine,
+    judge_config: Path | None = None,
+) -> Plan:
     """Plan a run.
 
     Args:
         settings: the run; ``policy.backend = None`` means zero3 on more than one GPU.
         outline: the model, which needs no weights (`ttrl.models.pretrained.load_outline`).
         machine: the GPUs, and the rates to count with.
+        judge_config: the config.json of the reward model that the run loads; None: it is where the
+            run finds it.
 
     Raises:
         UserError: for a model or a tensor_parallel that cannot be planned.
     """
-    job = Job(ModelShape.of(outline), settings, machine)
+    judge = judge_outline(settings, judge_config)
+    job = Job(
+        ModelShape.of(outline),
+        settings,
+        machine,
+        None if judge is None else ModelShape.of(judge),
+        asked_of(settings, machine),
+    )
     refuse_impossible(job)
     found, fitting = tuple(problems(job)), _fitting(job)
     best = _fastest(job, fitting)

@@ -19,6 +19,7 @@ from ttrl.models.dealing import KEYS
 from ttrl.models.recompute import recomputed_layers
 from ttrl.plan.machine import GIB, Machine
 from ttrl.plan.shape import ModelShape
+from ttrl.plan.turns import Asked, asked_of
 from ttrl.settings import Settings
 from ttrl.settings.backend import backend_of, refuse_for_local
 from ttrl.types import UserError
@@ -36,6 +37,15 @@ class Job:
     shape: ModelShape
     settings: Settings
     machine: Machine
+    judge: ModelShape | None = None
+    """Of the reward model that the run loads."""
+    turns: tuple[Asked, ...] | None = None
+    """What is sampled to a question; None: what the settings say."""
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        """What is sampled to a question, one after the other."""
+        return asked_of(self.settings, self.machine) if self.turns is None else self.turns
 
     @property
     def zero3(self) -> bool:

@@ -37,7 +37,7 @@ def show(plan: Plan, console: Console) -> None:
 FIRST = (
     "CUDA, NCCL", "parameters", "reference model", "gradients", "master weights", "moments",
     *(f"{name} {item}" for name in NAMES.values() for item in ("parameters", *LEAVES)),
-    "vLLM itself", "engine weights", "KV cache", "prefill, sampler",
+    "reward model", "vLLM itself", "engine weights", "KV cache", "prefill, sampler",
 )  # fmt: skip
 """Rows of the table: what stays; between them and fragmentation is what passes."""
 

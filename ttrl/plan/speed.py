@@ -10,6 +10,7 @@ from ttrl.models.dealing import BUNDLES, PROMPT_SHARE
 from ttrl.plan.memory import Job, kv_tokens, states
 from ttrl.plan.second_model import second_model, trained
 from ttrl.plan.second_model import states as second_states
+from ttrl.plan.turns import Asked, all_answers
 
 GIGA = 1e9
 
@@ -28,13 +29,18 @@ def seconds(job: Job) -> dict[str, float]:
 
 
 def rollout_seconds(job: Job) -> float:
-    """Estimate the time for decoding all votes, and what ReMax compares them with.
+    """Estimate the time for decoding all votes, turn by turn, and what ReMax compares them with.
 
-    Further rounds of ``rollout.resample_rounds`` are left out: how many questions teach nothing is
-    not known beforehand.
+    Prompts of later turns are each read once; the reading of shared ones is left out. So are
+    further rounds of ``rollout.resample_rounds``: how many questions teach nothing is not known
+    beforehand.
     """
     rollout = job.settings.rollout
-    found = decoding_seconds(job, rollout.votes, rollout.max_new_tokens)
+    found = 0.0
+    for asked in job.asked:
+        found += decoding_seconds(job, asked.answers, rollout.max_new_tokens, asked.prompt)
+        if not asked.shared:
+            found += reading_seconds(job, asked)
     if job.settings.reward.advantages == "remax":
         found += decoding_seconds(job, 1, rollout.max_new_tokens)
     return found
@@ -64,22 +70,32 @@ def free_pass_seconds(job: Job) -> float:
     return math.fsum(decoding_seconds(job, replies, tokens) for replies, tokens in batches)
 
 
-def decoding_seconds(job: Job, per_question: int, max_new_tokens: int) -> float:
+def reading_seconds(job: Job, asked: Asked) -> float:
+    """Estimate the time for reading the prompts of answers, each by itself."""
+    tokens = job.settings.rollout.questions_per_step * asked.answers * asked.prompt / job.ranks
+    return tokens * forward_flops(job, asked.prompt) / arithmetic_rate(job)
+
+
+def decoding_seconds(
+    job: Job, per_question: int, max_new_tokens: int, prompt: float | None = None
+) -> float:
     """Estimate the time for decoding so many completions to each of a step's questions.
 
     One token of every live sequence takes as long as reading the weights and all their keys and
     values, or as its matrix products, whichever is longer. As many tokens are needed as the
-    longest answer has, or more where not all sequences fit at a time.
+    longest answer has, or more where not all sequences fit at a time. Prompts are as long as a
+    question's, unless ``prompt`` says otherwise.
     """
     rollout, machine, shape = job.settings.rollout, job.machine, job.shape
     parallel = rollout.tensor_parallel if job.vllm else 1
     answer = machine.answer_share * max_new_tokens
     sequences = rollout.questions_per_step * per_question * parallel / job.ranks
-    room = max(1.0, kv_tokens(job) / (machine.prompt_tokens + answer))
+    read_before = machine.prompt_tokens if prompt is None else prompt
+    room = max(1.0, kv_tokens(job) / (read_before + answer))
     live_most = min(sequences, rollout.batch_size, room)
     iterations = max(max_new_tokens, sequences * answer / live_most)
     live = sequences * answer / iterations
-    context = machine.prompt_tokens + answer / 2
+    context = read_before + answer / 2
     read = 2 * shape.parameters / parallel + live * context * shape.kv_bytes_per_token(parallel)
     memory = read / (machine.decode_bandwidth * machine.hbm_gb_s * GIGA)
     multiplied = 2 * (shape.body + shape.head) * live / parallel
@@ -161,21 +177,38 @@ def scoring_seconds(job: Job) -> float:
     return share * (compute + batches * collective_seconds(job, 2 * job.shape.parameters))
 
 
+def answer_length(job: Job) -> float:
+    """Estimate the tokens of an answer."""
+    return job.machine.answer_share * job.settings.rollout.max_new_tokens
+
+
 def trained_length(job: Job) -> float:
-    """Estimate the tokens of a sequence that is trained on."""
-    return (
-        job.machine.prompt_tokens + job.machine.answer_share * job.settings.rollout.max_new_tokens
-    )
+    """Estimate the tokens of the sequence that a row of an update is in: prompt and answer."""
+    rows = [asked.answers * rows_of(job, asked) for asked in job.asked]
+    lengths = [asked.prompt + answer_length(job) for asked in job.asked]
+    return math.fsum(n * length for n, length in zip(rows, lengths, strict=True)) / math.fsum(rows)
 
 
 def trained_rows(job: Job) -> float:
-    """Estimate the rows that a sequence takes: its answer's, and its part of a shared prompt's."""
-    prompt, policy = job.machine.prompt_tokens, job.settings.policy
-    own = trained_length(job) - prompt
-    together = policy.sequences_per_update / job.ranks * trained_length(job)
+    """Estimate the rows that a sequence takes, whose turn is any of those that are sampled."""
+    rows = math.fsum(asked.answers * rows_of(job, asked) for asked in job.asked)
+    return rows / all_answers(job.asked)
+
+
+def rows_of(job: Job, asked: Asked) -> float:
+    """Estimate the rows that a turn's sequence takes: its answer's, and its part of the prompt's.
+
+    A prompt that is shared is there once for the samples that fit beside it.
+    """
+    prompt, own, policy = asked.prompt, answer_length(job), job.settings.policy
+    if not asked.shared:
+        return prompt + own
+    share = asked.answers / all_answers(job.asked)
+    lengths = math.fsum(a.answers * (a.prompt + own) for a in job.asked) / all_answers(job.asked)
+    together = policy.sequences_per_update / job.ranks * lengths
     even = min(job.tokens, together) / BUNDLES
     room = max(even, min(prompt / PROMPT_SHARE, job.tokens)) - prompt
-    return own + prompt / max(1.0, min(policy.trained_samples, room / own))
+    return own + prompt / max(1.0, min(policy.trained_samples * share, room / own))
 
 
 def training_seconds(job: Job, flops: float, parameters: int) -> float:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ttrl.plan import memory
+from ttrl.plan import memory, reward_model
 from ttrl.plan.machine import GIB
 from ttrl.plan.memory import Job
 from ttrl.plan.second_model import LEAVES, NAMES, leaves, second_model
@@ -35,13 +35,21 @@ STEP = ("rollout", "sleep", "reload", "update", "offload", *PUSH)
 CREDIT_STEP = ("rollout", "sleep", "credit", "reload", "update", "offload", *PUSH)
 """With a critic or a reward model, which is trained while the policy's states are away."""
 
-PEAKS = ("load", "start", "push", "verify", "rollout", "credit", "loss", "backward", "optimizer")
+JUDGED = ("rollout", "judge")
+"""Where a reward model judges answers, while others are still being sampled."""
+
+PEAKS = (
+    "load", "start", "push", "verify", "rollout", "judge", "credit", "loss", "backward",
+    "optimizer",
+)  # fmt: skip
 """Phases at which memory can be highest; between them there is never more."""
 
 
 def order(settings: Settings, *, resumed: bool = False) -> tuple[str, ...]:
     """List what a run does up to the end of its second step, as far as GPU memory sees it."""
     step = CREDIT_STEP if settings.reward.advantages in NAMES else STEP
+    if reward_model.judge_of(settings) is not None:
+        step = (*JUDGED, *step[1:])
     if settings.reward.labels == "teacher":
         step = (*TEACHER, *step)
     begun = (*RESUME, *VERIFY) if resumed else (*VERIFY, *MEASURE)
@@ -214,6 +222,12 @@ def _rollout(card: _Card) -> None:
     card.note("rollout", _sampling(card.job))
 
 
+def _judge(card: _Card) -> None:
+    """Read answers by a reward model, which is loaded when the first are there, and stays."""
+    card.take(reward_model.weights(card.job))
+    card.note("judge", _sampling(card.job) | reward_model.reading(card.job))
+
+
 def _sampling(job: Job) -> dict[str, int]:
     """Count the bytes that an engine needs for as long as it samples."""
     items = {"prefill, sampler": memory.prefill(job)}
@@ -261,6 +275,7 @@ _EVENTS: dict[str, Callable[[_Card], None]] = {
     "wake cache": _wake_cache,
     "verify": _verify,
     "rollout": _rollout,
+    "judge": _judge,
     "credit": _credit,
     "reload": _reload,
     "update": _update,

@@ -103,11 +103,11 @@ class PosedPhase:
         self.pool.forget([*asked, *prompts.values()])
 
     def _share(self, estimate: Estimate) -> float:
-        """Compute the share of all answers that agree with the label."""
+        """Compute the share of all votes that agree with the label."""
         vote = estimate.vote
         if estimate.label is None:
             return 0.0
         if estimate.label == vote.majority:
             return vote.majority_ratio
         agree_G = self.scorer.grader.agree(vote.answers_G, estimate.label)
-        return sum(agree_G) / len(agree_G)
+        return vote.backers(agree_G) / vote.votes

@@ -45,7 +45,7 @@ def visited(run: RunRecord) -> list[Visited]:
             if not group.judged:
                 continue
             shares.setdefault(group.question, []).append(group.majority_ratio)
-            if all(answer.answer is None for answer in group.answers):
+            if all(answer.answer is None for answer in group.answers if answer.votes):
                 mute.add(group.question)
     return [Visited(id, tuple(found)) for id, found in shares.items() if id not in mute]
 

@@ -181,7 +181,7 @@ def signed(value: float) -> str:
 
 def is_rate(name: str) -> bool:
     """Say whether a score is one that tables show first, and not that of a level."""
-    return ("@" in name or name in ("greedy", "outcome")) and "/" not in name
+    return ("@" in name or name in ("greedy", "outcome", "verdict")) and "/" not in name
 
 
 def result_table(summary: Mapping[str, Any]) -> Table:

@@ -43,6 +43,10 @@ class RecordedAnswer:
     """What was read from it; None: nothing, or nobody looked (`RecordedGroup.judged`)."""
     reward: float | None = None
     """What it was worth; None: nobody looked."""
+    votes: bool = True
+    """Whether it has a vote, where the votes were counted."""
+    verdict: bool | None = None
+    """What a verifier says of a solution: `ttrl.types.Verdict.right`; None also of an answer."""
     turn: Turn | None = None
     """Where it stands among the answers of several agents; the tokens of its prompt are not
     known."""
@@ -167,6 +171,10 @@ def judged_line(group: CompletionGroup, estimate: Estimate) -> dict[str, Any]:
         {"text": said["text"], "answer": answer, "reward": reward} | said
         for said, (answer, reward) in zip(record.pop("completions"), votes, strict=True)
     ]
+    for said, has_vote in zip(completions, estimate.vote.voters_G or (), strict=False):
+        said["votes"] = has_vote
+    for i, verdict in estimate.verdicts.items():
+        completions[i] |= {"verdict": verdict.right, "verdict_of": verdict.of}
     for said, label in zip(completions, estimate.labels_G or (), strict=False):
         said["label"] = label
     for said, shaped in zip(completions, estimate.shaped_G or (), strict=False):
@@ -248,6 +256,8 @@ def _read(said: Mapping[str, Any]) -> RecordedAnswer:
         truncated=FinishReason(said["finish_reason"]) is FinishReason.LENGTH,
         answer=said.get("answer"),
         reward=said.get("reward"),
+        votes=bool(said.get("votes", True)),
+        verdict=said.get("verdict"),
         surprisal=float(said["surprisal"]) if "surprisal" in said else None,
         confidence=(
             Confidence.of_json(said["confidence"], int(said["tokens"]))

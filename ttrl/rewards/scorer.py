@@ -14,7 +14,9 @@ from ttrl.rewards.estimators.agreement import Majority
 from ttrl.rewards.estimators.base import LARGEST, Estimator
 from ttrl.rewards.extra import ExtraRewards
 from ttrl.rewards.shaping import shaped_rewards
+from ttrl.rewards.verdicts import paid, verdicts_of
 from ttrl.rewards.vote import majority_vote, same_label
+from ttrl.rewards.voters import voters_of
 from ttrl.settings import Settings
 from ttrl.settings.plugins import errors_as_user_error, is_plugin
 from ttrl.settings.rollout import IN_TURNS
@@ -127,8 +129,7 @@ class GroupScorer:
             label, agrees_G = vote.majority, tuple(cluster == 0 for cluster in vote.clusters_G)
         else:
             label = labels.get(group.question.id)
-            votes = vote.answers_G
-            agrees_G = (False,) * len(votes) if label is None else self.grader.agree(votes, label)
+            agrees_G = self._agree(vote, label)
         history = self.history.get(group.question.id, ())
         voted = VotedGroup(
             group=group,
@@ -146,6 +147,10 @@ class GroupScorer:
             raise _nothing_to_add_to(self.name)
         if any(c.turn is not None for c in group.completions):
             self._refuse_in_turns(checked.advantages_G is not None)
+        if verdicts := verdicts_of(group.completions, self.extract, self.settings):
+            if checked.label != label:  # an estimator may elect another
+                agrees_G = self._agree(vote, checked.label)
+            checked = paid(checked, verdicts, agrees_G)
         return replace(
             checked,
             extra_rewards=self.extra.of(group),
@@ -217,8 +222,17 @@ class GroupScorer:
         answers = (*vote.answers_G, self.extract(group.greedy.text))
         return float(self.grader.agree(answers, label)[-1])
 
+    def _agree(self, vote: Vote, label: str | None) -> tuple[bool, ...]:
+        answers_G = vote.answers_G
+        return (False,) * len(answers_G) if label is None else self.grader.agree(answers_G, label)
+
     def _vote(self, completions: Sequence[Completion]) -> Vote:
-        return majority_vote([self.extract(c.text) for c in completions], self.grader)
+        verdicts = verdicts_of(completions, self.extract, self.settings)
+        answers = [
+            None if i in verdicts else self.extract(c.text) for i, c in enumerate(completions)
+        ]
+        voters_G = voters_of(completions, self.settings.agents.voters, verdicts)
+        return majority_vote(answers, self.grader, voters_G)
 
 
 def _nothing_to_add_to(estimator: str) -> UserError:

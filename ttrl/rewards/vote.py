@@ -10,7 +10,11 @@ from ttrl.answers import Grader, default_grader, tie_order
 from ttrl.types import Vote
 
 
-def majority_vote(answers: Sequence[str | None], grader: Grader | None = None) -> Vote:
+def majority_vote(
+    answers: Sequence[str | None],
+    grader: Grader | None = None,
+    voters_G: Sequence[bool] | None = None,
+) -> Vote:
     """Elect the most frequent answer, where equivalent answers count as one.
 
     Every rule is independent of the order of the answers:
@@ -24,29 +28,34 @@ def majority_vote(answers: Sequence[str | None], grader: Grader | None = None) -
     Args:
         answers: one per completion, as `ttrl.answers.extract_answer` gives them.
         grader: says which answers are equivalent; None: one with the default settings.
+        voters_G: who votes, one at least; None: all. The others elect nothing, and are in the
+            classes of the voters whose answers they give, or in none.
     """
     grader = grader or default_grader()
+    votes_G = (True,) * len(answers) if voters_G is None else tuple(voters_G)
     found = grader.classes({answer for answer in answers if answer is not None})
     forms = found.name_of
     answers_G = tuple(a if a is not None and forms[a] else None for a in answers)
     spellings: dict[str, Counter[str]] = defaultdict(Counter)  # by canonical form
-    for answer in answers_G:
-        if answer is not None:
+    for answer, votes in zip(answers_G, votes_G, strict=True):
+        if votes and answer is not None:
             spellings[forms[answer]][answer] += 1
     classes = sorted(spellings, key=lambda form: (-spellings[form].total(), tie_order(form)))
     cluster_of = {form: cluster for cluster, form in enumerate(classes)}
     counts = tuple(spellings[form].total() for form in classes)
+    said = [a for a, votes in zip(answers_G, votes_G, strict=True) if votes]
     return Vote(
         answers_G=answers_G,
-        clusters_G=tuple(None if a is None else cluster_of[forms[a]] for a in answers_G),
+        clusters_G=tuple(None if a is None else cluster_of.get(forms[a]) for a in answers_G),
         counts=counts,
         names=tuple(classes),
         majority=most_common(spellings[classes[0]]) if classes else None,
-        majority_ratio=counts[0] / len(answers) if counts else 0.0,
-        margin=(counts[0] - sum(counts[1:2])) / len(answers) if counts else 0.0,
-        abstained=answers_G.count(None),
+        majority_ratio=counts[0] / len(said) if counts else 0.0,
+        margin=(counts[0] - sum(counts[1:2])) / len(said) if counts else 0.0,
+        abstained=said.count(None),
         tied=len(counts) > 1 and counts[0] == counts[1],
-        undecided=sum(a in found.undecided for a in answers_G if a is not None),
+        undecided=sum(a in found.undecided for a in said if a is not None),
+        voters_G=None if all(votes_G) else votes_G,
     )
 
 

@@ -45,7 +45,8 @@ def planned_memory(
         return {}
     totals = {phase.name: phase.total / GIB for phase in found.phases}
     update = max(totals[name] for name in ("loss", "backward", "optimizer"))
-    return {"rollout": totals["rollout"], "update": update}
+    rollout = max(totals[name] for name in ("rollout", "judge") if name in totals)
+    return {"rollout": rollout, "update": update}
 
 
 def figures_of_the_start(

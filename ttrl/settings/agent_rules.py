@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def agent_rules(settings: Settings) -> Iterator[str]:
     """Yield a message for every rule of ``rollout.workflow`` and ``[agents]`` that is broken."""
     rollout = settings.rollout
+    yield from _chain_rules(settings)
     if rollout.workflow not in IN_TURNS:
         if not is_plugin(rollout.workflow):
             yield from _unused(settings)
@@ -71,6 +72,30 @@ def _number_rules(rollout: RolloutSettings) -> Iterator[str]:
             f"rollout.votes = {rollout.votes} are all answers to a question, of all turns: "
             f"expected a multiple of the {each} of one {name}, twice as many at least, so that "
             f"there is something to compare with; set {max(2, -(-rollout.votes // each)) * each}"
+        )
+
+
+def _chain_rules(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong with ``agents.chain`` and ``agents.voters``, of any workflow."""
+    own, reward, workflow = settings.agents, settings.reward, settings.rollout.workflow
+    if own.chain != "roles" and workflow != "chain":
+        yield (f'agents.chain = "{own.chain}" needs rollout.workflow = "chain"; it is {workflow!r}')
+    if own.voters != "all" and reward.labels != "votes":
+        yield (
+            f'agents.voters = "{own.voters}" would be ignored: with reward.labels = '
+            f'"{reward.labels}" no answers of the run elect the label; unset one of them'
+        )
+    if own.chain != "verdict":
+        return
+    if reward.estimator == "random":
+        yield (
+            'agents.chain = "verdict" pays a verdict for agreeing with the label, which '
+            'reward.estimator = "random" does not look at: unset one of them'
+        )
+    if settings.answers.extract == "choice":
+        yield (
+            'answers.extract = "choice" reads letters, and with agents.chain = "verdict" a verdict '
+            'is 1 or 0: set answers.extract = "boxed", or unset agents.chain'
         )
 
 

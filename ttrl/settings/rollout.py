@@ -36,7 +36,8 @@ class RolloutSettings(Section):
     questions_per_step: Positive = 8
     """Questions in one step."""
     votes: Annotated[int, Field(ge=2, le=2**16)] = 64
-    """Answers sampled per question, by all agents in all their turns; all of them vote."""
+    """Answers sampled per question, by all agents in all their turns; all of them vote, or
+    those that ``agents.voters`` names."""
     temperature: Temperature = 1.0
     """Sampling temperature; the loss uses the same one."""
     top_k: Annotated[int, Field(ge=0, le=MOST_TOP_K)] = 0

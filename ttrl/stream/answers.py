@@ -69,11 +69,11 @@ def answer_record(group: CompletionGroup, vote: Vote) -> dict[str, Any]:
 
     The ``response`` is the first completion of the majority, whole; the first, if nobody answered.
     """
-    speaker = group.completions[vote.clusters_G.index(0) if vote.counts else 0]
+    speaker = group.completions[vote.cast_G.index(0) if vote.counts else 0]
     return {
         "answer": vote.majority,
         "share": vote.majority_ratio,
-        "votes": len(vote.answers_G),
+        "votes": vote.votes,
         "first": vote.answers_G[0],
         "response": speaker.text,
         "finish_reason": speaker.finish_reason.value,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from ttrl.types.turn import Turn
+from ttrl.types.turn import Turn, Verdict
 from ttrl.types.update import PackedBatch, PackedSequences, TrainSample, UpdateResult
 
 if TYPE_CHECKING:
@@ -172,7 +172,8 @@ class Vote:
     answers_G: tuple[str | None, ...]
     """The extracted answers; None is an abstention."""
     clusters_G: tuple[int | None, ...]
-    """Per answer, its equivalence class: an index into ``counts``; None for an abstention."""
+    """Per answer, its equivalence class: an index into ``counts``; None for an abstention, and for
+    an answer without a vote (`voters_G`) that no voter has given."""
     counts: tuple[int, ...]
     """Votes per equivalence class, largest first."""
     names: tuple[str, ...]
@@ -184,11 +185,32 @@ class Vote:
     margin: float
     """(winner - runner-up) / all votes."""
     abstained: int
-    """The number of completions without an answer."""
+    """The number of voters without an answer."""
     tied: bool
     """Whether another class had as many votes as the winner."""
     undecided: int = 0
     """Voters whose answer the symbolic stage could not read in time: compared by spelling only."""
+    voters_G: tuple[bool, ...] | None = None
+    """Which completions vote, where agents answer in turns and not all of them do; None: all.
+    Counts, shares and the winner are of their votes alone."""
+
+    @property
+    def votes(self) -> int:
+        """The number of all votes, abstentions included."""
+        return len(self.answers_G) if self.voters_G is None else sum(self.voters_G)
+
+    @property
+    def cast_G(self) -> tuple[int | None, ...]:
+        """Per completion, the class that it votes for; None: it abstains, or has no vote."""
+        if self.voters_G is None:
+            return self.clusters_G
+        votes = zip(self.clusters_G, self.voters_G, strict=True)
+        return tuple(cluster if has_one else None for cluster, has_one in votes)
+
+    def backers(self, agrees_G: Sequence[bool]) -> int:
+        """Count the votes that agree, of what is said of each completion."""
+        voters_G = self.voters_G or (True,) * len(agrees_G)
+        return sum(a and v for a, v in zip(agrees_G, voters_G, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +291,9 @@ class Estimate:
     shaped_G: tuple[float, ...] | None = None
     """Rewards of answers in turns by ``agents.shaping``, which advantages are computed of; not of
     the estimator. None: ``rewards_G``."""
+    verdicts: Mapping[int, Verdict] = field(default_factory=dict)
+    """By completion, what a verifier says of a solution, with ``agents.chain = "verdict"``. It has
+    no answer and no vote, and is paid for being right; not of the estimator."""
 
     @property
     def worth_G(self) -> tuple[float, ...]:
@@ -309,6 +334,7 @@ __all__ = [
     "Turn",
     "UpdateResult",
     "UserError",
+    "Verdict",
     "Vote",
     "VotedGroup",
     "WeightSource",

@@ -1,4 +1,4 @@
-"""Where an answer stands among those of several agents."""
+"""Where an answer stands among those of several agents, and what a verifier says of one."""
 
 from __future__ import annotations
 
@@ -29,3 +29,16 @@ class Turn:
     """The prompt that was read; None: that of the group's question."""
     cut: int = 0
     """Tokens of earlier answers for which the prompt had no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of a solution.
+
+    Example: ``Verdict(of=0, right=True)``: the group's first completion is right.
+    """
+
+    of: int
+    """Index of the completion that it is about."""
+    right: bool | None
+    """What it says of that; None: nothing in the form that was asked for."""

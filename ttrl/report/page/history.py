@@ -130,7 +130,7 @@ def history(
 
 def visit(step: int, group: RecordedGroup, judge: Judge) -> Visit:
     """Count the votes of a group that was judged; what the run knew of them is not judged anew."""
-    answers = [answer.answer for answer in group.answers]
+    answers = [answer.answer for answer in group.answers if answer.votes]
     given = [answer for answer in answers if answer is not None]
     classes = judge.classes({*given, *([group.label] if group.label is not None else [])})
     counted = Counter(classes.name_of[answer] for answer in given)
@@ -213,7 +213,10 @@ def _line(answer: RecordedAnswer, longest: int, greedy: bool) -> list[Any]:
     text, turn = cut(answer.text, longest), answer.turn
     if turn is not None:  # in brackets, as what is left out
         where = f"trajectory {turn.trajectory + 1}, turn {turn.index + 1}"
-        text = f"[{where}: {turn.role} {turn.agent + 1}]\n{text}"
+        known = "" if answer.votes else ", without a vote"
+        if answer.verdict is not None:
+            known = f", verdict: {'right' if answer.verdict else 'wrong'}"
+        text = f"[{where}: {turn.role} {turn.agent + 1}{known}]\n{text}"
     return [text, name, answer.tokens, answer.truncated, answer.reward, greedy]
 
 

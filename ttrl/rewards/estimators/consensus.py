@@ -42,17 +42,17 @@ class Scrl(Estimator):
     def estimate(self, voted: VotedGroup) -> Estimate:
         """Compute r_i, which is 1, 0 or -1: see the class."""
         vote = voted.vote
-        votes = len(vote.answers_G)
-        backers = sum(voted.agrees_G)
+        votes = vote.votes
+        backers = vote.backers(voted.agrees_G)
         rivals = Counter(
             cluster
-            for cluster, agrees in zip(vote.clusters_G, voted.agrees_G, strict=True)
+            for cluster, agrees in zip(vote.cast_G, voted.agrees_G, strict=True)
             if cluster is not None and not agrees
         )
         margin = (backers - max(rivals.values(), default=0)) / votes
         believed = backers > 0 and backers / votes >= self.tau_pos and margin > self.tau_margin
         surprisals = [surprisal(c) for c in voted.group.completions]
-        usual = math.fsum(surprisals) / votes
+        usual = math.fsum(surprisals) / len(surprisals)
         doubtful = {
             cluster
             for cluster, doubt in enumerate(class_means(vote, surprisals))
@@ -67,7 +67,10 @@ class Scrl(Estimator):
             rewards_G=tuple(reward + 0.0 for reward in rewards_G),  # no -0.0
             label=voted.label if believed else None,
             confidence=backers / votes,
-            metrics={"believed": float(believed), "negative_share": rewards_G.count(-1.0) / votes},
+            metrics={
+                "believed": float(believed),
+                "negative_share": rewards_G.count(-1.0) / len(rewards_G),
+            },
         )
 
 

@@ -23,7 +23,7 @@ def surprisal(completion: Completion) -> float:
 def class_means(vote: Vote, values_G: Sequence[float]) -> list[float]:
     """Compute for each equivalence class of a vote the mean of its voters' values."""
     members: list[list[float]] = [[] for _ in vote.counts]
-    for cluster, value in zip(vote.clusters_G, values_G, strict=True):
+    for cluster, value in zip(vote.cast_G, values_G, strict=True):
         if cluster is not None:
             members[cluster].append(value)
     return [math.fsum(values) / len(values) for values in members]
@@ -31,6 +31,6 @@ def class_means(vote: Vote, values_G: Sequence[float]) -> list[float]:
 
 def spelling(vote: Vote, cluster: int) -> str:
     """Return a class's most common answer, as `Vote.majority` is that of the largest class."""
-    votes = zip(vote.answers_G, vote.clusters_G, strict=True)
+    votes = zip(vote.answers_G, vote.cast_G, strict=True)
     spellings = Counter(answer for answer, c in votes if answer is not None and c == cluster)
     return most_common(spellings)

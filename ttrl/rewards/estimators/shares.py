@@ -44,7 +44,7 @@ class Soft(Estimator):
     def estimate(self, voted: VotedGroup) -> Estimate:
         """Compute r_i = n_{c_i} / G; weight 1[min_entropy <= H <= max_entropy]."""
         vote = voted.vote
-        votes = len(vote.answers_G)
+        votes = vote.votes
         highest = math.inf if self.max_entropy is None else self.max_entropy
         inside = self.min_entropy <= answer_entropy(vote) <= highest
         return Estimate(
@@ -102,7 +102,7 @@ class Confidence(Estimator):
             confidence=max(p, default=0.0),
             metrics={
                 "uncertainty": math.fsum(unsure) / len(unsure),
-                "pruned_share": (sum(vote.counts) - left) / len(vote.answers_G),
+                "pruned_share": (sum(vote.counts) - left) / vote.votes,
             },
         )
 

@@ -62,12 +62,12 @@ class Verified(Estimator):
     def estimate(self, voted: VotedGroup) -> Estimate:
         """Compute r_i = 1[class_i = argmax of the classes' weights]."""
         vote, group = voted.vote, voted.group
-        voters = [i for i, cluster in enumerate(vote.clusters_G) if cluster is not None]
+        voters = [i for i, cluster in enumerate(vote.cast_G) if cluster is not None]
         texts = [group.completions[i].text for i in voters]
         passed = dict(zip(voters, self._verify(group.question, texts), strict=True))
         weights = [float(count) for count in vote.counts]
         for i in voters:
-            cluster = vote.clusters_G[i]
+            cluster = vote.cast_G[i]
             if passed[i] and cluster is not None:
                 weights[cluster] += self.omega - 1
         best = max(range(len(weights)), key=weights.__getitem__, default=None)
@@ -78,7 +78,7 @@ class Verified(Estimator):
             label=None if best is None else spelling(vote, best),
             confidence=0.0 if best is None else weights[best] / total,
             metrics={
-                "verified_share": sum(passed.values()) / len(vote.clusters_G),
+                "verified_share": sum(passed.values()) / vote.votes,
                 "overruled": float(best not in (None, 0)),
             },
         )
