@@ -34,6 +34,9 @@ class Act:
     """Whether ``data.suffix`` asks it for an answer in its form."""
     others: int | None = None
     """The most answers of other agents' that it is shown, drawn anew each time; None: all."""
+    agent: str | None = None
+    """Whose act it is, where ``rollout.policies`` gives each agent a policy: acts of one name are
+    one agent's. None: the first, second, ... of its role in its turn is the same one in all."""
 
 
 def checked(plan: Plan, name: str) -> tuple[tuple[Act, ...], ...]:
@@ -74,6 +77,20 @@ def _refuse_wrong(act: Act, t: int, turns: tuple[tuple[Act, ...], ...], where: s
         )
     if act.sees and not places & (known - {QUESTION}):
         raise UserError(f"{where}: the template shows nothing of the answers that it sees")
+
+
+def agents(plan: Plan) -> list[list[str]]:
+    """Return the name of the agent at each place of a plan, see `Act.agent`."""
+    named = []
+    for acts in plan:
+        places = [sum(b.role == a.role for b in acts[:i]) for i, a in enumerate(acts, start=1)]
+        named.append(
+            [
+                f"{act.role} {number}" if act.agent is None else act.agent
+                for act, number in zip(acts, places, strict=True)
+            ]
+        )
+    return named
 
 
 def calls(plan: Plan) -> int:

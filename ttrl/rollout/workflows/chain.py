@@ -18,6 +18,7 @@ class Chain(Conversation):
         turns = [[Act("generator")]]
         for t in range(1, count - 1):
             before = [(earlier, 0) for earlier in range(t)]
-            turns.append([Act("verifier", own.verify, before, answers=False)])
+            who = f"verifier {t}"
+            turns.append([Act("verifier", own.verify, before, answers=False, agent=who)])
         turns.append([Act("refiner", own.refine, [(t, 0) for t in range(count - 1)])])
         return turns
