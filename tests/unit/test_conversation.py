@@ -217,6 +217,82 @@ def test_prompts_of_later_turns_are_forgotten() -> None:
 
 
 # ---------------------------------------------------------------------------------------------
+# A policy per agent
+
+
+def per_agent(workflow: str = "debate", **changes: object) -> Conversation:
+    own = settings(workflow, **changes)
+    rollout = own.rollout.model_copy(update={"policies": "per_agent"})
+    return begun(own.model_copy(update={"rollout": rollout}))
+
+
+def test_a_debater_keeps_its_policy_in_all_rounds() -> None:
+    held = per_agent(agents=2, rounds=3, votes=12)
+    ask = Asked(lambda prompt, i: f"answer {i}")
+    groups = run(held, ask)
+    assert held.agents == ("debater 0", "debater 1")
+    # Every second round begins with the policy that spoke last: one push of weights less.
+    assert [(len(asked), params.n, params.policy) for asked, params in ask.calls] == [
+        (2, 2, 0),
+        (2, 2, 1),
+        (4, 1, 1),
+        (4, 1, 0),
+        (4, 1, 0),
+        (4, 1, 1),
+    ]
+    stream = (0, "rollout", 4)
+    assert [params.stream for _, params in ask.calls] == [
+        (*stream, "policy", 0),
+        (*stream, "policy", 1),
+        *[(*stream, "turn", 1)] * 2,
+        *[(*stream, "turn", 2)] * 2,
+    ]
+    assert [asked.id.split("/")[2] for asked in ask.calls[2][0]] == ["1"] * 4
+    for group in groups:
+        turns = [c.turn for c in group.completions if c.turn is not None]
+        assert [(t.trajectory, t.index, t.agent, t.policy) for t in turns] == [
+            (trajectory, t, a, a) for trajectory in (0, 1) for t in range(3) for a in (0, 1)
+        ]
+        assert group.parts == [[0, 6], [1, 7], [2, 8], [3, 9], [4, 10], [5, 11]]
+        assert [c.text for c in group.completions[:2]] == ["answer 0", "answer 0"]
+        assert [c.text for c in group.completions[6:8]] == ["answer 1", "answer 1"]
+
+
+@pytest.mark.parametrize(
+    ("workflow", "agents", "votes", "names", "asked"),
+    [
+        ("mixture", 2, 6, ("generator 0", "generator 1", "aggregator 0"), [0, 1, 2]),
+        (
+            "chain",
+            4,
+            8,
+            ("generator 0", "verifier 0", "verifier 1", "refiner 0"),
+            [0, 1, 2, 3],
+        ),
+    ],
+)
+def test_every_role_has_its_policy(
+    workflow: str, agents: int, votes: int, names: tuple[str, ...], asked: list[int]
+) -> None:
+    held = per_agent(workflow, agents=agents, votes=votes)
+    ask = Asked(lambda prompt, i: "7")
+    (group,) = run(held, ask, QUESTIONS[:1])
+    assert held.agents == names
+    assert [params.policy for _, params in ask.calls] == asked
+    each = [c.turn.policy for c in group.completions if c.turn]
+    assert each == 2 * asked
+
+
+def test_each_group_is_told_of_where_every_agent_has_a_policy() -> None:
+    told: list[str] = []
+    for rank in (0, 1):
+        held = per_agent(agents=2, rounds=2, votes=8)
+        ask = Asked(lambda prompt, i: "7", rank, 2)
+        held.run(ask, QUESTIONS, 4, lambda g: told.append(g.question.id))
+    assert sorted(told) == ["q1", "q2"]
+
+
+# ---------------------------------------------------------------------------------------------
 # A plan of one's own
 
 
@@ -235,8 +311,9 @@ class Own(Conversation):
 def own(plan: Plan | None = None, **changes: object) -> Conversation:
     made = type("Own", (Own,), {} if plan is None else {"turns": lambda self: plan})
     # The rules of the shipped ones are not its own.
+    policies = changes.pop("policies", "shared")
     run = settings("single_turn", **changes)
-    named = run.rollout.model_copy(update={"workflow": "own.py:Own"})
+    named = run.rollout.model_copy(update={"workflow": "own.py:Own", "policies": policies})
     held: Conversation = made(run.model_copy(update={"rollout": named}))
     held.begin(FreePrompts(run.data, TOKENIZER, run.longest))
     return held
@@ -265,6 +342,39 @@ def test_a_plan_of_ones_own() -> None:
     # One who acts later and reads nothing has the question's prompt, and random numbers of its own.
     assert prompts(ask, 3) == [QUESTIONS[0].prompt] * 2
     assert [q.id for q in ask.calls[3][0]] == ["q1/2/0/0", "q1/2/0/1"]
+
+
+def test_a_plan_says_whose_act_it_is() -> None:
+    """By role and number where it does not say so."""
+    held = own(votes=10, policies="per_agent")
+    assert held.agents == ("sceptic 0", "writer 0")
+    ask = Asked(lambda prompt, i: "7")
+    (group,) = run(held, ask, QUESTIONS[:1])
+    assert [(len(asked), params.policy) for asked, params in ask.calls] == [
+        (2, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+        (2, 1),
+    ]
+    places = [(c.turn.index, c.turn.agent, c.turn.policy) for c in group.completions[:5] if c.turn]
+    assert places == [(0, 1, 1), (0, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 1)]
+    named = own(
+        [[Act("a", agent="x"), Act("a"), Act("b", agent="x")], [Act("b"), Act("a", agent="y")]],
+        votes=10,
+        policies="per_agent",
+    )
+    assert named.agents == ("x", "a 1", "b 0", "y")
+    ask = Asked(lambda prompt, i: f"{i}")
+    (group,) = run(named, ask, QUESTIONS[:1])
+    assert [(params.n, params.policy) for _, params in ask.calls] == [
+        (4, 0),
+        (2, 1),
+        (1, 3),
+        (1, 2),
+    ]
+    assert [c.text for c in group.completions[:3]] == ["0", "0", "1"]
+    assert [c.text for c in group.completions[5:8]] == ["2", "1", "3"]
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,7 @@ class Policies:
 
     def called(self, agents: Sequence[str]) -> list[str]:
         """Say what the policies of these agents are called where figures and files are named."""
-        pairs = zip(agents, self.models, strict=True)
-        return [f"{agent} is {name}" for agent, name in pairs]
+        return [f"{agent} ({name})" for agent, name in zip(agents, self.models, strict=True)]
 
     def saved(self) -> dict[str, TrainedModel]:
         """Return the policies by the folder that a run leaves of each: the first is ``model``."""

@@ -66,7 +66,7 @@ def export(
     settings = settings_of(run / "config.toml")
     dtype = dtype or settings.model.dtype
     kind = getattr(torch, dtype)
-    card = model_card(read_run(run), checkpoint, dtype)
+    card = model_card(read_run(run), checkpoint, dtype, agent)
     outline = load_outline(settings.model, kind)
     found = _weights(checkpoint, settings, outline, agent)
     weights = ((name, weight.to(kind)) for name, weight in found)

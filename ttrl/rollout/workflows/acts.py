@@ -36,7 +36,7 @@ class Act:
     """The most answers of other agents' that it is shown, drawn anew each time; None: all."""
     agent: str | None = None
     """Whose act it is, where ``rollout.policies`` gives each agent a policy: acts of one name are
-    one agent's. None: the first, second, ... of its role in its turn is the same one in all."""
+    one agent's. None: "ROLE 0", "ROLE 1" and so on, by its place among those of its turn."""
 
 
 def checked(plan: Plan, name: str) -> tuple[tuple[Act, ...], ...]:
@@ -83,13 +83,9 @@ def agents(plan: Plan) -> list[list[str]]:
     """Return the name of the agent at each place of a plan, see `Act.agent`."""
     named = []
     for acts in plan:
-        places = [sum(b.role == a.role for b in acts[:i]) for i, a in enumerate(acts, start=1)]
-        named.append(
-            [
-                f"{act.role} {number}" if act.agent is None else act.agent
-                for act, number in zip(acts, places, strict=True)
-            ]
-        )
+        before = [sum(other.role == act.role for other in acts[:i]) for i, act in enumerate(acts)]
+        pairs = zip(acts, before, strict=True)
+        named.append([f"{a.role} {n}" if a.agent is None else a.agent for a, n in pairs])
     return named
 
 

@@ -18,7 +18,7 @@ class Chain(Conversation):
         turns = [[Act("generator")]]
         for t in range(1, count - 1):
             before = [(earlier, 0) for earlier in range(t)]
-            who = f"verifier {t}"
+            who = f"verifier {t - 1}"
             turns.append([Act("verifier", own.verify, before, answers=False, agent=who)])
         turns.append([Act("refiner", own.refine, [(t, 0) for t in range(count - 1)])])
         return turns
