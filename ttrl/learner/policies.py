@@ -40,9 +40,10 @@ class Policies:
                 penalty of all is against that of the first.
             agents: their names, where each has a policy of its own; none: there is one policy.
         """
-        epochs = settings.policy.epochs_per_rollout
-        further = [make_second_model(first, settings.optimizer, epochs=epochs) for _ in agents[1:]]
-        models = [first, *further]
+        models, epochs = [first], settings.policy.epochs_per_rollout
+        for _ in agents[1:]:
+            models[-1].offload()  # so that one at a time is whole on the GPU
+            models.append(make_second_model(first, settings.optimizer, epochs=epochs))
         return cls(models, [PolicyObjective.of(settings, first) for _ in models])
 
     @property

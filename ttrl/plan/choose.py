@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ttrl.plan.host import host_lacking, host_memory
 from ttrl.plan.machine import MOST, Machine
 from ttrl.plan.memory import Job, kv_cache, kv_tokens, refuse_impossible
+from ttrl.plan.per_agent import further
 from ttrl.plan.shape import ModelShape
 from ttrl.plan.speed import seconds
 from ttrl.plan.timeline import Phase, lacking, phases, spare
@@ -107,10 +108,11 @@ def plan(settings: Settings, outline: PreTrainedModel, machine: Machine) -> Plan
         machine: the GPUs, and the rates to count with.
 
     Raises:
-        UserError: for a model or a tensor_parallel that cannot be planned.
+        UserError: for a model, a tensor_parallel or a workflow that cannot be planned.
     """
     job = Job(ModelShape.of(outline), settings, machine)
     refuse_impossible(job)
+    further(settings)
     found, fitting = tuple(problems(job)), _fitting(job)
     best = _fastest(job, fitting)
     choices = {} if best is None else _choices(best)
