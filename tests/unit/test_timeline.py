@@ -146,7 +146,6 @@ def test_policies_of_agents_are_counted_as_the_first_is(offload: bool) -> None:
 def test_the_adapters_of_agents_share_their_base() -> None:
     job = job_of("1x24gb/qwen2.5-math-1.5b-lora", *EACH)
     played = play(job, order(job.settings))
-    assert list(lacking(job, played)) == []
     items = [p for p in played if p.name == "optimizer"][-1].items
     assert items["agents' parameters"] == 2 * 4 * job.adapters
     assert items["agents' moments"] == 2 * 8 * job.adapters  # in one process nothing goes away

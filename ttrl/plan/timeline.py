@@ -58,11 +58,9 @@ def _order_of_agents(settings: Settings, *, resumed: bool) -> tuple[str, ...]:
     asked = per_agent.asked(settings)
 
     def spoken(held: int) -> tuple[str, ...]:
-        pairs = zip([held, *asked], asked, strict=False)
-        turns = [
-            ("rollout",) if now == then else ("sleep", *PUSH, "rollout") for then, now in pairs
-        ]
-        return tuple(chain.from_iterable(turns))
+        before = zip([held, *asked], asked, strict=False)
+        pushed = [("sleep", *PUSH) if one != other else () for one, other in before]
+        return tuple(chain.from_iterable((*push, "rollout") for push in pushed))
 
     update = (*STEP[1 : STEP.index("offload") + 1], *AGENTS, *PUSH)
     begun = (*RESUME, *VERIFY) if resumed else (*VERIFY, *MEASURE, *spoken(0))
