@@ -203,6 +203,19 @@ def test_each_agent_is_exported_and_measured(
         pass
 
 
+def test_an_engine_in_a_process_of_its_own_is_brought_to_who_speaks(tmp_path: Path) -> None:
+    far = (*EACH, "optimizer.learning_rate=0.002", "evaluation.samples=1")
+    own = trained(tmp_path / "own", *far)
+    apart = trained(tmp_path / "apart", *far, "rollout.placement=separate", "rollout.engines=2")
+    for step in (1, 2):
+        name = Path("rollouts") / f"step_0000{step}.jsonl"
+        one, other = ([json.loads(x) for x in (run / name).open()] for run in (own, apart))
+        assert [[c["text"] for c in line["completions"]] for line in one] == [
+            [c["text"] for c in line["completions"]] for line in other
+        ]
+    assert all(m["mismatch/max_log_ratio"] < 1e-3 for m in step_lines(apart))
+
+
 def _known(held: dict[str, torch.Tensor], run: Path, name: str) -> dict[str, torch.Tensor]:
     """By the names of the file, which has tied weights once."""
     return {key: held[key] for key in weights(run, name) if key in held}

@@ -41,7 +41,7 @@ def saved_policies(model: ModelSettings, count: int) -> tuple[SavedPolicy, ...]:
     if absent or first.name != "model":
         raise UserError(
             f'rollout.policies = "per_agent" measures {count} models: expected RUN/model of a run '
-            f"that has trained them, with agent_1 to agent_{count - 1} beside it, got "
+            f"that has trained them, with {', '.join(f.name for f in folders[1:])} beside it, got "
             f"{model.path!r}; with --set rollout.policies=shared it speaks for all agents"
         )
     paths = [model.model_copy(update={"path": str(folder)}) for folder in folders]
