@@ -21,9 +21,8 @@ from ttrl.data.sources import QuestionList, QuestionSource, make_source
 from ttrl.evaluation.evaluation import Evaluation, Measured
 from ttrl.evaluation.guards import Guards
 from ttrl.learner.backends import make_trained_model
-from ttrl.learner.objective import Objective
 from ttrl.learner.optimizer import learning_rate, steady_rate
-from ttrl.learner.policy_objective import PolicyObjective
+from ttrl.learner.policies import FIRST, Policies
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
 from ttrl.posed.phase import PosedPhase
@@ -38,7 +37,7 @@ from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import voting
 from ttrl.rollout.workflows import Conversation, Workflow, conversation_of, make_workflow
-from ttrl.rollout.workflows.checks import refuse_unrecorded
+from ttrl.rollout.workflows.checks import agents_of, refuse_unrecorded
 from ttrl.run.identity import Identity, model_digests
 from ttrl.run.label_sources import label_source
 from ttrl.run.planned import planned_memory
@@ -68,7 +67,9 @@ class Parts:
     evaluations: tuple[Evaluation, ...]
     """What is measured before and after; none in a replay, which records no such answers."""
     model: TrainedModel
-    objective: Objective
+    """The policy; where each agent has its own, the first agent's."""
+    policies: Policies
+    """All of them, with what each of them minimizes."""
     digests: dict[str, str]
     """Digests of the model before training, see `model_digests`."""
     labels: LabelSource
@@ -99,7 +100,7 @@ class Parts:
     def stateful(self) -> dict[str, Stateful]:
         """Return the parts that a checkpoint holds, in the order in which they are put back."""
         named: dict[str, object] = {
-            "policy": self.model,
+            FIRST: self.model,
             "history": self.scorer,
             **self.guards.stateful(),
             "labels": self.labels,
@@ -110,7 +111,8 @@ class Parts:
             "source": self.source,
             "workflow": self.workflow,
             "credit": self.credit,
-            "objective": self.objective,
+            "objective": self.policies.objectives[FIRST],
+            **self.policies.stateful(),
         }
         return {name: part for name, part in named.items() if isinstance(part, Stateful)}
 
@@ -126,7 +128,7 @@ class Parts:
             replayed=self.replayed and (self.last == self.total or done < (self.last or 0)),
             questions=self.source.digest(),
             model=self.digests,
-            sizes=self.model.shard_sizes(("weights",)),
+            sizes=self.policies.shard_sizes(("weights",)),
         )
 
     def first_questions(self, wanted: int) -> list[Question]:
@@ -183,6 +185,7 @@ def build(
     conversation = conversation_of(workflow)
     if replay is not None and conversation is None:
         refuse_unrecorded(workflow, settings.rollout.workflow)
+    agents = agents_of(conversation, settings)
     tokenizer = load_tokenizer(settings.model)
     source, key, evaluations = load_data(settings, tokenizer, scorer, display, ranks, conversation)
     total = total_steps(settings, source)
@@ -191,6 +194,7 @@ def build(
     sizes = {e.name: len(e.asked.questions) for e in evaluations}
     display.header(settings, total, sizes, many + device_name(settings.threads))
     model = make_trained_model(settings, ranks)
+    policies = Policies.of(settings, model, agents)
     credit = make_credit(settings, model)
     digests = model_digests(model, getattr(torch, settings.model.dtype))
     labels = label_source(settings, key, model, ranks, scorer)
@@ -199,8 +203,9 @@ def build(
     last, per_question = total, settings.stream.reset == "per_question"
     adaptation = Adaptation(settings, model, ranks) if per_question else None
     if replay is None:
-        for trained in (model, *credit.models.values()):
-            trained.offload()  # vLLM starts only if all of its share of the GPU is free
+        policies.offload()  # vLLM starts only if all of its share of the GPU is free
+        for trained in credit.models.values():
+            trained.offload()
         pool = make_pool(settings, tokenizer, sampling_ranks, load_weights=False)
     else:
         engine = RecordedEngine(replay)
@@ -208,6 +213,9 @@ def build(
         last, evaluations = min(total, engine.steps), ()
         pool = RolloutPool(engine, sampling_ranks)
     pool.push_weights(model)
+    if agents:
+        pool.policies = tuple(policies.models.values())
+        display.note(f"a policy per agent: {', '.join(policies.called(agents))}")
     stream = None
     if isinstance(source, StreamSource):
         stream = StreamPhase(source, model, pool, scorer, display, adaptation)
@@ -223,7 +231,7 @@ def build(
         key=key,
         evaluations=evaluations,
         model=model,
-        objective=PolicyObjective.of(settings, model),
+        policies=policies,
         digests=digests,
         labels=labels,
         free_prompts=free_prompts,
@@ -235,7 +243,7 @@ def build(
         total=total,
         last=last,
         replayed=replay is not None,
-        guards=Guards(settings, scorer.extract, model, source.window, display.note),
+        guards=Guards(settings, scorer.extract, policies, source.window, display.note),
         planned=planned_memory(settings, ranks.count, display.note),
         clock=clock,
         measured=Measured(),

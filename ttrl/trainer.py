@@ -220,7 +220,9 @@ class Trainer:
         chosen = rollout.chosen(assigned.chosen)
         metrics |= vote_metrics(groups, estimates, scorer.history, chosen)
         metrics |= labelled_metrics(groups, estimates, parts.key, scorer.grader, chosen)
-        metrics |= update_metrics(updates) | mismatch_metrics(updates) | dict(assigned.metrics)
+        for name, taken in updates.items():
+            metrics |= update_metrics(taken, name)
+        metrics |= mismatch_metrics(*updates.values()) | dict(assigned.metrics)
         for name, learned in assigned.updates.items():
             metrics |= update_metrics(learned, name)
         metrics |= rollout.metrics() if self.settings.rollout.resample_rounds else {}
@@ -246,8 +248,10 @@ class Trainer:
         last, overlap = self.parts.last, self.settings.rollout.overlap
         return overlap and not self.saving.due(step, last) and step != last
 
-    def _update(self, rollout: Rollout, step: int) -> tuple[Assigned, list[UpdateResult]]:
-        """Assign credit, which may train models of its own, and train the policy."""
+    def _update(
+        self, rollout: Rollout, step: int
+    ) -> tuple[Assigned, dict[str, list[UpdateResult]]]:
+        """Assign credit, which may train models of its own, and train the policy, or each."""
         parts = self.parts
         groups = [rollout.groups[i] for i in rollout.batch]
         estimates = [rollout.estimates[i] for i in rollout.batch]
@@ -255,9 +259,8 @@ class Trainer:
         try:
             with self._limited("update"), memory_suffices("during the update", remedy):
                 assigned = parts.credit.assign(groups, estimates, step)
-                parts.model.reload()
                 samples = rollout.trained(assigned.samples)
-                updates = parts.model.update(samples, parts.objective, parts.rate(step))
+                updates = parts.policies.update(samples, parts.rate(step))
         except FloatingPointError as error:
             raise UserError(f"step {step}: {error}") from error
         parts.labels.after_update(parts.model)
@@ -266,7 +269,7 @@ class Trainer:
     def push_weights(self) -> None:
         """Bring the engine to the policy's weights, in what memory the policy can spare."""
         with self.rollouts.engine(), self._limited("push"):
-            self.parts.model.offload()
+            self.parts.policies.offload()
             self.parts.pool.push_weights(self.parts.model)
 
     # --- What is watched and measured
@@ -386,8 +389,9 @@ class Trainer:
             summary["stream"] = parts.stream.summary()
         parts.pool.sleep()  # layers are made whole once more
         with self._limited("save"):
-            save = partial(self.folder.save_model, parts.model.model, parts.tokenizer)
-            parts.model.hand_over(save)
+            for name, model in parts.policies.saved().items():
+                save = partial(self.folder.save_model, name, model.model, parts.tokenizer)
+                model.hand_over(save)
         if not resumable:
             self.ranks.on_rank_zero(partial(self.folder.write_summary, summary))
         self.report.finish()

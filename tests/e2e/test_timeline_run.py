@@ -130,6 +130,40 @@ def test_a_second_model_is_trained_when_the_timeline_says(
     assert events == each_once(order(settings))
 
 
+@pytest.mark.parametrize(
+    "workflow",
+    [
+        ("rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=2"),
+        ("rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=3", "rollout.votes=12"),
+        ("rollout.workflow=chain", "rollout.agents=3", "rollout.votes=6"),
+    ],
+)
+def test_the_policies_of_agents_speak_and_learn_when_the_timeline_says(
+    workflow: tuple[str, ...],
+    job: Job,
+    card: Card,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def watched(policy: TrainedModel, *arguments: object, **options: int) -> TrainedModel:
+        model = make_second_model(policy, *arguments, **options)  # type: ignore[arg-type]
+        update = model.update
+
+        def noted(*parts: object) -> list[UpdateResult]:
+            card.happens("agents")
+            return update(*parts)  # type: ignore[arg-type]
+
+        model.update = noted  # type: ignore[method-assign,assignment]
+        return model
+
+    monkeypatch.setattr("ttrl.learner.policies.make_second_model", watched)
+    settings = settings_of(job, *workflow, "rollout.policies=per_agent", "data.held_out=none")
+    train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
+    expected = each_once(order(settings))
+    assert card.events[: len(expected)] == expected
+    assert card.events[-2:] == ["sleep", "close"]
+
+
 @pytest.mark.parametrize("labels", ["votes", "teacher"])
 def test_a_run_does_what_the_timeline_says(
     labels: str, job: Job, card: Card, tmp_path: Path

@@ -99,6 +99,15 @@ def test_run_folder(small: Path) -> None:
             {"agents/reward/turn=1", "agents/cut_share", "label/outcome_accuracy"},
         ),
         (
+            [
+                "rollout.workflow=debate",
+                "rollout.agents=2",
+                "rollout.rounds=2",
+                "rollout.policies=per_agent",
+            ],
+            {"agent_1/loss", "agent_1/entropy"},
+        ),
+        (
             ["algorithm=prime", "reward.labels=harmony", f"harmony.paraphrase={TURN}:turn"],
             {"prm/rank_accuracy", "prm/log_ratio", "free_pass/overruled_share"},
         ),

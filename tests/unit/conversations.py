@@ -71,3 +71,20 @@ def in_turns(*rewarded: tuple[int, int, int, str]) -> CompletionGroup:
         for trajectory, t, agent, text in rewarded
     )
     return CompletionGroup(question(), completions, 0)
+
+
+QUESTIONS = [question("q1"), question("q2", "What is 3 + 4?")]
+
+
+def silent(group: CompletionGroup) -> None:
+    """Told of a group, and says nothing."""
+
+
+def run(
+    held: Conversation, ask: Asked, questions: Sequence[Question] = QUESTIONS
+) -> list[CompletionGroup]:
+    return held.run(ask, questions, 4, silent)
+
+
+def prompts(ask: Asked, call: int) -> list[str]:
+    return [asked.prompt for asked in ask.calls[call][0]]

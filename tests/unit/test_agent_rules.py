@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 
 import pytest
+from conversations import begun
 from recipes import refusal
 
+from ttrl.rollout.workflows.checks import agents_of
 from ttrl.settings.agent_rules import calls
 from ttrl.settings.agents import places_of
+from ttrl.settings.per_agent_rules import agent_count
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
 DEBATE = ("rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=2")
 MIXTURE = ("rollout.workflow=mixture", "rollout.agents=3")
 CHAIN = ("rollout.workflow=chain", "rollout.agents=3", "rollout.votes=66")
+EACH = (*DEBATE, "rollout.policies=per_agent")
 
 
 @pytest.mark.parametrize(
@@ -42,10 +46,50 @@ CHAIN = ("rollout.workflow=chain", "rollout.agents=3", "rollout.votes=66")
         ([*DEBATE, 'agents.debate="{question} {answer}"'], "shows {answer}: expected {answers}, {"),
         ([*DEBATE, 'agents.shown_as="{answers}"'], "agents.shown_as"),
         ([*DEBATE, 'agents.debate="{question:>9}"'], "{question} has a format"),
+        (["rollout.policies=per_agent"], "a plan of your own (FILE.py:CLASS); it is 'single_turn'"),
+        (
+            [*EACH, "rollout.overlap=true", "rollout.placement=separate"],
+            "the engine takes their weights, turn by turn, meanwhile",
+        ),
+        ([*EACH, "algorithm=ppo"], "trains one critic beside one policy"),
+        ([*EACH, "algorithm=prime"], "trains one reward model beside one policy"),
+        ([*EACH, "reward.labels=teacher"], "follows the weights of one policy: with rollout.pol"),
+        ([*EACH, "reward.labels=harmony"], "asks one policy for text"),
     ],
 )
 def test_what_does_not_go_together(overrides: list[str], words: str) -> None:
     assert words in refusal(*overrides)
+
+
+def test_a_stream_has_one_policy() -> None:
+    with pytest.raises(UserError, match=r'needs data.source = "list", got "stream": what arrives'):
+        load_settings("tiny-stream", overrides=EACH)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"), [(DEBATE, 2), (MIXTURE, 4), (CHAIN, 3), ((), None)]
+)
+def test_the_agents_of_a_workflow(overrides: tuple[str, ...], count: int | None) -> None:
+    settings = load_settings("tiny-arithmetic", overrides=overrides)
+    assert agent_count(settings.rollout) == count
+    if count is not None:
+        each = [*overrides, "rollout.policies=per_agent"]
+        held = begun(load_settings("tiny-arithmetic", overrides=each))
+        assert len(held.agents) == count == len(agents_of(held, held.settings))
+        assert agents_of(held, settings) == ()
+
+
+def test_who_would_never_learn_is_said() -> None:
+    few = load_settings(
+        "tiny-arithmetic",
+        overrides=[*EACH, "policy.trained_samples=3", "policy.sequences_per_update=8"],
+    )
+    with pytest.raises(UserError, match=r"= 3 ends before the last of the 4 answers of a traj"):
+        agents_of(begun(few), few)
+    other = few.model_copy(update={"reward": few.reward.model_copy(update={"selection": "random"})})
+    assert agents_of(begun(other), other) == ("debater 0", "debater 1")
+    with pytest.raises(UserError, match="has a run of its own: subclass Conversation without one"):
+        agents_of(None, few)
 
 
 def test_a_question_that_is_forgotten_is_answered_alone() -> None:

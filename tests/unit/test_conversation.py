@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import pytest
-from conversations import TOKENIZER, Asked, begun, question, settings
+from conversations import (
+    QUESTIONS,
+    TOKENIZER,
+    Asked,
+    begun,
+    prompts,
+    question,
+    run,
+    settings,
+)
 
 from ttrl.data.free_prompts import FreePrompts
 from ttrl.data.templates import fill
@@ -14,22 +22,6 @@ from ttrl.rollout.workflows import Act, Conversation, Plan, conversation_of, mak
 from ttrl.rollout.workflows.checks import later_prompts
 from ttrl.rollout.workflows.single_turn import SingleTurn
 from ttrl.types import CompletionGroup, Question, UserError
-
-QUESTIONS = [question("q1"), question("q2", "What is 3 + 4?")]
-
-
-def silent(group: CompletionGroup) -> None:
-    """Told of a group, and says nothing."""
-
-
-def run(
-    held: Conversation, ask: Asked, questions: Sequence[Question] = QUESTIONS
-) -> list[CompletionGroup]:
-    return held.run(ask, questions, 4, silent)
-
-
-def prompts(ask: Asked, call: int) -> list[str]:
-    return [asked.prompt for asked in ask.calls[call][0]]
 
 
 def test_a_debate_asks_round_by_round() -> None:
@@ -247,6 +239,10 @@ def test_prompts_of_later_turns_are_forgotten() -> None:
 
 
 # ---------------------------------------------------------------------------------------------
+# A policy per agent
+
+
+# ---------------------------------------------------------------------------------------------
 # A plan of one's own
 
 
@@ -265,8 +261,9 @@ class Own(Conversation):
 def own(plan: Plan | None = None, **changes: object) -> Conversation:
     made = type("Own", (Own,), {} if plan is None else {"turns": lambda self: plan})
     # The rules of the shipped ones are not its own.
+    policies = changes.pop("policies", "shared")
     run = settings("single_turn", **changes)
-    named = run.rollout.model_copy(update={"workflow": "own.py:Own"})
+    named = run.rollout.model_copy(update={"workflow": "own.py:Own", "policies": policies})
     held: Conversation = made(run.model_copy(update={"rollout": named}))
     held.begin(FreePrompts(run.data, TOKENIZER, run.longest))
     return held
@@ -295,6 +292,39 @@ def test_a_plan_of_ones_own() -> None:
     # One who acts later and reads nothing has the question's prompt, and random numbers of its own.
     assert prompts(ask, 3) == [QUESTIONS[0].prompt] * 2
     assert [q.id for q in ask.calls[3][0]] == ["q1/2/0/0", "q1/2/0/1"]
+
+
+def test_a_plan_says_whose_act_it_is() -> None:
+    """By role and number where it does not say so."""
+    held = own(votes=10, policies="per_agent")
+    assert held.agents == ("sceptic 0", "writer 0")
+    ask = Asked(lambda prompt, i: "7")
+    (group,) = run(held, ask, QUESTIONS[:1])
+    assert [(len(asked), params.policy) for asked, params in ask.calls] == [
+        (2, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+        (2, 1),
+    ]
+    places = [(c.turn.index, c.turn.agent, c.turn.policy) for c in group.completions[:5] if c.turn]
+    assert places == [(0, 1, 1), (0, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 1)]
+    named = own(
+        [[Act("a", agent="x"), Act("a"), Act("b", agent="x")], [Act("b"), Act("a", agent="y")]],
+        votes=10,
+        policies="per_agent",
+    )
+    assert named.agents == ("x", "a 1", "b 0", "y")
+    ask = Asked(lambda prompt, i: f"{i}")
+    (group,) = run(named, ask, QUESTIONS[:1])
+    assert [(params.n, params.policy) for _, params in ask.calls] == [
+        (4, 0),
+        (2, 1),
+        (1, 3),
+        (1, 2),
+    ]
+    assert [c.text for c in group.completions[:3]] == ["0", "0", "1"]
+    assert [c.text for c in group.completions[5:8]] == ["2", "1", "3"]
 
 
 @pytest.mark.parametrize(

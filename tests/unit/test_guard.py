@@ -50,6 +50,15 @@ def test_agreement_up_and_something_gone(name: str, value: float, words: str) ->
     assert signs(guard(), {}, {}, lower, lower) == [None] * 4
 
 
+def test_the_entropy_of_each_agent_counts() -> None:
+    step = {"vote/majority_ratio": 0.9, "agent_1/entropy": 0.02}
+    watch = CollapseGuard(GuardSettings(), 2, ("agent_1",))
+    *_, last = signs(watch, *[{"agent_1/entropy": 0.5}] * 2, step, step)
+    assert last is not None and "entropy of agent_1 fell from 0.5 to 0.02" in last
+    assert "agent_1/entropy" in watch.state()["window"][-1]
+    assert signs(guard(), *[{"agent_1/entropy": 0.5}] * 2, step, step) == [None] * 4
+
+
 def test_flipping_labels() -> None:
     flips = [{"vote/flip_rate": rate} for rate in (0.4, 0.8)]
     *before, last = signs(guard(), {}, {}, *flips)

@@ -13,10 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttrl.answers import Grader, equivalent
-from ttrl.evaluation.metrics import labelled_metrics, maj_at_k, pass_at_k, vote_metrics
+from ttrl.evaluation.metrics import (
+    labelled_metrics,
+    maj_at_k,
+    mismatch_metrics,
+    pass_at_k,
+    vote_metrics,
+)
 from ttrl.rewards import majority_vote
 from ttrl.rewards.vote import same_label
-from ttrl.types import AnswerKey, CompletionGroup, PastVote
+from ttrl.types import AnswerKey, CompletionGroup, PastVote, UpdateResult
 
 GRADER = Grader()
 
@@ -51,6 +57,27 @@ def labelled(*groups: CompletionGroup, key: AnswerKey, trained: int = 2) -> dict
 
 # ---------------------------------------------------------------------------------------------
 # Without labels
+
+
+def test_the_mismatch_is_that_of_the_policy_which_is_furthest_off() -> None:
+    def steps(*kls: float) -> list[UpdateResult]:
+        return [
+            UpdateResult(
+                *(0.0, 1.0, 1e-3, 2, 1, 0, 0.1),
+                means={"sampler_kl": kl, "sampler_log_ratio": -kl},
+                largest={"sampler_max_gap": 2 * kl},
+            )
+            for kl in kls
+        ]
+
+    expected = {
+        "mismatch/kl": 0.3,
+        "mismatch/mean_log_ratio": -0.3,
+        "mismatch/max_log_ratio": 0.6,
+    }
+    assert mismatch_metrics(steps(0.1, 0.9), steps(0.3), [], steps(0.2)) == expected
+    assert mismatch_metrics(steps(0.3, 0.9)) == expected
+    assert mismatch_metrics() == mismatch_metrics([], []) == {}
 
 
 def test_figures_of_one_vote() -> None:

@@ -71,6 +71,16 @@ def test_it_is_there_from_the_first_answers_on() -> None:
     assert "judge" not in order(job_of(RECIPE).settings)
 
 
+def test_it_judges_what_agents_with_policies_of_their_own_have_said() -> None:
+    own = ("rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=2")
+    every = (*own, "rollout.policies=per_agent", "policy.trained_samples=64")
+    steps = order(load_settings(RECIPE, overrides=[*judged("tiny-prm"), *every]))
+    before, after = zip(
+        *[steps[i - 1 : i + 2 : 2] for i, e in enumerate(steps) if e == "judge"], strict=True
+    )
+    assert before == ("rollout", "rollout") and after == ("sleep", "sleep")
+
+
 def test_a_plan_makes_room_for_it() -> None:
     machine, policy = MACHINES["8xa100-40gb"], outline("qwen2.5-math-7b")
     alone = plan(load_settings(RECIPE), policy, machine)

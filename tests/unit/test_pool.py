@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -58,6 +58,50 @@ def test_a_comparison_decides_nothing_that_is_sampled_later() -> None:
     found = pool.agreement(Same(), [Question(id, "77777777", (1,)) for id in "ab"], PARAMS)
     assert (found.tokens, found.logits) == (2 * PARAMS.n, 0.0)
     assert pool.state() == {"policy_version": 3, "lengths": {"b": 2.0}}
+
+
+class Held(Scripted):
+    """Samples whatever it was brought to the weights of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[float] = []
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        self.loaded += [float(tensor) for _, tensor in weights]
+
+
+class Weight:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield "w", torch.tensor(self.value)
+
+
+def test_the_engine_is_brought_to_the_policy_that_is_asked() -> None:
+    engine, first, second = Held(), Weight(1.0), Weight(2.0)
+    pool = RolloutPool(engine)
+    pool.policies = (first, second)
+    pool.push_weights(first)
+    asked = [Question("a", "77777777", (1,))]
+    (group,) = pool.sample(asked, PARAMS)
+    assert engine.loaded == [1.0]  # it is there already
+    pool.sample(asked, replace(PARAMS, policy=1))
+    pool.sample(asked, replace(PARAMS, policy=1))
+    (last,) = pool.sample(asked, PARAMS)
+    assert engine.loaded == [1.0, 2.0, 1.0]
+    # Nobody has learned anything meanwhile: all answers are of the same version.
+    assert group.policy_version == last.policy_version == pool.policy_version == 1
+    first.value, second.value = 3.0, 4.0
+    pool.push_weights(first)
+    pool.sample(asked, replace(PARAMS, policy=1))
+    assert engine.loaded[3:] == [3.0, 4.0] and pool.policy_version == 2
+
+
+def test_one_policy_has_no_number() -> None:
+    with pytest.raises(ValueError, match="policy 1 was asked for, and there is one for all"):
+        RolloutPool(Held()).sample([Question("a", "7", (1,))], replace(PARAMS, policy=1))
 
 
 def test_rounds_end_where_the_lead_is_out_of_reach() -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 
 import pytest
+from conversations import Asked, begun, question, settings
+from plans import plan_of
 from test_plan import MACHINES, RECIPES, job_of
 
+from ttrl.plan import per_agent
 from ttrl.plan.choose import problems
+from ttrl.plan.host import host_memory
 from ttrl.plan.memory import Job
+from ttrl.plan.speed import seconds
 from ttrl.plan.timeline import PUSH, START, STEP, lacking, order, play
+from ttrl.types import UserError
 
 A100_40GB_GIB = 39.4
 
@@ -101,6 +107,81 @@ def test_a_second_model_is_counted_as_the_policy_is() -> None:
     items = next(p.items for p in play(prime, order(prime.settings)) if p.name == "credit")
     assert items["PRM parameters"] == items["reference model"] == 2 * whole // 8
     assert "logits chunk" in items
+
+
+EACH = ("rollout.workflow=debate", "rollout.agents=3", "rollout.rounds=2", "rollout.votes=36")
+EACH += ("rollout.policies=per_agent", "policy.trained_samples=32")
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_policies_of_agents_are_counted_as_the_first_is(offload: bool) -> None:
+    """Qwen2.5-Math-1.5B in eighths, three times, of which one is whole at a time."""
+    share = 1_543_714_304 / 8
+    job = job_of(
+        "8xa100-40gb/qwen2.5-math-1.5b",
+        *EACH,
+        f"memory.offload_during_rollout={str(offload).lower()}",
+        "memory.offload_optimizer=false",
+    )
+    played = play(job, order(job.settings))
+    last = [p for p in played if p.name == "optimizer"][-1].items  # of the further ones
+    for part, bytes in {"parameters": 2, "gradients": 2, "master weights": 4, "moments": 8}.items():
+        count = 2 if part == "parameters" or not offload else 1
+        assert last[f"agents' {part}"] == pytest.approx(count * bytes * share, rel=1e-6)
+    assert ("moments" in last) == (not offload)
+    first = [p for p in played if p.name == "optimizer"][-2].items  # the policy's own
+    assert ("agents' moments" in first) == (not offload)
+    loads = [p.items for p in played if p.name == "load"]
+    assert [items.get("agents' parameters", 0) > 0 for items in loads[-3:]] == [False, True, True]
+    assert all(("master weights" in items) == (not offload) for items in loads[-2:])
+    rollout = [p for p in played if p.name == "rollout"][-1].items
+    assert rollout["agents' parameters"] == pytest.approx(2 * 2 * share, rel=1e-6)
+    assert ("agents' moments" in rollout) == (not offload)
+    if offload:
+        found = host_memory(job)
+        assert found["optimizer state"] == pytest.approx(8 * 3 * 12 * share, rel=1e-6)
+        assert found["a checkpoint's copy"] == found["optimizer state"]
+
+
+def test_the_adapters_of_agents_share_their_base() -> None:
+    job = job_of("1x24gb/qwen2.5-math-1.5b-lora", *EACH)
+    played = play(job, order(job.settings))
+    items = [p for p in played if p.name == "optimizer"][-1].items
+    assert items["agents' parameters"] == 2 * 4 * job.adapters
+    assert items["agents' moments"] == 2 * 8 * job.adapters  # in one process nothing goes away
+    assert items["agents' gradients"] == 4 * job.adapters  # but those that have been used
+
+
+def test_an_agents_weights_are_pushed_before_it_speaks() -> None:
+    job = job_of("8xa100-40gb/qwen2.5-math-1.5b", *EACH)
+    assert per_agent.asked(job.settings) == [0, 1, 2, 2, 1, 0]
+    assert per_agent.pushes(job.settings) == 4
+    one = job_of("8xa100-40gb/qwen2.5-math-1.5b", *EACH, "rollout.policies=shared")
+    assert per_agent.pushes(one.settings) == 0
+    assert seconds(job)["push"] == pytest.approx(5 * seconds(one)["push"])
+    assert order(job.settings).count("push") == order(one.settings).count("push") + 3 * 4
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [("debate", 3, 3, 18), ("debate", 2, 2, 8), ("mixture", 3, 1, 8), ("chain", 4, 1, 8)],
+)
+def test_agents_are_asked_in_the_order_of_the_conversation(
+    workflow: tuple[str, int, int, int],
+) -> None:
+    name, agents, rounds, votes = workflow
+    rollout = {"policies": "per_agent", "max_new_tokens": 40, "workflow": name}
+    rollout |= {"agents": agents, "rounds": rounds, "votes": votes}
+    own = settings(rollout=rollout)
+    ask = Asked(lambda prompt, i: "7")
+    begun(own).run(ask, [question()], 1, lambda group: None)
+    assert per_agent.asked(own) == [params.policy for _, params in ask.calls]
+
+
+def test_agents_of_a_plan_of_ones_own_are_not_planned() -> None:
+    own = ("rollout.workflow=own.py:Own", "rollout.policies=per_agent")
+    with pytest.raises(UserError, match="only its own code knows how many agents it has; plan a"):
+        plan_of("8xa100-40gb/qwen2.5-math-1.5b", *own)
 
 
 def test_an_a100_of_40_gb_has_39_4() -> None:

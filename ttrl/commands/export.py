@@ -32,6 +32,10 @@ def export_model(
         DType | None,
         typer.Option(help="Type of the weights.", show_default="the run's model.dtype"),
     ] = None,
+    agent: Annotated[
+        int,
+        typer.Option(min=0, help="Whose policy, of a run with rollout.policies = per_agent."),
+    ] = 0,
     push: Annotated[
         str | None,
         typer.Option(
@@ -51,8 +55,10 @@ def export_model(
         raise UserError("--public says who may read what --push uploads: give that as well")
     if output is None and push is None:
         raise UserError("name the folder to make as well: ttrl export RUN OUTPUT")
-    if output is None and (step is not None or best or dtype is not None):
-        raise UserError("--step, --best and --dtype say what to export: name OUTPUT as well")
+    if output is None and (step is not None or best or dtype is not None or agent):
+        raise UserError(
+            "--step, --best, --dtype and --agent say what to export: name OUTPUT as well"
+        )
     repository = None
     if push is not None:
         from ttrl.run.hub import Repository, exported_card
@@ -64,7 +70,7 @@ def export_model(
         from ttrl.run.export import export
 
         which: int | Literal["newest", "best"] = "best" if best else "newest"
-        checkpoint = export(source, output, which if step is None else step, dtype)
+        checkpoint = export(source, output, which if step is None else step, dtype, agent=agent)
         print(f"{output}: the model after step {checkpoint.step} ({checkpoint.path})")
     if repository is not None:
         print(f"uploaded: {repository.push(output or source)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ttrl.credit.advantages import group_advantages, within_group
 from ttrl.credit.credit import Assigned
@@ -11,7 +12,14 @@ from ttrl.credit.whitening import whitened_by_part
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
 from ttrl.system.rng import generator
-from ttrl.types import CompletionGroup, Estimate, FinishReason, TrainSample, part_of
+from ttrl.types import (
+    CompletionGroup,
+    Estimate,
+    FinishReason,
+    TrainSample,
+    part_of,
+    writer_of,
+)
 
 
 class GroupBaseline:
@@ -34,10 +42,10 @@ class GroupBaseline:
         """Choose what one update phase trains on, group by group, in sample order.
 
         Advantages are the estimator's own or, failing that, those of `group_advantages` over all
-        votes of one turn and role; `choose` says which completions are trained on. Only these are
-        whitened, by turn and role, where that is asked for. Samples without an advantage (everybody
-        agreed, or nobody answered) stay: they count in the means of the loss, and the objective
-        knows when they need no forward pass.
+        votes of one turn, role and policy; `choose` says which completions are trained on. Only
+        these are whitened, by the same, where that is asked for. Samples without an advantage
+        (everybody agreed, or nobody answered) stay: they count in the means of the loss, and the
+        objective knows when they need no forward pass.
         """
         samples: list[TrainSample] = []
         chosen: list[list[int]] = []
@@ -71,7 +79,7 @@ class GroupBaseline:
 def sample_of(group: CompletionGroup, i: int, advantage: float, weight: float) -> TrainSample:
     """Make the sample of a group's ``i``-th completion."""
     completion = group.completions[i]
-    return TrainSample.of_answer(
+    sample = TrainSample.of_answer(
         group.question.id,
         group.prompt_of(i).prompt_ids,
         completion.token_ids,
@@ -81,6 +89,8 @@ def sample_of(group: CompletionGroup, i: int, advantage: float, weight: float) -
         completion.temperature,
         completion.support,
     )
+    writer = writer_of(completion)
+    return replace(sample, policy=writer) if writer else sample
 
 
 def choose(

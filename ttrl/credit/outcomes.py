@@ -22,10 +22,10 @@ class Outcomes(NamedTuple):
     chosen: list[list[int]]
     """Per group, the indices of the chosen answers, which are the next samples in order."""
     parts: list[object]
-    """Per sample, its turn and role; see `ttrl.types.part_of`."""
+    """Per sample, its turn, role and policy; see `ttrl.types.part_of`."""
 
     def compared(self) -> Iterator[list[int]]:
-        """Yield the indices of samples that are compared: of one group, turn and role."""
+        """Yield the indices of samples that are compared: of one group, turn, role and policy."""
         start = 0
         for indices in self.chosen:
             found: dict[object, list[int]] = {}

@@ -47,7 +47,7 @@ def whitened_by_part(
     Args:
         samples: those of weight 0 are left out of means and variances, and as they are.
         advantages: per sample, one number per trained token.
-        parts: per sample, its turn and role (`ttrl.types.part_of`); one for all in a single turn.
+        parts: per sample, see `ttrl.types.part_of`; one for all in a single turn.
     """
     found = list(samples)
     by_part: dict[object, list[int]] = {}

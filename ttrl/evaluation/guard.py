@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -26,9 +26,13 @@ class CollapseGuard:
     that of TTRL-Guard (arXiv 2605.19444).
     """
 
-    def __init__(self, settings: GuardSettings, steps_per_pass: int) -> None:
-        """Look at means over ``steps_per_pass`` steps."""
+    def __init__(
+        self, settings: GuardSettings, steps_per_pass: int, agents: Sequence[str] = ()
+    ) -> None:
+        """Look at means over ``steps_per_pass`` steps; also of the further policies ``agents``."""
         self.settings = settings
+        own = {f"{name}/entropy": (f"entropy of {name}", "entropy_fall") for name in agents}
+        self.signs = SIGNS | own
         self.size = steps_per_pass
         self.first: dict[str, float] = {}
         self.window: deque[Mapping[str, float]] = deque(maxlen=steps_per_pass)
@@ -51,7 +55,7 @@ class CollapseGuard:
 
     def state(self) -> dict[str, Any]:
         """Return what the next signs depend on, as JSON."""
-        names = ("vote/majority_ratio", "vote/flip_rate", *SIGNS)
+        names = ("vote/majority_ratio", "vote/flip_rate", *self.signs)
         window = [{name: step[name] for name in names if name in step} for step in self.window]
         return {"first": self.first, "window": window, "alarmed": self._alarmed}
 
@@ -64,7 +68,7 @@ class CollapseGuard:
         if len(self.window) < self.size:
             return None
         if not self.first:
-            names = ("vote/majority_ratio", *SIGNS)
+            names = ("vote/majority_ratio", *self.signs)
             self.first = {name: self._mean(name) for name in names if self._has(name)}
         flips = self._mean("vote/flip_rate") if self._all_have("vote/flip_rate") else 0.0
         if flips > self.settings.flip_rate:
@@ -76,7 +80,7 @@ class CollapseGuard:
             self.settings.rise
         ):
             return None
-        for name, (title, setting) in SIGNS.items():
+        for name, (title, setting) in self.signs.items():
             limit = getattr(self.settings, setting)
             if name in self.first and self._has(name):
                 before, now = self.first[name], self._mean(name)

@@ -9,8 +9,8 @@ from ttrl.answers import Extractor
 from ttrl.evaluation.abstentions import AbstentionGuard
 from ttrl.evaluation.guard import CollapseGuard, MismatchGuard
 from ttrl.evaluation.stopping import StoppingRule
+from ttrl.learner.policies import Policies
 from ttrl.learner.snapshots import WeightSnapshots
-from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
 from ttrl.types import CompletionGroup
 
@@ -22,7 +22,7 @@ class Guards:
         self,
         settings: Settings,
         extract: Extractor,
-        model: TrainedModel,
+        policies: Policies,
         window: int,
         note: Callable[[str], object],
     ) -> None:
@@ -31,19 +31,19 @@ class Guards:
         Args:
             settings: ``guard``, ``stopping`` and ``answers.extract`` count.
             extract: what ``answers.extract`` names.
-            model: goes back to earlier weights where ``guard.on_collapse`` is "stop", or
+            policies: go back to earlier weights where ``guard.on_collapse`` is "stop", or
                 ``stopping.by_votes`` is set.
             window: steps that are compared with the first so many.
             note: is told of warnings.
         """
         self.best = settings.checkpoint.best
-        self.collapse = CollapseGuard(settings.guard, window)
+        self.collapse = CollapseGuard(settings.guard, window, tuple(policies.further))
         self.abstention = AbstentionGuard(settings, extract)
         self.mismatch = MismatchGuard(settings.guard.sampler_kl)
         by_votes = settings.stopping.by_votes
         self.stopping = StoppingRule(settings.stopping, window) if by_votes else None
         goes_back = by_votes or settings.guard.on_collapse == "stop"
-        self.snapshots = WeightSnapshots(model, window) if goes_back else None
+        self.snapshots = WeightSnapshots(policies, window) if goes_back else None
         self.note = note
 
     def stateful(self) -> dict[str, Any]:

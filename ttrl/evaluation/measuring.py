@@ -13,6 +13,7 @@ from ttrl.data.free_prompts import FreePrompts
 from ttrl.data.questions import load_questions
 from ttrl.evaluation.evaluation import Evaluation
 from ttrl.models.pretrained import load_outline, load_tokenizer
+from ttrl.models.saved_policies import saved_policies
 from ttrl.report.display import Display
 from ttrl.report.results import EvaluationResult, load_results
 from ttrl.report.rollouts import RecordedAnswer, RecordedGroup, read_groups, recorded_line
@@ -21,6 +22,7 @@ from ttrl.rollout.ends import refuse_absent_ids
 from ttrl.rollout.engines.recorded import RecordedEngine
 from ttrl.rollout.pool import RolloutPool, closed_at_the_end, make_pool
 from ttrl.rollout.workflows import conversation_of, make_workflow
+from ttrl.rollout.workflows.checks import agents_of
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
 from ttrl.types import Completion, UserError
@@ -76,7 +78,10 @@ def open_pool(settings: Settings, ranks: Ranks) -> Iterator[RolloutPool]:
             f"--ranks {ranks.count}: expected a multiple of rollout.tensor_parallel = "
             f"{settings.rollout.tensor_parallel}, the ranks that share an engine"
         )
+    agents = agents_of(conversation_of(make_workflow(settings)), settings)
+    policies = saved_policies(settings.model, len(agents)) if agents else ()
     pool = make_pool(settings, load_tokenizer(settings.model), ranks)
+    pool.policies = policies
     with closed_at_the_end(pool, ranks):
         yield pool
 

@@ -250,14 +250,16 @@ def update_metrics(updates: Sequence[UpdateResult], model: str = "policy") -> di
     return metrics
 
 
-def mismatch_metrics(updates: Sequence[UpdateResult]) -> dict[str, float]:
+def mismatch_metrics(*updates: Sequence[UpdateResult]) -> dict[str, float]:
     """Return the first update's distance from the sampler, before anything has moved.
 
-    An objective that does not measure it has none.
+    An objective that does not measure it has none. Of several policies it is that of the one which
+    is furthest from it.
     """
-    if not updates or "sampler_kl" not in updates[0].means:
+    firsts = [own[0] for own in updates if own and "sampler_kl" in own[0].means]
+    if not firsts:
         return {}
-    first = updates[0]
+    first = max(firsts, key=lambda update: update.means["sampler_kl"])
     return {
         "mismatch/kl": first.means["sampler_kl"],
         "mismatch/mean_log_ratio": first.means["sampler_log_ratio"],

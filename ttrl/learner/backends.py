@@ -26,7 +26,11 @@ def make_trained_model(settings: Settings, ranks: Ranks) -> TrainedModel:
 
 
 def make_second_model(
-    policy: TrainedModel, optimizer: OptimizerSettings, *, value_head: bool = False
+    policy: TrainedModel,
+    optimizer: OptimizerSettings,
+    *,
+    value_head: bool = False,
+    epochs: int = 1,
 ) -> TrainedModel:
     """Make another trained model, which starts where ``policy`` does.
 
@@ -36,6 +40,7 @@ def make_second_model(
         policy: before its first update.
         optimizer: of the second model.
         value_head: give it one in the place of its output layer.
+        epochs: how often it is trained on each of its samples.
     """
     settings = policy.settings.model_copy(
         update={
@@ -43,7 +48,7 @@ def make_second_model(
             # No reference is kept for it: where it needs one, that is the policy's.
             "loss": LossSettings(),
             "reward": RewardSettings(),
-            "policy": policy.settings.policy.model_copy(update={"epochs_per_rollout": 1}),
+            "policy": policy.settings.policy.model_copy(update={"epochs_per_rollout": epochs}),
         }
     )
     if not isinstance(policy, LocalModel):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from ttrl.learner.policies import Policies
 from ttrl.learner.trained_model import TrainedModel
 
 WEIGHTS = ("weights",)
@@ -18,7 +19,7 @@ class WeightSnapshots:
     rated, the older weights are those of the best pass.
     """
 
-    def __init__(self, model: TrainedModel, steps_per_pass: int) -> None:
+    def __init__(self, model: TrainedModel | Policies, steps_per_pass: int) -> None:
         """Keep the model's weights as those of step 0: on every rank, its shard."""
         self.model = model
         self.steps_per_pass = steps_per_pass

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ttrl.plan.host import host_lacking, host_memory
 from ttrl.plan.machine import MOST, Machine
 from ttrl.plan.memory import Job, kv_cache, kv_tokens, refuse_impossible
+from ttrl.plan.per_agent import further
 from ttrl.plan.reward_model import judge_outline
 from ttrl.plan.shape import ModelShape
 from ttrl.plan.speed import seconds
@@ -117,8 +118,9 @@ def plan(
             run finds it.
 
     Raises:
-        UserError: for a model or a tensor_parallel that cannot be planned.
+        UserError: for a model, a tensor_parallel or a workflow that cannot be planned.
     """
+    further(settings)
     judge = judge_outline(settings, judge_config)
     job = Job(
         ModelShape.of(outline),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ttrl.learner.zero3 import SUB_GROUP
 from ttrl.plan.machine import GIB
 from ttrl.plan.memory import Job
+from ttrl.plan.per_agent import further
 from ttrl.plan.second_model import trained
 
 
@@ -18,7 +19,8 @@ def host_memory(job: Job) -> dict[str, int]:
     of its sub-groups, in float32: both in memory that torch pins, and rounds up to a power of two.
     """
     memory, policy = job.settings.memory, job.adapters or job.shape.parameters
-    shares = [math.ceil(size / job.ranks) for size in (policy, trained(job))]
+    policies = 1 + further(job.settings)
+    shares = [math.ceil(size / job.ranks) for size in (*[policy] * policies, trained(job))]
     own = sum(shares)
     each: dict[str, int] = {}
     if memory.offload_during_rollout or memory.offload_optimizer:
@@ -32,7 +34,7 @@ def host_memory(job: Job) -> dict[str, int]:
         moved = teacher if job.settings.reward.teacher_decay < 1 else 0
         each["a checkpoint's copy"] = 12 * own + moved
     if job.settings.guard.on_collapse == "stop" or job.settings.stopping.by_votes:
-        each["kept weights"] = 2 * 4 * shares[0]
+        each["kept weights"] = 2 * 4 * shares[0] * policies
     if teacher:
         each["teacher"] = teacher
     processes = job.machine.in_node if job.zero3 else 1

@@ -10,6 +10,7 @@ from rich.text import Text
 from ttrl.plan.choose import Plan
 from ttrl.plan.host import host_memory
 from ttrl.plan.machine import GIB, Machine
+from ttrl.plan.per_agent import PARTS, label
 from ttrl.plan.second_model import LEAVES, NAMES
 
 
@@ -37,6 +38,7 @@ def show(plan: Plan, console: Console) -> None:
 FIRST = (
     "CUDA, NCCL", "parameters", "reference model", "gradients", "master weights", "moments",
     *(f"{name} {item}" for name in NAMES.values() for item in ("parameters", *LEAVES)),
+    *map(label, PARTS),
     "reward model", "vLLM itself", "engine weights", "KV cache", "prefill, sampler",
 )  # fmt: skip
 """Rows of the table: what stays; between them and fragmentation is what passes."""

@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
-from ttrl.plan import memory, reward_model
+from ttrl.plan import memory, per_agent, reward_model
 from ttrl.plan.machine import GIB
 from ttrl.plan.memory import Job
 from ttrl.plan.second_model import LEAVES, NAMES, leaves, second_model
@@ -34,6 +35,8 @@ TEACHER = ("sleep", *PUSH, "rollout", "sleep", *PUSH)
 STEP = ("rollout", "sleep", "reload", "update", "offload", *PUSH)
 CREDIT_STEP = ("rollout", "sleep", "credit", "reload", "update", "offload", *PUSH)
 """With a critic or a reward model, which is trained while the policy's states are away."""
+AGENTS = ("agents", "offload")
+"""The further policies, where each agent has its own: trained one by one, when the first is."""
 
 JUDGED = ("rollout", "judge")
 """Where a reward model judges answers, while others are still being sampled."""
@@ -47,6 +50,8 @@ PEAKS = (
 
 def order(settings: Settings, *, resumed: bool = False) -> tuple[str, ...]:
     """List what a run does up to the end of its second step, as far as GPU memory sees it."""
+    if per_agent.further(settings):
+        return (*START, *_order_of_agents(settings, resumed=resumed))
     step = CREDIT_STEP if settings.reward.advantages in NAMES else STEP
     if reward_model.judge_of(settings) is not None:
         step = (*JUDGED, *step[1:])
@@ -54,6 +59,22 @@ def order(settings: Settings, *, resumed: bool = False) -> tuple[str, ...]:
         step = (*TEACHER, *step)
     begun = (*RESUME, *VERIFY) if resumed else (*VERIFY, *MEASURE)
     return (*START, *begun, *step, *step)
+
+
+def _order_of_agents(settings: Settings, *, resumed: bool) -> tuple[str, ...]:
+    """List what a run does after its start where the engine takes the weights of who speaks."""
+    asked = per_agent.asked(settings)
+
+    def spoken(held: int) -> tuple[str, ...]:
+        before = zip([held, *asked], asked, strict=False)
+        pushed = [("sleep", *PUSH) if one != other else () for one, other in before]
+        return tuple(chain.from_iterable((*push, "rollout") for push in pushed))
+
+    judge = () if reward_model.judge_of(settings) is None else JUDGED[1:]
+    update = (*judge, *STEP[1 : STEP.index("offload") + 1], *AGENTS, *PUSH)
+    begun = (*RESUME, *VERIFY) if resumed else (*VERIFY, *MEASURE, *spoken(0))
+    first = 0 if resumed else asked[-1]
+    return (*begun, *spoken(first), *update, *spoken(0), *update)
 
 
 @dataclass(frozen=True)
@@ -167,6 +188,20 @@ def _load(card: _Card) -> None:
         if card.job.zero3:
             card.take(own, f"{second} gradients", f"{second} master weights")
         card.note("load", transit)
+    _load_agents(card, transit)
+
+
+def _load_agents(card: _Card, transit: Mapping[str, int]) -> None:
+    """Load the further policies, each when the one before has made room."""
+    job, stays = card.job, not card.job.settings.memory.offload_during_rollout
+    own = per_agent.states(job)
+    for number in range(1, 1 + per_agent.further(job.settings)):
+        _offload(card)
+        card.take(per_agent.named(own, number, "parameters"))
+        if job.zero3:
+            count = number if stays else 1
+            card.take(per_agent.named(own, count, "gradients", "master weights"))
+        card.note("load", transit)
 
 
 def _offload(card: _Card) -> None:
@@ -176,6 +211,7 @@ def _offload(card: _Card) -> None:
     if card.job.settings.memory.offload_during_rollout:
         card.away |= card.give(*LEAVES)
         card.second_away |= card.give(*leaves(card.job))
+        card.give(*map(per_agent.label, per_agent.LEAVES))
 
 
 def _reload(card: _Card) -> None:
@@ -254,14 +290,34 @@ def _credit(card: _Card) -> None:
 
 def _update(card: _Card) -> None:
     """Train: gradients stay until the policy makes room, moments for ever."""
-    job, states = card.job, memory.states(card.job)
-    forward = memory.activations(job) | memory.gathered(job)
+    states = memory.states(card.job)
     card.take(states, "gradients")
+    _steps(card, {"moments": states.get("moments", 0)})
+
+
+def _agents(card: _Card) -> None:
+    """Train the further policies one by one, while the first has made room, if it does so."""
+    job, own = card.job, per_agent.states(card.job)
+    stays = not job.settings.memory.offload_during_rollout
+    count = per_agent.further(job.settings) if stays else 1
+    if job.zero3:
+        card.take(per_agent.named(own, count, "gradients", "master weights"))
+    else:
+        card.take(per_agent.named(own, 1, "gradients"))
+    _steps(card, per_agent.named(own, count, "moments"))
+    if not job.zero3:
+        card.give(per_agent.label("gradients"))
+
+
+def _steps(card: _Card, moments: Mapping[str, int]) -> None:
+    """Take optimizer steps of a policy, with ``moments`` that then stay."""
+    job = card.job
+    forward = memory.activations(job) | memory.gathered(job)
     copies = memory.weight_copies(job, in_backward=False)
     card.note("loss", forward | memory.loss(job) | copies)
     copies = memory.weight_copies(job, in_backward=True)
     card.note("backward", forward | memory.recomputed(job) | copies)
-    card.take(states, "moments")
+    card.take(moments)
     card.note("optimizer", memory.optimizer_temporaries(job))
 
 
@@ -279,4 +335,5 @@ _EVENTS: dict[str, Callable[[_Card], None]] = {
     "credit": _credit,
     "reload": _reload,
     "update": _update,
+    "agents": _agents,
 }

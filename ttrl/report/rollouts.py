@@ -217,7 +217,8 @@ def _place(turn: Turn | None) -> dict[str, Any]:
     place = {"turn": turn.index, "agent": turn.agent, "trajectory": turn.trajectory}
     asked = turn.asked
     read = {} if asked is None else {"asked": asked.id, "prompt": asked.prompt, "cut": turn.cut}
-    return place | {"role": turn.role} | read
+    own = {} if turn.policy is None else {"policy": turn.policy}
+    return place | {"role": turn.role} | own | read
 
 
 def _repeated(answer: RecordedAnswer) -> dict[str, Any]:
@@ -279,6 +280,7 @@ def _turn(said: Mapping[str, Any]) -> Turn:
         _text(said["role"]),
         asked,
         int(said.get("cut", 0)),
+        int(said["policy"]) if "policy" in said else None,
     )
 
 

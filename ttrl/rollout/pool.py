@@ -58,8 +58,13 @@ class RolloutPool:
         self._ranks = ranks or Ranks()
         self._sharing = sharing or Ranks()
         self._lengths: dict[str, float] = {}
+        self.policies: Sequence[WeightSource] = ()
+        """The run's policies, where each agent has its own: `SamplingParams.policy` names one."""
+        self._held: WeightSource | None = None
+        """Whose weights were pushed last."""
         self.policy_version = 0
-        """The number of weight pushes that the engine has received."""
+        """The number of weight pushes that the engine has received; to bring it from one agent's
+        weights to another's is none, as nobody has learned anything in between."""
 
     @property
     def engines(self) -> int:
@@ -68,8 +73,20 @@ class RolloutPool:
 
     def push_weights(self, policy: WeightSource) -> None:
         """Bring the engine to the policy's present weights."""
-        self._engine.load_weights(policy.named_weights())
+        self._load(policy)
         self.policy_version += 1
+
+    def _load(self, policy: WeightSource) -> None:
+        self._engine.load_weights(policy.named_weights())
+        self._held = policy
+
+    def _turn_to(self, number: int) -> None:
+        """Bring the engine to the weights of that one of `policies`, if it has others."""
+        if not self.policies:
+            if number:
+                raise ValueError(f"policy {number} was asked for, and there is one for all")
+        elif (policy := self.policies[number]) is not self._held:
+            self._load(policy)
 
     def verify(
         self,
@@ -167,6 +184,7 @@ class RolloutPool:
         Returns:
             One group per question, in the order of ``questions``.
         """
+        self._turn_to(params.policy)
         expected = [self._lengths.get(q.id, float(params.max_new_tokens)) for q in questions]
         share = balance(expected, self.engines)[self._ranks.rank // self._sharing.count]
         mine = self._sample([questions[i] for i in share], params, on_group, decided)

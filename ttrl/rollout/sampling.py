@@ -36,6 +36,8 @@ class SamplingParams:
     """What the random numbers are derived from, before question id and sample index."""
     first: int = 0
     """Index of the first sample: the samples from 16 on are the same whoever samples the others."""
+    policy: int = 0
+    """Which of the run's policies answers: the pool brings the engine to its weights."""
 
     @property
     def noted(self) -> int:

@@ -30,6 +30,7 @@ def export(
     which: int | Literal["newest", "best"],
     dtype: str | None,
     note: Callable[[str], object] = print,
+    agent: int = 0,
 ) -> Checkpoint:
     """Write a checkpoint's weights, with configuration, tokenizer and card, to a new folder.
 
@@ -40,6 +41,7 @@ def export(
             a step's.
         dtype: of the weights; None for the run's ``model.dtype``.
         note: is told what is wrong with newer ones.
+        agent: whose policy to write, where each agent has its own; 0 is the first.
 
     Returns:
         The checkpoint.
@@ -64,28 +66,37 @@ def export(
     settings = settings_of(run / "config.toml")
     dtype = dtype or settings.model.dtype
     kind = getattr(torch, dtype)
-    card = model_card(read_run(run), checkpoint, dtype)
+    card = model_card(read_run(run), checkpoint, dtype, agent)
     outline = load_outline(settings.model, kind)
-    weights = ((name, weight.to(kind)) for name, weight in _weights(checkpoint, settings, outline))
+    found = _weights(checkpoint, settings, outline, agent)
+    weights = ((name, weight.to(kind)) for name, weight in found)
     save_model(output, outline, load_tokenizer(settings.model), weights, card)
     return checkpoint
 
 
 def _weights(
-    checkpoint: Checkpoint, settings: Settings, outline: PreTrainedModel
+    checkpoint: Checkpoint, settings: Settings, outline: PreTrainedModel, agent: int
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield all parameters, layer by layer, in float32; with adapters merged, in ``model.dtype``.
 
     Raises:
-        UserError: if they are not those of the model, whose ``outline`` this is.
+        UserError: if there is no such agent, or they are not those of the model, whose ``outline``
+            this is.
     """
     shapes = {name: parameter.shape for name, parameter in outline.named_parameters()}
     rank = settings.lora.rank
     with checkpoint.errors_as_user_error():
         state = checkpoint.state()
         run = state["identity"]
-        sizes = {key.removeprefix("weights/"): size for key, size in run["sizes"].items()}
+        every = run["sizes"].items()
         began_with = run["model"]["weights"]
+    part, own = (f"agent_{agent}", f"agent_{agent}/weights/") if agent else ("policy", "weights/")
+    sizes = {key.removeprefix(own): size for key, size in every if key.startswith(own)}
+    if agent and not sizes:
+        raise UserError(
+            f"--agent {agent}: {checkpoint.path} has no policy of that number: expected one from 0 "
+            f"to {len({key.split('/')[0] for key, _ in every if key.startswith('agent_')})}"
+        )
     trained = shapes if rank is None else _adapters(shapes, sizes, rank)
     fits = all(sizes.get(name) == shape.numel() for name, shape in trained.items())
     if not fits or sizes.keys() - shapes.keys() - trained.keys():
@@ -103,7 +114,7 @@ def _weights(
                 f"when {checkpoint.path} was saved, which holds adapters to them: put back the "
                 "model that the run began with"
             )
-    return _read(checkpoint, settings, shapes, trained, files)
+    return _read(checkpoint, settings, shapes, trained, files, part)
 
 
 def _read(
@@ -112,15 +123,16 @@ def _read(
     shapes: Mapping[str, torch.Size],
     trained: Mapping[str, torch.Size],
     files: WeightFiles | None,
+    part: str,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what `_weights` gives; ``files`` hold what adapters are merged into."""
+    """Yield what `_weights` gives of a ``part``; ``files`` hold what adapters are merged into."""
     for _, layer in groupby(shapes, layer_of):
         names = list(layer)
         if files is None:
             own = {name: trained[name] for name in names}
         else:
             own = {a: trained[a] for n in names for a in lora.adapter_names(n) if a in trained}
-        keys = {name: f"policy/weights/{name}" for name in own}
+        keys = {name: f"{part}/weights/{name}" for name in own}
         flat = checkpoint.shards({keys[name]: shape.numel() for name, shape in own.items()})
         weights = {name: flat.pop(keys[name]).view(shape) for name, shape in own.items()}
         if files is None:

@@ -59,7 +59,7 @@ The method is that of [TTRL: Test-Time Reinforcement Learning](https://arxiv.org
 ```"""
 
 
-def model_card(run: RunRecord, checkpoint: Checkpoint, dtype: str) -> str:
+def model_card(run: RunRecord, checkpoint: Checkpoint, dtype: str, agent: int = 0) -> str:
     """Write the card of a checkpoint's model, Markdown with a front matter in YAML.
 
     It holds names of files, never their folders, and no question, answer or text of the model.
@@ -68,23 +68,27 @@ def model_card(run: RunRecord, checkpoint: Checkpoint, dtype: str) -> str:
         run: of the checkpoint, finished or not.
         checkpoint: what is exported.
         dtype: of the exported weights.
+        agent: whose policy it is, where each has its own; only the first one's was measured.
     """
     with checkpoint.errors_as_user_error():
         state = checkpoint.state()
         digest, versions = run_digest(state["identity"]), dict(state.get("versions", {}))
+    digest += f"/agent_{agent}" if agent else ""  # another model: not a later state of the first
     settings = run.settings
     base, data = _base(settings), _data(settings.data.train)
     before, after = (
-        {r.data: r for r in run.evaluations() if r.step == at} for at in (0, checkpoint.step)
+        {r.data: r for r in run.evaluations() if r.step == at and not agent}
+        for at in (0, checkpoint.step)
     )
     names = {"train": f"{data} (trained on)"}
     if settings.data.held_out is not None:
         names["held_out"] = f"{_data(settings.data.held_out)} (held out)"
     body = (
-        f"# {escaped(settings.name)}, step {checkpoint.step}",
+        f"# {escaped(settings.name)}, step {checkpoint.step}{f', agent {agent}' * bool(agent)}",
         f"{escaped(base)}, trained by test-time reinforcement learning "
         f"([TTRL](https://arxiv.org/abs/2504.16084)) on {_asked(run, checkpoint.step)} of "
-        f"{escaped(data)}, in {checkpoint.step} steps. {_labels(settings)}",
+        f"{escaped(data)}, in {checkpoint.step} steps. "
+        f"{_labels(settings)}{_agents(settings, agent)}",
         "## What came out",
         *_results(before, after, names),
         _outcome(run, checkpoint.step),
@@ -186,6 +190,16 @@ def _labels(settings: Settings) -> str:
     return (
         f"The label of a question was {kinds[settings.reward.labels]}: no reference answer was "
         "used in training."
+    )
+
+
+def _agents(settings: Settings, agent: int) -> str:
+    """Say whose policy it is, if each agent of the run has its own."""
+    if settings.rollout.policies == "shared":
+        return ""
+    return (
+        f" Several agents were trained together, each with a policy of its own: this is agent "
+        f"{agent}'s, counted from 0, and `outcome` is what all of them reach together."
     )
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 Summary = dict[str, Any]
 
-MODEL_NAME = re.compile(r"model(\.[a-z0-9_]{8}\.tmp)?")
-"""The trained model, and what is left of `save_model` if it is killed."""
+MODEL_NAME = re.compile(r"(model|agent_[0-9]+)(\.[a-z0-9_]{8}\.tmp)?")
+"""The trained model, or one of each agent, and what is left of `save_model` if it is killed."""
 
 STEP_FILE = re.compile(rf"{STEP_NAME}\.(jsonl|safetensors|json|posed\.jsonl)")
 """Files of a step in ``rollouts/`` and ``evaluations/``; others are a user's."""
@@ -39,7 +39,8 @@ class RunFolder:
     """The files of a run, from ``config.toml`` to ``summary.json``.
 
     Between them it has ``metrics.jsonl``, ``rollouts/``, ``evaluations/``, ``checkpoints/`` and
-    ``model/``; `ttrl.report.run_record` reads them. A folder that exists is written to only by a
+    ``model/``, with ``agent_1/`` and so on where each agent has a policy of its own;
+    `ttrl.report.run_record` reads them. A folder that exists is written to only by a
     run that goes on where it ended (`ttrl.run.resume`). A context: what `claim` took is given back
     at its end.
     """
@@ -210,14 +211,15 @@ class RunFolder:
 
     def save_model(
         self,
+        name: str,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         weights: Iterable[tuple[str, torch.Tensor]],
     ) -> None:
-        """Save the trained model in ``model/``, see `ttrl.run.saved_model`."""
+        """Save a trained model in the folder ``name``, see `ttrl.run.saved_model`."""
         from ttrl.run.saved_model import save_model
 
-        save_model(self.path / "model", model, tokenizer, weights)
+        save_model(self.path / name, model, tokenizer, weights)
 
     def lines_until(self, step: int) -> list[bytes]:
         """Read the metrics' lines up to ``step``, of a folder that can go back to it and on.

@@ -28,11 +28,14 @@ class RolloutSettings(Section):
     ``agents`` answer in ``rounds``, from the second on with the others' last answers before them.
     mixture: ``agents`` answer, one more makes one answer of theirs. chain: a generator, verifiers
     and a refiner, ``agents`` in all. Or FILE.py:CLASS, a class made with the settings that has
-    `ttrl.rollout.workflows.Workflow.run`. All agents are the policy; see [agents]."""
+    `ttrl.rollout.workflows.Workflow.run`. See [agents], and ``policies`` for who they are."""
     agents: Count = 1
     """debate, mixture, chain: how many there are; the aggregator of a mixture is one more."""
     rounds: Count = 1
     """debate: how often each agent answers."""
+    policies: Literal["shared", "per_agent"] = "shared"
+    """shared: one policy plays all agents. per_agent: each agent is a policy of its own, trained on
+    its own answers alone; n agents are n models, all of which begin as ``model.path``."""
     questions_per_step: Positive = 8
     """Questions in one step."""
     votes: Annotated[int, Field(ge=2, le=2**16)] = 64

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ttrl.settings.agent_rules import agent_rules
 from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
+from ttrl.settings.per_agent_rules import per_agent_rules
 from ttrl.settings.posed_rules import posed_rules
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.settings.section import Section
@@ -31,6 +32,7 @@ def broken_rules(settings: Settings) -> Iterator[str]:
     yield from posed_rules(settings)
     yield from _rollout_rules(settings)
     yield from agent_rules(settings)
+    yield from per_agent_rules(settings)
     yield from _overlap_rules(settings)
     yield from _extra_reward_rules(settings)
     yield from _update_rules(settings)

@@ -142,8 +142,8 @@ class CompletionGroup:
 
     @property
     def parts(self) -> list[list[int]]:
-        """Indices of the completions, by what may be compared: those of one turn and role."""
-        found: dict[tuple[int, str] | None, list[int]] = {}
+        """Indices of the completions, by what may be compared: those of the same `part_of`."""
+        found: dict[tuple[int, str, int | None] | None, list[int]] = {}
         for i, completion in enumerate(self.completions):
             found.setdefault(part_of(completion), []).append(i)
         return list(found.values())
@@ -154,10 +154,16 @@ class CompletionGroup:
         return self.question if turn is None or turn.asked is None else turn.asked
 
 
-def part_of(completion: Completion) -> tuple[int, str] | None:
-    """Return the turn and role of a completion; None: it has none."""
+def part_of(completion: Completion) -> tuple[int, str, int | None] | None:
+    """Return turn, role and policy of a completion; None: it has no turn."""
     turn = completion.turn
-    return None if turn is None else (turn.index, turn.role)
+    return None if turn is None else (turn.index, turn.role, turn.policy)
+
+
+def writer_of(completion: Completion) -> int:
+    """Return which of the run's policies wrote a completion; 0 where there is one for all."""
+    turn = completion.turn
+    return 0 if turn is None or turn.policy is None else turn.policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,4 +345,5 @@ __all__ = [
     "VotedGroup",
     "WeightSource",
     "part_of",
+    "writer_of",
 ]

@@ -24,11 +24,14 @@ class Turn:
     trajectory: int
     """Which of the question's conversations, from 0."""
     role: str
-    """What the agent is there for; only answers of the same turn and role are compared."""
+    """What the agent is there for; only answers of the same turn, role and policy are compared."""
     asked: Question | None = None
     """The prompt that was read; None: that of the group's question."""
     cut: int = 0
     """Tokens of earlier answers for which the prompt had no room."""
+    policy: int | None = None
+    """Which of the run's policies wrote it, from 0, where each agent has its own
+    (``rollout.policies``); None: there is one for all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ class TrainSample:
     """Per trained token, the weight of abs(log ratio) in its loss; None: 0, of all samples."""
     support: TopLogprobs | None = None
     """Per trained token, what could have been drawn in its place; see `Completion.support`."""
+    policy: int = 0
+    """Which of the run's policies wrote it, and is trained on it; see `Turn.policy`."""
 
     @property
     def prompt_length(self) -> int:

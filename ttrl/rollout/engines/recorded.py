@@ -159,6 +159,9 @@ class RecordedEngine:
         match params.stream:
             case (_, "rollout", int(step)):
                 return {id: a.itself() for id, a in self.answers(step).items()}, "answers"
+            case (_, "rollout", int(step), "policy", int(policy)):
+                found = self.answers(step).items()
+                return {id: a.itself(policy) for id, a in found}, f"answers of agent {policy}"
             case (_, "rollout", int(step), "turn", int(turn)):
                 later = chain.from_iterable(a.later() for a in self.answers(step).values())
                 return dict(later), f"answers of turn {turn}"
@@ -268,7 +271,8 @@ def _answers(row: Any, stored: deque[Stored]) -> tuple[str, Answers]:
     greedy = (completion(row["greedy"]),) if "greedy" in row else ()
     replies = _field(row, "passes", list) if "passes" in row else []
     passes = tuple(_answers(reply, stored) for reply in replies)
-    return question, Answers(prompt, votes, greedy, passes, asked)
+    policies = tuple(_field(c, "policy", int) if "policy" in c else None for c in completions)
+    return question, Answers(prompt, votes, greedy, passes, asked, policies)
 
 
 def _as_noted(completion: Completion, params: SamplingParams) -> bool:

@@ -21,6 +21,8 @@ class Answers(NamedTuple):
     """What the label source asked about it, each prompt by its id."""
     asked: tuple[tuple[str, str] | None, ...] = ()
     """Per vote, id and prompt of what it answers, if that is not the question itself."""
+    policies: tuple[int | None, ...] = ()
+    """Per vote, which policy wrote it, where each agent has its own."""
 
     def completions(self) -> Iterator[Completion]:
         """Yield all completions, in the order of the file."""
@@ -36,11 +38,13 @@ class Answers(NamedTuple):
         turns = [c.turn for c in group.completions]
         prompts = [None if turn is None else turn.asked for turn in turns]
         asked = tuple(None if q is None else (q.id, q.prompt) for q in prompts)
-        return cls(group.question.prompt, group.completions, greedy, passes, asked)
+        policies = tuple(None if turn is None else turn.policy for turn in turns)
+        return cls(group.question.prompt, group.completions, greedy, passes, asked, policies)
 
-    def itself(self) -> Answers:
-        """Keep the votes that answer the question itself."""
-        return self._replace(votes=tuple(v for v, of in self._by_prompt() if of is None))
+    def itself(self, policy: int | None = None) -> Answers:
+        """Keep the votes that answer the question itself, of that policy where each has its own."""
+        every = zip(self.votes, self.asked, self.policies, strict=True)
+        return self._replace(votes=tuple(v for v, of, by in every if of is None and by == policy))
 
     def later(self) -> Iterator[tuple[str, Answers]]:
         """Yield the prompts of later turns by id, each with the one answer to it."""
@@ -60,7 +64,8 @@ def digest_of(answers: dict[str, Answers]) -> str:
 
 def _all_said(question: str, found: Answers) -> list[Any]:
     asked = (() if of is None else of for of in found.asked)
-    votes = [[*_said(c), *of] for c, of in zip(found.votes, asked, strict=True)]
+    wrote = (() if policy is None else (policy,) for policy in found.policies)
+    votes = [[*_said(c), *of, *by] for c, of, by in zip(found.votes, asked, wrote, strict=True)]
     said = [question, found.prompt, votes]
     said += [[_said(c)] for c in found.greedy]
     return [*said, *([_all_said(id, replies)] for id, replies in found.passes)]

@@ -34,6 +34,9 @@ class Act:
     """Whether ``data.suffix`` asks it for an answer in its form."""
     others: int | None = None
     """The most answers of other agents' that it is shown, drawn anew each time; None: all."""
+    agent: str | None = None
+    """Whose act it is, where ``rollout.policies`` gives each agent a policy: acts of one name are
+    one agent's. None: "ROLE 0", "ROLE 1" and so on, by its place among those of its turn."""
 
 
 def checked(plan: Plan, name: str) -> tuple[tuple[Act, ...], ...]:
@@ -74,6 +77,16 @@ def _refuse_wrong(act: Act, t: int, turns: tuple[tuple[Act, ...], ...], where: s
         )
     if act.sees and not places & (known - {QUESTION}):
         raise UserError(f"{where}: the template shows nothing of the answers that it sees")
+
+
+def agents(plan: Plan) -> list[list[str]]:
+    """Return the name of the agent at each place of a plan, see `Act.agent`."""
+    named = []
+    for acts in plan:
+        before = [sum(other.role == act.role for other in acts[:i]) for i, act in enumerate(acts)]
+        pairs = zip(acts, before, strict=True)
+        named.append([f"{a.role} {n}" if a.agent is None else a.agent for a, n in pairs])
+    return named
 
 
 def calls(plan: Plan) -> int:

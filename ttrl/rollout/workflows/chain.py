@@ -26,6 +26,7 @@ class Chain(Conversation):
         turns = [[Act("generator")]]
         for t in range(1, count - 1):
             before = [(earlier, 0) for earlier in range(t)]
-            turns.append([Act(role, between, before, answers=False)])
-        turns.append([Act(last_role, last, [(t, 0) for t in range(count - 1)])])
+            turns.append([Act(role, between, before, answers=False, agent=f"{role} {t - 1}")])
+        who = f"{last_role} {count - 2 if last_role == role else 0}"
+        turns.append([Act(last_role, last, [(t, 0) for t in range(count - 1)], agent=who)])
         return turns

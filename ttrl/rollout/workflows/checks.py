@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.workflows.base import OnGroup, Workflow
+from ttrl.rollout.workflows.conversation import Conversation
 from ttrl.rollout.workflows.single_turn import SingleTurn
+from ttrl.settings import Settings
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.types import Completion, CompletionGroup, Estimate, Question, UserError
 
@@ -100,6 +102,31 @@ def later_prompts(groups: Sequence[CompletionGroup]) -> list[Question]:
     """Return the prompts of later turns, none of which is asked again."""
     turns = [c.turn for group in groups for c in group.completions]
     return [turn.asked for turn in turns if turn is not None and turn.asked is not None]
+
+
+def agents_of(held: Conversation | None, settings: Settings) -> tuple[str, ...]:
+    """Return the agents that have a policy each; none where one policy plays all.
+
+    Raises:
+        UserError: if nobody knows who they are, or some would have no samples.
+    """
+    if settings.rollout.policies == "shared":
+        return ()
+    name = settings.rollout.workflow
+    if held is None:
+        raise UserError(
+            'rollout.policies = "per_agent" needs a plan that says who speaks, and '
+            f"rollout.workflow = {name!r} has a run of its own: subclass Conversation without one, "
+            "or unset it"
+        )
+    trained, selection = settings.policy.trained_samples, settings.reward.selection
+    if trained < held.calls and selection == "first":
+        raise UserError(
+            f"policy.trained_samples = {trained} ends before the last of the {held.calls} answers "
+            'of a trajectory: with rollout.policies = "per_agent" some agents would learn nothing; '
+            f"set {held.calls} or more"
+        )
+    return held.agents
 
 
 def refuse_unrecorded(workflow: Workflow, name: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ttrl.data.free_prompts import Excerpt, FreePrompts, Request, text_of
 from ttrl.data.templates import Part, fill
 from ttrl.rollout.sampling import SamplingParams, voting
-from ttrl.rollout.workflows.acts import Act, Place, Plan, calls, checked
+from ttrl.rollout.workflows.acts import Act, Place, Plan, agents, calls, checked
 from ttrl.rollout.workflows.base import Ask, OnGroup
 from ttrl.settings import Settings
 from ttrl.settings.agents import ANSWERS, QUESTION
@@ -20,6 +20,8 @@ END_OF_THINKING = "</think>"
 
 Said = Mapping[Place, Completion]
 """What has been said in one trajectory."""
+Replies = list[list[dict[int, Completion]]]
+"""What has been said in a turn, by question, trajectory and agent's number."""
 
 
 class Conversation:
@@ -40,6 +42,12 @@ class Conversation:
         self.plan = checked(self.turns(), self.name)
         self.calls = calls(self.plan)
         """Answers of one trajectory."""
+        named = agents(self.plan)
+        self.agents = tuple(dict.fromkeys(name for names in named for name in names))
+        """The agents by name, in the order in which they first act."""
+        own = settings.rollout.policies == "per_agent"
+        self._policies = [[self.agents.index(n) if own else None for n in names] for names in named]
+        """Which policy acts at each place, see `Turn.policy`."""
         self._prompts: FreePrompts | None = None
         votes = settings.rollout.votes
         if votes % self.calls or votes < 2 * self.calls:
@@ -77,43 +85,34 @@ class Conversation:
     ) -> list[CompletionGroup]:
         """Return ``params.n`` answers to each question, of as many trajectories as that makes.
 
-        The answers of the first turn are those of a single one with the same random numbers.
+        The answers of the first turn are those of a single one with the same random numbers, where
+        one policy plays all agents. Where each has its own, those of one answer together.
         """
         count = params.n // self.calls
         said: list[list[dict[Place, Completion]]] = [[{} for _ in range(count)] for _ in questions]
         version = 0
         here: set[str] = set()
         """What this rank has sampled of the last turn: each group is told of by one rank."""
+
+        def sampled(group: CompletionGroup) -> None:
+            here.add(group.question.id)
+
         for t, acts in enumerate(self.plan):
             here.clear()
+            replies: Replies = [[{} for _ in range(count)] for _ in questions]
             plain = [a for a, act in enumerate(acts) if t == 0 and act.template is None]
-            if plain:
-                asked = replace(params, n=len(plain) * count)
-                found = ask(questions, asked, lambda group: here.add(group.question.id))
-                version = found[0].policy_version if found else 0
-                for i, group in enumerate(found):
-                    for place, completion in enumerate(group.completions):
-                        trajectory, a = divmod(place, len(plain))
-                        turn = Turn(t, plain[a], trajectory, acts[plain[a]].role)
-                        said[i][trajectory][t, plain[a]] = replace(completion, turn=turn)
-            stream = (*params.stream, "turn", t)
-            turns = [
-                self._turn(question, (t, a), trajectory, said[i][trajectory], stream)
-                for i, question in enumerate(questions)
-                for trajectory in range(count)
-                for a in range(len(acts))
-                if a not in plain
-            ]
-            if turns:
-                prompts = [turn.asked for turn in turns if turn.asked is not None]
-                once = replace(params, n=1, stream=stream)
-                found = ask(prompts, once, lambda group: here.add(group.question.id))
-                version = found[0].policy_version if found else 0
-                each = len(turns) // len(questions)
-                for k, (turn, group) in enumerate(zip(turns, found, strict=True)):
-                    (completion,) = group.completions
-                    of = said[k // each][turn.trajectory]
-                    of[t, turn.agent] = replace(completion, turn=turn)
+            for policy in self._speaking(t):
+                own = [a for a in range(len(acts)) if self._policies[t][a] == policy]
+                if alone := [a for a in own if a in plain]:
+                    version = self._ask_alone(ask, questions, params, alone, replies, sampled)
+                if later := [a for a in own if a not in plain]:
+                    version = self._ask_later(
+                        ask, questions, params, (t, later), said, replies, sampled
+                    )
+            order = [*plain, *(a for a in range(len(acts)) if a not in plain)]
+            for i, of_question in enumerate(replies):
+                for trajectory, of in enumerate(of_question):
+                    said[i][trajectory] |= {(t, a): of[a] for a in order}
         groups = [
             CompletionGroup(question, tuple(c for one in of for c in one.values()), version)
             for question, of in zip(questions, said, strict=True)
@@ -123,6 +122,72 @@ class Conversation:
             if last.id in here:
                 on_group(group)
         return groups
+
+    def _speaking(self, t: int) -> list[int | None]:
+        """Return the policies that act in a turn, in the order in which they are asked.
+
+        Every second turn has the reverse order: it begins with the one that the engine still holds.
+        """
+        order = list(dict.fromkeys(self._policies[t]))
+        return order[::-1] if t % 2 else order
+
+    def _ask_alone(
+        self,
+        ask: Ask,
+        questions: Sequence[Question],
+        params: SamplingParams,
+        agents: Sequence[int],
+        replies: Replies,
+        sampled: OnGroup,
+    ) -> int:
+        """Let agents of one policy answer the questions by themselves, as the first to speak.
+
+        Returns:
+            The version of the weights.
+        """
+        policy = self._policies[0][agents[0]]
+        own = replace(params, n=len(agents) * len(replies[0]) if replies else params.n)
+        if policy is not None:
+            own = replace(own, policy=policy, stream=(*params.stream, "policy", policy))
+        found = ask(questions, own, sampled)
+        for i, group in enumerate(found):
+            for place, completion in enumerate(group.completions):
+                trajectory, k = divmod(place, len(agents))
+                a = agents[k]
+                turn = Turn(0, a, trajectory, self.plan[0][a].role, policy=policy)
+                replies[i][trajectory][a] = replace(completion, turn=turn)
+        return found[0].policy_version if found else 0
+
+    def _ask_later(
+        self,
+        ask: Ask,
+        questions: Sequence[Question],
+        params: SamplingParams,
+        who: tuple[int, Sequence[int]],
+        said: Sequence[Sequence[Said]],
+        replies: Replies,
+        sampled: OnGroup,
+    ) -> int:
+        """Let agents of one policy, of that turn and these numbers, answer what they read.
+
+        Returns:
+            The version of the weights.
+        """
+        t, agents = who
+        stream = (*params.stream, "turn", t)
+        turns = [
+            (i, self._turn(question, (t, a), trajectory, said[i][trajectory], stream))
+            for i, question in enumerate(questions)
+            for trajectory in range(len(said[i]))
+            for a in agents
+        ]
+        prompts = [turn.asked for _, turn in turns if turn.asked is not None]
+        policy = self._policies[t][agents[0]] or 0
+        found = ask(prompts, replace(params, n=1, stream=stream, policy=policy), sampled)
+        for (i, turn), group in zip(turns, found, strict=True):
+            (completion,) = group.completions
+            replies[i][turn.trajectory][turn.agent] = replace(completion, turn=turn)
+        return found[0].policy_version if found else 0
 
     def _turn(
         self,
@@ -134,10 +199,10 @@ class Conversation:
     ) -> Turn:
         """Make the prompt of an agent in a turn of a trajectory."""
         t, a = place
-        act = self.plan[t][a]
+        act, policy = self.plan[t][a], self._policies[t][a]
         id = f"{question.id}/{t}/{a}/{trajectory}"
         if act.template is None:
-            return Turn(t, a, trajectory, act.role, replace(question, id=id))
+            return Turn(t, a, trajectory, act.role, replace(question, id=id), policy=policy)
         rng = generator(*stream, "shown", question.id, a, trajectory)
         seen = [act.sees[i] for i in rng.permutation(len(act.sees))]
         if act.others is not None:
@@ -145,7 +210,7 @@ class Conversation:
             seen = [p for p in seen if p[1] == a or p in others]
         texts = {p: said[p].text.rpartition(END_OF_THINKING)[2] for p in seen}
         prompt, cut = self._prompt(question, act, seen, texts, id)
-        return Turn(t, a, trajectory, act.role, prompt, cut)
+        return Turn(t, a, trajectory, act.role, prompt, cut, policy)
 
     def _prompt(
         self,
