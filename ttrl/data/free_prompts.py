@@ -48,17 +48,25 @@ class Fitted:
     """Tokens of excerpts that are left out, at their beginnings."""
 
 
-def text_of(question: Question) -> str:
+def text_of(
+    question: Question,
+    cannot: str = "be put in another prompt",
+    mend: str = 'set reward.labels = "votes" and rollout.workflow = "single_turn", or leave it out',
+) -> str:
     """Return the text of a question.
+
+    Args:
+        question: the question.
+        cannot: what a question without a text cannot, for the message.
+        mend: what to do then.
 
     Raises:
         UserError: if it has none of its own.
     """
     if question.text is None:
         raise UserError(
-            f"question {question.id!r} cannot be put in another prompt: expected a text, or one "
-            "message of the user, got a conversation (or a source that sets no Question.text); set "
-            'reward.labels = "votes" and rollout.workflow = "single_turn", or leave it out'
+            f"question {question.id!r} cannot {cannot}: expected a text, or one message of the "
+            f"user, got a conversation (or a source that sets no Question.text); {mend}"
         )
     return question.text
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ttrl.data.free_prompts import text_of
 from ttrl.data.prompts import ControlTokens, build_prompt, encode_prompt
 from ttrl.data.questions import QuestionReader, QuestionSet, load_questions
 from ttrl.data.rows import BadRow, Row
@@ -71,17 +72,13 @@ class SelfPosed:
 
     def _text_of(self, question: Question) -> str:
         checked = self.settings.reward.labels == "checker"
-        if question.text is None:
-            raise UserError(
-                f"question {question.id!r} cannot be shown to a proposer: expected a text, or one "
-                "message of the user, got a conversation; leave it out of data.train"
-            )
-        if checked and (self._answer is None or self._answer(question.text) is None):
+        text = text_of(question, "be shown to a proposer", "leave it out of data.train")
+        if checked and (self._answer is None or self._answer(text) is None):
             raise UserError(
                 f'reward.labels = "checker": posed.form = {self.settings.posed.form!r} cannot '
                 f'answer question {question.id!r} of data.train; leave it out, or set "votes"'
             )
-        return question.text
+        return text
 
     # --- What the proposer is asked
 
