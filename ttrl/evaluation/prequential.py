@@ -83,7 +83,7 @@ class Prequential:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return all of it, as JSON."""
+        """Return what the next figures depend on, as JSON."""
         counted = {"questions": self._questions, "tokens": self._tokens, "seconds": self._seconds}
         return {"right": dict(self._right), **counted}
 

@@ -119,11 +119,11 @@ class App:
     # --- What is asked
 
     async def health(self, request: Request) -> Response:
-        """Say that it answers."""
+        """Say that the server answers."""
         return JSONResponse({"status": "ok"})
 
     async def status(self, request: Request) -> Response:
-        """Say how it stands."""
+        """Say how the server stands."""
         return JSONResponse({"model": self.settings.name, **self._answering.figures()})
 
     async def models(self, request: Request) -> Response:
