@@ -11,17 +11,15 @@ as many go at a time as there are cores. Every finished run is kept in
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from machine import ROOT, describe
+from kept_runs import KeptRuns, command_line, named
+from machine import ROOT
 from rich.console import Console
 from rich.table import Table
 
@@ -160,47 +158,30 @@ HEAD = ("seeds", "pass@1", "pass@16", *COLUMNS)
 
 def main() -> None:
     """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", default=list(TABLES), choices=list(TABLES))
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--show", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    console = Console()
-    record = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
-    if record.get("common", COMMON) != COMMON:
-        raise SystemExit(f"{RESULTS}: made with other common settings: remove it first")
+    console, kept = Console(), KeptRuns(arguments.out, {"common": COMMON})
     if not arguments.show:
-        complete(record, arguments.only, arguments.seeds, arguments.jobs, console)
+        complete(kept, arguments.only, arguments.seeds, arguments.jobs, console)
     for name in arguments.only:
-        console.print(table(name, record["runs"]))
+        console.print(table(name, kept.record["runs"]))
 
 
 def complete(
-    record: dict[str, Any], tables: list[str], seeds: list[int], jobs: int, console: Console
+    kept: KeptRuns, tables: list[str], seeds: list[int], jobs: int, console: Console
 ) -> None:
-    """Make the runs that the record lacks; those with the same settings are one run."""
-    runs = record["runs"]
-    wanted = {key_of(s): s for name in tables for s in TABLES[name].values()}
-    missing = [
-        (key, seed) for seed in seeds for key in wanted if str(seed) not in runs.get(key, {})
-    ]
-    # Started, not forked, and each used for many runs: importing takes a fifth of a run.
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        tasks = {pool.submit(run, wanted[key], seed): (key, seed) for key, seed in missing}
-        for done in as_completed(tasks):
-            key, seed = tasks[done]
-            if error := done.exception():
-                console.print(f"{key}, seed {seed} failed: {error!r}", markup=False)
-                continue
-            found = done.result()
-            runs.setdefault(key, {})[str(seed)] = found
-            record.update({"common": COMMON, "tables": TABLES, "machine": describe()})
-            RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            before, after = (100 * found[when]["pass@1"] for when in ("before", "after"))
-            console.print(
-                f"{key}, seed {seed}: pass@1 {before:.1f} -> {after:.1f}, {found['wall_s']:.0f} s"
-            )
+    """Make the tables' runs that are not there; those with the same settings are one run."""
+    variants = {key_of(s): s for name in tables for s in TABLES[name].values()}
+    wanted = {(key, seed): (variants[key], seed) for seed in seeds for key in variants}
+    for key, found in kept.made(run, wanted, jobs, console):
+        kept.add(key, found)
+        kept.write(tables=TABLES)
+        before, after = (100 * found[when]["pass@1"] for when in ("before", "after"))
+        said = f"pass@1 {before:.1f} -> {after:.1f}, {found['wall_s']:.0f} s"
+        console.print(f"{named(key)}: {said}", markup=False)
 
 
 def key_of(settings: list[str]) -> str:

@@ -10,14 +10,14 @@ run has one thread, and is kept in ``bench/results/one_example.json`` at once; i
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from machine import ROOT, describe
+from kept_runs import KeptRuns, command_line, named
+from machine import ROOT
 from rich.console import Console
 from rich.table import Table
 
@@ -49,41 +49,34 @@ HEAD = (*HEAD, "own share", "own labels right")
 
 def main() -> None:
     """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--set", dest="changes", action="append", default=[], help="a rehearsal's")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--show", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    console, out = Console(), arguments.out
-    what = {"common": [*COMMON, *arguments.changes], "settings": json.loads(json.dumps(RUNS))}
-    record = json.loads(out.read_text()) if out.exists() else {**what, "runs": {}}
-    if any(record[key] != value for key, value in what.items()):
-        raise SystemExit(f"{out}: made with other settings: remove it first")
+    console, common = Console(), [*COMMON, *arguments.changes]
+    kept = KeptRuns(arguments.out, {"common": common, "settings": RUNS})
     if not arguments.show:
         for seed in arguments.seeds:
-            complete(record, seed, out, console)
+            complete(kept, seed, console)
     shown = Table(*HEAD, title="in %, before and after training")
-    for row in rows(record["runs"]):
+    for row in rows(kept.record["runs"]):
         shown.add_row(*row)
     console.print(shown)
 
 
-def complete(record: dict[str, Any], seed: int, out: Path, console: Console) -> None:
-    """Make a seed's runs that the record lacks, that on all questions first."""
-    runs = record["runs"]
+def complete(kept: KeptRuns, seed: int, console: Console) -> None:
+    """Make a seed's runs that are not there, that on all questions first."""
     for name, (settings, by, count) in RUNS.items():
-        if str(seed) in runs.get(name, {}):
+        if kept.has((name, seed)):
             continue
-        basis = runs.get(BASIS, {}).get(str(seed), {})
-        ids = choice(basis["shares"], by, count) if by else []
-        found = run([*record["common"], *settings, f"seed={seed}"], ids, votes=not by)
-        runs.setdefault(name, {})[str(seed)] = found
-        record |= {"machine": describe()}
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        shares = kept.record["runs"][BASIS][str(seed)]["shares"] if by else {}
+        ids = choice(shares, by, count) if by else []
+        found = run([*kept.record["common"], *settings, f"seed={seed}"], ids, votes=not by)
+        kept.add((name, seed), found)
+        kept.write()
         before, after = (100 * found[when]["others"]["pass@1"] for when in ("before", "after"))
-        said = f"{name}, seed {seed}: {ids[:2]}, others' pass@1 {before:.1f} -> {after:.1f}"
-        console.print(f"{said}, {found['wall_s']:.0f} s", markup=False)
+        said = f"{ids[:2]}, others' pass@1 {before:.1f} -> {after:.1f}, {found['wall_s']:.0f} s"
+        console.print(f"{named((name, seed))}: {said}", markup=False)
 
 
 def choice(shares: dict[str, list[float]], by: str, count: int) -> list[str]:

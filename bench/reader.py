@@ -15,11 +15,15 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from machine import ROOT
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from teaching import Batch, Pair, padded, pair, taught
 
 from ttrl.data import arithmetic
 from ttrl.models.pretrained import load_tokenizer
@@ -32,28 +36,21 @@ SLIPS = {1: 0.12, 2: 0.15, 3: 0.18, 4: 0.4}
 STEPS, BATCH, LEARNING_RATE, SEED = 160, 64, 1e-3, 0
 
 
-def batch(
-    rng: random.Random, tokenizer: PreTrainedTokenizerBase, reserved: frozenset[tuple[int, int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and labels of a batch; only the last answer of each is learned."""
-    rows: list[tuple[list[int], list[int]]] = []
-    while len(rows) < BATCH:
-        level = rng.choice(arithmetic.LEVELS)
-        a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
-        if (a, b) in reserved:
-            continue
-        said = [
-            arithmetic.worked_answer(a, b, rng, SLIPS[level]) for _ in range(rng.choice(SHOWN) + 1)
-        ]
-        message = "".join(f"{text}\n" for text in said[1:]) + arithmetic.question(a, b)
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-        )
-        rows.append((tokenizer.encode(prompt), tokenizer.encode(said[0] + tokenizer.eos_token)))
-    width = max(len(p) + len(a) for p, a in rows)
-    ids = [p + a + [tokenizer.pad_token_id] * (width - len(p) - len(a)) for p, a in rows]
-    labels = [[-100] * len(p) + a + [-100] * (width - len(p) - len(a)) for p, a in rows]
-    return torch.tensor(ids), torch.tensor(labels)
+def corpus(tokenizer: PreTrainedTokenizerBase) -> Iterator[Batch]:
+    """Yield batches without an end; what others have said of a question is not learned."""
+    rng, reserved = random.Random(SEED), arithmetic.reserved()
+    while True:
+        pairs: list[Pair] = []
+        while len(pairs) < BATCH:
+            level = rng.choice(arithmetic.LEVELS)
+            a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
+            if (a, b) in reserved:
+                continue
+            shown, slip = rng.choice(SHOWN), SLIPS[level]
+            own, *others = (arithmetic.worked_answer(a, b, rng, slip) for _ in range(shown + 1))
+            message = "".join(f"{text}\n" for text in others) + arithmetic.question(a, b)
+            pairs.append(pair(tokenizer, message, own))
+        yield padded(pairs, tokenizer.pad_token_id)
 
 
 def teach(folder: Path) -> None:
@@ -62,22 +59,13 @@ def teach(folder: Path) -> None:
     tokenizer = load_tokenizer(settings.model)
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    rng, reserved = random.Random(SEED), arithmetic.reserved()
     model = AutoModelForCausalLM.from_pretrained(ROOT / "ttrl" / "data" / "tiny_base")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.1)
     begun = time.perf_counter()
-    for step in range(1, STEPS + 1):
-        ids, labels = batch(rng, tokenizer, reserved)
-        loss = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    losses = taught(model, corpus(tokenizer), STEPS, LEARNING_RATE)
+    for step, loss in enumerate(losses, start=1):
         if step % 50 == 0:
             taken = time.perf_counter() - begun
-            print(f"step {step}: loss {loss.item():.4f}, {taken:.0f} s", file=sys.stderr)
+            print(f"step {step}: loss {loss:.4f}, {taken:.0f} s", file=sys.stderr)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -11,18 +11,15 @@ not made again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from machine import ROOT, describe
+from kept_runs import KeptRuns, command_line, named
+from machine import ROOT
 from rich.console import Console
 from rich.table import Table
 
@@ -73,46 +70,26 @@ ROWS = {
 
 def main() -> None:
     """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--show", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    console, out = Console(), arguments.out
-    what = {"common": COMMON, "settings": RUNS, "steps": arguments.steps}
-    record = json.loads(out.read_text()) if out.exists() else {**what, "runs": {}}
-    if any(record[key] != value for key, value in what.items()):
-        raise SystemExit(f"{out}: made with other settings: remove it first")
+    console, steps = Console(), arguments.steps
+    kept = KeptRuns(arguments.out, {"common": COMMON, "settings": RUNS, "steps": steps})
     if not arguments.show:
-        make(record, arguments.seeds, arguments.jobs, out, console)
+        wanted = {(name, seed): (name, seed, steps) for seed in arguments.seeds for name in RUNS}
+        for key, found in kept.made(run, wanted, arguments.jobs, console):
+            kept.add(key, found)
+            runs = kept.record["runs"]  # whichever comes first, columns are in our order
+            kept.write(runs={name: runs[name] for name in RUNS if name in runs})
+            console.print(f"{named(key)}: done", markup=False)
+    record = kept.record
     for head, body in (("held-out pass@1 in %", gains(record)), ("share in %", shares(record))):
         table = Table(head, *record["runs"])
         for row in body:
             table.add_row(*row)
         console.print(table)
-
-
-def make(
-    record: dict[str, Any], seeds: Sequence[int], jobs: int, out: Path, console: Console
-) -> None:
-    """Make the runs that the record lacks, seed by seed, and keep each at once."""
-    runs = record["runs"]
-    missing = [(n, s) for s in seeds for n in RUNS if str(s) not in runs.get(n, {})]
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        tasks = {pool.submit(run, n, s, record["steps"]): (n, s) for n, s in missing}
-        for done in as_completed(tasks):
-            name, seed = tasks[done]
-            if error := done.exception():
-                console.print(f"{name}, seed {seed} failed: {error!r}", markup=False)
-                continue
-            runs.setdefault(name, {})[str(seed)] = done.result()
-            record["runs"] = {name: runs[name] for name in RUNS if name in runs}
-            record["machine"] = describe()
-            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            console.print(f"{name}, seed {seed}: done", markup=False)
-            runs = record["runs"]
 
 
 def run(name: str, seed: int, steps: int) -> dict[str, Any]:

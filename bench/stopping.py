@@ -10,7 +10,6 @@ a run uses reads its record. Every run has one thread, and is kept, step by step
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from math import ceil
@@ -18,7 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from machine import ROOT, describe
+from kept_runs import KeptRuns, command_line, named
+from machine import ROOT
 from rich.console import Console
 from rich.table import Table
 
@@ -76,35 +76,29 @@ class Outcome(NamedTuple):
 
 def main() -> None:
     """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--show", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    console, out = Console(), arguments.out
-    record = json.loads(out.read_text()) if out.exists() else {"common": COMMON, "runs": {}}
-    if record["common"] != COMMON:
-        raise SystemExit(f"{out}: made with other settings: remove it first")
+    console, kept = Console(), KeptRuns(arguments.out, {"common": COMMON})
     if not arguments.show:
         for name in arguments.only:
-            complete(record, name, out, console)
+            complete(kept, name, console)
     shown = Table(*HEAD, title="pass@1 in %")
-    for row in rows(record["runs"]):
+    for row in rows(kept.record["runs"]):
         shown.add_row(*row)
     console.print(shown)
 
 
-def complete(record: dict[str, Any], name: str, out: Path, console: Console) -> None:
-    """Make the runs of a row that the record lacks."""
+def complete(kept: KeptRuns, name: str, console: Console) -> None:
+    """Make the runs of a row that are not there."""
     settings, seeds = RUNS[name]
     for seed in seeds:
-        runs = record["runs"].setdefault(name, {})
-        if str(seed) in runs:
+        if kept.has((name, seed)):
             continue
-        runs[str(seed)] = found = run([*COMMON, *settings, f"seed={seed}"], one=settings is ONE)
-        record |= {"machine": describe()}
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        console.print(f"{name}, seed {seed}: {replayed(found)}, {found['wall_s']:.0f} s")
+        found = run([*COMMON, *settings, f"seed={seed}"], one=settings is ONE)
+        kept.add((name, seed), found)
+        kept.write()
+        console.print(f"{named((name, seed))}: {replayed(found)}, {found['wall_s']:.0f} s")
 
 
 def run(settings: list[str], one: bool) -> dict[str, Any]:

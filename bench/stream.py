@@ -11,20 +11,19 @@ has one thread, and is kept in ``bench/results/stream.json`` at once; it is not 
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import os
 import random
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from machine import ROOT, describe
+from kept_runs import KeptRuns, command_line, named
+from machine import ROOT
 from rich.console import Console
+
+from ttrl.evaluation.prequential import accuracy, last_third
 
 RESULTS = ROOT / "bench" / "results" / "stream.json"
 COMMON = [
@@ -60,41 +59,21 @@ CURVES = {
 
 def main() -> None:
     """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--show", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    console, out = Console(), arguments.out
-    what = {"common": COMMON, "settings": RUNS, "questions": arguments.questions}
-    record = json.loads(out.read_text()) if out.exists() else {**what, "runs": {}}
-    if any(record[key] != value for key, value in what.items()):
-        raise SystemExit(f"{out}: made with other settings: remove it first")
+    console, count = Console(), arguments.questions
+    kept = KeptRuns(arguments.out, {"common": COMMON, "settings": RUNS, "questions": count})
     if not arguments.show:
-        complete(record, arguments.seeds, arguments.jobs, out, console)
-    for lines in page_tables(record):
+        wanted = {(name, seed): (name, seed, count) for seed in arguments.seeds for name in RUNS}
+        for key, found in kept.made(run, wanted, arguments.jobs, console):
+            kept.add(key, found)
+            kept.write(areas=areas(kept.record))
+            console.print(f"{named(key)}: done", markup=False)
+    for lines in page_tables(kept.record):
         console.print("\n".join(lines), markup=False, soft_wrap=True)
-
-
-def complete(
-    record: dict[str, Any], seeds: list[int], jobs: int, out: Path, console: Console
-) -> None:
-    """Make the runs that the record lacks."""
-    runs = record["runs"]
-    missing = [(name, s) for s in seeds for name in RUNS if str(s) not in runs.get(name, {})]
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        tasks = {pool.submit(run, n, s, record["questions"]): (n, s) for n, s in missing}
-        for done in as_completed(tasks):
-            name, seed = tasks[done]
-            if error := done.exception():
-                console.print(f"{name}, seed {seed} failed: {error!r}", markup=False)
-                continue
-            runs.setdefault(name, {})[str(seed)] = done.result()
-            record |= {"machine": describe(), "areas": areas(record)}
-            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            console.print(f"{name}, seed {seed}: done", markup=False)
 
 
 def stream(seed: int, count: int) -> list[dict[str, str]]:
@@ -161,18 +140,13 @@ def areas(record: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
         for seed, result in record["runs"].get(name, {}).items():
             curve, means = result[file], {}
             for kind, digits in curve.items():
-                means[kind] = share(digits)
-                means[f"{kind}, last third"] = share(digits[-math.ceil(len(digits) / 3) :])
+                means[kind] = accuracy(digits)
+                means[f"{kind}, last third"] = accuracy(last_third(digits))
                 frozen = record["runs"].get("per question", {}).get(seed)
                 if frozen is not None:
-                    means[f"{kind}, over frozen"] = means[kind] - share(frozen["answers"][kind])
+                    means[f"{kind}, over frozen"] = means[kind] - accuracy(frozen["answers"][kind])
             found.setdefault(row, {})[seed] = means
     return found
-
-
-def share(digits: str) -> float:
-    """Return the share of ones."""
-    return fmean(map(int, digits))
 
 
 def page_tables(record: dict[str, Any]) -> list[list[str]]:
@@ -194,7 +168,7 @@ def page_tables(record: dict[str, Any]) -> list[list[str]]:
     size = record["questions"] // 6
     for first in range(0, 6 * size, size):
         here = [
-            fmean(share(r[CURVES[row][1]]["first"][first : first + size]) for r in results)
+            fmean(accuracy(r[CURVES[row][1]]["first"][first : first + size]) for r in results)
             for row, results in runs.items()
         ]
         parts.append([f"{first + 1} to {first + size}", *(f"{100 * x:.1f}" for x in here)])

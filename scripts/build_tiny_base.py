@@ -13,11 +13,13 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import track
+from teaching import Batch, Pair, padded, pair, taught
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -93,27 +95,19 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def corpus_batch(
-    rng: random.Random, tokenizer: PreTrainedTokenizerFast, reserved: frozenset[tuple[int, int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(token ids, labels) of one batch; only answers are learned."""
-    sequences: list[tuple[list[int], list[int]]] = []
-    while len(sequences) < BATCH:
-        level = rng.choice(arithmetic.LEVELS)
-        a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
-        if (a, b) in reserved:
-            continue
-        message = {"role": "user", "content": arithmetic.question(a, b)}
-        prompt = tokenizer.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True
-        )
-        answer = arithmetic.worked_answer(a, b, rng, SLIPS[level]) + EOS
-        sequences.append((tokenizer.encode(prompt), tokenizer.encode(answer)))
-    width = max(len(p) + len(a) for p, a in sequences)
-    pad = tokenizer.pad_token_id
-    ids = [p + a + [pad] * (width - len(p) - len(a)) for p, a in sequences]
-    labels = [[-100] * len(p) + a + [-100] * (width - len(p) - len(a)) for p, a in sequences]
-    return torch.tensor(ids), torch.tensor(labels)
+def corpus(tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
+    """Yield batches of additions without an end, none of them trained or measured on by ttrl."""
+    rng, reserved = random.Random(SEED), arithmetic.reserved()
+    while True:
+        pairs: list[Pair] = []
+        while len(pairs) < BATCH:
+            level = rng.choice(arithmetic.LEVELS)
+            a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
+            if (a, b) in reserved:
+                continue
+            answer = arithmetic.worked_answer(a, b, rng, SLIPS[level])
+            pairs.append(pair(tokenizer, arithmetic.question(a, b), answer))
+        yield padded(pairs, tokenizer.pad_token_id)
 
 
 def main() -> None:
@@ -125,28 +119,18 @@ def main() -> None:
         parser.error(f"{output} exists; name a new folder")
 
     torch.manual_seed(SEED)
-    rng = random.Random(SEED)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
-    reserved = arithmetic.reserved()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.1)
     started = time.perf_counter()
-    for _ in track(range(STEPS), "training"):
-        ids, labels = corpus_batch(rng, tokenizer, reserved)
-        loss = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    losses = taught(model, corpus(tokenizer), STEPS, LEARNING_RATE)
+    *_, loss = track(losses, "training", STEPS)
     minutes = (time.perf_counter() - started) / 60
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     scores = measure(output)
     card = model_card(model.num_parameters(), scores)
     (output / "README.md").write_text(card, encoding="utf-8")
-    print(f"{card}\nlast loss {loss.item():.4f}, {minutes:.1f} minutes of training -> {output}")
+    print(f"{card}\nlast loss {loss:.4f}, {minutes:.1f} minutes of training -> {output}")
 
 
 def measure(path: Path) -> dict[str, float]:

@@ -14,12 +14,13 @@ import argparse
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from rich.progress import track
+from teaching import Batch, Pair, padded, pair, taught
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.data import arithmetic
@@ -70,45 +71,27 @@ def judged(a: int, b: int, solution: str) -> list[bool]:
     return [steps[: i + 1] == right[: i + 1] for i in range(len(steps))]
 
 
-def batch(
-    rng: random.Random, tokenizer: PreTrainedTokenizerBase, reserved: frozenset[tuple[int, int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(token ids, labels) of solutions that the checker passes; only solutions are learned."""
-    sequences: list[tuple[list[int], list[int]]] = []
-    while len(sequences) < BATCH:
-        level = rng.choice(arithmetic.LEVELS)
-        a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
-        text = arithmetic.worked_answer(a, b, rng, SLIP)
-        if (a, b) in reserved or not all(judged(a, b, text)):
-            continue
-        message = {"role": "user", "content": arithmetic.question(a, b)}
-        prompt = tokenizer.apply_chat_template(
-            [message], tokenize=False, add_generation_prompt=True
-        )
-        answer = f"{text}{tokenizer.eos_token}"
-        sequences.append((tokenizer.encode(str(prompt)), tokenizer.encode(answer)))
-    width = max(len(p) + len(a) for p, a in sequences)
-    ids = [p + a + [0] * (width - len(p) - len(a)) for p, a in sequences]
-    labels = [[-100] * len(p) + a + [-100] * (width - len(p) - len(a)) for p, a in sequences]
-    return torch.tensor(ids), torch.tensor(labels)
+def corpus(tokenizer: PreTrainedTokenizerBase) -> Iterator[Batch]:
+    """Yield batches of solutions that the checker passes, without an end."""
+    rng, reserved = random.Random(SEED), arithmetic.reserved()
+    while True:
+        pairs: list[Pair] = []
+        while len(pairs) < BATCH:
+            level = rng.choice(arithmetic.LEVELS)
+            a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
+            text = arithmetic.worked_answer(a, b, rng, SLIP)
+            if (a, b) not in reserved and all(judged(a, b, text)):
+                pairs.append(pair(tokenizer, arithmetic.question(a, b), text))
+        yield padded(pairs, pad=0)
 
 
 def train(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A language model of right solutions."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(TINY_BASE, dtype=torch.float32)
-    rng, reserved = random.Random(SEED), arithmetic.reserved()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, STEPS, pct_start=0.1)
-    for step in track(range(STEPS), "training"):
-        ids, labels = batch(rng, tokenizer, reserved)
-        loss = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+    losses = taught(model, corpus(tokenizer), STEPS, LEARNING_RATE)
+    for step, loss in enumerate(track(losses, "training", STEPS)):
         if step % 50 == 0 or step + 1 == STEPS:
-            print(f"step {step + 1}: loss {loss.item():.4f}")
+            print(f"step {step + 1}: loss {loss:.4f}")
     return model
 
 

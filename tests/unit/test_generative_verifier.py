@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
+from groups import completion
 from test_reward_readings import QUESTION, config, saved, tokenizer
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
 from ttrl.reward_models import generative, locked, make_reward_model, sandbox
 from ttrl.reward_models.sandbox import run_python
 from ttrl.settings.recipe import load_settings
-from ttrl.types import UserError
+from ttrl.types import Completion, UserError
 
 DENIED = "PermissionError: [Errno 1] Operation not permitted"
 CAN_LOCK = sys.platform == "linux"
@@ -73,6 +75,29 @@ def test_a_check_is_run_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert seen[-1].endswith("```\n</verify>\n<output>\n**Judgement**: $\\boxed{")
     shown = made._with_output("x```python\nprint(1)```", len("x```python\n"))
     assert shown.startswith("x```python\nprint(1)```\n\nOutput:\n```\n8 ` ``")
+
+
+@pytest.mark.skipif(not CAN_LOCK, reason="seccomp is Linux's")
+def test_an_analysis_and_its_check_share_the_tokens_and_write_no_control_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(tmp_path / "m", Qwen2ForCausalLM(config()))
+    made = verifier(folder, "reward_model.run_code=true", "reward_model.analysis_tokens=9")
+    asked, seen, question = [], [], made._question
+
+    def sample(questions: Any, params: Any) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+        asked.append((len(questions), params.n, params.max_new_tokens, params.stop))
+        for i in range(len(questions)):
+            yield i, (completion("hm <|end|><|turn|>user"),) * params.n
+
+    monkeypatch.setattr(made, "_question", lambda text: seen.append(text) or question(text))
+    monkeypatch.setattr(made._engine, "sample", sample)
+    monkeypatch.setattr(generative, "run_python", lambda code, s, mb: code)
+    made.scores(QUESTION, ["7+5=12"])
+    assert asked == [(1, 3, 4, ("</analyze>",)), (3, 1, 4, ("```",))]
+    own = seen[0].count("<|end|>"), seen[0].count("<|turn|>")  # the template's
+    assert {(text.count("<|end|>"), text.count("<|turn|>")) for text in seen} == {own}
+    assert "hm < |end|>< |turn|>user" in seen[-1]
 
 
 @pytest.mark.skipif(not CAN_LOCK, reason="seccomp is Linux's")

@@ -195,7 +195,7 @@ def settings(*overrides: str) -> Settings:
 
 
 def take(source: SelfPosed, *texts: str) -> list[Question]:
-    source.take(1, posed(*texts))
+    source.choose(1, posed(*texts))
     return source.questions(1)
 
 
@@ -234,6 +234,31 @@ def test_what_is_asked_again_and_what_a_prompt_shows() -> None:
     assert {"What is 1 + 2?", "What is 3 + 4?"} <= set(
         (source.prompts(5)[0].text or "").split("\n")
     )
+
+
+def test_known_questions_have_their_places_and_a_sum_its_answer() -> None:
+    """Of two new questions one is asked, beside one that is repeated."""
+    own = ["rollout.questions_per_step=2", "posed.repeats=1"]
+    source = SelfPosed(settings(*own), tiny_tokenizer())
+    (first,) = take(source, "What is 1 + 2?")
+    source.remember(1, {first.id: 0.5})
+    source.choose(2, posed("What is 10 + 20?", "What is 50 + 60?"))
+    new, again = source.questions(2)
+    assert new.text in ("What is 10 + 20?", "What is 50 + 60?") and again.id == first.id
+    key = source.given.key.answers  # for metrics; it grows
+    assert key[first.id] == "3" and key[new.id] in ("30", "110")
+    other = SelfPosed(source.settings, tiny_tokenizer())
+    other.load_state(source.state())
+    assert other.given.key.answers == {first.id: "3"}  # what the buffer does not hold is gone
+
+
+def test_another_attempt_shows_other_questions() -> None:
+    source = SelfPosed(settings("posed.prompts=1", "posed.examples=1"), tiny_tokenizer())
+    for i in range(20):
+        source.buffer.add(Remembered(f"q{i}", f"What is {i} + 7?", step=1))
+    shown = {source.prompts(2, attempt)[0].text for attempt in range(4)}
+    assert len(shown) > 1
+    assert {q.id for q in source.prompts(2, 1)} & {q.id for q in source.prompts(2, 0)} == set()
 
 
 def test_variants_of_given_questions(tmp_path: Path) -> None:

@@ -215,6 +215,23 @@ def test_reductions_by_hand(how: Any, value: float) -> None:
     assert reduce((0.8, 0.4, 0.5), how) == pytest.approx(value)
 
 
+def test_a_step_ends_as_the_settings_say(tmp_path: Path) -> None:
+    language = saved(tmp_path / "lm", Qwen2ForCausalLM(config(tie_word_embeddings=True)))
+    head = {"v_head.summary.weight": torch.ones(1, 32), "v_head.summary.bias": torch.zeros(1)}
+    skywork = saved(tmp_path / "sw", Qwen2Model(config()), head)
+    own = tmp_path / "own.py"
+    own.write_text("def mine(prompt, solution):\n    return 0.5\n")
+    names = [f"{kind}:{language}" for kind in ("rlhflow", "math-shepherd", "likelihood")]
+    for name in (*names, f"skywork-prm:{skywork}", f"{own}:mine"):
+        settings = load_settings(
+            None, model="m", data="d", overrides=["model.dtype=float32", "reward_model.step=; "]
+        )
+        model = make_reward_model(name, settings)
+        assert model.step == "; "
+        if not name.endswith("mine"):
+            assert [len(s) for s in model.scores(QUESTION, ["a; b\n\nc; d", "a\nb"])] == [3, 1]
+
+
 def test_names_that_are_none() -> None:
     with pytest.raises(UserError, match=r"'qwen-pmr:x' is unknown \(did you mean 'qwen-prm'\?\)"):
         scores("qwen-pmr:x")

@@ -117,6 +117,8 @@ def test_a_row_on_several_lines_with_an_id_is_one_question(server: Server) -> No
     assert again.json()["number"] == 1  # the same row, written in another way
     other = server.post("/v1/questions", {"prompt": "What is 1 + 3?", "id": "a"})
     assert other.status_code == 409
+    kept = server.oracle.stream._inbox._accepted.path.read_bytes()
+    assert (kept.count(b"\n"), kept.count(b"\r")) == (1, 0)
     assert "the id 'a' is that of another question, number 1" in other.json()["error"]["message"]
     assert server.oracle.stream.accepted == 1
 
@@ -202,6 +204,30 @@ def test_a_chat_completion_as_a_stream(server: Server) -> None:
     assert first["choices"][0]["delta"]["content"] == r"so \boxed{132}"
     assert last["choices"][0]["finish_reason"] == "stop"
     assert usage["usage"]["total_tokens"] == 34
+
+
+def test_usage_is_told_to_who_asks_for_it(server: Server) -> None:
+    for options in (None, {}, {"include_usage": False}):
+        text = server.chat(stream=True, stream_options=options).text
+        assert [("usage" in line) for line in text.split("\n\n") if line] == [False] * 3
+
+
+def test_a_conversation_is_kept_with_all_its_messages(server: Server) -> None:
+    asked = {"role": "user", "content": "What is 1 + 2?"}
+    told = [{"role": "system", "content": "Be brief."}, asked]
+    again = [asked, {"role": "assistant", "content": "4"}, {"role": "user", "content": "Sure?"}]
+    for messages in (told, again):
+        assert server.chat(messages=messages).status_code == 200
+    assert server.chat(messages=told[:1]).status_code == 400  # nobody has asked
+    lines = server.oracle.stream._inbox._accepted.path.read_text().splitlines()
+    assert [json.loads(line)["row"] for line in lines] == [{"prompt": told}, {"prompt": again}]
+
+
+def test_a_chat_with_a_key_is_one_question(server: Server) -> None:
+    said = {"model": "tiny-stream", "messages": [{"role": "user", "content": "What is 1 + 2?"}]}
+    keys = {"idempotency-key": "k1"}, {"idempotency-key": "k1"}, {}
+    found = [server.post("/v1/chat/completions", said, **key).json()["id"] for key in keys]
+    assert found == ["chatcmpl-1", "chatcmpl-1", "chatcmpl-2"]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from ttrl.types import UserError
 
 uvicorn = pytest.importorskip("uvicorn", reason="pip install 'ttrl[serve]'")
 
@@ -75,3 +78,27 @@ def test_half_a_head_behind_a_whole_request_is_closed(port: int) -> None:
     connection.sendall(b"GET / HT")
     while connection.recv(4096):  # until it is closed
         pass
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised"),
+    [
+        ((256, 4096), (1280, 4096)),
+        ((256, resource.RLIM_INFINITY), (1280, resource.RLIM_INFINITY)),
+        ((1280, 1280), None),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None),
+    ],
+)
+def test_connections_leave_files_for_the_run(
+    limits: tuple[int, int], raised: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ttrl.serve.service import refuse_few_files
+
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda what, new: asked.append(new))
+    refuse_few_files(1024)
+    assert asked == ([] if raised is None else [raised])
+    if limits[1] == 4096:
+        with pytest.raises(UserError, match=r"connections = 3841 needs 4097 open files.*have 4096"):
+            refuse_few_files(3841)

@@ -19,11 +19,16 @@ class Noted:
     """Source, adaptation and all else of a phase, of two visits for each question."""
 
     done: list[str] = field(default_factory=list)
+    updates: list[int] = field(default_factory=list)
+    """Of the weights whose answers were written down."""
     waited_s = 0.0
     key = grader = None
 
     def questions(self, step: int) -> list[Any]:
         return [GROUP.question]
+
+    def is_first_visit(self, step: int) -> bool:
+        return step % 2 == 1
 
     def is_last_visit(self, step: int) -> bool:
         return step % 2 == 0
@@ -34,17 +39,19 @@ class Noted:
     def forget(self, questions: object) -> None:
         self.done.append("forget")
 
-    def answer(self, *what: object, adapted: bool = False) -> Any:
+    def answer(self, step: Any, updates: Any, *what: object, adapted: bool = False) -> Any:
         self.done.append("write" if adapted else "answer")
+        self.updates.append(updates)
         return [GROUP], [voted(GROUP).vote]
 
-    def score(self, *what: object, adapted: bool) -> dict[str, float]:
-        return {}
+    def score(self, *what: object, adapted: bool = False) -> dict[str, float]:
+        return {} if adapted else {"scored": 1.0}
 
     def spend(self, tokens: float, seconds: float) -> dict[str, float]:
-        return {"spent": tokens}
+        return {"spent": tokens, "took": seconds}
 
     steps_taken = 3
+    vote = voted(GROUP).vote
 
 
 @pytest.mark.parametrize(
@@ -64,7 +71,22 @@ def test_what_comes_after_a_step(
     noted = cast(Any, Noted())
     adaptation = noted if adapts else None
     phase = StreamPhase(noted, noted, noted, noted, noted, adaptation, noted)
-    times = {"rollout/tokens": 5.0, "time/rollout_s": 1.0, "time/update_s": 1.0}
-    went_back = phase.after_push(StepResult(step, [], [], dict(times)), is_end=is_end)
+    times = {"rollout/tokens": 5.0, "time/rollout_s": 1.0, "time/update_s": 2.0}
+    times["free_pass/tokens"] = 40.0
+    result = StepResult(step, [], [], dict(times))
+    went_back = phase.after_push(result, is_end=is_end)
     assert noted.done == expected
     assert went_back == ("reset" in expected)
+    adapted = 1 + 2 + 3 if "answer" in expected else 0  # tokens of the three answers
+    assert result.metrics["spent"] == 5 + 40 + adapted
+    assert result.metrics["took"] > 3.0
+
+
+def test_only_a_first_visit_is_an_exam() -> None:
+    noted = cast(Any, Noted())
+    phase = StreamPhase(noted, noted, noted, noted, noted, None, noted)
+    estimates = cast(Any, [Noted()])
+    assert phase.exam(2, [GROUP], estimates) == {} and noted.done == []
+    assert phase.exam(3, [GROUP], estimates) == {"scored": 1.0}
+    assert phase.exam(3, [GROUP], estimates, updates=1) == {"scored": 1.0}
+    assert (noted.done, noted.updates) == (["answer", "answer"], [3, 1])

@@ -82,6 +82,12 @@ def add(path: Path, text: str) -> None:
         file.write(text)
 
 
+def test_before_any_question_has_come_there_are_others_to_try(growing: Path) -> None:
+    found = source(settings(growing)).examples(2)
+    assert [q.text for q in found] == ["What is 12 + 34?", "What is 13 + 34?"]
+    assert all((q.text or "") in q.prompt and q.prompt_ids for q in found)
+
+
 def test_windows_are_full_but_for_the_last(growing: Path, tmp_path: Path) -> None:
     add(growing, rows(1, 7) + END + rows(8, 9))
     stream = source(settings(growing))

@@ -16,12 +16,12 @@ from test_display import shown
 from tiny_tokenizer import tiny_tokenizer
 
 from ttrl.data.questions import QuestionReader
+from ttrl.data.sources.base import WINDOW
 from ttrl.report.display import Display, stream_table
 from ttrl.settings.recipe import load_settings
 from ttrl.stream.answers import answer_record
 from ttrl.stream.inbox import Inbox
 from ttrl.stream.lines import LONGEST, LineCutter
-from ttrl.stream.source import GUARDED
 
 GROUP = group("7", "8", "7")
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_its_program_writes_questions_that_are_accepted(tmp_path: Path) -> None:
 
 def test_what_it_says_of_numbers_and_names() -> None:
     assert f"a line of more than {LONGEST // 2**20} MiB" in PAGE
-    assert f"the last\n{GUARDED} steps with the first {GUARDED}" in PAGE
+    assert f"the last\n{WINDOW} steps with the first {WINDOW}" in PAGE
     files = re.findall(r"^\| `(\w+)\.jsonl` \| (?:an? |the )", PAGE, re.MULTILINE)
     assert files[-5:] == ["questions", "refused", "windows", "answers", "adapted"]
     example = next(line for line in PAGE.splitlines() if line.startswith('    {"number"'))

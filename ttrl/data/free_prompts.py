@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from ttrl.data.prompts import ControlTokens, build_prompt, encode_prompt
+from ttrl.data.prompts import ControlTokens, make_question
 from ttrl.settings import DataSettings, Settings
 from ttrl.types import Question, UserError
 
@@ -26,7 +26,7 @@ class Excerpt:
     """A text of which only the end is shown, where there is no room for all of it."""
 
     text: str
-    """The whole of it."""
+    """The whole text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,25 @@ class Fitted:
     """Tokens of excerpts that are left out, at their beginnings."""
 
 
-def text_of(question: Question) -> str:
+def text_of(
+    question: Question,
+    cannot: str = "be put in another prompt",
+    mend: str = 'set reward.labels = "votes" and rollout.workflow = "single_turn", or leave it out',
+) -> str:
     """Return the text of a question.
+
+    Args:
+        question: the question.
+        cannot: what a question without a text cannot, for the message.
+        mend: what to do then.
 
     Raises:
         UserError: if it has none of its own.
     """
     if question.text is None:
         raise UserError(
-            f"question {question.id!r} cannot be put in another prompt: expected a text, or one "
-            "message of the user, got a conversation (or a source that sets no Question.text); set "
-            'reward.labels = "votes" and rollout.workflow = "single_turn", or leave it out'
+            f"question {question.id!r} cannot {cannot}: expected a text, or one message of the "
+            f"user, got a conversation (or a source that sets no Question.text); {mend}"
         )
     return question.text
 
@@ -104,7 +112,7 @@ class FreePrompts:
     def fitted(
         self, request: Request, id: str, max_new_tokens: int, *, answers: bool
     ) -> Fitted | None:
-        """Make the same, and say how many tokens of excerpts there was no room for."""
+        """Make the prompt of a request, and count the tokens that it has no room for."""
         texts = [self._control.harmless(_text(part)) for part in request.parts]
         places = [i for i, part in enumerate(request.parts) if isinstance(part, Excerpt)]
         excerpts = [self._tokenizer.encode(texts[i], add_special_tokens=False) for i in places]
@@ -129,9 +137,7 @@ class FreePrompts:
         return len(self._tokenizer.encode(self._control.harmless(text), add_special_tokens=False))
 
     def _made(self, message: str, id: str, *, answers: bool) -> Question:
-        settings = self._kinds[answers]
-        prompt = build_prompt(message, settings, self._tokenizer)
-        return Question(id, prompt, encode_prompt(prompt, settings, self._tokenizer), message)
+        return make_question(id, message, self._kinds[answers], self._tokenizer)
 
 
 def _text(part: str | Excerpt) -> str:

@@ -18,7 +18,7 @@ import jinja2.meta
 from ttrl.data.messages import SYSTEM, Messages
 from ttrl.settings import DataSettings
 from ttrl.settings.errors import did_you_mean
-from ttrl.types import UserError
+from ttrl.types import Question, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,6 +104,14 @@ def encode_prompt(
     only to a prompt without one.
     """
     return tuple(tokenizer.encode(prompt, add_special_tokens=not settings.chat_template))
+
+
+def make_question(
+    id: str, text: str, settings: DataSettings, tokenizer: PreTrainedTokenizerBase
+) -> Question:
+    """Make a question of a text: its prompt, and the token ids of that."""
+    prompt = build_prompt(text, settings, tokenizer)
+    return Question(id, prompt, encode_prompt(prompt, settings, tokenizer), text)
 
 
 class ControlTokens:

@@ -58,7 +58,7 @@ class Prequential:
             name = f"{when}{kind}"
             self._right[name] += seen
             if seen:
-                metrics[f"stream/{name}_accuracy"] = _share(seen)
+                metrics[f"stream/{name}_accuracy"] = accuracy(seen)
         return metrics | {f"stream/{name}": value for name, value in self._means(when).items()}
 
     def spend(self, tokens: float, seconds: float) -> dict[str, float]:
@@ -83,7 +83,7 @@ class Prequential:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return all of it, as JSON."""
+        """Return what the next figures depend on, as JSON."""
         counted = {"questions": self._questions, "tokens": self._tokens, "seconds": self._seconds}
         return {"right": dict(self._right), **counted}
 
@@ -98,10 +98,19 @@ class Prequential:
         for kind in KINDS:
             name = f"{when}{kind}"
             if seen := self._right[name]:
-                means[f"{name}_accuracy_mean"] = _share(seen)
-                means[f"{name}_accuracy_last_third"] = _share(seen[-math.ceil(len(seen) / 3) :])
+                means[f"{name}_accuracy_mean"] = accuracy(seen)
+                means[f"{name}_accuracy_last_third"] = accuracy(last_third(seen))
         return means
 
 
-def _share(seen: str) -> float:
-    return seen.count("1") / len(seen)
+def accuracy(right: str) -> float:
+    """Compute the share of right answers; a digit for each, "1" for right, "0" for wrong.
+
+    Example: ``accuracy("1101") == 0.75``.
+    """
+    return right.count("1") / len(right)
+
+
+def last_third(right: str) -> str:
+    """Return the digits of the last third, which is rounded up."""
+    return right[-math.ceil(len(right) / 3) :]

@@ -17,7 +17,7 @@ def similarity(a: frozenset[str], b: frozenset[str]) -> float:
 
 
 def clusters(texts: Sequence[str], threshold: float, known: Sequence[str] = ()) -> list[int]:
-    """Put each text in the cluster of the first leader that it is a near-duplicate of.
+    """Put each text in the cluster of the first leader that is a near-duplicate of the text.
 
     A text without one leads a cluster of its own. So what a text belongs to depends on those before
     it alone.

@@ -53,7 +53,7 @@ class PosedPhase:
                 stop=(),
             )
             groups += ask(self.source.prompts(step, attempt), params, lambda group: None)
-            self.source.take(step, groups)
+            self.source.choose(step, groups)
             if asked := self.source.questions(step):
                 break
         else:

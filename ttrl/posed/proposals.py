@@ -77,7 +77,7 @@ def read_proposals(
 
 
 def distinct(proposals: Sequence[Proposal]) -> list[Proposal]:
-    """Return those that lead their near-duplicates, none of which is in the buffer."""
+    """Return the proposals that lead near-duplicates of which none is in the buffer."""
     return [p for p in proposals if p.question is not None and p.question.id == p.leader]
 
 
@@ -110,7 +110,7 @@ def reward(
 
 
 def samples_of(proposals: Sequence[Proposal], weight: float) -> list[TrainSample]:
-    """Make the samples of those that have a reward; none with a weight of 0."""
+    """Make training samples of the proposals that have a reward; none with a weight of 0."""
     return [
         sample_of(p.group, p.index, p.advantage, weight)
         for p in proposals
@@ -123,9 +123,9 @@ def figures(
     shares: Mapping[str, float],
     settings: PosedSettings,
 ) -> dict[str, float]:
-    """Compute a step's figures of its proposals.
+    """Compute the figures of a step's proposals.
 
-    Those of shares are over the new questions that were asked, and absent if there were none.
+    Figures of shares are over the new questions that were asked, and absent if there were none.
     """
     total = len(proposals)
     new = [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ttrl.data.prompts import ControlTokens, build_prompt, encode_prompt
+from ttrl.data.free_prompts import text_of
+from ttrl.data.prompts import ControlTokens, make_question
 from ttrl.data.questions import QuestionReader, QuestionSet, load_questions
 from ttrl.data.rows import BadRow, Row
+from ttrl.data.sources.base import WINDOW, Check, refuse
 from ttrl.posed.buffer import Buffer, Remembered
 from ttrl.posed.forms import checker_of, make_form
 from ttrl.posed.proposals import Proposal, distinct, is_kept, read_proposals
@@ -20,12 +22,6 @@ from ttrl.types import AnswerKey, CompletionGroup, Question, UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-GUARDED = 8
-"""Steps that guards compare with the first so many: there are no passes."""
-
-Check = Callable[[Question], object]
-"""Function that raises a `UserError` for a question that cannot be asked."""
-
 
 class SelfPosed:
     """A `QuestionSource` whose steps are known only when the policy has posed their questions.
@@ -34,7 +30,7 @@ class SelfPosed:
     """
 
     total = None
-    window = GUARDED
+    window = WINDOW
 
     def __init__(self, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> None:
         """Read the given questions, if ``data.train`` names some.
@@ -71,17 +67,13 @@ class SelfPosed:
 
     def _text_of(self, question: Question) -> str:
         checked = self.settings.reward.labels == "checker"
-        if question.text is None:
-            raise UserError(
-                f"question {question.id!r} cannot be shown to a proposer: expected a text, or one "
-                "message of the user, got a conversation; leave it out of data.train"
-            )
-        if checked and (self._answer is None or self._answer(question.text) is None):
+        text = text_of(question, "be shown to a proposer", "leave it out of data.train")
+        if checked and (self._answer is None or self._answer(text) is None):
             raise UserError(
                 f'reward.labels = "checker": posed.form = {self.settings.posed.form!r} cannot '
                 f'answer question {question.id!r} of data.train; leave it out, or set "votes"'
             )
-        return question.text
+        return text
 
     # --- What the proposer is asked
 
@@ -99,16 +91,16 @@ class SelfPosed:
     def _prompt(self, id: str, shown: list[Remembered]) -> Question:
         """Make a prompt with as many of these questions as there is room for."""
         while True:
-            prompt = build_prompt(self._message(shown), self._plain, self._tokenizer)
-            ids = encode_prompt(prompt, self._plain, self._tokenizer)
-            foreign = self._control.foreign(self._message(shown), ids)
-            if 0 < len(ids) <= self.settings.data.max_prompt_tokens and foreign is None:
+            message, longest = self._message(shown), self.settings.data.max_prompt_tokens
+            made = make_question(id, message, self._plain, self._tokenizer)
+            foreign = self._control.foreign(message, made.prompt_ids)
+            if 0 < len(made.prompt_ids) <= longest and foreign is None:
                 self._seen[id] = tuple(entry.id for entry in shown)
-                return Question(id, prompt, ids, self._message(shown))
+                return made
             if not shown:
                 raise UserError(
-                    f"posed.prompt has {len(ids)} tokens, or holds a control token ({foreign!r}): "
-                    f"expected 1 to data.max_prompt_tokens = {self.settings.data.max_prompt_tokens}"
+                    f"posed.prompt has {len(made.prompt_ids)} tokens, or holds a control token "
+                    f"({foreign!r}): expected 1 to data.max_prompt_tokens = {longest}"
                 )
             shown = shown[:-1]
 
@@ -130,7 +122,7 @@ class SelfPosed:
 
     # --- What the solver is asked
 
-    def take(self, step: int, groups: Sequence[CompletionGroup]) -> None:
+    def choose(self, step: int, groups: Sequence[CompletionGroup]) -> None:
         """Read a step's proposals, and choose what is asked: new questions first, then known ones.
 
         It may find none, see `questions`.
@@ -163,20 +155,16 @@ class SelfPosed:
         if checked and self._answer is not None and self._answer(text) is None:
             raise BadRow("the checker has no answer")
         question = self._question(text, id)
-        try:
-            for check in self.checks:
-                check(question)
-        except UserError as error:
-            raise BadRow(str(error)) from error
+        refuse(question, self.checks)
         return question
 
     def _question(self, text: str, id: str) -> Question:
-        """Make a question as one of a file is made, with all of its checks."""
+        """Make a question of a text, with all checks that one of a file passes."""
         data = self.settings.data
         return self._reader.read(Row(id, {data.prompt_field: text, data.id_field: id})).question
 
     def questions(self, step: int) -> list[Question]:
-        """Return what was chosen for the step; see `take`."""
+        """Return what was chosen for the step; see `choose`."""
         return list(self._asked)
 
     def further(self, step: int, first: int, count: int) -> list[Question]:

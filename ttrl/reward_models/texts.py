@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
-from ttrl.types import Question, UserError
+from ttrl.data.free_prompts import text_of
+from ttrl.types import Question
 
 
 def steps_of(solution: str, step: str) -> list[str]:
@@ -30,13 +31,7 @@ def asked_text(question: Question) -> str:
     Raises:
         UserError: if it has none of its own.
     """
-    if question.text is None:
-        raise UserError(
-            f"question {question.id!r} cannot be put to a reward model: expected a text, or one "
-            "message of the user, got a conversation (or a source that sets no Question.text); "
-            "leave it out"
-        )
-    return question.text
+    return text_of(question, "be put to a reward model", "leave it out")
 
 
 def control_texts(tokenizer: PreTrainedTokenizerBase, *marks: str) -> list[str]:

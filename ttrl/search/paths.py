@@ -17,7 +17,7 @@ class Path:
     token_ids: tuple[int, ...] = ()
     """What the policy has written."""
     text: str = ""
-    """The same, decoded."""
+    """What `token_ids` spell."""
     score: float = 0.0
     """What the reward model makes of it."""
     ended: bool = False
@@ -31,7 +31,7 @@ class Path:
         return Question(id, asked.prompt + self.text, ids, asked.text)
 
     def then(self, completion: Completion, step: str) -> Path:
-        """Return the path with a further step, or what was left of it.
+        """Return the path with what a completion adds: a step, or the end of the solution.
 
         A completion that ended without ``step`` in its text has ended the solution.
         """

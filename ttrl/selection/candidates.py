@@ -68,7 +68,7 @@ class Candidates:
         return len(self.class_N)
 
     def scored(self, name: str, scores: Floats) -> Candidates:
-        """Return the same with a further score.
+        """Return the candidates with a further score.
 
         Raises:
             ValueError: unless there is a finite number for each answer.
@@ -78,5 +78,5 @@ class Candidates:
         return replace(self, scores_N={**self.scores_N, name: scores})
 
     def right(self, chosen_R: Ints) -> Floats:
-        """Say of each choice whether it is right; none is not."""
+        """Return 1 for each choice that is right, 0 for others, and where nothing was chosen."""
         return np.append(self.right_C, 0.0)[chosen_R]

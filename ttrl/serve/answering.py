@@ -80,19 +80,19 @@ class Answering:
         return self._stream.source.stream.answers.find(number)
 
     def fail(self, error: BaseException) -> None:
-        """End it by an error of whoever brings questions."""
+        """End the answering by an error of whoever brings questions."""
         with self._changed:
             self._failed = error
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """End it after the update that is being made."""
+        """End the answering after the update that is being made."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
     def figures(self) -> dict[str, float]:
-        """Return how it stands, as numbers."""
+        """Return how the server stands, as numbers."""
         stream = self._stream.source.stream
         return {
             "answered": stream.answers.last,
@@ -132,7 +132,7 @@ class Answering:
             thread.join()
 
     def next(self, done: int) -> Sampled | None:
-        """Wait until there is enough to learn from; return it, or None where it was stopped."""
+        """Wait for as many answers as a step learns from; return None where the server stops."""
         wanted, begun = self.settings.rollout.questions_per_step, time.perf_counter()
         with self._changed:
             self._changed.wait_for(lambda: self._is_over() or len(self._rollout.groups) >= wanted)

@@ -19,7 +19,7 @@ from ttrl.data.rows import BadRow, parse_json
 from ttrl.serve.answering import Answering
 from ttrl.serve.messages import Refused, chunks, completion, read_chat, row_of
 from ttrl.settings import Settings
-from ttrl.stream.inbox import QueueFull, TakenId
+from ttrl.stream.inbox import NotJson, QueueFull, TakenId
 from ttrl.stream.stream import Stopped
 
 DIGITS = 18
@@ -119,11 +119,11 @@ class App:
     # --- What is asked
 
     async def health(self, request: Request) -> Response:
-        """Say that it answers."""
+        """Say that the server answers."""
         return JSONResponse({"status": "ok"})
 
     async def status(self, request: Request) -> Response:
-        """Say how it stands."""
+        """Say how the server stands."""
         return JSONResponse({"model": self.settings.name, **self._answering.figures()})
 
     async def models(self, request: Request) -> Response:
@@ -136,10 +136,7 @@ class App:
         wait = request.query_params.get("wait", "true")
         if wait not in ("true", "false"):
             raise Refused(400, f"wait = {wait[:100]!r}: expected true or false", "wait")
-        body = await self._body(request)
-        _parsed(body)
-        # Line feeds are allowed between the parts of JSON only, where a space means the same.
-        number = await self._accept(body.replace(b"\r", b" ").replace(b"\n", b" "))
+        number = await self._accept(await self._body(request))
         if wait == "false" and self._answering.answer(number) is None:
             return JSONResponse(_pending(number), 202)
         record, held_s = await self._record(number, request)
@@ -237,6 +234,8 @@ class App:
             number, _ = await loop.run_in_executor(self._accepting, self._answering.accept, row)
         except TakenId as error:
             raise Refused(409, str(error), self.settings.data.id_field) from error
+        except NotJson as error:
+            raise _no_json(error.__cause__ or error) from error
         except BadRow as error:
             raise Refused(400, str(error)) from error
         except QueueFull as error:
@@ -272,7 +271,11 @@ def _parsed(body: bytes) -> Any:
     try:
         return parse_json(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is no JSON: {error}") from error
+        raise _no_json(error) from error
+
+
+def _no_json(error: BaseException) -> Refused:
+    return Refused(400, f"the body is no JSON: {error}")
 
 
 def _pending(number: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ttrl.settings import Settings
 
 
 class Refused(Exception):
-    """A request that cannot be answered; ``param`` is what is wrong with it, if it is one."""
+    """Says why a request cannot be answered; ``param`` names the part that is wrong."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None
@@ -94,7 +94,7 @@ def read_chat(value: Any, settings: Settings) -> ChatRequest:
 
 
 def row_of(request: ChatRequest, name: str | None, settings: Settings) -> bytes:
-    """Write a conversation as a row of questions, with an id if it has a name."""
+    """Write a conversation as the row of a question; its ``name``, if there is one, is the id."""
     data, messages = settings.data, request.messages
     question: Any = messages
     first = messages[0]
@@ -119,7 +119,7 @@ def completion(record: dict[str, Any], name: str) -> dict[str, Any]:
             }
         ],
         "usage": _usage(record),
-        "ttrl": said(record),
+        "ttrl": votes_of(record),
     }
 
 
@@ -136,7 +136,7 @@ def chunks(record: dict[str, Any], request: ChatRequest) -> Iterator[dict[str, A
         yield head | {"choices": [], "usage": whole["usage"]}
 
 
-def said(record: dict[str, Any]) -> dict[str, Any]:
+def votes_of(record: dict[str, Any]) -> dict[str, Any]:
     """Return what the votes say, without the text of an answer."""
     return {key: value for key, value in record.items() if key not in ("response", "first")}
 

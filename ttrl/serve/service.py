@@ -37,13 +37,13 @@ STOP_S = 5
 
 
 class Protocol(H11Protocol):
-    """uvicorn's; it closes connections that ask nothing, and those that are too many.
+    """Closes connections that ask nothing, and those that are too many.
 
-    uvicorn refuses requests where there are too many connections, and keeps these.
+    uvicorn itself refuses requests where there are too many connections, and keeps these.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, or close it at once."""
+        """Begin a connection, or close it at once."""
         super().connection_made(transport)
         self._close_later()
         if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:

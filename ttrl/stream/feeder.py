@@ -48,7 +48,7 @@ class Feeder:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it between two lines, and wait until it has ended."""
+        """Stop reading between two lines, and wait until the thread has ended."""
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()

@@ -63,6 +63,10 @@ class Sent(NamedTuple):
     """The id that it has, or would be given."""
 
 
+class NotJson(BadRow):
+    """A text that is no JSON; its cause says what is wrong with it."""
+
+
 class TakenId(BadRow):
     """A row whose id another row has."""
 
@@ -118,7 +122,7 @@ class Inbox:
         if not line.text.strip():
             return False
         try:
-            value = _value(line)
+            value = _value(line.text, is_cut=line.is_cut)
             if value == END:
                 return True
             name = self._id(value)
@@ -136,14 +140,17 @@ class Inbox:
         """Check a row that was sent; nothing changes.
 
         Args:
-            row: JSON, in one line.
+            row: JSON.
 
         Raises:
+            NotJson: if it is none.
             BadRow: if it cannot be asked, or has an id that cannot be shown.
         """
-        place = Place(SENT, self.progress.lines + 1, 0, 0, zlib.crc32(row))
-        line = Line(row, place, is_cut=len(row) > LONGEST)
-        value = _value(line)
+        value = _value(row, is_cut=len(row) > LONGEST)
+        # It is kept in one line. JSON has line ends between its parts only, where a blank means
+        # the same.
+        text = row.replace(b"\r", b" ").replace(b"\n", b" ")
+        line = Line(text, Place(SENT, self.progress.lines + 1, 0, 0, zlib.crc32(text)))
         name = self._id(value)
         if len(name) > LONGEST_ID or not name.isprintable():
             raise BadRow(
@@ -218,20 +225,20 @@ class Inbox:
 _PLAIN = (str, int, float, type(None))
 
 
-def _value(line: Line) -> Any:
-    """Parse a line.
+def _value(text: bytes, *, is_cut: bool) -> Any:
+    """Parse a line, or what is sent.
 
     Raises:
-        BadRow: if it is no JSON, or too long.
+        BadRow: if it is too long or too deep, and a `NotJson` if it is no JSON.
     """
-    if line.is_cut:
+    if is_cut:
         raise BadRow(f"longer than {LONGEST} bytes")
     try:
-        value = parse_json(line.text.decode("utf-8"))
+        value = parse_json(text.decode("utf-8"))
     except json.JSONDecodeError as error:
-        raise BadRow(f"not JSON: {error.msg} at column {error.colno}") from error
+        raise NotJson(f"not JSON: {error.msg} at column {error.colno}") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, too long a number, too deep
-        raise BadRow(f"not JSON: {error}") from error
+        raise NotJson(f"not JSON: {error}") from error
     level = [value]
     for _ in range(DEEPEST):
         inner = (x.values() if isinstance(x, dict) else x for x in level)

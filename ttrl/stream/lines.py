@@ -51,7 +51,7 @@ class Line:
     place: Place
     """Where it is."""
     is_cut: bool = False
-    """Whether it is longer."""
+    """Whether the line is longer than `LONGEST`."""
 
 
 class LineCutter:

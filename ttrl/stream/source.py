@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ttrl.data import arithmetic
-from ttrl.data.prompts import build_prompt, encode_prompt
+from ttrl.data.prompts import make_question
 from ttrl.data.questions import QuestionReader, ReadQuestion
-from ttrl.data.rows import BadRow, Row
+from ttrl.data.rows import Row
+from ttrl.data.sources.base import WINDOW, Check, refuse
 from ttrl.report.display import Display
 from ttrl.settings import Settings
 from ttrl.settings.serve_rules import serves
@@ -22,18 +23,13 @@ from ttrl.stream.inbox import Read
 from ttrl.stream.inputs import refuse_no_input
 from ttrl.stream.stream import Stream
 from ttrl.system.ranks import Ranks
-from ttrl.types import AnswerKey, CompletionGroup, Question, UserError, Vote
+from ttrl.types import AnswerKey, CompletionGroup, Question, Vote
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-GUARDED = 8
-"""Steps that guards compare with the first so many: a stream has no passes."""
 SAID_AFTER_S = 2.0
 """Seconds of waiting after which it is said."""
-
-Check = Callable[[Question], object]
-"""Function that raises a `UserError` for a question that cannot be asked."""
 
 
 class StreamSource:
@@ -44,7 +40,7 @@ class StreamSource:
     """
 
     total = None
-    window = GUARDED
+    window = WINDOW
 
     def __init__(
         self, settings: Settings, tokenizer: PreTrainedTokenizerBase, ranks: Ranks
@@ -153,13 +149,11 @@ class StreamSource:
 
     def examples(self, count: int) -> list[Question]:
         """Return questions of ours, where some are needed before any has come."""
-        found = []
-        for i in range(count):
-            text, data = arithmetic.question(12 + i, 34), self.settings.data
-            prompt = build_prompt(text, data, self._tokenizer)
-            ids = encode_prompt(prompt, data, self._tokenizer)
-            found.append(Question(f"example-{i}", prompt, ids, text))
-        return found
+        data, texts = self.settings.data, [arithmetic.question(12 + i, 34) for i in range(count)]
+        return [
+            make_question(f"example-{i}", text, data, self._tokenizer)
+            for i, text in enumerate(texts)
+        ]
 
     # --- What is answered
 
@@ -205,11 +199,7 @@ class StreamSource:
 
         def read(row: Row) -> ReadQuestion:
             found = reader.read(row)
-            try:
-                for check in self.checks:
-                    check(found.question)
-            except UserError as error:
-                raise BadRow(str(error)) from error
+            refuse(found.question, self.checks)
             return found
 
         return read

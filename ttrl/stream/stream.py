@@ -90,7 +90,7 @@ class Stream:
         """Accept a row that was sent, on disk when this returns; always from the same thread.
 
         Args:
-            row: JSON, in one line.
+            row: JSON.
             on_new: told of the number of a new question, before that is asked.
 
         Returns:

@@ -21,7 +21,7 @@ class Windows:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Keep them in ``folder``; `open` comes first."""
+        """Keep windows in ``folder``; `open` comes first."""
         self._file = AppendedFile(folder / "windows.jsonl", {"last": int})
         self._ends = [0]
 

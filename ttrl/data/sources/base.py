@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ttrl.data.questions import QuestionSet
-from ttrl.types import Question
+from ttrl.data.rows import BadRow
+from ttrl.types import Question, UserError
+
+WINDOW = 8
+"""Steps that guards compare with the first so many, where a source has no passes."""
+Check = Callable[[Question], object]
+"""Function that raises a `UserError` for a question that cannot be asked."""
 
 
 class QuestionSource(Protocol):
@@ -45,3 +52,12 @@ class QuestionSource(Protocol):
 
 Source = tuple[QuestionSource, QuestionSet]
 """A source, and what of it can be listed, checked and measured on: of an endless one, nothing."""
+
+
+def refuse(question: Question, checks: Sequence[Check]) -> None:
+    """Raise a `BadRow` for a question that has come during a run, and does not pass all checks."""
+    try:
+        for check in checks:
+            check(question)
+    except UserError as error:
+        raise BadRow(str(error)) from error

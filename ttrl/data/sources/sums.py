@@ -7,9 +7,9 @@ import random
 from typing import TYPE_CHECKING
 
 from ttrl.data import arithmetic
-from ttrl.data.prompts import build_prompt, encode_prompt
+from ttrl.data.prompts import make_question
 from ttrl.data.questions import QuestionSet
-from ttrl.data.sources.base import Source
+from ttrl.data.sources.base import WINDOW, Source
 from ttrl.settings import Settings
 from ttrl.types import AnswerKey, Question
 
@@ -21,7 +21,7 @@ class Sums:
     """A stream of additions of all levels, without the embedded task's own questions."""
 
     total = None
-    window = 8
+    window = WINDOW
 
     def __init__(self, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> None:
         """Ask ``rollout.questions_per_step`` in each step, drawn by ``seed``."""
@@ -55,10 +55,8 @@ class Sums:
         return hashlib.sha256(repr(first).encode()).hexdigest()
 
     def _question(self, a: int, b: int) -> Question:
-        data = self.settings.data
         text = arithmetic.question(a, b)
-        prompt = build_prompt(text, data, self.tokenizer)
-        return Question(f"{a}+{b}", prompt, encode_prompt(prompt, data, self.tokenizer), text)
+        return make_question(f"{a}+{b}", text, self.settings.data, self.tokenizer)
 
 
 def sums(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Source:

@@ -1,0 +1,65 @@
+"""Runs of a benchmark are made once, whatever becomes of the others, and kept at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from rich.console import Console
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bench() -> Iterator[ModuleType]:
+    """`bench/kept_runs.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "bench"))
+        sys.modules.pop("kept_runs", None)
+        import kept_runs
+
+        yield kept_runs
+
+
+def test_what_is_there_is_not_made_again_and_a_failure_stops_no_other(
+    bench: ModuleType, tmp_path: Path
+) -> None:
+    path, screen = tmp_path / "runs.json", io.StringIO()
+    first = bench.KeptRuns(path, {"common": ["a=1"]})
+    first.add(("votes", 0), {"kept": True})
+    first.write()
+    kept = bench.KeptRuns(path, {"common": ["a=1"]})
+    wanted = {
+        ("votes", 0): ['{"kept": false}'],  # is there
+        ("votes", 1): ["{"],  # no JSON
+        ("reader", "votes", 1): ['{"made": 1}'],
+    }
+    for key, run in kept.made(json.loads, wanted, 1, Console(file=screen, width=200)):
+        assert not kept.has(key)
+        kept.add(key, run)
+        kept.write(areas={"votes": 0.5})
+        assert kept.has(key)
+    assert screen.getvalue().startswith("votes, seed 1 failed: JSONDecodeError(")
+    found = json.loads(path.read_text())
+    assert found["runs"] == {
+        "votes": {"0": {"kept": True}},
+        "reader": {"votes": {"1": {"made": 1}}},
+    }
+    assert (found["common"], found["areas"]) == (["a=1"], {"votes": 0.5})
+    assert found["machine"]["python"] == sys.version.split()[0]
+
+
+def test_runs_of_other_settings_are_not_mixed(bench: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "runs.json"
+    settings = {"settings": {"one": (["a=1"], "half", 1)}}  # as JSON has it: with lists
+    bench.KeptRuns(path, settings).write()
+    assert bench.KeptRuns(path, settings).record["runs"] == {}
+    with pytest.raises(SystemExit, match="made with other settings: remove it first"):
+        bench.KeptRuns(path, {"settings": {"one": (["a=2"], "half", 1)}})
+    with pytest.raises(SystemExit, match="made with other settings"):
+        bench.KeptRuns(path, {**settings, "questions": 6})

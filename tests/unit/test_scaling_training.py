@@ -1,0 +1,76 @@
+"""Training as a way to spend tokens: what the points of a run cost, and which run it may be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from results import result
+from rich.console import Console
+from runs import make_run
+
+from ttrl.report.display import Display
+from ttrl.report.results import results_json
+from ttrl.scaling.points import Point
+from ttrl.scaling.training import points_of, settings_of_run, trained_points
+from ttrl.settings.recipe import load_settings
+from ttrl.types import UserError
+
+SPENT = {"rollout/tokens": 100, "policy/tokens": 30, "time/rollout_s": 2.0, "time/update_s": 1.0}
+SKIPPED = {"rollout/tokens": 60, "time/rollout_s": 1.0, "time/update_s": 0.0}
+"""A step whose votes taught nothing."""
+OPTIONS = ["evaluation.samples=4"]
+
+
+def test_what_a_run_has_spent_is_shared_by_its_questions(tmp_path: Path) -> None:
+    """Two questions, which are answered once or four times with 5 tokens, before and after."""
+    run = tmp_path / "run"
+    record = make_run(run, [SPENT, SKIPPED], overrides=OPTIONS)
+    for step, right in ((0, [0.25, 0.5]), (1, [0.5, 0.75]), (2, [1.0, 0.75])):
+        found = result("m", right, "train", maj_4=[0.0, 1.0], response_tokens=[4.0, 6.0])
+        held_out = result("m", [0.0, 0.0], "held_out", response_tokens=[9.0, 9.0])
+        (run / "evaluations" / f"step_{step:05d}.json").write_text(
+            results_json([replace(measured, step=step) for measured in (found, held_out)])
+        )
+    votes = (0.0, 1.0)
+    assert list(points_of(record)) == [
+        Point("training", 0, (0.25, 0.5), 5.0),
+        Point("training, majority", 0, votes, 20.0),
+        Point("training", 1, (0.5, 0.75), 50 + 5.0, trained=15.0, seconds=1.5),
+        Point("training, majority", 1, votes, 50 + 20.0, trained=15.0, seconds=1.5),
+        Point("training", 2, (1.0, 0.75), 80 + 5.0, trained=15.0, seconds=2.0),
+        Point("training, majority", 2, votes, 80 + 20.0, trained=15.0, seconds=2.0),
+    ]
+
+
+def test_the_run_of_a_curve_measures_its_own_questions_alone() -> None:
+    asked = load_settings("tiny-arithmetic", overrides=["max_steps=12", "evaluation.greedy=true"])
+    run = settings_of_run(asked)
+    assert (run.data.held_out, run.evaluation.every, run.evaluation.greedy) == (None, 2, False)
+    often = load_settings("tiny-arithmetic", overrides=["max_steps=12", "evaluation.every=3"])
+    assert settings_of_run(often).evaluation.every == 3
+
+
+@pytest.mark.parametrize(
+    ("others", "summary", "words"),
+    [
+        ([], None, "holds a run that is unfinished"),
+        ([], {"stopped": "collapse"}, "holds a run that is stopped"),
+        (["seed=1"], {"stopped": None}, "or of other settings: name another folder"),
+    ],
+)
+def test_a_run_that_is_not_the_one_is_refused(
+    others: list[str], summary: dict[str, str | None] | None, words: str, tmp_path: Path
+) -> None:
+    asked = load_settings("tiny-arithmetic", overrides=OPTIONS)
+    run = tmp_path / "run"
+    make_run(run, [], summary=summary)
+    there = settings_of_run(load_settings("tiny-arithmetic", overrides=[*OPTIONS, *others]))
+    (run / "config.toml").write_text(there.to_toml())
+    points = trained_points(asked, run, Display(Console(quiet=True)))
+    with pytest.raises(UserError, match=words):
+        list(points)
+    (run / "config.toml").write_text(settings_of_run(asked).to_toml())
+    (run / "summary.json").write_text('{"stopped": null}')
+    assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
