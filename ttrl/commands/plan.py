@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ttrl.commands.options import Overrides, refuse_output
+from ttrl.commands.options import Overrides, refuse_outputs
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
@@ -51,7 +51,7 @@ def plan_command(
 ) -> None:
     """Show what every GPU would hold, whether it fits, and how long a step would take."""
     settings = load_settings(recipe, model=model, overrides=overrides or [])
-    refuse_output(output)
+    refuse_outputs({"--json": output})
     if model_config is not None and not model_config.is_file():
         raise UserError(f"--model-config {model_config}: there is no such file")
     from rich.console import Console
