@@ -20,6 +20,7 @@ from ttrl.commands.options import (
     rank_count,
     recipes,
     refuse_outputs,
+    say_written,
 )
 from ttrl.report.tables import Format
 from ttrl.settings import Settings
@@ -163,6 +164,7 @@ def evaluate(
         write(_tables(measured, base, further), shown)
     if output is not None:
         output.write_text(results_json(every), encoding="utf-8")
+    say_written(console, save_samples, output)
 
 
 @dataclass(frozen=True)

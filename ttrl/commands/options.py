@@ -5,13 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ttrl.settings.recipe import model_names, recipe_names
 from ttrl.system.launch import gpu_count
 from ttrl.types import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Overrides = Annotated[
     list[str] | None,
@@ -50,6 +53,12 @@ def rank_count(asked: int | None) -> int:
     if asked is not None and 0 < gpus < asked:
         raise UserError(f"--ranks {asked}: expected one per GPU, and this machine has {gpus}")
     return asked or max(1, gpus)
+
+
+def say_written(console: Console, *files: Path | None) -> None:
+    """Say which files a command has written."""
+    if named := [str(file) for file in files if file is not None]:
+        console.print(f"written: {', '.join(named)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def refuse_outputs(files: Mapping[str, Path | None]) -> None:

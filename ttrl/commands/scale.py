@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttrl.commands.options import JsonFile, Overrides, models, recipes, refuse_outputs
+from ttrl.commands.options import JsonFile, Overrides, models, recipes, refuse_outputs, say_written
 from ttrl.report.tables import Format
 from ttrl.settings import Settings
 from ttrl.settings.errors import did_you_mean
@@ -166,6 +166,7 @@ def scale(
         svg = scaling_svg(curves, title, reported.cost_note(factors))
         page = scaling_page(svg, tables, title) if plot.suffix == ".html" else svg
         plot.write_text(page, encoding="utf-8")
+    say_written(console, output, plot)
 
 
 def _methods(given: str, reward_model: str | None, run_dir: Path | None) -> list[str]:
@@ -278,6 +279,10 @@ def _measure(
         evaluation = replace(load_evaluation(settings, grader, display), conversation=None)
         if "training" in names:
             refuse_few(settings, len(evaluation.asked.questions))
+        display.note(
+            f"{settings.model.path} on {len(evaluation.asked.key.answers)} questions of "
+            f"{settings.data.train}, up to {counts[-1]} answers to each: {', '.join(names)}"
+        )
         if left := [n for n in counts if n % width] if set(SEARCHING) & set(names) else []:
             display.note(
                 f"{' and '.join(SEARCHING)} leave out n = {', '.join(map(str, left))}: no multiple "
