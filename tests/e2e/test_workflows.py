@@ -16,6 +16,7 @@ WORKFLOWS = '''
 from dataclasses import replace
 
 from ttrl.rollout.sampling import voting
+from ttrl.rollout.workflows import Conversation
 
 
 class Twice:
@@ -67,6 +68,21 @@ class Nucleus(Twice):
 class Mute:
     def __init__(self, settings):
         pass
+
+
+class Nothing(Twice):
+    def run(self, ask, questions, step, on_group):
+        return None
+
+
+class Words(Twice):
+    def run(self, ask, questions, step, on_group):
+        return ["a"] * len(questions)
+
+
+class Planless(Conversation):
+    def __init__(self, settings):
+        self.settings = settings
 '''
 
 
@@ -113,6 +129,9 @@ def test_answers_of_several_asks_vote_together(place: Path) -> None:
         ("Nucleus", r"asks with top_p = 0\.9, .* and top_k = 0: expected 1 and 0, or a top_k"),
         ("Mute", "makes an object that has no method run"),
         ("Absent", "defines no Absent"),
+        ("Nothing", "returned 'None': expected a list of CompletionGroup"),
+        ("Words", "expected a list of CompletionGroup, one for each question"),
+        ("Planless", r"without a plan: its __init__ has to call super\(\)"),
     ],
 )
 def test_what_is_wrong_with_it_is_said(name: str, problem: str, place: Path) -> None:

@@ -27,6 +27,7 @@ EACH = (*DEBATE, "rollout.policies=per_agent")
         (["rollout.agents=2"], 'agents = 2 needs rollout.workflow = "debate" or "mixture" or "ch'),
         (["rollout.rounds=2"], "rollout.rounds = 2 needs rollout.workflow"),
         (["agents.shaping=margin"], "[agents] needs rollout.workflow"),
+        ([*DEBATE, "agents.shown_as=x"], "shows no {answer}: an agent would see nothing"),
         ([*DEBATE, "rollout.agents=1"], "takes two who answer first; set 2 or more"),
         ([*DEBATE, "rollout.rounds=1"], "rollout.rounds = 1 is no debate"),
         ([*MIXTURE, "rollout.rounds=2"], "in a mixture each agent acts once"),

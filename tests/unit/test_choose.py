@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from ttrl.report.choice import Visited, chosen, visited
+from ttrl.report.choice import Visited, chosen, settings_for, visited
+from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
 SURE, SPLIT, MOVED = (
@@ -54,3 +55,19 @@ def test_visits_are_read_from_steps_in_turn() -> None:
     }
     run = cast("Any", SimpleNamespace(sampled=[1, 2], groups=steps.__getitem__))
     assert visited(run) == [Visited("b", (0.5, 1.0)), Visited("a", (0.75,))]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, ["questions_per_step=1", "votes=1024", "trained_samples=512"]),
+        (5, ["questions_per_step=5", "votes=192", "trained_samples=96", "per_update=480"]),
+        (16, []),
+    ],
+)
+def test_what_is_printed_trains_on_as_many_answers(count: int, expected: list[str]) -> None:
+    run = load_settings("tiny-arithmetic", overrides=["policy.sequences_per_update=512"])
+    found = settings_for([Visited(f"q'{i}", (0.5,)) for i in range(count)], run)
+    assert [s.rpartition(".")[2].removeprefix("sequences_") for s in found[1:]] == expected
+    settings = load_settings("tiny-arithmetic", overrides=found)  # and no rule forbids it
+    assert len(settings.data.ids) == count

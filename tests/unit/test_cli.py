@@ -59,6 +59,7 @@ def test_every_model_and_benchmark_of_the_paper(
             "in all, but the model's context is 8192; lower rollout.max_new_tokens",
         ),
         (["eval", "tiny-base", "arithmetic:train", "--k", "0"], "--k 0: expected 1 or more"),
+        (["serve", "tiny-stream", "--run-dir", "."], "--run-dir . exists and holds no run"),
         (["eval", "tiny-base", "arithmetic:train", "--k", "17"], "evaluation.samples=17"),
         (["eval", "tiny-base", "nowhere.jsonl"], "no file at nowhere.jsonl"),
         (["eval", "tiny-base", "arithmetic:train", "--k", "17"], "evaluation.samples=17"),

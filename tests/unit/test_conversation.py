@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from conversations import (
@@ -258,8 +259,11 @@ class Own(Conversation):
         ]
 
 
-def own(plan: Plan | None = None, **changes: object) -> Conversation:
-    made = type("Own", (Own,), {} if plan is None else {"turns": lambda self: plan})
+THEIRS: Plan = ()
+
+
+def own(plan: Plan = THEIRS, **changes: object) -> Conversation:
+    made = type("Own", (Own,), {} if plan is THEIRS else {"turns": lambda self: plan})
     # The rules of the shipped ones are not its own.
     policies = changes.pop("policies", "shared")
     run = settings("single_turn", **changes)
@@ -342,11 +346,27 @@ def test_a_plan_says_whose_act_it_is() -> None:
         ([[Act("a")], [Act("b", "{question}", [(0, 0)])]], "shows nothing of the answers"),
         ([[Act("a")], [Act("b", "{", [(0, 0)])]], "the template cannot be read"),
         ([[Act("a")], [Act("b", "{a!r}", [(0, 0)])]], "has a format; expected the bare name"),
+        (None, "expected turns.. to return a list of turns, each a list of Act, got 'None'"),
+        ([["a"]], "each a list of Act"),
+        ([[Act("a")], [Act("b", "{a}", "ab")]], "sees 'ab': expected a list of .turn, agent."),
+        ([[Act("a")], [Act("b", "{a}", [0])]], "expected a list of .turn, agent."),
+        ([[Act("a")], [Act("b", "{a}", [(0.0, 0)])]], "expected a list of .turn, agent."),
+        ([[Act("a")], [Act("b", "{a}", [(0, 0), (0, 0)])]], "sees an answer twice"),
+        ([[Act("question")]], "neither 'question' nor 'answers'"),
+        ([[Act("")]], "expected a text without braces"),
+        ([[Act("a{")]], "expected a text without braces"),
+        ([[Act(None)]], "expected a text without braces"),
+        ([[Act("a", 5)]], "its template is 5: expected a text"),
+        (
+            [[Act("a")], [Act("b", "{a}", [(0, 0)], others=-1)]],
+            "others = -1: expected a number from",
+        ),
+        ([[Act("a")], [Act("b", "{a}", [(0, 0)], others="1")]], "others = '1'"),
         ([[Act("a")] * 3], r"rollout.votes = 10: expected a multiple of the 3 answers"),
         ([[Act("a")] * 10], r"expected a multiple of the 10 answers .*, twice as many"),
     ],
 )
-def test_a_plan_that_cannot_be_held(plan: Plan, problem: str) -> None:
+def test_a_plan_that_cannot_be_held(plan: Any, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         own(plan, votes=10)
 

@@ -168,3 +168,20 @@ def test_what_is_said_has_no_pictures() -> None:
     screen = io.StringIO()
     Display(Console(file=screen)).note("rejected arithmetic:train: [b]line 3[/b]")
     assert screen.getvalue() == "rejected arithmetic:train: [b]line 3[/b]\n"
+
+
+def test_a_bar_is_shown_where_nothing_is_trained() -> None:
+    console = Console(width=100, file=io.StringIO(), force_terminal=True)
+    display = Display(console)
+    with display.bar("scoring", 3) as outer:
+        outer.advance()
+        with display.bar("inner", 2):
+            display._progress.refresh()
+        assert display._progress.live.is_started  # the inner one has not ended the outer one's
+    assert not display._progress.live.is_started
+    written = console.file.getvalue()
+    assert "scoring" in written and "1/3" in written and "inner" in written
+    log = Console(width=100, file=io.StringIO())
+    with Display(log).bar("scoring", 3) as bar:
+        bar.advance()
+    assert log.file.getvalue() == ""

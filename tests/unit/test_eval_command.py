@@ -80,6 +80,11 @@ def test_results_measured_before_are_compared_without_sampling(
         (("base.json", "x"), "cannot read results from base.json"),
         (("tiny-base", "x", "--also", "tiny-base", "--ranks", "2"), "measure each by itself"),
         (("tiny-base", "x", "--save-samples", "no/such/s.jsonl"), "--save-samples no/such"),
+        (
+            ("tiny-base", "x", "--save-samples", "n", "--json", "./n"),
+            "--json and --save-samples both",
+        ),
+        (("tiny-base", "x", "--json", "/proc/n.json"), "no file can be written in /proc"),
         (("tiny-base", "arithmetic:train", "--from-samples", "s.jsonl"), "had another prompt"),
         (("tiny-base", "arithmetic:held_out", "--from-samples", "s.jsonl"), "no answers to"),
     ],
@@ -98,3 +103,89 @@ def test_what_cannot_be_measured(
     assert code == 2
     assert message in err
     assert out == ""
+
+
+SAID = {"text": r"\boxed{61}", "tokens": 4, "finish_reason": "stop"}
+FIRST = {"question": "held_out-1-0", "prompt": "What is 47 + 14?\nAnswer:\n"}
+SECOND = {"question": "held_out-1-1", "prompt": "What is 49 + 13?\nAnswer:\n"}
+OF_AGENTS = SAID | {"turn": 0, "agent": 0, "trajectory": 0, "role": "x"}
+LATER = SAID | {"turn": 1, "agent": 0, "trajectory": 0, "role": "x", "asked": "a", "prompt": "p"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "message"),
+    [
+        (
+            [FIRST | {"completions": [SAID]}] * 2,
+            (),
+            "line 2: question 'held_out-1-0' is there twice",
+        ),
+        (
+            [FIRST | {"completions": []}],
+            (),
+            "nobody has answered question 'held_out-1-0' by itself",
+        ),
+        ([FIRST | {"completions": [LATER]}], (), "nobody has answered question"),
+        (
+            [FIRST | {"completions": [SAID]}],
+            ("--k", "2"),
+            "--k 2: expected at most as many as there are answers to every question, and to one "
+            "s.jsonl has 1; lower --k",
+        ),
+        ([FIRST | {"completions": [SAID]}], ("--k", "0"), "--k 0: expected 1 or more"),
+        (
+            [FIRST | {"completions": [SAID], "greedy": SAID}, SECOND | {"completions": [SAID]}],
+            (),
+            "question 'held_out-1-0' has a greedy answer, and 'held_out-1-1' has not",
+        ),
+        (
+            [FIRST | {"completions": [SAID]}, SECOND | {"completions": [OF_AGENTS]}],
+            (),
+            "question 'held_out-1-1' has answers of agents in turns, and 'held_out-1-0' has not",
+        ),
+    ],
+)
+def test_answers_that_cannot_be_scored_are_refused(
+    lines: list[dict[str, object]],
+    options: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ("tiny-base", "arithmetic:held_out", "--recipe", "tiny-arithmetic")
+    words += ("--from-samples", "s.jsonl")
+    code, _, err = call(capsys, monkeypatch, "eval", *words, *options)
+    assert (code, message in err) == (2, True), err
+
+
+def test_answers_of_two_questions_are_scored(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [line | {"completions": [SAID, SAID]} for line in (FIRST, SECOND)]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = (
+        "tiny-base",
+        "arithmetic:held_out",
+        "--recipe",
+        "tiny-self-posed",
+    )  # no recipe of lists
+    words += ("--from-samples", "s.jsonl", "--format", "json")
+    code, out, err = call(capsys, monkeypatch, "eval", *words)
+    assert code == 0, err
+    (found,) = json.loads(out)["results"]
+    assert found["means"]["pass@1"]["value"] == 0.5
+
+
+def test_an_interrupt_says_what_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ttrl.commands.evaluate.Asking.measure", interrupted)
+    code, _, err = call(capsys, monkeypatch, "eval", "tiny-base", "arithmetic:train")
+    assert (code, err) == (130, "ttrl: interrupted; nothing was written\n")

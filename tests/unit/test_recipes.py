@@ -174,6 +174,21 @@ def test_tiny_arithmetic_needs_nothing_but_its_name() -> None:
     assert settings.loss.kl_coef == 0.0
 
 
+def test_a_recipe_of_posed_questions_measures_given_ones(tmp_path: Path) -> None:
+    given = load_settings("tiny-self-posed", data="arithmetic:train")
+    assert (given.data.source, given.data.train) == ("list", "arithmetic:train")
+    assert given.policy.sequences_per_update == 16 * 32  # without its 64 proposals
+    posed = load_settings("tiny-self-posed", overrides=["reward.labels=checker"])
+    assert posed.policy.sequences_per_update == 576
+    # As for `ttrl eval --recipe RUN/config.toml`, where everything is said.
+    path = tmp_path / "config.toml"
+    path.write_text(posed.to_toml(), encoding="utf-8")
+    again = load_settings(str(path), model="tiny-base", data="arithmetic:train")
+    assert (again.reward.labels, again.posed) == ("votes", given.posed)
+    few = load_settings("tiny-self-posed", data="d", overrides=["policy.sequences_per_update=64"])
+    assert few.policy.sequences_per_update == 64
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda p: p.stem)
 def test_a_benchmark_or_model_says_only_what_its_lower_layers_do_not(path: Path) -> None:
     """paper.toml repeats defaults on purpose, tiny-arithmetic stands alone."""

@@ -23,6 +23,8 @@ from transformers import (
 )
 
 from ttrl.reward_models import make_reward_model, reduce
+from ttrl.reward_models.heads import QwenPrm
+from ttrl.reward_models.reading import token_at
 from ttrl.reward_models.texts import harmless, steps_of
 from ttrl.settings.recipe import load_settings
 from ttrl.types import Question, UserError
@@ -235,8 +237,15 @@ def test_a_step_ends_as_the_settings_say(tmp_path: Path) -> None:
 def test_names_that_are_none() -> None:
     with pytest.raises(UserError, match=r"'qwen-pmr:x' is unknown \(did you mean 'qwen-prm'\?\)"):
         scores("qwen-pmr:x")
-    with pytest.raises(UserError, match="'orm:' is unknown"):
-        scores("orm:")
+    for name, message in (
+        ("orm:", "expected orm:PATH, a folder or a hub name"),
+        ("qwen-prm", "expected qwen-prm:PATH"),
+        ("tiny-prm:x", "comes with ttrl: expected 'tiny-prm' alone"),
+        ("mine.py", "names no function: expected mine.py:FUNCTION"),
+        ("mine.py:", "names nothing in mine.py: expected mine.py:NAME"),
+    ):
+        with pytest.raises(UserError, match=message):
+            scores(name)
 
 
 def test_code_of_a_model_is_never_run(tmp_path: Path) -> None:
@@ -280,7 +289,16 @@ def test_a_function_of_the_users_own(tmp_path: Path) -> None:
         "def whole(prompt, solution):\n    return 0.25 if '7' in prompt else 1\n"
         "def steps(prompt, solution):\n    return [0.5, len(solution) / 100]\n"
         "def wrong(prompt, solution):\n    return 2\n"
+        "import numpy, torch\n"
+        "VALUES = {'a': numpy.float32(0.25), 'b': torch.tensor([0.5, 0.75]), 'c': True,\n"
+        "    'd': numpy.array(0.5), 'w': '1', 'x': ['0.5'], 'y': None, 'z': {0.5: 1},\n"
+        "    'n': float('nan'), 'o': 10**400, 'p': [], 'q': [[0.5]]}\n"
+        "def of(prompt, solution):\n    return VALUES[solution]\n"
     )
+    assert scores(f"{file}:of", solutions=list("abcd")) == [(0.25,), (0.5, 0.75), (1.0,), (0.5,)]
+    for solution in "wxyznopq":
+        with pytest.raises(UserError, match=r"returned .*: expected a number from 0 to 1, or a l"):
+            scores(f"{file}:of", solutions=[solution])
     assert scores(f"{file}:whole", solutions=["a", "b"]) == [(0.25,), (0.25,)]
     assert scores(f"{file}:steps", solutions=["abc"]) == [(0.5, 0.03)]
     with pytest.raises(UserError, match="returned '2': expected a number from 0 to 1"):
@@ -310,3 +328,18 @@ def test_a_likelihood_is_the_product_of_what_was_written(tmp_path: Path) -> None
             expected.append(chance)
         assert score == pytest.approx(expected, rel=1e-4)
     assert found[2] == (1.0,) and 0 < found[1][1] < found[1][0] < 1
+
+
+def test_a_template_that_drops_a_mark_is_refused(tmp_path: Path) -> None:
+    head = {name: torch.ones(2, 2) for name in QwenPrm.HEAD}
+    folder = saved(tmp_path / "m", Qwen2Model(config()), head)
+    path = folder / "chat_template.jinja"
+    path.write_text("{{ messages[1].content }}{{ messages[2].content.split('</think>')[-1] }}")
+    with pytest.raises(UserError, match=r"shows 1 of 2 marks <extra_0>: expected one that repeats"):
+        scores(f"qwen-prm:{folder}", solutions=["a\n\nb</think>c"])
+
+
+def test_a_character_that_the_tokenizer_drops_is_in_the_token_before_it() -> None:
+    offsets = [(0, 0), (0, 2), (2, 3), (4, 5)]
+    assert [token_at(offsets, place) for place in range(5)] == [1, 1, 2, 2, 3]
+    assert token_at([], 0) == 0

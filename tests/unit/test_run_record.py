@@ -123,6 +123,81 @@ def test_a_line_that_is_not_ours_is_named(line: str, message: str, tmp_path: Pat
         read_groups(path)
 
 
+SURE = {"likeliest": 2, "certainty": 0.5, "tokens": [0.75]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tokens": float("inf")}, "a whole number from 0 on, got inf"),
+        ({"tokens": -1}, "a whole number from 0 on, got -1"),
+        ({"tokens": 1.5}, "a whole number from 0 on, got 1.5"),
+        ({"tokens": "1"}, "a whole number from 0 on, got '1'"),
+        ({"tokens": True}, "a whole number from 0 on, got True"),
+        ({"surprisal": float("nan")}, "a finite number, got nan"),
+        ({"reward": "1"}, "a finite number, got '1'"),
+        ({"answer": 3}, "expected text, got 3"),
+        (
+            {"turn": 0.5, "agent": 0, "trajectory": 0, "role": "x"},
+            "whole number from 0 on, got 0.5",
+        ),
+        ({"turn": 0, "agent": 0, "trajectory": 0, "role": None}, "expected text, got None"),
+        ({"confidence": {**SURE, "likeliest": float("inf")}}, "over inf likeliest"),
+        ({"confidence": {**SURE, "likeliest": -2}}, "over -2 likeliest"),
+        ({"confidence": {**SURE, "tokens": [1e300]}}, "expected 1 finite numbers"),
+        ({"confidence": {**SURE, "tokens": []}, "tokens": 0}, "confidence of 0 tokens"),
+    ],
+)
+def test_an_answer_that_is_not_ours_is_refused(
+    changed: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.jsonl"
+    said = {"text": "x", "tokens": 1, "finish_reason": "stop"}
+
+    def write(more: dict[str, object]) -> None:
+        line = {"question": "q", "prompt": "p", "completions": [said | more]}
+        path.write_text(json.dumps(line) + "\n")
+
+    write({"confidence": SURE, "surprisal": 1, "answer": "3", "reward": 0})
+    ((answer,),) = [group.answers for group in read_groups(path)]
+    assert (answer.surprisal, answer.reward, list(answer.confidence.tokens)) == (1.0, 0.0, [0.75])  # type: ignore[union-attr]
+    write(changed)
+    with pytest.raises(UserError, match=rf"x\.jsonl, line 1: ValueError: .*{message}"):
+        read_groups(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"completions": {}}, "completions: expected a list"),
+        ({"data": ["x"]}, "expected text"),
+        ({"label": 3}, "expected text, got 3"),
+        ({"majority_ratio": "0.5"}, "expected a finite number"),
+        ({"majority_ratio": float("nan")}, "expected a finite number"),
+        ({"majority_ratio": 1.5}, "a share from 0 to 1, got 1.5"),
+        ({"undecided": -1}, "a whole number from 0 on"),
+    ],
+)
+def test_a_vote_that_is_not_ours_is_refused(
+    changed: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(LINE | changed) + "\n")
+    with pytest.raises(UserError, match=message):
+        read_groups(path)
+
+
+def test_a_line_ends_with_a_line_feed_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    said = [{"text": "a\u2028b\x85c", "tokens": 1, "finish_reason": "stop"}]
+    line = {"question": "q", "prompt": "p", "completions": said}
+    path.write_text(json.dumps(line, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    (group,) = read_groups(path)
+    assert group.answers[0].text == "a\u2028b\x85c"
+    path.write_text("")
+    assert read_groups(path) == []
+
+
 def test_answers_of_an_evaluation_are_read_as_they_were_written(tmp_path: Path) -> None:
     group = RecordedGroup(
         "q",

@@ -80,6 +80,15 @@ def test_the_command_knows_the_methods() -> None:
         (("--methods", "dvts", "--reward-model", "tiny-prm", "--n", "6"), "multiple of --width 4"),
         (("--n", "0"), "--n 0: expected 1 or more"),
         (("--plot", "x.png"), "expected a file that ends with .svg or .html"),
+        (("--plot", "x.svg", "--json", "x.svg"), "--json and --plot both name x.svg"),
+        (("--budget", "nan"), "--budget nan: expected a number of tokens above 0"),
+        (("--budget", "inf"), "--budget inf: expected"),
+        (("--budget", "-5"), "--budget -5: expected"),
+        (("--width", "2"), "--width 2 would be ignored: add beam or dvts to --methods"),
+        (("--read-factor", "2"), "--read-factor 2 would be ignored: add best-of-n or"),
+        (("--update-factor", "2"), "--update-factor 2 would be ignored: add training"),
+        (("--update-factor", "inf"), "--update-factor inf: expected a finite number"),
+        (("--run-dir", "x"), "--run-dir x would be ignored"),
     ],
 )
 def test_what_cannot_work_is_refused(
@@ -124,6 +133,60 @@ def test_all_methods_on_a_few_questions(
     assert trained["cost"] == pytest.approx(trained["sampled"] + 3 * trained["trained"])
     assert found["budgets"]["1000"] and "Best within a budget" in out
     assert (tmp_path / "s.html").read_text().count("<svg") == 1
+    assert "beam and dvts leave out n = 1: no multiple of --width 4" in out
+    # Another run in that folder, or an unfinished one, is refused before anything is sampled.
+    monkeypatch.setattr("ttrl.evaluation.evaluation.Evaluation.sample", pytest.fail)
+    words = [word for word in words if not word.startswith(str(tmp_path / "s."))]
+    words = [word for word in words if word not in ("--json", "--plot")]
+    code, _, err = call(
+        capsys, monkeypatch, "scale", "tiny-base", str(data), *words, "--set", "max_steps=2"
+    )
+    assert code == 2 and "other settings (max_steps = 1; expected max_steps = 2)" in err
+    (tmp_path / "run" / "summary.json").unlink()
+    code, _, err = call(capsys, monkeypatch, "scale", "tiny-base", str(data), *words)
+    assert code == 2 and "holds a run that is unfinished: expected a finished one, or no" in err
+
+
+def test_a_run_that_cannot_begin_is_refused_before_anything_is_sampled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ttrl.evaluation.evaluation.Evaluation.sample", pytest.fail)
+    data = tmp_path / "q.jsonl"
+    data.write_text('{"prompt": "What is 1 + 2?", "answer": "3"}\n')
+    words = ("--recipe", "tiny-arithmetic", "--methods", "majority,training", "--n", "2")
+    words += ("--run-dir", str(tmp_path / "run"))
+    code, _, err = call(capsys, monkeypatch, "scale", "tiny-base", str(data), *words)
+    assert code == 2 and "questions_per_step = 16, but" in err and "has 1 questions" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_agents_do_not_change_what_single_answers_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "q.jsonl"
+    data.write_text('{"prompt": "What is 47 + 85?", "answer": "132"}\n')
+    found = []
+    for recipe in ("tiny-arithmetic", "tiny-agents"):
+        words = ("--recipe", recipe, "--n", "8", "--format", "json")
+        code, out, err = call(capsys, monkeypatch, "scale", "tiny-base", str(data), *words)
+        assert code == 0, err
+        (point,) = json.loads(out)["points"]
+        found.append((point["accuracy"], point["sampled"]))
+    assert found[0] == found[1]
+
+
+def test_an_interrupt_says_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ttrl.commands.scale._measure", interrupted)
+    words = ("scale", "tiny-base", "arithmetic:train", "--methods", "training", "--run-dir")
+    code, _, err = call(capsys, monkeypatch, *words, str(tmp_path / "no"))
+    assert (code, err) == (130, "ttrl: interrupted; nothing was written\n")
+    code, _, err = call(capsys, monkeypatch, *words, str(tmp_path))
+    assert err == f"ttrl: interrupted; nothing was written, but for the run in {tmp_path}\n"
 
 
 def test_a_plot_is_of_shapes_and_text() -> None:

@@ -262,6 +262,8 @@ def test_the_answers_of_a_run_have_what_was_noted_beside_them(ttrl: Ttrl, tmp_pa
         (("--select", "deepconf", "--set", "evaluation.top_p=0.9"), "evaluation.top_p = 0.9"),
         (("--select", "weighted", "--reward-model", "own.py:short", "--ranks", "2"),
          "scores in one process"),
+        (("--select", "reflection", "--recipe", "tiny-agents"),
+         '--select reflection asks the policy as in training with reward.labels = "reflection"'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_chosen_by(options: tuple[str, ...], message: str, ttrl: Ttrl) -> None:
@@ -282,3 +284,33 @@ def test_too_few_answers_to_stop_early_are_said(ttrl: Ttrl) -> None:
     assert code == 0, err
     assert "deepconf stops early after selection.warm_up = 6 answers, and there are 6" in out
     assert "deepconf, early" not in out
+
+
+def test_a_reward_model_is_loaded_before_anything_is_sampled(
+    ttrl: Ttrl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ttrl.evaluation.measuring.open_pool", pytest.fail)
+    words = ("eval", "tiny-base", "q.jsonl", *FEW, "--select", "best-of-n")
+    code, _, err = ttrl(*words, "--reward-model", "own.py:no")
+    assert code == 2 and "own.py defines no no" in err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "likeliest", "rules", "message"),
+    [
+        ([1, 1], [2, 3], "majority,borda", "of the 2 likeliest tokens of each place and of the 3"),
+        ([1, 1], [2, 3], "deepconf", "which do not compare"),
+        ([0, 0], None, "majority", "no answer has a token"),
+    ],
+)
+def test_answers_that_do_not_compare(
+    tokens: list[int], likeliest: list[int] | None, rules: str, message: str, ttrl: Ttrl
+) -> None:
+    said = [{"text": "46", "tokens": n, "finish_reason": "stop"} for n in tokens]
+    for one, k in zip(said, likeliest or (), strict=False):
+        one["confidence"] = {"likeliest": k, "certainty": 0.5, "tokens": [0.5]}
+    line = {"question": "line-1", "prompt": "What is 12 + 34?\nAnswer:\n", "completions": said}
+    Path("s.jsonl").write_text(json.dumps(line) + "\n")
+    words = ("eval", "tiny-base", "q.jsonl", *FEW, "--from-samples", "s.jsonl")
+    code, _, err = ttrl(*words, "--select", rules)
+    assert (code, message in err) == (2, True), err

@@ -28,15 +28,22 @@ def choose(
     shown: Annotated[Format, typer.Option("--format", help="How to show it.")] = "console",
 ) -> None:
     """Choose the questions to train on alone, by a run's votes; no label is read."""
-    from ttrl.report.choice import chosen, visited
+    from ttrl.report.choice import chosen, settings_for, visited
     from ttrl.report.run_record import read_run
     from ttrl.report.tables import TextTable, write
 
-    found = chosen(visited(read_run(run)), by, count)
+    record = read_run(run)
+    found = chosen(visited(record), by, count)
     rows = tuple(
         (json.dumps(question.id), " ".join(f"{share:.3f}" for share in question.shares))
         for question in found
     )
-    setting = f"data.ids={json.dumps([question.id for question in found])}"
-    note = f"train on them: --set {shlex.quote(setting)}"
+    words = " ".join(
+        f"--set {shlex.quote(setting)}" for setting in settings_for(found, record.settings)
+    )
+    how = "train on them, with about as many answers in a step as that run:"
+    on_screen = shown == "console"
+    note = how if on_screen else f"{how} {words}"
     write([TextTable(f"chosen by {by}", ("id", "share at each visit"), rows, (note,))], shown)
+    if on_screen:
+        print(words)  # in one line, to be copied

@@ -19,7 +19,8 @@ from ttrl.commands.options import (
     models,
     rank_count,
     recipes,
-    refuse_output,
+    refuse_outputs,
+    say_written,
 )
 from ttrl.report.tables import Format
 from ttrl.settings import Settings
@@ -117,8 +118,7 @@ def evaluate(
     ranks: RankCount = None,
 ) -> None:
     """Measure pass@1, greedy, pass@k and maj@k of any model on any questions with answers."""
-    refuse_output(output)
-    refuse_output(save_samples, "--save-samples")
+    refuse_outputs({"--json": output, "--save-samples": save_samples})
     others = [*([against] if against else []), *(also or [])]
     if ranks and (from_samples or any(not name.endswith(".json") for name in others)):
         raise UserError(
@@ -126,8 +126,8 @@ def evaluate(
             "name these files in their place"
         )
     selecting = _selecting(select, reward_model, model, ranks)
-    labels = [] if selecting is None else selecting.overrides
-    asking = Asking(data, recipe, k, [*(overrides or []), *labels])
+    labels = () if selecting is None else selecting.overrides
+    asking = Asking(data, recipe, k, overrides or [], labels)
     for name in (model, *others):
         asking.check(name, recorded=name == model and from_samples is not None)
     if ranks and not launched():
@@ -142,11 +142,18 @@ def evaluate(
     joined = join_ranks()
     console = Console(emoji=False, quiet=not is_main(), stderr=shown != "console")
     measure = partial(asking.measure, ranks=joined, console=console)
-    measured = measure(
-        model, from_samples=from_samples, save_samples=save_samples, selecting=selecting
-    )
-    base = measure(against) if against else []
-    further = [result for name in also or [] for result in measure(name)]
+    try:
+        measured = measure(
+            model, from_samples=from_samples, save_samples=save_samples, selecting=selecting
+        )
+        base = measure(against) if against else []
+        further = [result for name in also or [] for result in measure(name)]
+    except KeyboardInterrupt:
+        if is_main():
+            kept = save_samples is not None and save_samples.exists()
+            left = f"; {save_samples} has the answers" if kept else "; nothing was written"
+            print(f"ttrl: interrupted{left}", file=sys.stderr)
+        raise typer.Exit(130) from None
     leave_ranks()
     if not is_main():
         return
@@ -157,6 +164,7 @@ def evaluate(
         write(_tables(measured, base, further), shown)
     if output is not None:
         output.write_text(results_json(every), encoding="utf-8")
+    say_written(console, save_samples, output)
 
 
 @dataclass(frozen=True)
@@ -167,6 +175,8 @@ class Asking:
     recipe: str | None
     k: Sequence[int] | None
     overrides: Sequence[str]
+    labels: Sequence[str] = ()
+    """Further overrides, with which a rule's own settings are set and checked."""
 
     def check(self, model: str, *, recorded: bool) -> None:
         """Raise a UserError for what can be seen of a model before anything is loaded."""
@@ -175,6 +185,8 @@ class Asking:
                 samples = self._settings(model, data).evaluation.samples
                 if not recorded:
                     self._ks(samples)
+                elif self.k:
+                    self._ks(max(self.k))  # how many answers there are is read later
 
     def measure(
         self,
@@ -207,6 +219,8 @@ class Asking:
                 ]
             elif selecting is not None:
                 evaluations = list(map(selecting.noting, evaluations))
+            if selecting is not None:
+                selecting = selecting.loaded(every[0], display)
             pool = None
             if from_samples is None or (selecting is not None and selecting.asks_policy):
                 pool = stack.enter_context(measuring.open_pool(every[0], ranks))
@@ -217,7 +231,7 @@ class Asking:
                 measuring.save_samples(save_samples, evaluations, sampled)
             results = []
             for evaluation, groups in zip(evaluations, sampled, strict=True):
-                ks = self._ks(min(len(g.alone) for g in groups))
+                ks = self._ks(min(len(g.alone) for g in groups), from_samples)
                 result = replace(evaluation, ks=ks).score(
                     groups, None, model=model, sampling=None if from_samples is None else {}
                 )
@@ -229,13 +243,28 @@ class Asking:
 
     def _settings(self, model: str, data: str) -> Settings:
         asked = ("evaluation.greedy=true", *self.overrides)
-        return load_settings(self.recipe, model=model, data=data, overrides=asked)
+        load = partial(load_settings, self.recipe, model=model, data=data)
+        try:
+            return load(overrides=(*asked, *self.labels))
+        except UserError as error:
+            if self.labels:
+                load(overrides=asked)  # says what is wrong without them
+                raise UserError(
+                    "--select reflection asks the policy as in training with reward.labels = "
+                    f'"reflection", and these settings do not go with that: {error}'
+                ) from error
+            raise
 
-    def _ks(self, samples: int) -> tuple[int, ...]:
+    def _ks(self, samples: int, recorded: Path | None = None) -> tuple[int, ...]:
         powers = [2**i for i in range(samples.bit_length())]
         ks = sorted({1, *(self.k or [*powers, samples])})
         if ks[0] < 1:
             raise UserError(f"--k {ks[0]}: expected 1 or more")
+        if ks[-1] > samples and recorded is not None:
+            raise UserError(
+                f"--k {ks[-1]}: expected at most as many as there are answers to every question, "
+                f"and to one {recorded} has {samples}; lower --k"
+            )
         if ks[-1] > samples:
             raise UserError(
                 f"--k {ks[-1]}: expected at most as many as answers, evaluation.samples = "

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ttrl.settings.recipe import model_names, recipe_names
 from ttrl.system.launch import gpu_count
 from ttrl.types import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Overrides = Annotated[
     list[str] | None,
@@ -50,9 +55,34 @@ def rank_count(asked: int | None) -> int:
     return asked or max(1, gpus)
 
 
-def refuse_output(output: Path | None, option: str = "--json") -> None:
-    """Raise a UserError for a file that is there, or that cannot be made."""
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"{option} {output}: there is no folder {output.parent}")
-    if output is not None and output.exists():
-        raise UserError(f"{option} {output} exists; name a new file")
+def say_written(console: Console, *files: Path | None) -> None:
+    """Say which files a command has written."""
+    if named := [str(file) for file in files if file is not None]:
+        console.print(f"written: {', '.join(named)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def refuse_outputs(files: Mapping[str, Path | None]) -> None:
+    """Raise a UserError for a file that is there, that cannot be made, or that two options name.
+
+    Args:
+        files: by the option that names one.
+    """
+    named: dict[Path, str] = {}
+    for option, file in files.items():
+        if file is None:
+            continue
+        if not file.parent.is_dir():
+            raise UserError(f"{option} {file}: there is no folder {file.parent}")
+        if file.exists():
+            raise UserError(f"{option} {file} exists; name a new file")
+        if other := named.get(file.resolve()):
+            raise UserError(f"{other} and {option} both name {file}: name two files")
+        named[file.resolve()] = option
+        try:  # now, and not after hours of work
+            with tempfile.TemporaryFile(dir=file.parent):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"{option} {file}: no file can be written in {file.parent} ({error.strerror}); "
+                "name another folder"
+            ) from error

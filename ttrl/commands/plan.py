@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ttrl.commands.options import Overrides, refuse_output
+from ttrl.commands.options import Overrides, refuse_outputs
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
@@ -58,7 +58,7 @@ def plan_command(
 ) -> None:
     """Show what every GPU would hold, whether it fits, and how long a step would take."""
     settings = load_settings(recipe, model=model, overrides=overrides or [])
-    refuse_output(output)
+    refuse_outputs({"--json": output})
     configs = {"--model-config": model_config, "--reward-model-config": reward_model_config}
     for option, file in configs.items():
         if file is not None and not file.is_file():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttrl.commands.options import JsonFile, Overrides, models, recipes, refuse_output
+from ttrl.commands.options import JsonFile, Overrides, models, recipes, refuse_outputs, say_written
 from ttrl.report.tables import Format
 from ttrl.settings import Settings
 from ttrl.settings.errors import did_you_mean
@@ -25,6 +28,10 @@ SHIPPED = ("majority", "best-of-n", "weighted", "beam", "dvts", "training")
 """The names of `ttrl.scaling.METHODS`, for help and mistakes before anything heavy is loaded."""
 JUDGED = SHIPPED[1:5]
 """Those that ask a reward model."""
+SEARCHING = JUDGED[2:]
+"""Those that go on with paths."""
+WIDTH = 4
+"""How often a path goes on, if nobody says."""
 
 Model = Annotated[
     str,
@@ -59,7 +66,30 @@ RewardModelName = Annotated[
 ]
 RunDir = Annotated[
     Path | None,
-    typer.Option(help="Folder of the training run; a finished one is read, and not trained again."),
+    typer.Option(
+        help="training: folder of its run; a finished one of the same settings is read, and not "
+        "trained again."
+    ),
+]
+Width = Annotated[
+    int | None,
+    typer.Option(min=1, help="beam, dvts: how often a path goes on.", show_default="4"),
+]
+ReadFactor = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Sampled tokens that a token that the reward model reads counts as.",
+        show_default="1",
+    ),
+]
+UpdateFactor = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="training: sampled tokens that a token that is trained on counts as.",
+        show_default="3",
+    ),
 ]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.svg|FILE.html", help="Also draw the curves.")
@@ -73,13 +103,9 @@ def scale(
     counts: Counts = None,
     budgets: Budgets = None,
     reward_model: RewardModelName = None,
-    width: Annotated[int, typer.Option(min=1, help="beam, dvts: how often a path goes on.")] = 4,
-    read_factor: Annotated[
-        float, typer.Option(min=0, help="Sampled tokens that a token of a reward model counts as.")
-    ] = 1.0,
-    update_factor: Annotated[
-        float, typer.Option(min=0, help="Sampled tokens that a trained token counts as.")
-    ] = 3.0,
+    width: Width = None,
+    read_factor: ReadFactor = None,
+    update_factor: UpdateFactor = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="Sample, and train, as a recipe says.", autocompletion=recipes),
@@ -91,10 +117,12 @@ def scale(
     overrides: Overrides = None,
 ) -> None:
     """Measure accuracy against tokens: votes, a reward model's choice, search, or training."""
-    refuse_output(output)
-    refuse_output(plot, "--plot")
+    refuse_outputs({"--json": output, "--plot": plot})
     names = _methods(methods, reward_model, run_dir)
+    _refuse_unused(names, width, read_factor, update_factor)
+    width = width or WIDTH
     ns = _counts(names, counts or [1, 4, 16, 64], width)
+    within = _budgets(budgets or [])
     if plot is not None and plot.suffix not in (".svg", ".html"):
         raise UserError(f"--plot {plot}: expected a file that ends with .svg or .html")
     asked = (*(overrides or []), f"evaluation.samples={ns[-1]}", "evaluation.greedy=false")
@@ -111,9 +139,15 @@ def scale(
     from ttrl.scaling.points import budgets_of
 
     console = Console(emoji=False, stderr=shown != "console")
-    factors = Factors(read_factor, update_factor)
-    points = _measure(settings, names, ns, reward_model, width, run_dir, console)
-    within = sorted(budgets or budgets_of(points, factors))
+    known = {"read": read_factor, "trained": update_factor}
+    factors = Factors(**{name: value for name, value in known.items() if value is not None})
+    try:
+        points = _measure(settings, names, ns, reward_model, width, run_dir, console)
+    except KeyboardInterrupt:
+        kept = "" if run_dir is None or not run_dir.exists() else f", but for the run in {run_dir}"
+        print(f"ttrl: interrupted; nothing was written{kept}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    within = within or budgets_of(points, factors)
     title = f"{model} on {data}"
     tables = [
         reported.points_table(points, factors, title),
@@ -132,6 +166,7 @@ def scale(
         svg = scaling_svg(curves, title, reported.cost_note(factors))
         page = scaling_page(svg, tables, title) if plot.suffix == ".html" else svg
         plot.write_text(page, encoding="utf-8")
+    say_written(console, output, plot)
 
 
 def _methods(given: str, reward_model: str | None, run_dir: Path | None) -> list[str]:
@@ -155,6 +190,11 @@ def _methods(given: str, reward_model: str | None, run_dir: Path | None) -> list
         )
     if "training" in names and run_dir is None:
         raise UserError("--methods: training needs a folder for its run: add --run-dir FOLDER")
+    if run_dir is not None and "training" not in names:
+        raise UserError(
+            f"--run-dir {run_dir} would be ignored: it is the folder of a training run; add "
+            "training to --methods"
+        )
     if reward_model is not None:
         from ttrl.reward_models import check_reward_model
 
@@ -162,11 +202,38 @@ def _methods(given: str, reward_model: str | None, run_dir: Path | None) -> list
     return list(dict.fromkeys(names))
 
 
+def _refuse_unused(
+    names: list[str], width: int | None, read_factor: float | None, update_factor: float | None
+) -> None:
+    """Raise a UserError for an option that no method looks at, or a number that is none."""
+    for option, value, users in (
+        ("--width", width, SEARCHING),
+        ("--read-factor", read_factor, JUDGED),
+        ("--update-factor", update_factor, ("training",)),
+    ):
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            raise UserError(f"{option} {value}: expected a finite number")
+        if not set(users) & set(names):
+            raise UserError(
+                f"{option} {value:g} would be ignored: add {' or '.join(users)} to --methods"
+            )
+
+
+def _budgets(given: list[float]) -> list[float]:
+    """Return the budgets, sorted."""
+    for budget in given:
+        if not 0 < budget < math.inf:
+            raise UserError(f"--budget {budget:g}: expected a number of tokens above 0")
+    return sorted(set(given))
+
+
 def _counts(names: list[str], counts: list[int], width: int) -> list[int]:
     """Return the numbers of answers, sorted."""
     if min(counts) < 1:
         raise UserError(f"--n {min(counts)}: expected 1 or more")
-    searches = [name for name in names if name in ("beam", "dvts")]
+    searches = [name for name in names if name in SEARCHING]
     if searches and not any(n % width == 0 for n in counts):
         raise UserError(
             f"--n {', '.join(map(str, counts))}: {searches[0]} needs a multiple of --width "
@@ -192,10 +259,13 @@ def _measure(
     from ttrl.reward_models import make_reward_model
     from ttrl.rollout.pool import make_pool
     from ttrl.scaling import METHODS, Measuring
+    from ttrl.scaling.training import refuse_few, refuse_other_run
     from ttrl.system.rng import make_repeatable
 
     make_repeatable(settings.threads, settings.seed)
     display = Display(console)
+    if run_dir is not None:
+        refuse_other_run(settings, run_dir)
     model = None if reward_model is None else make_reward_model(reward_model, settings)
     sampled = settings
     if model is not None and model.step not in settings.rollout.stop:
@@ -205,7 +275,19 @@ def _measure(
         sampled = settings.model_copy(update={"rollout": rollout})
     points: list[Point] = []
     with Grader(settings.answers) as grader:
-        evaluation = load_evaluation(settings, grader, display)
+        # Votes and searches are of answers to the question alone, whatever workflow trains.
+        evaluation = replace(load_evaluation(settings, grader, display), conversation=None)
+        if "training" in names:
+            refuse_few(settings, len(evaluation.asked.questions))
+        display.note(
+            f"{settings.model.path} on {len(evaluation.asked.key.answers)} questions of "
+            f"{settings.data.train}, up to {counts[-1]} answers to each: {', '.join(names)}"
+        )
+        if left := [n for n in counts if n % width] if set(SEARCHING) & set(names) else []:
+            display.note(
+                f"{' and '.join(SEARCHING)} leave out n = {', '.join(map(str, left))}: no multiple "
+                f"of --width {width}"
+            )
         pool = make_pool(sampled, load_tokenizer(settings.model))
         try:
             on = Measuring(

@@ -42,16 +42,21 @@ def serve(
 ) -> None:
     """Answer questions over HTTP by votes, and learn from them; the same command goes on."""
     from ttrl.answers import Grader
+    from ttrl.report.run_record import is_run
     from ttrl.rewards.scorer import GroupScorer
-    from ttrl.run.resume import changed_settings, refuse_none
+    from ttrl.run.resume import changed_settings
     from ttrl.run.run_folder import RunFolder
 
     settings = load_settings(recipe, model=model, overrides=[*SERVED, *(overrides or [])])
     # Refuses an estimator, extractor or option that is unknown.
     GroupScorer(settings, Grader(settings.answers))
     folder = RunFolder(run_dir or Path("runs") / settings.name)
-    if resume := folder.path.exists():
-        refuse_none(folder)
+    if resume := os.path.lexists(folder.path):
+        if not is_run(folder.path):
+            raise UserError(
+                f"--run-dir {folder.path} exists and holds no run (no config.toml): name the "
+                "folder of an earlier server to go on with, or a new one"
+            )
         changed_settings(folder, settings)
     try:
         from ttrl.serve.service import Service

@@ -122,6 +122,7 @@ def read_samples(
         groups = [group for groups in steps.values() for group in groups]
     else:
         groups = read_groups(path)
+        _refuse_twice(path, groups)
     recorded = {g.question: g for g in groups if g.data in (None, evaluation.name)}
     asked = [q for q in evaluation.asked.questions if q.id in evaluation.asked.key.answers]
     for question in asked:
@@ -143,7 +144,41 @@ def read_samples(
             f"{path} has no answers to {len(asked) - len(found)} of the {len(asked)} questions of "
             f"{evaluation.name}: they are left out"
         )
+    _refuse_unlike(path, found)
     return found
+
+
+def _refuse_twice(path: Path, groups: Sequence[RecordedGroup]) -> None:
+    """Raise a UserError for a file that answers a question twice: which line counts?"""
+    seen: set[tuple[str | None, str]] = set()
+    for number, group in enumerate(groups, start=1):
+        if (group.data, group.question) in seen:
+            raise UserError(
+                f"--from-samples {path}, line {number}: question {group.question!r} is there "
+                "twice; expected one line for each question. Take one of them out, or name the "
+                "run's folder, of which each question's last answers count"
+            )
+        seen.add((group.data, group.question))
+
+
+def _refuse_unlike(path: Path, groups: Sequence[RecordedGroup]) -> None:
+    """Raise a UserError unless every question has answers, and of the same kinds."""
+    if empty := [g.question for g in groups if not g.alone]:
+        raise UserError(
+            f"--from-samples {path}: nobody has answered question {empty[0]!r} by itself; expected "
+            "one answer at least. Take its line out"
+        )
+    for kind, has in (
+        ("a greedy answer", [g.greedy is not None for g in groups]),
+        ("answers of agents in turns", [any(a.turn for a in g.answers) for g in groups]),
+    ):
+        if len(set(has)) > 1:
+            one, other = groups[has.index(True)].question, groups[has.index(False)].question
+            raise UserError(
+                f"--from-samples {path}: question {one!r} has {kind}, and {other!r} has not; "
+                "expected it of all questions, or of none: sample them together, or take what is "
+                "too much out of the file"
+            )
 
 
 def with_tokens(

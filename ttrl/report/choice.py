@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import pvariance
 from typing import Literal
 
 from ttrl.report.run_record import RunRecord
+from ttrl.settings import Settings
 from ttrl.types import UserError
 
 By = Literal["half", "variance"]
@@ -66,3 +68,25 @@ def chosen(questions: Sequence[Visited], by: By, count: int) -> list[Visited]:
             f"expected are {count} or more{more}"
         )
     return sorted(questions, key=lambda question: question.distance(by))[:count]
+
+
+def settings_for(questions: Sequence[Visited], run: Settings) -> list[str]:
+    """Return what to set, of a run's settings, to train on some of its questions alone.
+
+    A step asks no question twice. So where there are too few for one, each gets more answers.
+
+    Example: one question, of a run of 16 in a step with 64 votes, gets 1024 votes.
+    """
+    found = [f"data.ids={json.dumps([question.id for question in questions])}"]
+    rollout, policy, count = run.rollout, run.policy, len(questions)
+    if count < rollout.questions_per_step:
+        times = rollout.questions_per_step // count
+        trained = times * policy.trained_samples
+        found += [
+            f"rollout.questions_per_step={count}",
+            f"rollout.votes={times * rollout.votes}",
+            f"policy.trained_samples={trained}",
+        ]
+        if policy.sequences_per_update > count * trained:
+            found.append(f"policy.sequences_per_update={count * trained}")
+    return found

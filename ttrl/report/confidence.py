@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +68,14 @@ class Confidence:
         Raises:
             ValueError, KeyError, TypeError: if it is not that.
         """
-        tokens: Sequence[float] = [float(value) for value in said["tokens"]]
+        likeliest = said["likeliest"]
+        if not (length and type(likeliest) is int and likeliest > 0):
+            raise ValueError(
+                f"confidence of {length} tokens, over {likeliest!r} likeliest: expected one or "
+                "more of both"
+            )
+        tokens = array("f", map(float, said["tokens"]))  # float32: what is too large is no more
         certainty = float(said["certainty"])
         if len(tokens) != length or not all(map(math.isfinite, (*tokens, certainty))):
             raise ValueError(f"confidence: expected {length} finite numbers, one for each token")
-        return cls(int(said["likeliest"]), array("f", tokens), certainty)
+        return cls(likeliest, tokens, certainty)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -75,12 +75,15 @@ class Display:
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Bar]:
-        """Show one bar, gone at the end of this context."""
-        task = self._progress.add_task(title, total=total, note="")
-        try:
-            yield Bar(self._progress, task)
-        finally:
-            self._progress.remove_task(task)
+        """Show one bar, gone at the end of this context; also where nothing is trained."""
+        progress = self._progress
+        alone = not progress.disable and not progress.live.is_started
+        with progress if alone else nullcontext():
+            task = progress.add_task(title, total=total, note="")
+            try:
+                yield Bar(progress, task)
+            finally:
+                progress.remove_task(task)
 
     def header(
         self, settings: Settings, steps: int | None, sizes: Mapping[str, int], device: str

@@ -8,6 +8,7 @@ latter has what choosing among the answers needs of them (`ttrl.report.confidenc
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,11 +122,12 @@ def read_groups(path: Path) -> list[RecordedGroup]:
         UserError: if it cannot be read, or a line is not one of ours.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # No other end of a line is one of JSON's: U+2028 may stand in a text.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read answers from {path}: {error}") from error
     groups = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
         try:
             groups.append(_group(json.loads(line)))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -238,14 +240,17 @@ def _repeated(answer: RecordedAnswer) -> dict[str, Any]:
 def _group(line: Mapping[str, Any]) -> RecordedGroup:
     judged: dict[str, Any] = {}
     if "label" in line:
-        judged = {"judged": True, "label": line["label"], "majority_ratio": line["majority_ratio"]}
-        judged |= {"tied": bool(line.get("tied")), "undecided": int(line.get("undecided", 0))}
+        ratio = _number(line["majority_ratio"])
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"majority_ratio: expected a share from 0 to 1, got {ratio!r}")
+        judged = {"judged": True, "label": _text_or_none(line["label"]), "majority_ratio": ratio}
+        judged |= {"tied": bool(line.get("tied")), "undecided": _count(line.get("undecided", 0))}
     return RecordedGroup(
         question=_text(line["question"]),
         prompt=_text(line["prompt"]),
-        answers=tuple(map(_read, line["completions"])),
+        answers=tuple(map(_read, _list(line["completions"]))),
         greedy=_read(line["greedy"]) if "greedy" in line else None,
-        data=line.get("data"),
+        data=_text_or_none(line.get("data")),
         **judged,
     )
 
@@ -253,17 +258,15 @@ def _group(line: Mapping[str, Any]) -> RecordedGroup:
 def _read(said: Mapping[str, Any]) -> RecordedAnswer:
     return RecordedAnswer(
         text=_text(said["text"]),
-        tokens=int(said["tokens"]),
+        tokens=_count(said["tokens"]),
         truncated=FinishReason(said["finish_reason"]) is FinishReason.LENGTH,
-        answer=said.get("answer"),
-        reward=said.get("reward"),
+        answer=_text_or_none(said.get("answer")),
+        reward=None if said.get("reward") is None else _number(said["reward"]),
         votes=bool(said.get("votes", True)),
-        verdict=said.get("verdict"),
-        surprisal=float(said["surprisal"]) if "surprisal" in said else None,
+        verdict=None if said.get("verdict") is None else bool(said["verdict"]),
+        surprisal=_number(said["surprisal"]) if "surprisal" in said else None,
         confidence=(
-            Confidence.of_json(said["confidence"], int(said["tokens"]))
-            if "confidence" in said
-            else None
+            Confidence.of_json(said["confidence"], said["tokens"]) if "confidence" in said else None
         ),
         turn=_turn(said) if "turn" in said else None,
     )
@@ -274,13 +277,13 @@ def _turn(said: Mapping[str, Any]) -> Turn:
     if "asked" in said:
         asked = Question(_text(said["asked"]), _text(said["prompt"]), ())
     return Turn(
-        int(said["turn"]),
-        int(said["agent"]),
-        int(said["trajectory"]),
+        _count(said["turn"]),
+        _count(said["agent"]),
+        _count(said["trajectory"]),
         _text(said["role"]),
         asked,
-        int(said.get("cut", 0)),
-        int(said["policy"]) if "policy" in said else None,
+        _count(said.get("cut", 0)),
+        _count(said["policy"]) if "policy" in said else None,
     )
 
 
@@ -288,3 +291,25 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected text, got {value!r}")
     return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"completions: expected a list, got {value!r}")
+    return value
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:  # true is an int, too
+        raise ValueError(f"expected a whole number from 0 on, got {value!r}")
+    return value
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise ValueError(f"expected a finite number, got {value!r}")
+    return float(value)  # type: ignore[arg-type]

@@ -49,6 +49,15 @@ def check_reward_model(name: str) -> None:
     kind, _, path = name.partition(":")
     if name in SHIPPED or (kind in READINGS and path) or is_plugin(name):
         return
+    if kind in READINGS:
+        raise UserError(
+            f"reward model {name!r} does not say where it is: expected {kind}:PATH, a folder or a "
+            "hub name"
+        )
+    if kind in SHIPPED:
+        raise UserError(f"reward model {name!r} comes with ttrl: expected {kind!r} alone")
+    if name.endswith(".py"):
+        raise UserError(f"reward model {name!r} names no function: expected {name}:FUNCTION")
     hint = did_you_mean(kind, [*READINGS, *SHIPPED])
     raise UserError(f"reward model {name!r} is unknown{hint}: expected {EXPECTED}")
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import linear, relu
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from ttrl.reward_models.folder import Folder
+from ttrl.reward_models.folder import WRAP, Folder
 from ttrl.reward_models.reading import Marked, Reading, token_at
 from ttrl.settings import Settings
 from ttrl.types import UserError
@@ -67,7 +67,13 @@ class QwenPrm(Hidden):
         ]
         text = self._tokenizer.apply_chat_template(messages, tokenize=False)
         ids = self._tokenizer.encode(str(text), add_special_tokens=False)
-        return Marked(tuple(ids), tuple(i for i, token in enumerate(ids) if token == self.mark_id))
+        places = tuple(i for i, token in enumerate(ids) if token == self.mark_id)
+        if len(places) != len(steps):
+            raise UserError(
+                f"the chat template of reward model {self._name!r} shows {len(places)} of "
+                f"{len(steps)} marks {mark}: expected one that repeats the assistant's turn; {WRAP}"
+            )
+        return Marked(tuple(ids), places)
 
     def values(self, output_RH: torch.Tensor) -> torch.Tensor:
         """Compute softmax(W2 relu(W1 h + b1) + b2)[1]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from ttrl.settings import Settings
@@ -33,10 +32,11 @@ class OwnFunction:
     def _checked(self, prompt: str, solution: str) -> tuple[float, ...]:
         with errors_as_user_error(self._name, "reward model"):
             said = self._function(prompt, solution)
-            every = tuple(map(float, [said] if isinstance(said, int | float) else said))
-        if not every or not all(math.isfinite(x) and 0 <= x <= 1 for x in every):
+            found = said.tolist() if hasattr(said, "tolist") else said  # NumPy's and torch's
+        every = tuple(found) if isinstance(found, list | tuple) else (found,)
+        if not every or not all(isinstance(x, int | float) and 0 <= x <= 1 for x in every):
             raise UserError(
                 f"reward model = {self._name!r} returned {str(said)[:200]!r}: expected a number "
-                "from 0 to 1, or a sequence of them, one per step"
+                "from 0 to 1, or a list of them, one per step"
             )
-        return every
+        return tuple(map(float, every))

@@ -110,5 +110,11 @@ class Reading(ABC):
 
 
 def token_at(offsets: Sequence[tuple[int, int]], place: int) -> int:
-    """Return the index of the last token that holds some of the character at ``place``."""
-    return max(i for i, (begin, end) in enumerate(offsets) if begin <= place < end)
+    """Return the index of the last token that holds some of the character at ``place``.
+
+    Of a character that the tokenizer drops, as some do with what is not to be seen: that of the
+    nearest one before it.
+    """
+    holds = [i for i, (begin, end) in enumerate(offsets) if begin <= place < end]
+    before = [i for i, (begin, end) in enumerate(offsets) if begin < end <= place]
+    return max(holds or before, default=0)

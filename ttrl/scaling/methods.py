@@ -151,7 +151,8 @@ def searching(kind: str) -> Callable[[Measuring], Iterator[Point]]:
                 reduce=settings.reward_model.reduce,
             )
             begun = time.perf_counter()
-            found = search(kind, on.pool, on.reward_model, on.asked, params)
+            with on.display.bar(f"searching: {kind}, n = {n}", 1):
+                found = search(kind, on.pool, on.reward_model, on.asked, params)
             took = time.perf_counter() - begun
             yield Point(
                 kind,

@@ -9,12 +9,15 @@ from pathlib import Path
 from ttrl.api import train
 from ttrl.report.display import Display
 from ttrl.report.run_record import RunRecord, is_run, read_run
+from ttrl.run.run_folder import RunFolder
 from ttrl.scaling.points import Point
 from ttrl.settings import Settings
 from ttrl.types import UserError
 
 MEASURED = 6
 """How often accuracy is measured while a run goes on, if the settings do not say."""
+SHOWN = 3
+"""Settings in a message."""
 
 
 def trained_points(settings: Settings, folder: Path, display: Display) -> Iterator[Point]:
@@ -24,18 +27,40 @@ def trained_points(settings: Settings, folder: Path, display: Display) -> Iterat
     training took is shared by its questions; then each is answered once ("training"), or as often
     as ``evaluation.samples`` says, with a vote ("training, majority").
     """
-    run = settings_of_run(settings)
-    if is_run(folder):
-        record = read_run(folder)
-        if record.settings != run or record.state != "finished":
-            raise UserError(
-                f"--run-dir {folder} holds a run that is {record.state}, or of other settings: "
-                "name another folder, or finish it with ttrl train --resume"
-            )
-    else:
-        train(run, run_dir=folder, console=display.console)
-        record = read_run(folder)
-    yield from points_of(record)
+    if not is_run(folder):
+        train(settings_of_run(settings), run_dir=folder, console=display.console)
+    yield from points_of(read_run(folder))
+
+
+def refuse_other_run(settings: Settings, folder: Path) -> None:
+    """Raise a UserError for a folder that can neither be read nor trained into."""
+    if not is_run(folder):
+        RunFolder(folder).refuse_existing()
+        return
+    record, wanted = read_run(folder), settings_of_run(settings)
+    if record.settings != wanted:
+        before, now = (set(s.to_toml().splitlines()) for s in (record.settings, wanted))
+        had, expected = (", ".join(sorted(s)[:SHOWN]) for s in (before - now, now - before))
+        raise UserError(
+            f"--run-dir {folder} holds a run of other settings ({had}; expected {expected}): name "
+            "another folder"
+        )
+    if record.state != "finished":
+        raise UserError(
+            f"--run-dir {folder} holds a run that is {record.state}: expected a finished one, or "
+            "no folder. Name another folder, or remove it; if checkpoint.every was set, finish it "
+            f"first with ttrl train --resume {folder}"
+        )
+
+
+def refuse_few(settings: Settings, questions: int) -> None:
+    """Raise a UserError if a step of the run would ask more questions than there are."""
+    if questions < settings.rollout.questions_per_step:
+        raise UserError(
+            f"--methods training: rollout.questions_per_step = "
+            f"{settings.rollout.questions_per_step}, but {settings.data.train} has {questions} "
+            "questions; lower it"
+        )
 
 
 def settings_of_run(settings: Settings) -> Settings:

@@ -35,6 +35,8 @@ class Selecting:
     rules: Sequence[Rule]
     reward_model: str | None = None
     """Its name; None: no rule reads rewards."""
+    model: RewardModel | None = None
+    """The model of that name, once it is loaded."""
 
     @property
     def reads(self) -> set[str]:
@@ -55,6 +57,17 @@ class Selecting:
     def of_tokens(self) -> bool:
         """Whether a rule reads what was known of each token when it was sampled."""
         return bool(self.reads - {"reward"})
+
+    def loaded(self, settings: Settings, display: Display) -> Selecting:
+        """Return the same with its reward model: it is loaded before hours of sampling.
+
+        Raises:
+            UserError: if it cannot be.
+        """
+        if self.reward_model is None:
+            return self
+        display.note(f"reward model: {self.reward_model}")
+        return replace(self, model=make_reward_model(self.reward_model, settings))
 
     def noting(self, evaluation: Evaluation) -> Evaluation:
         """Let an evaluation that samples note the likeliest tokens, if a rule needs them.
@@ -106,19 +119,24 @@ class Selecting:
         settings, key = evaluation.settings, evaluation.asked.key
         questions = {q.id: q for q in evaluation.asked.questions}
         groups = [replace(group, answers=group.alone) for group in groups]
+        _refuse_no_tokens(groups)
+        if self.reads & {"certainty", "confidence"}:
+            _refuse_different_likeliest(groups)
         candidates = [
             Candidates.of(g, key.answers[g.question], evaluation.extract, evaluation.grader)
             for g in groups
         ]
         notes = []
-        for name, scores_of in self._scorers(settings, questions, display).items():
-            found = map(scores_of, groups)
-            candidates = [c.scored(name, s) for c, s in zip(candidates, found, strict=True)]
+        for name, scores_of in self._scorers(settings, questions).items():
+            with display.bar(f"scoring: {name}", len(groups)) as bar:
+                for i, group in enumerate(groups):
+                    candidates[i] = candidates[i].scored(name, scores_of(group))
+                    bar.advance()
         subsets = Subsets(candidates, settings.selection, settings.seed)
         curves = [
             subsets.curve(rule, numbers)
             if rule.choose is not None
-            else self._reflected(rule, subsets, evaluation, groups, numbers, pool, ranks)
+            else self._reflected(rule, subsets, evaluation, groups, numbers, display, pool, ranks)
             for rule in self.rules
         ]
         if "certainty" in self.reads:
@@ -140,7 +158,7 @@ class Selecting:
         )
 
     def _scorers(
-        self, settings: Settings, questions: Mapping[str, Question], display: Display
+        self, settings: Settings, questions: Mapping[str, Question]
     ) -> dict[str, Callable[[RecordedGroup], Floats]]:
         """Return how each score that a rule reads is computed of a group."""
         found: dict[str, Callable[[RecordedGroup], Floats]] = {}
@@ -149,11 +167,9 @@ class Selecting:
         if "confidence" in self.reads:
             found["confidence"] = partial(confidences, settings=settings)
         if "reward" in self.reads:
-            assert self.reward_model is not None  # see `refuse_without_model`
-            display.note(f"reward model: {self.reward_model}")
-            model = make_reward_model(self.reward_model, settings)
+            assert self.model is not None  # see `refuse_without_model` and `loaded`
             how = settings.reward_model.reduce
-            found["reward"] = partial(rewards, model=model, questions=questions, how=how)
+            found["reward"] = partial(rewards, model=self.model, questions=questions, how=how)
         return found
 
     def _reflected(
@@ -163,6 +179,7 @@ class Selecting:
         evaluation: Evaluation,
         groups: Sequence[RecordedGroup],
         numbers: Sequence[int],
+        display: Display,
         pool: RolloutPool | None,
         ranks: Ranks,
     ) -> Curve:
@@ -180,10 +197,12 @@ class Selecting:
         )
         questions = {q.id: q for q in evaluation.asked.questions}
         points = []
-        for n in numbers:
-            right_Q, replies_Q = reflecting.chosen(questions, groups, evaluation.asked.key, n)
-            own_Q = np.array([c.tokens_N[:n].sum() for c in subsets.candidates])
-            points.append(subsets.point(right_Q, n, own_Q + replies_Q))
+        with display.bar(f"choosing: {rule.name}", len(numbers)) as bar:
+            for n in numbers:
+                right_Q, replies_Q = reflecting.chosen(questions, groups, evaluation.asked.key, n)
+                own_Q = np.array([c.tokens_N[:n].sum() for c in subsets.candidates])
+                points.append(subsets.point(right_Q, n, own_Q + replies_Q))
+                bar.advance()
         return Curve(rule.name, tuple(points))
 
     def _stops(
@@ -255,9 +274,27 @@ def _known(answer: RecordedAnswer) -> Confidence:
     return answer.confidence
 
 
+def _refuse_no_tokens(groups: Sequence[RecordedGroup]) -> None:
+    if not any(answer.tokens for group in groups for answer in group.answers):
+        raise UserError(
+            "no answer has a token, so no two rules can be compared at equal tokens: expected the "
+            "length of each answer in its field tokens"
+        )
+
+
+def _refuse_different_likeliest(groups: Sequence[RecordedGroup]) -> None:
+    """Raise a UserError if confidences are of different numbers of tokens: they do not compare."""
+    noted = sorted({_known(answer).likeliest for group in groups for answer in group.answers})
+    if len(noted) > 1:
+        raise UserError(
+            f"the answers' confidences are of the {noted[0]} likeliest tokens of each place and of "
+            f"the {noted[-1]}, which do not compare: sample all with one selection.top_logprobs"
+        )
+
+
 def _what_is_certain(groups: Sequence[RecordedGroup], settings: Settings) -> str:
     """Say whether the certainty is that of its paper."""
-    noted = min(_known(answer).likeliest for group in groups for answer in group.answers)
+    noted = _known(groups[0].answers[0]).likeliest
     vocabulary = load_outline(settings.model).config.get_text_config().vocab_size
     if noted >= vocabulary:
         return f"Certainty is of all {vocabulary} tokens at each place: self-certainty itself."

@@ -107,6 +107,8 @@ class AgentSettings(Section):
     @classmethod
     def _has_known_places(cls, template: str, info: ValidationInfo) -> str:
         known = PLACES[str(info.field_name)]
+        if info.field_name == "shown_as" and "answer" not in places_of(template):
+            raise ValueError("shows no {answer}: an agent would see nothing of what was said")
         if unknown := sorted(set(places_of(template)) - known):
             raise ValueError(
                 f"shows {{{unknown[0]}}}: expected {', '.join(f'{{{p}}}' for p in sorted(known))}; "

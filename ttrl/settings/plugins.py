@@ -31,6 +31,8 @@ def load_plugin(name: str, setting: str) -> Any:
         UserError: if there is no such file or name in it, or the file fails to run.
     """
     path, _, attribute = name.rpartition(":")
+    if not attribute:
+        raise UserError(f"{setting} = {name!r} names nothing in {path}: expected {path}:NAME")
     if not Path(path).is_file():
         raise UserError(f"{setting} = {name!r}: no file at {path}")
     spec = importlib.util.spec_from_file_location(f"ttrl_user_{Path(path).stem}", path)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pydantic
 
-from ttrl.settings import Section, Settings
+from ttrl.settings import PolicySettings, RolloutSettings, Section, Settings
 from ttrl.settings.errors import did_you_mean, readable_errors
 from ttrl.settings.foreign import theirs
 from ttrl.types import UserError
@@ -61,9 +61,7 @@ def load_settings(
         tables = _merge(_merge(tables, revision), part)
         name = f"{name}-{part_name}"
     if data is not None:
-        tables = _merge(tables, {"data": {"train": data, "source": "list"}})
-        tables.pop("stream", None)
-        tables.pop("posed", None)
+        tables = _given_questions(_merge(tables, {"data": {"train": data}}))
     tables.setdefault("name", name)
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
@@ -188,6 +186,25 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             value = _merge(below, value)
         merged[key] = value
     return merged
+
+
+def _given_questions(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe for questions that are all there, whatever it was made for."""
+    found = {key: value for key, value in tables.items() if key not in ("stream", "posed")}
+    posed = found["data"].get("source") == "self_posed"
+    found = _merge(found, {"data": {"source": "list"}})
+    if not posed:
+        return found
+    reward, policy, rollout = (
+        dict(found.get(name, {})) for name in ("reward", "policy", "rollout")
+    )
+    if reward.get("labels") == "checker":  # of the form of posed questions
+        del reward["labels"]
+    per_step = rollout.get("questions_per_step", RolloutSettings().questions_per_step)
+    trained = per_step * policy.get("trained_samples", PolicySettings().trained_samples)
+    if policy.get("sequences_per_update", 0) > trained:  # proposals were among them
+        policy["sequences_per_update"] = trained
+    return {**found, "reward": reward, "policy": policy}
 
 
 def _apply_override(tables: Mapping[str, Any], override: str) -> dict[str, Any]:

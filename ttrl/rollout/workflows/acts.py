@@ -45,6 +45,11 @@ def checked(plan: Plan, name: str) -> tuple[tuple[Act, ...], ...]:
     Raises:
         UserError: if no conversation can be held by it.
     """
+    if not _is_plan(plan):
+        raise UserError(
+            f"rollout.workflow = {name!r}: expected turns() to return a list of turns, each a list "
+            f"of Act, got {str(plan)[:200]!r}"
+        )
     turns = tuple(map(tuple, plan))
     if not turns or not all(turns):
         raise UserError(f"rollout.workflow = {name!r} has a turn without an agent, or no turn")
@@ -54,7 +59,38 @@ def checked(plan: Plan, name: str) -> tuple[tuple[Act, ...], ...]:
     return turns
 
 
+def _is_plan(plan: object) -> bool:
+    return isinstance(plan, list | tuple) and all(
+        isinstance(acts, list | tuple) and all(isinstance(act, Act) for act in acts)
+        for acts in plan
+    )
+
+
+def _refuse_wrong_fields(act: Act, where: str) -> None:
+    """Raise a UserError for fields that are not of their types: a user's own class made them."""
+    role, others = act.role, act.others
+    if not isinstance(role, str) or not role or role in (QUESTION, ANSWERS) or set(role) & {*"{}"}:
+        raise UserError(
+            f"{where}: its role is what templates show as {{ROLE}}: expected a text without "
+            f"braces, and neither {QUESTION!r} nor {ANSWERS!r}"
+        )
+    if act.template is not None and not isinstance(act.template, str):
+        raise UserError(f"{where}: its template is {act.template!r}: expected a text, or None")
+    if others is not None and (type(others) is not int or others < 0):
+        raise UserError(f"{where}: others = {others!r}: expected a number from 0 on, or None")
+    seen = act.sees
+    if not isinstance(seen, list | tuple) or not all(
+        isinstance(p, list | tuple) and [type(n) for n in p] == [int, int] for p in seen
+    ):
+        raise UserError(
+            f"{where} sees {seen!r}: expected a list of (turn, agent), for example [(0, 0)]"
+        )
+    if len({*map(tuple, seen)}) < len(seen):
+        raise UserError(f"{where} sees an answer twice: {seen!r}; expected each once")
+
+
 def _refuse_wrong(act: Act, t: int, turns: tuple[tuple[Act, ...], ...], where: str) -> None:
+    _refuse_wrong_fields(act, where)
     for turn, agent in act.sees:
         if not (0 <= turn < t and 0 <= agent < len(turns[turn])):
             raise UserError(

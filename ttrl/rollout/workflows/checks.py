@@ -73,6 +73,13 @@ def refuse_other_groups(
     groups: Sequence[CompletionGroup], questions: Sequence[Question], name: str
 ) -> None:
     """Raise a UserError unless there is one group per question, in the same order."""
+    if not isinstance(groups, list | tuple) or not all(
+        isinstance(group, CompletionGroup) for group in groups
+    ):
+        raise UserError(
+            f"rollout.workflow = {name!r} returned {str(groups)[:200]!r}: expected a list of "
+            "CompletionGroup, one for each question"
+        )
     found, wanted = ([x.id for x in y] for y in ((g.question for g in groups), questions))
     if found != wanted:
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ttrl.rollout.workflows.base import Ask, OnGroup, Workflow
+from ttrl.rollout.workflows.conversation import Conversation
 from ttrl.settings import Settings
 from ttrl.settings.plugins import errors_as_user_error, load_plugin
 from ttrl.types import CompletionGroup, Question, UserError
@@ -21,6 +22,11 @@ class OwnWorkflow:
             self.workflow: Workflow = made(settings)
         if not callable(getattr(self.workflow, "run", None)):
             raise UserError(f"rollout.workflow = {name!r} makes an object that has no method run")
+        if isinstance(self.workflow, Conversation) and not hasattr(self.workflow, "plan"):
+            raise UserError(
+                f"rollout.workflow = {name!r} is a Conversation without a plan: its __init__ has "
+                "to call super().__init__(settings)"
+            )
 
     def run(
         self, ask: Ask, questions: Sequence[Question], step: int, on_group: OnGroup
