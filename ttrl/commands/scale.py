@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from ttrl.scaling import Point
 
-SHIPPED = ("majority", "best-of-n", "weighted", "beam", "dvts", "training")
+TALKS = ("debate", "mixture", "chain")
+"""Those in which agents read each other's answers."""
+SHIPPED = ("majority", "best-of-n", "weighted", "beam", "dvts", *TALKS, "training")
 """The names of `ttrl.scaling.METHODS`, for help and mistakes before anything heavy is loaded."""
 JUDGED = SHIPPED[1:5]
 """Those that ask a reward model."""
@@ -75,7 +78,10 @@ def scale(
     reward_model: RewardModelName = None,
     width: Annotated[int, typer.Option(min=1, help="beam, dvts: how often a path goes on.")] = 4,
     read_factor: Annotated[
-        float, typer.Option(min=0, help="Sampled tokens that a token of a reward model counts as.")
+        float,
+        typer.Option(
+            min=0, help="Sampled tokens that one read by a reward model or an agent counts as."
+        ),
     ] = 1.0,
     update_factor: Annotated[
         float, typer.Option(min=0, help="Sampled tokens that a trained token counts as.")
@@ -90,7 +96,7 @@ def scale(
     output: JsonFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Measure accuracy against tokens: votes, a reward model's choice, search, or training."""
+    """Measure accuracy against tokens: votes, a reward model's choice, search, agents, training."""
     refuse_output(output)
     refuse_output(plot, "--plot")
     names = _methods(methods, reward_model, run_dir)
@@ -99,6 +105,7 @@ def scale(
         raise UserError(f"--plot {plot}: expected a file that ends with .svg or .html")
     asked = (*(overrides or []), f"evaluation.samples={ns[-1]}", "evaluation.greedy=false")
     settings = load_settings(recipe, model=model, data=data, overrides=asked)
+    _refuse_uneven(settings, names, ns)
     if launched():
         raise UserError("ttrl scale works in one process: start it without torchrun or deepspeed")
     refuse_unseen_gpus()
@@ -175,6 +182,14 @@ def _counts(names: list[str], counts: list[int], width: int) -> list[int]:
     return sorted(set(counts))
 
 
+def _refuse_uneven(settings: Settings, names: list[str], counts: list[int]) -> None:
+    if talks := [name for name in names if name in TALKS]:
+        from ttrl.scaling.conversations import refuse_uneven
+
+        for name in talks:
+            refuse_uneven(settings, name, counts)
+
+
 def _measure(
     settings: Settings,
     names: list[str],
@@ -205,7 +220,8 @@ def _measure(
         sampled = settings.model_copy(update={"rollout": rollout})
     points: list[Point] = []
     with Grader(settings.answers) as grader:
-        evaluation = load_evaluation(settings, grader, display)
+        # Of answers in turns, each method has its own: the shared ones are to the question alone.
+        evaluation = replace(load_evaluation(settings, grader, display), conversation=None)
         pool = make_pool(sampled, load_tokenizer(settings.model))
         try:
             on = Measuring(

@@ -1,0 +1,57 @@
+"""Keep the runs of several seeds in one JSON file, each as soon as it is there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from machine import describe
+
+Record = dict[str, Any]
+"""``what`` was run, the machine, and ``runs``: name -> seed -> what came of it."""
+
+
+def kept(out: Path, what: Mapping[str, Any]) -> Record:
+    """Return what ``out`` has, or an empty record; of other settings, it ends the program."""
+    record: Record = json.loads(out.read_text()) if out.exists() else {**what, "runs": {}}
+    if any(record[key] != value for key, value in what.items()):
+        raise SystemExit(f"{out}: made with other settings: remove it first")
+    return record
+
+
+def complete(
+    record: Record,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    run: Callable[[str, int], Mapping[str, Any]],
+) -> None:
+    """Make the runs that the record lacks, seed by seed, and write each at once."""
+    for seed in seeds:
+        for name in names:
+            runs = record["runs"].setdefault(name, {})
+            if str(seed) not in runs:
+                runs[str(seed)] = run(name, seed)
+                record["machine"] = describe()
+                out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
+
+
+def ttrl(*words: str) -> Any:
+    """Run a command of ttrl's that writes ``--json``, in a folder of its own, and return that."""
+    with tempfile.TemporaryDirectory() as place:
+        found = Path(place) / "found.json"
+        command = [sys.executable, "-m", "ttrl.cli", *words, "--json", str(found)]
+        subprocess.run(command, cwd=place, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(found.read_text(encoding="utf-8"))
+
+
+def spread(found: Sequence[float]) -> str:
+    """Write a mean with the lowest and the highest value."""
+    return f"{fmean(found):.1f} ({min(found):.1f} to {max(found):.1f})"
