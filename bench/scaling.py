@@ -84,7 +84,8 @@ def run(model: str, seed: int, steps: int | None) -> dict[str, Any]:
     answered += ["--reward-model", REWARD_MODEL]
     trained = ["--recipe", "tiny-arithmetic", "--methods", ",".join(TRAINED), "--run-dir", "run"]
     trained += [] if steps is None else ["--set", f"max_steps={steps}"]
-    found = [ttrl("scale", *common, *words) for words in (answered, trained)]
+    with tempfile.TemporaryDirectory() as place:
+        found = [ttrl(place, "scale", *common, *words) for words in (answered, trained)]
     return {
         "points": [
             {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -43,13 +42,12 @@ def complete(
                 print(f"{name}, seed {seed}: done", file=sys.stderr, flush=True)
 
 
-def ttrl(*words: str) -> Any:
-    """Run a command of ttrl's that writes ``--json``, in a folder of its own, and return that."""
-    with tempfile.TemporaryDirectory() as place:
-        found = Path(place) / "found.json"
-        command = [sys.executable, "-m", "ttrl.cli", *words, "--json", str(found)]
-        subprocess.run(command, cwd=place, check=True, stdout=subprocess.DEVNULL)
-        return json.loads(found.read_text(encoding="utf-8"))
+def ttrl(folder: str, *words: str) -> Any:
+    """Run a command of ttrl's that writes ``--json``, in a folder, and return that."""
+    found = Path(folder) / "found.json"
+    command = [sys.executable, "-m", "ttrl.cli", *words, "--json", str(found)]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(found.read_text(encoding="utf-8"))
 
 
 def spread(found: Sequence[float]) -> str:

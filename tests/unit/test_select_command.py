@@ -14,7 +14,7 @@ from ttrl.report.results import load_results
 from ttrl.report.rollouts import RecordedAnswer, RecordedGroup, sampled_line
 from ttrl.reward_models import Reduction
 from ttrl.rollout.engines.recorded import tokens_of
-from ttrl.selection.selecting import rewards
+from ttrl.selection.scores import rewards
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError
 from ttrl.types.top_logprobs import TopLogprobs
 
