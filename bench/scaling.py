@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/scaling.py           all that is missing; tables of docs/search.md
     .venv/bin/python bench/scaling.py --show    run nothing
-    .venv/bin/python bench/scaling.py --show --draw docs/images/scaling.svg
+    .venv/bin/python bench/scaling.py --show --write    and write page and plot
 
 `ttrl scale` on the embedded task, with the model that ships and with one that has learned to read
 solutions before a question (`bench/reader.py`), as agents do. Each run has one thread, and is kept
@@ -20,15 +20,18 @@ from typing import Any
 
 import reader
 from machine import ROOT
-from seeds import Record, complete, kept, spread, ttrl
+from seeds import Record, complete, kept, marked, spread, ttrl, write_into
 
+from ttrl.commands.scale import JUDGED
 from ttrl.report.scaling_plot import Curve, scaling_svg
 from ttrl.report.tables import TextTable
 from ttrl.scaling import Factors, Point
 from ttrl.scaling.points import budgets_of
 from ttrl.scaling.report import budgets_table, cost_note
 
+NAME = "bench/scaling.py"
 RESULTS = ROOT / "bench" / "results" / "scaling.json"
+PAGE, PLOT = ROOT / "docs" / "search.md", ROOT / "docs" / "images" / "scaling.svg"
 DATA, REWARD_MODEL, NUMBERS = "arithmetic:train", "tiny-prm", (1, 4, 8, 16, 64)
 MODELS = ("tiny-base", "reader")
 ANSWERED = ("majority", "best-of-n", "weighted", "beam", "dvts", "debate", "mixture")
@@ -49,7 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of training, instead of the recipe's")
     parser.add_argument("--reader", type=Path, help="what bench/reader.py has made; else: made")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--draw", type=Path, metavar="FILE.svg", help="draw the curves")
+    parser.add_argument("--write", action="store_true", help="write the page's tables and plot")
     parser.add_argument("--show", action="store_true", help="run nothing")
     arguments = parser.parse_args()
     what = {"data": DATA, "reward_model": REWARD_MODEL, "numbers": list(NUMBERS)}
@@ -69,11 +72,11 @@ def main() -> None:
                 arguments.out,
                 lambda model, seed: run(paths[model], seed, arguments.steps),
             )
-    for model in record["runs"]:
-        for table in tables(record, model):
-            print(table.markdown(), end="\n\n")
-    if arguments.draw is not None:
-        arguments.draw.write_text(drawn(record), encoding="utf-8")
+    every = [table for model in record["runs"] for table in tables(record, model)]
+    print(marked(NAME, every))
+    if arguments.write:
+        write_into(PAGE, NAME, every)
+        PLOT.write_text(drawn(record), encoding="utf-8")
 
 
 def run(model: str, seed: int, steps: int | None) -> dict[str, Any]:
@@ -115,15 +118,17 @@ def points_of(record: Record, model: str) -> list[Point]:
 
 
 def tables(record: Record, model: str) -> list[TextTable]:
-    """Make the tables of a model: its points, and what is best within a budget."""
+    """Make the tables of a model: its points, and what is best, also where nobody scores."""
     points = points_of(record, model)
     head = ("method", "n", "accuracy %", *FIELDS, "tokens")
     rows = [_row(p) for p in points if not p.method.startswith("training") or p.n in STEPS]
     budgets = budgets_of(points, FACTORS)
+    alone = [point for point in points if point.method not in JUDGED]
     seeds = len(record["runs"][model])
     return [
         TextTable(f"{model}, {seeds} seeds", head, tuple(rows), (f"{cost_note(FACTORS)}.",)),
         budgets_table(points, budgets, FACTORS, f"{model}: best within a budget"),
+        budgets_table(alone, budgets, FACTORS, f"{model}: best without a reward model"),
     ]
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from machine import describe
 
+from ttrl.report.tables import TextTable
+
 Record = dict[str, Any]
 """``what`` was run, the machine, and ``runs``: name -> seed -> what came of it."""
 
@@ -47,7 +49,25 @@ def ttrl(folder: str, *words: str) -> Any:
     found = Path(folder) / "found.json"
     command = [sys.executable, "-m", "ttrl.cli", *words, "--json", str(found)]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return json.loads(found.read_text(encoding="utf-8"))
+    said = json.loads(found.read_text(encoding="utf-8"))
+    found.unlink()  # ttrl writes over nothing
+    return said
+
+
+def marked(name: str, tables: Sequence[TextTable]) -> str:
+    """Return tables as they stand in a page, between the marks of a script."""
+    shown = "\n\n".join(table.markdown().strip() for table in tables)
+    return f"<!-- tables of {name} -->\n\n{shown}\n\n<!-- end of {name} -->"
+
+
+def write_into(page: Path, name: str, tables: Sequence[TextTable]) -> None:
+    """Replace a script's tables in a page."""
+    text = page.read_text(encoding="utf-8")
+    before, begun, rest = text.partition(f"<!-- tables of {name} -->")
+    _, ended, after = rest.partition(f"<!-- end of {name} -->")
+    if not (begun and ended):
+        raise SystemExit(f"{page}: expected the marks <!-- tables of {name} --> and its end")
+    page.write_text(before + marked(name, tables) + after, encoding="utf-8")
 
 
 def spread(found: Sequence[float]) -> str:

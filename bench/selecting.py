@@ -2,6 +2,7 @@
 
     .venv/bin/python bench/selecting.py           all that is missing; tables of docs/selecting.md
     .venv/bin/python bench/selecting.py --show    run nothing
+    .venv/bin/python bench/selecting.py --show --write    and write them there
 
 `ttrl eval --select` on the embedded task, with all answers, where stopping early is replayed in
 random orders; and with ``--stop-early``, which does not sample the rest. Each seed has one thread,
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from machine import ROOT
-from seeds import Record, complete, kept, spread, ttrl
+from seeds import Record, complete, kept, marked, spread, ttrl, write_into
 
 from ttrl.report.tables import TextTable
 
 RESULTS = ROOT / "bench" / "results" / "selecting.json"
+PAGE = ROOT / "docs" / "selecting.md"
+CHOSEN, STOPPED = "bench/selecting.py: rules", "bench/selecting.py: stops"
+"""The tables' marks in the page."""
 MODEL, DATA, SAMPLES, WINDOW = "tiny-base", "arithmetic:held_out", 64, 8
 RULES = ("majority", "weighted", "best-of-n", "borda", "self-certainty", "deepconf")
 NUMBERS = (1, 4, 16, 64)
@@ -44,13 +48,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--show", action="store_true", help="run nothing")
+    parser.add_argument("--write", action="store_true", help="write the page's tables")
     arguments = parser.parse_args()
     what = {"data": DATA, "samples": SAMPLES, "window": WINDOW, "rules": list(RULES)}
     record = kept(arguments.out, {**what, "strict": STRICT})
     if not arguments.show:
         complete(record, [MODEL], arguments.seeds, arguments.out, run)
-    for table in (rules_table(record), stops_table(record)):
-        print(table.markdown(), end="\n\n")
+    for name, table in ((CHOSEN, rules_table(record)), (STOPPED, stops_table(record))):
+        print(marked(name, [table]))
+        if arguments.write:
+            write_into(PAGE, name, [table])
 
 
 def run(model: str, seed: int) -> dict[str, Any]:

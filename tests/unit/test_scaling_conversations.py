@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from ttrl.evaluation.measuring import load_evaluation
 from ttrl.evaluation.outcomes import read_tokens
 from ttrl.models.pretrained import load_tokenizer
 from ttrl.report.display import Display
+from ttrl.report.results import EvaluationResult, QuestionScores
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.scaling import METHODS, Measuring
 from ttrl.scaling.conversations import SHAPES, refuse_uneven, settings_of, shape
+from ttrl.scaling.training import points_of
 from ttrl.settings import Settings
 from ttrl.settings.agent_rules import calls
 from ttrl.settings.recipe import load_settings
@@ -158,3 +161,23 @@ def test_only_later_turns_have_read() -> None:
     turns = [None, Turn(0, 0, 0, "a")]
     turns += [Turn(1, a, 0, "a", Question("q/1", "", tuple(range(3 + a)))) for a in (0, 1)]
     assert read_tokens([said("7", turn) for turn in turns]) == 7
+
+
+def test_a_run_in_a_workflow_has_read_as_well() -> None:
+    """Two questions: 100 + 60 tokens sampled, 40 read, 30 trained; an answer has 5."""
+    scores = {"pass@1": 0.5, "maj@2": 1.0, "response_tokens": 5.0}
+    asked = tuple(QuestionScores(id, scores) for id in "ab")
+    lines = [
+        {"step": 1, "rollout/tokens": 100, "agents/read_tokens": 40, "policy/tokens": 30},
+        {"step": 2, "rollout/tokens": 60},
+        {"step": 3, "rollout/tokens": 999},
+    ]
+    record = SimpleNamespace(
+        settings=load_settings("tiny-agents", overrides=["evaluation.samples=2"]),
+        steps=[{**line, "time/rollout_s": 1.0, "time/update_s": 2.0} for line in lines],
+        evaluations=lambda: [EvaluationResult("m", "train", {}, asked, step=2)],
+    )
+    once, voted = points_of(record)  # type: ignore[arg-type]
+    assert (once.method, once.n, once.scores) == ("training", 2, (0.5, 0.5))
+    assert (once.sampled, once.read, once.trained, once.seconds) == (80 + 5, 20, 15, 3)
+    assert (voted.sampled, voted.read) == (80 + 10, 20)

@@ -224,7 +224,9 @@ class VllmEngine:
         from vllm import SamplingParams as VllmParams
         from vllm.sampling_params import RequestOutputKind
 
-        watched = params.floor is not None
+        kind = RequestOutputKind.FINAL_ONLY
+        if params.floor is not None:
+            kind = RequestOutputKind.CUMULATIVE
         # vLLM gives sample i the seed + i, so it is the same in whatever round it is asked for.
         seed = int(generator(*params.stream, question.id).integers(2**62)) + params.first
         return VllmParams(
@@ -242,7 +244,7 @@ class VllmEngine:
             stop=list(params.stop),
             include_stop_str_in_output=True,
             detokenize=bool(params.stop),
-            output_kind=RequestOutputKind["CUMULATIVE" if watched else "FINAL_ONLY"],
+            output_kind=kind,
         )
 
     def _completions(
