@@ -20,12 +20,12 @@ from typing import Any
 
 import reader
 from machine import ROOT
-from seeds import Record, complete, kept, marked, spread, ttrl, write_into
+from seeds import Record, complete, counted, kept, marked, spread, ttrl, write_into
 
 from ttrl.commands.scale import JUDGED
 from ttrl.report.scaling_plot import Curve, scaling_svg
 from ttrl.report.tables import TextTable
-from ttrl.scaling import Factors, Point
+from ttrl.scaling import Factors, Point, best_within
 from ttrl.scaling.points import budgets_of
 from ttrl.scaling.report import budgets_table, cost_note
 
@@ -122,14 +122,22 @@ def tables(record: Record, model: str) -> list[TextTable]:
     points = points_of(record, model)
     head = ("method", "n", "accuracy %", *FIELDS, "tokens")
     rows = [_row(p) for p in points if not p.method.startswith("training") or p.n in STEPS]
-    budgets = budgets_of(points, FACTORS)
     alone = [point for point in points if point.method not in JUDGED]
-    seeds = len(record["runs"][model])
     return [
-        TextTable(f"{model}, {seeds} seeds", head, tuple(rows), (f"{cost_note(FACTORS)}.",)),
-        budgets_table(points, budgets, FACTORS, f"{model}: best within a budget"),
-        budgets_table(alone, budgets, FACTORS, f"{model}: best without a reward model"),
+        TextTable(
+            f"{model}, {counted(record, model)}", head, tuple(rows), (f"{cost_note(FACTORS)}.",)
+        ),
+        budgets_table(points, telling(points), FACTORS, f"{model}: best within a budget"),
+        budgets_table(alone, telling(alone), FACTORS, f"{model}: best without a reward model"),
     ]
+
+
+def telling(points: Sequence[Point]) -> list[float]:
+    """Return the budgets with which something else is best or next than with half of them."""
+    found: dict[tuple[Point, ...], float] = {}
+    for budget in budgets_of(points, FACTORS):
+        found.setdefault(tuple(best_within(points, budget, FACTORS)[:2]), budget)
+    return list(found.values())
 
 
 def _row(point: Point) -> tuple[str, ...]:

@@ -70,6 +70,14 @@ def write_into(page: Path, name: str, tables: Sequence[TextTable]) -> None:
     page.write_text(before + marked(name, tables) + after, encoding="utf-8")
 
 
+def counted(record: Record, name: str) -> str:
+    """Say of how many seeds the runs of this name are."""
+    count = len(record["runs"][name])
+    return f"{count} seed{'s' if count != 1 else ''}"
+
+
 def spread(found: Sequence[float]) -> str:
-    """Write a mean with the lowest and the highest value."""
+    """Write a mean, with the lowest and the highest value where there are several."""
+    if len(found) == 1:
+        return f"{found[0]:.1f}"
     return f"{fmean(found):.1f} ({min(found):.1f} to {max(found):.1f})"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import ROOT
-from seeds import Record, complete, kept, marked, spread, ttrl, write_into
+from seeds import Record, complete, counted, kept, marked, spread, ttrl, write_into
 
 from ttrl.report.tables import TextTable
 
@@ -122,7 +122,9 @@ def rules_table(record: Record) -> TextTable:
         )
         for rule in RULES
     ]
-    title = f"{MODEL} on {DATA}, {len(seeds)} seeds: right, in %, of so many answers"
+    every = spread([100 * seed["right_by_all_tokens"] for seed in seeds])
+    rows.insert(RULES.index("self-certainty") + 1, ("of all tokens", "", "", "", every))
+    title = f"{MODEL} on {DATA}, {counted(record, MODEL)}: right, in %, of so many answers"
     return TextTable(title, ("", *map(str, NUMBERS)), tuple(rows))
 
 
@@ -138,7 +140,7 @@ def stops_table(record: Record) -> TextTable:
     """
     seeds = seeds_of(record)
     rows = [(name, kind, *_cells(seeds, kind, name)) for name in STOPS for kind in KINDS]
-    title = f"{MODEL} on {DATA}, {len(seeds)} seeds, {SAMPLES} answers at most"
+    title = f"{MODEL} on {DATA}, {counted(record, MODEL)}, {SAMPLES} answers at most"
     return TextTable(
         title, ("", "", "right, in %", "answers begun", "tokens saved, %"), tuple(rows)
     )

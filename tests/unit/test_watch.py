@@ -62,6 +62,11 @@ class Said:
     finish_reason: str | None
 
 
+def test_a_floor_needs_the_likeliest_tokens() -> None:
+    with pytest.raises(ValueError, match="floor needs top_logprobs"):
+        SamplingParams(2, 1.0, 8, floor=ConfidenceFloor(2, {}))
+
+
 class Scripted:
     """vLLM as far as it is asked here: a token of each request in each step, from a script."""
 

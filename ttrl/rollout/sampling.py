@@ -54,6 +54,11 @@ class SamplingParams:
     floor: ConfidenceFloor | None = None
     """Break off answers that are less confident; needs ``top_logprobs``. None: none is."""
 
+    def __post_init__(self) -> None:
+        """Raise a ValueError for a floor without what confidence is computed from."""
+        if self.floor is not None and not self.noted:
+            raise ValueError("floor needs top_logprobs: the confidence of a token is that of them")
+
     @property
     def noted(self) -> int:
         """How many of the likeliest tokens an engine notes: with ``top_k`` all that are left."""
