@@ -155,6 +155,7 @@ class SamplingParams:
 
 
 class RequestOutputKind:
+    CUMULATIVE = 0
     FINAL_ONLY = 2
 
 

@@ -96,7 +96,7 @@ def test_run_folder(small: Path) -> None:
         ),
         (
             ["rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=2"],
-            {"agents/reward/turn=1", "agents/cut_share", "label/outcome_accuracy"},
+            {"agents/reward/turn=1", "agents/read_tokens", "label/outcome_accuracy"},
         ),
         (
             [

@@ -1,57 +1,86 @@
-"""What docs/search.md and docs/reward_models.md say in figures is in bench/results/scaling.json."""
+"""docs/search.md: tables, plot and words are in the JSON of `bench/scaling.py`."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from ttrl.report.scaling_plot import scaling_svg
-from ttrl.scaling import Factors, Point
-from ttrl.scaling import report as reported
+from ttrl.scaling import Factors, Point, best_within
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
-SAVED: dict[str, Any] = json.loads(
+RECORD: dict[str, Any] = json.loads(
     (ROOT / "bench" / "results" / "scaling.json").read_text(encoding="utf-8")
 )
-FACTORS = Factors(**SAVED["factors"])
-FIELDS = ("method", "n", "sampled", "read", "trained", "seconds")
-POINTS = [
-    Point(scores=tuple(p["scores"]), **{name: p[name] for name in FIELDS}) for p in SAVED["points"]
-]
-BUDGETS = [float(budget) for budget in SAVED["budgets"]]
-TITLE = f"{SAVED['model']} on {SAVED['data']}"
+FACTORS = Factors()
 
 
-def accuracy(method: str, n: int) -> float:
-    (found,) = [p for p in POINTS if (p.method, p.n) == (method, n)]
-    return round(100 * found.accuracy.value, 1)
+@pytest.fixture(scope="module")
+def bench() -> Iterator[ModuleType]:
+    """`bench/scaling.py`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "bench"))
+        import scaling
+
+        yield scaling
+    for name in ("scaling", "seeds", "reader", "machine"):
+        sys.modules.pop(name, None)
 
 
-def cost(method: str, n: int) -> float:
-    (found,) = [p for p in POINTS if (p.method, p.n) == (method, n)]
-    return found.cost(FACTORS)
+@pytest.fixture(scope="module")
+def points(bench: ModuleType) -> dict[str, dict[tuple[str, int], Point]]:
+    """By model, method and n."""
+    return {
+        model: {(p.method, p.n): p for p in bench.points_of(RECORD, model)}
+        for model in RECORD["runs"]
+    }
 
 
-def test_the_tables_are_those_of_the_json() -> None:
-    points = reported.points_table(POINTS, FACTORS, TITLE).markdown()
-    budgets = reported.budgets_table(POINTS, BUDGETS, FACTORS, "Best within a budget").markdown()
-    assert points in PAGE
-    assert budgets in PAGE
+Points = dict[str, dict[tuple[str, int], Point]]
 
 
-def test_the_plot_is_drawn_from_the_json() -> None:
-    drawn = scaling_svg(reported.curves_of(POINTS, FACTORS), TITLE, reported.cost_note(FACTORS))
-    assert (ROOT / "docs" / "images" / "scaling.svg").read_text(encoding="utf-8") == drawn
+def accuracy(point: Point) -> float:
+    return 100 * point.accuracy.value
 
 
-def test_accuracies_are_those_of_their_scores() -> None:
-    for point, saved in zip(POINTS, SAVED["points"], strict=True):
-        assert saved["accuracy"]["value"] == pytest.approx(point.accuracy.value)
-        assert saved["cost"] == pytest.approx(point.cost(FACTORS))
+def test_the_tables_are_those_of_the_json(bench: ModuleType) -> None:
+    every = [table for model in RECORD["runs"] for table in bench.tables(RECORD, model)]
+    assert bench.marked(bench.NAME, every) in PAGE
+
+
+def test_the_plot_is_drawn_from_the_json(bench: ModuleType) -> None:
+    assert bench.PLOT.read_text(encoding="utf-8") == bench.drawn(RECORD)
+
+
+def test_both_models_have_the_same_seeds_and_methods(bench: ModuleType, points: Points) -> None:
+    assert set(RECORD["runs"]) == set(bench.MODELS)
+    seeds = [set(runs) for runs in RECORD["runs"].values()]
+    assert seeds[0] == seeds[1]
+    assert set(points["reader"]) == set(points["tiny-base"])
+    assert len(next(iter(points["reader"].values())).scores) == len(seeds[0])
+
+
+def test_a_row_has_the_mean_of_the_seeds_and_their_bounds(bench: ModuleType) -> None:
+    runs = {
+        str(seed): {
+            "points": [
+                {"method": "majority", "n": 4, "accuracy": right, "sampled": sampled}
+                | {"read": 0.0, "trained": 0.0}
+            ]
+        }
+        for seed, (right, sampled) in enumerate([(0.5, 100.0), (0.75, 104.0)])
+    }
+    record = {"runs": {"m": runs}}
+    (row,) = bench.tables(record, "m")[0].rows
+    assert row == ("majority", "4", "62.5 (50.0 to 75.0)", "102", "", "", "102")
+    (curve,) = bench.curves_of(bench.points_of(record, "m"))
+    assert curve.points == ((102.0, 0.625, 0.5, 0.75),)
 
 
 def test_the_figures_of_tiny_prm_are_those_of_its_card() -> None:
@@ -62,23 +91,32 @@ def test_the_figures_of_tiny_prm_are_those_of_its_card() -> None:
     assert "4,096 answers" in card and "4,096 answers" in page
 
 
-def test_what_is_said_in_words_is_in_the_points() -> None:
-    said = " ".join(PAGE.partition("What they say:")[2].split())
+def test_what_is_said_in_words_is_in_the_points(points: Points) -> None:
+    """See the list below the tables."""
+    for found in points.values():
+        judged = found["beam", 4], found["dvts", 8]
+        assert min(map(accuracy, judged)) > 95 > accuracy(found["best-of-n", 8])
+        assert max(p.cost(FACTORS) for p in (found["beam", 4], found["dvts", 8])) < 500
+        assert accuracy(found["beam", 64]) - accuracy(found["beam", 4]) < 3
+        assert found["training, majority", 7].cost(FACTORS) < 8000
+        assert f"{found['majority', 1].cost(FACTORS):.0f}" == "38"
+        assert f"{found['best-of-n', 8].cost(FACTORS):.0f}" == "611"
+        assert accuracy(found["training, majority", 7]) > accuracy(found["majority", 64])
+        without = [
+            best_within(some, 4096, FACTORS)[0].method
+            for some in [[p for (m, _), p in found.items() if m in ALONE]]
+        ]
+        assert without == ["majority"]
+    reader, shipped = points["reader"], points["tiny-base"]
+    assert max(accuracy(shipped[m, n]) for m in AGENTS for n in (4, 8, 16, 64)) == 0
+    for n in (4, 8, 16, 64):
+        for method in AGENTS:
+            assert accuracy(reader[method, n]) < accuracy(reader["majority", n])
+            more = reader[method, n].cost(FACTORS) / reader["majority", n].cost(FACTORS)
+            assert 1.8 < more < 2.5
+    for method in AGENTS:
+        assert accuracy(reader[method, 8]) < accuracy(reader[method, 4])
 
-    def both(method: str, n: int) -> str:
-        return f"{accuracy(method, n)} % for {cost(method, n):,.0f}"
 
-    for sentence in (
-        f"`beam` has {both('beam', 4)} tokens and `dvts` {both('dvts', 8)}",
-        f"`best-of-n` has {both('best-of-n', 8)}",
-        f"needs {cost('best-of-n', 64):,.0f} for {accuracy('best-of-n', 64)} %",
-        f"`beam` has {accuracy('beam', 4)} % with 4 and with 64",
-        f"voting has {both('majority', 64)} tokens",
-        f"Training has {accuracy('training, majority', 7)} % with a vote after 7 steps, for "
-        f"{cost('training, majority', 7):,.0f}",
-        f"have {accuracy('training', 56)} % after 56 steps, for {cost('training', 56):,.0f}",
-        f"in {cost('training', 0):,.0f} tokens",
-    ):
-        assert sentence in said
-    assert accuracy("beam", 64) == accuracy("beam", 4)
-    assert max(accuracy("majority", n) for n in (1, 4, 8, 16, 64)) < 99.2
+AGENTS = ("debate 2x2", "mixture 3+1")
+ALONE = ("majority", *AGENTS, "training", "training, majority")

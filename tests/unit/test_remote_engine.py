@@ -16,10 +16,13 @@ import torch
 from processes import open_files, processes_of
 from tiny_models import STOPS, TOKENIZER, engine_settings, tiny_model, tiny_questions
 
+from ttrl.report.rollouts import RecordedAnswer
 from ttrl.rollout.engines import remote_engine
 from ttrl.rollout.engines.remote_engine import RemoteEngine, _environment, _visible_gpus
 from ttrl.rollout.pool import RolloutPool, make_pool
-from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.sampling import ConfidenceFloor, SamplingParams
+from ttrl.selection.scores import tokens_of
+from ttrl.selection.stopping import Watched
 from ttrl.settings import ModelSettings
 from ttrl.types import Completion, FinishReason, UserError
 
@@ -103,7 +106,10 @@ def test_before_any_push_they_are_at_the_weights_of_the_model(started: Pools) ->
 def test_one_engine_samples_the_same_bits_as_one_in_this_process(pools: Pools) -> None:
     assert isinstance(pools[1]._engine, RemoteEngine)
     expected = completions(pools[0])
-    assert {c.finish_reason for group in expected for c in group} == set(FinishReason)
+    assert {c.finish_reason for group in expected for c in group} == {
+        FinishReason.STOP,
+        FinishReason.LENGTH,
+    }
     assert completions(pools[1]) == expected
     params = replace(PARAMS, stream=(0, "exam"), top_p=0.8, first=3)
     assert completions(pools[1], params) == completions(pools[0], params) != expected
@@ -111,6 +117,27 @@ def test_one_engine_samples_the_same_bits_as_one_in_this_process(pools: Pools) -
     noted = completions(pools[1], params)
     assert noted == completions(pools[0], params)
     assert all(c.top_logprobs is not None for group in noted for c in group)
+
+
+def test_what_is_broken_off_is_the_same_in_processes(pools: Pools) -> None:
+    """At half of the lowest groups of four tokens."""
+    noted = replace(PARAMS, top_logprobs=3)
+    whole = pools[0].sample(QUESTIONS, noted)
+    lowest = [
+        [Watched(tokens_of(RecordedAnswer.of(c)), 4).lowest for c in g.completions] for g in whole
+    ]
+    least = {q.id: sorted(of)[3] - 0.01 for q, of in zip(QUESTIONS, lowest, strict=True)}
+    params = replace(noted, floor=ConfidenceFloor(4, least))
+    found = [
+        [
+            [(c.token_ids, c.finish_reason) for c in g.completions]
+            for g in pool.sample(QUESTIONS, params)
+        ]
+        for pool in pools.values()
+    ]
+    assert found[0] == found[1] == found[2]
+    reasons = [reason for of in found[0] for _, reason in of]
+    assert reasons.count(FinishReason.UNSURE) >= len(QUESTIONS)
 
 
 def test_two_engines_sample_the_same_apart_from_rounding(pools: Pools) -> None:

@@ -12,11 +12,12 @@ import pytest
 from command_line import call
 
 from ttrl.answers import default_grader
-from ttrl.commands.scale import JUDGED, SHIPPED
+from ttrl.commands.scale import JUDGED, SHIPPED, TALKS
 from ttrl.report.scaling_plot import Curve, scaling_page, scaling_svg
 from ttrl.report.tables import TextTable
 from ttrl.scaling import METHODS, Factors, Point, best_within
 from ttrl.scaling.choices import best_of, weighted, weighted_vote
+from ttrl.scaling.conversations import SHAPES
 from ttrl.scaling.points import budgets_of
 
 SCORES = [0.9, 0.2, 0.7, 0.7, 0.1]
@@ -66,7 +67,8 @@ def test_what_is_best_within_a_budget() -> None:
 
 def test_the_command_knows_the_methods() -> None:
     assert tuple(METHODS) == SHIPPED
-    assert set(JUDGED) == set(SHIPPED) - {"majority", "training"}
+    assert set(JUDGED) == set(SHIPPED) - {"majority", "training", *TALKS}
+    assert tuple(SHAPES) == TALKS
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,7 @@ def test_the_command_knows_the_methods() -> None:
         (("--methods", "training"), "add --run-dir FOLDER"),
         (("--methods", "beam", "--reward-model", "tiny-pmr"), "(did you mean 'tiny-prm'?)"),
         (("--methods", "dvts", "--reward-model", "tiny-prm", "--n", "6"), "multiple of --width 4"),
+        (("--methods", "chain", "--n", "4"), "a chain 3x1 has 3 answers in all turns"),
         (("--n", "0"), "--n 0: expected 1 or more"),
         (("--plot", "x.png"), "expected a file that ends with .svg or .html"),
         (("--plot", "x.svg", "--json", "x.svg"), "--json and --plot both name x.svg"),
@@ -109,7 +112,8 @@ def test_all_methods_on_a_few_questions(
     data = tmp_path / "q.jsonl"
     data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     words = ["--methods", ",".join(SHIPPED), "--reward-model", "tiny-prm"]
-    words += ["--recipe", "tiny-arithmetic", "--n", "1", "--n", "4", "--budget", "1000"]
+    words += ["--recipe", "tiny-arithmetic", "--budget", "1000"]
+    words += ["--n", "1", "--n", "4", "--n", "12"]
     words += ["--set", "rollout.questions_per_step=2", "--set", "rollout.votes=4"]
     words += ["--set", "policy.trained_samples=4", "--set", "policy.sequences_per_update=8"]
     words += ["--set", "max_steps=1", "--run-dir", str(tmp_path / "run")]
@@ -119,14 +123,16 @@ def test_all_methods_on_a_few_questions(
     found = json.loads((tmp_path / "s.json").read_text())
     by = {(p["method"], p["n"]): p for p in found["points"]}
     assert set(by) == {
-        *((m, n) for m in ("majority", "best-of-n", "weighted") for n in (1, 4)),
-        *((m, 4) for m in ("beam", "dvts")),
+        *((m, n) for m in ("majority", "best-of-n", "weighted") for n in (1, 4, 12)),
+        *((m, n) for m in ("beam", "dvts", "debate 2x2", "mixture 3+1") for n in (4, 12)),
+        ("chain 3x1", 12),
         *((m, n) for m in ("training", "training, majority") for n in (0, 1)),
     }
     one, four = by["majority", 1], by["majority", 4]
     assert four["sampled"] == pytest.approx(4 * one["sampled"]) and four["read"] == 0
     assert by["best-of-n", 4]["read"] == pytest.approx(four["sampled"])
     assert by["beam", 4]["read"] > 0 and by["dvts", 4]["read"] > 0
+    assert by["debate 2x2", 12]["read"] == pytest.approx(3 * by["debate 2x2", 4]["read"])
     trained = by["training", 1]
     answer = by["training", 0]["sampled"]
     assert trained["sampled"] > 4 * 10 and answer < trained["sampled"]

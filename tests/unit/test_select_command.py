@@ -21,7 +21,8 @@ from ttrl.rollout.engines.vllm_engine import MOST_NOTED
 from ttrl.selection import reflecting
 from ttrl.selection.reflecting import Reflecting
 from ttrl.selection.rules import make_rules
-from ttrl.selection.selecting import Selecting, rewards
+from ttrl.selection.scores import rewards
+from ttrl.selection.selecting import Selecting
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError

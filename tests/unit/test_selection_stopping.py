@@ -9,7 +9,7 @@ import pytest
 from test_selection_rules import candidates
 
 from ttrl.selection.candidates import NONE, Candidates
-from ttrl.selection.stopping import Watched, stopped_by_confidence, stopped_by_vote
+from ttrl.selection.stopping import SAME, Watched, stopped_by_confidence, stopped_by_vote
 from ttrl.settings import SelectionSettings
 
 
@@ -111,11 +111,12 @@ def test_answers_that_nothing_is_read_from_do_not_vote() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("window", [1, 3, 50])
-def test_the_replay_is_what_a_sampler_would_do(seed: int, window: int) -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_the_replay_is_what_a_sampler_would_do(seed: int, window: int, at_once: int) -> None:
     rng = np.random.default_rng(seed)
     said = [("7", "8", None)[i] for i in rng.integers(0, 3, 12)]
     traces = [rng.random(rng.integers(1, 9)).round(2).tolist() for _ in said]
-    chosen = settings(window=window, warm_up=4, warm_up_keep=0.7, consensus=0.8)
+    chosen = settings(window=window, warm_up=4, warm_up_keep=0.7, consensus=0.8, at_once=at_once)
     found = candidates(said)
     found = Candidates(**{**vars(found), "tokens_N": np.array([float(len(t)) for t in traces])})
     found = found.scored("confidence", np.array([float(np.mean(t)) for t in traces]))
@@ -136,13 +137,13 @@ def sampled(
         return min(sums)
 
     warm = [lowest(traces[i]) for i in order[: s.warm_up]]
-    threshold = np.percentile(warm, 100 * (1 - s.warm_up_keep)) - 1e-12
+    threshold = np.percentile(warm, 100 * (1 - s.warm_up_keep)) - SAME
     votes: dict[int, float] = {}
     tokens = 0
     for number, i in enumerate(order):
         total = sum(votes.values())
         agree = total > 0 and max(votes.values()) >= s.consensus * total - 1e-9
-        if number >= s.warm_up and agree:
+        if number >= s.warm_up and (number - s.warm_up) % s.at_once == 0 and agree:
             break
         went_on = True
         for length in range(1, len(traces[i]) + 1):

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pushes import (
     PARAMS,
@@ -33,10 +34,13 @@ from ttrl import cli
 from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
 from ttrl.models.pretrained import TINY_BASE, load_tokenizer
+from ttrl.report.rollouts import RecordedAnswer
 from ttrl.rollout.ends import has_ended
 from ttrl.rollout.engines import vllm_contract
 from ttrl.rollout.pool import RolloutPool, make_pool
-from ttrl.rollout.sampling import SamplingParams, sampling_logprobs
+from ttrl.rollout.sampling import ConfidenceFloor, SamplingParams, sampling_logprobs
+from ttrl.selection.scores import tokens_of
+from ttrl.selection.stopping import Watched
 from ttrl.types import CompletionGroup, Question
 from ttrl.types.top_logprobs import TopLogprobs
 
@@ -51,6 +55,8 @@ FILTERS: dict[str, dict[str, Any]] = {
 }
 
 STOPS = ("=", "+1")
+WINDOW = 6
+"""Tokens of a group, in answers whose confidence is watched."""
 
 
 def main(output: str) -> None:
@@ -88,6 +94,7 @@ def samples(pool: RolloutPool, policy: LocalModel, questions: list[Question]) ->
     facts["other_stream"] = tokens(pool.sample(questions, replace(PARAMS, stream=(1,))))
     parts = [pool.sample(questions, replace(PARAMS, n=4, first=i))[0] for i in (0, 4)]
     facts["in_parts"] = [list(c.token_ids) for part in parts for c in part.completions]
+    facts |= watched(pool, questions)
     short = replace(PARAMS, max_new_tokens=5)
     facts["short"] = [describe(g) for g in pool.sample(questions, short)]
     for name, filters in FILTERS.items():
@@ -109,6 +116,27 @@ def samples(pool: RolloutPool, policy: LocalModel, questions: list[Question]) ->
     order.close()  # the others are given up
     facts["after_giving_up"] = tokens(pool.sample(questions, PARAMS)) == tokens(groups)
     return facts
+
+
+def watched(pool: RolloutPool, questions: list[Question]) -> Facts:
+    """Answers that are broken off at a low confidence, and where whole ones say that they are."""
+    noted = replace(PARAMS, top_logprobs=4)
+    whole = pool.sample(questions, noted)
+    traces = {
+        g.question.id: [Watched(tokens_of(RecordedAnswer.of(c)), WINDOW) for c in g.completions]
+        for g in whole
+    }
+    # Between the lowest groups of two answers, and at none: rounding decides nothing.
+    least = {id: float(np.sort([t.lowest for t in of])[3:5].mean()) for id, of in traces.items()}
+    found = pool.sample(questions, replace(noted, floor=ConfidenceFloor(WINDOW, least)))
+    return {
+        "watched": [describe(g) for g in found],
+        "watched_whole": [describe(g) for g in whole],
+        "watched_until": [
+            [trace.tokens_until(least[g.question.id]) for trace in traces[g.question.id]]
+            for g in whole
+        ],
+    }
 
 
 def refused(folder: Path) -> Facts:

@@ -69,6 +69,21 @@ def test_completions_end_as_with_the_other_engine(facts: Any) -> None:
             assert cut[0] == long[0][:5]
 
 
+def test_answers_are_broken_off_where_their_confidence_is_low(facts: Any) -> None:
+    """Each is the beginning of the whole one, up to the first group below the threshold."""
+    reasons = []
+    for found, whole, until in zip(
+        facts["watched"], facts["watched_whole"], facts["watched_until"], strict=True
+    ):
+        for (tokens, _, _, reason), (longer, *_, end), length in zip(
+            found, whole, until, strict=True
+        ):
+            assert tokens == longer[:length]
+            assert reason == ("unsure" if length < len(longer) else end)
+            reasons.append(reason)
+    assert reasons.count("unsure") >= 3
+
+
 def test_a_stop_string_ends_a_completion_with_the_token_that_completes_it(facts: Any) -> None:
     """As far as that the samples are those without stop strings; see ``facts.py``."""
     ended = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -93,6 +93,14 @@ Select = Annotated[
         "right: majority, weighted, best-of-n, borda, self-certainty, deepconf, reflection.",
     ),
 ]
+StopEarly = Annotated[
+    bool,
+    typer.Option(
+        "--stop-early",
+        help="With --select majority or deepconf alone: sample no further answers than the rule "
+        "needs, and with deepconf break off those of low confidence.",
+    ),
+]
 RewardModelName = Annotated[
     str | None,
     typer.Option(
@@ -112,6 +120,7 @@ def evaluate(
     save_samples: SaveSamples = None,
     select: Select = None,
     reward_model: RewardModelName = None,
+    stop_early: StopEarly = False,
     shown: Annotated[Format, typer.Option("--format", help="How to show it.")] = "console",
     output: JsonFile = None,
     overrides: Overrides = None,
@@ -125,7 +134,10 @@ def evaluate(
             "--ranks samples from one model: measure each by itself with --json FILE.json, then "
             "name these files in their place"
         )
-    selecting = _selecting(select, reward_model, model, ranks)
+    if stop_early:
+        beside = {"--from-samples": from_samples, "--save-samples": save_samples, "--k": k}
+        _refuse_stop_early(select, {**beside, "--against": against, "--also": also})
+    selecting = _selecting(select, reward_model, model, ranks, stop_early=stop_early)
     labels = () if selecting is None else selecting.overrides
     asking = Asking(data, recipe, k, overrides or [], labels)
     for name in (model, *others):
@@ -226,6 +238,11 @@ class Asking:
                 pool = stack.enter_context(measuring.open_pool(every[0], ranks))
             if from_samples is None:
                 assert pool is not None
+                if selecting is not None and selecting.stop_early:
+                    return [
+                        selecting.online(evaluation, pool, display, model)
+                        for evaluation in evaluations
+                    ]
                 sampled = [e.sample(pool, 0, display) for e in evaluations]
             if save_samples is not None and ranks.is_main:
                 measuring.save_samples(save_samples, evaluations, sampled)
@@ -273,11 +290,30 @@ class Asking:
         return tuple(ks)
 
 
+def _refuse_stop_early(select: str | None, beside: Mapping[str, object]) -> None:
+    """Raise a UserError unless one rule that need not see all answers is asked for, and no more."""
+    from ttrl.selection.online import ONLINE
+
+    if (select or "").strip() not in ONLINE:
+        raise UserError(
+            f"--stop-early samples what one rule needs: expected --select {' or '.join(ONLINE)}, "
+            f"got {'no --select' if select is None else f'--select {select}'}; other rules choose "
+            "when all answers are there"
+        )
+    if given := [name for name, value in beside.items() if value]:
+        raise UserError(
+            f"--stop-early does not go with {given[0]}: it measures what is chosen, of answers "
+            f"that are not all there; leave {given[0]} out, or --stop-early"
+        )
+
+
 def _selecting(
     select: str | None,
     reward_model: str | None,
     model: str,
     ranks: int | None,
+    *,
+    stop_early: bool,
 ) -> Selecting | None:
     """Return the rules that were asked for, if what they need is there."""
     if select is None:
@@ -307,7 +343,7 @@ def _selecting(
         check_reward_model(reward_model)
     from ttrl.selection.selecting import Selecting
 
-    return Selecting(rules, reward_model)
+    return Selecting(rules, reward_model, stop_early=stop_early)
 
 
 def _tables(
@@ -316,13 +352,26 @@ def _tables(
     further: Sequence[EvaluationResult],
 ) -> list[TextTable]:
     """Choose what to show: each evaluation or its gain, and where there are many, all in one."""
-    from ttrl.report.evaluation_tables import gains_table, matrix_table, scores_table
+    from ttrl.report.evaluation_tables import (
+        early_table,
+        gains_table,
+        matrix_table,
+        scores_table,
+    )
     from ttrl.report.selection import selection_tables
 
+    if early := [r for r in (*base, *further) if r.stopped_early]:
+        raise UserError(
+            f"the results of {early[0].model} on {early[0].data} are of --stop-early, and have no "
+            "scores to compare: measure it without"
+        )
     if base:
         tables = [gains_table(b, m) for b, m in zip(base, measured, strict=True)]
     else:
-        tables = [scores_table(result) for result in measured]
+        tables = [
+            early_table(result) if result.stopped_early else scores_table(result)
+            for result in measured
+        ]
     for result in measured:
         if result.selection is not None:
             title = f"{result.model} on {result.data}"

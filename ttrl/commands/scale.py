@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from ttrl.scaling import Point
 
-SHIPPED = ("majority", "best-of-n", "weighted", "beam", "dvts", "training")
+TALKS = ("debate", "mixture", "chain")
+"""Those in which agents read each other's answers."""
+SHIPPED = ("majority", "best-of-n", "weighted", "beam", "dvts", *TALKS, "training")
 """The names of `ttrl.scaling.METHODS`, for help and mistakes before anything heavy is loaded."""
 JUDGED = SHIPPED[1:5]
 """Those that ask a reward model."""
@@ -79,7 +81,7 @@ ReadFactor = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="Sampled tokens that a token that the reward model reads counts as.",
+        help="Sampled tokens that one read by a reward model or an agent counts as.",
         show_default="1",
     ),
 ]
@@ -116,7 +118,7 @@ def scale(
     output: JsonFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Measure accuracy against tokens: votes, a reward model's choice, search, or training."""
+    """Measure accuracy against tokens: votes, a reward model's choice, search, agents, training."""
     refuse_outputs({"--json": output, "--plot": plot})
     names = _methods(methods, reward_model, run_dir)
     _refuse_unused(names, width, read_factor, update_factor)
@@ -127,6 +129,7 @@ def scale(
         raise UserError(f"--plot {plot}: expected a file that ends with .svg or .html")
     asked = (*(overrides or []), f"evaluation.samples={ns[-1]}", "evaluation.greedy=false")
     settings = load_settings(recipe, model=model, data=data, overrides=asked)
+    _refuse_uneven(settings, names, ns)
     if launched():
         raise UserError("ttrl scale works in one process: start it without torchrun or deepspeed")
     refuse_unseen_gpus()
@@ -208,7 +211,7 @@ def _refuse_unused(
     """Raise a UserError for an option that no method looks at, or a number that is none."""
     for option, value, users in (
         ("--width", width, SEARCHING),
-        ("--read-factor", read_factor, JUDGED),
+        ("--read-factor", read_factor, (*JUDGED, *TALKS, "training")),
         ("--update-factor", update_factor, ("training",)),
     ):
         if value is None:
@@ -240,6 +243,14 @@ def _counts(names: list[str], counts: list[int], width: int) -> list[int]:
             f"{width}; add --n {4 * width}"
         )
     return sorted(set(counts))
+
+
+def _refuse_uneven(settings: Settings, names: list[str], counts: list[int]) -> None:
+    if talks := [name for name in names if name in TALKS]:
+        from ttrl.scaling.conversations import refuse_uneven
+
+        for name in talks:
+            refuse_uneven(settings, name, counts)
 
 
 def _measure(
@@ -275,7 +286,8 @@ def _measure(
         sampled = settings.model_copy(update={"rollout": rollout})
     points: list[Point] = []
     with Grader(settings.answers) as grader:
-        # Votes and searches are of answers to the question alone, whatever workflow trains.
+        # Of answers in turns, each method has its own: the shared ones are to the question alone,
+        # whatever workflow trains.
         evaluation = replace(load_evaluation(settings, grader, display), conversation=None)
         if "training" in names:
             refuse_few(settings, len(evaluation.asked.questions))

@@ -17,7 +17,7 @@ from ttrl.rollout.sampling import SamplingParams
 from ttrl.rollout.workflows import Conversation
 from ttrl.rollout.workflows.checks import later_prompts
 from ttrl.settings import Settings
-from ttrl.types import CompletionGroup
+from ttrl.types import CompletionGroup, Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Evaluation:
     ) -> list[RecordedGroup]:
         """Sample every question that the key has an answer to; all ranks together."""
         params = self.sampling(step)
-        asked = [q for q in self.asked.questions if q.id in self.asked.key.answers]
+        asked = self.answerable
         if not asked:
             return []
         greedy: dict[str, RecordedGroup] = {}
@@ -126,21 +126,30 @@ class Evaluation:
         scored = score_groups(
             groups, self.asked.key, self.ks, self.extract, self.grader, self.settings
         )
+        return EvaluationResult(
+            model=self.settings.model.path if model is None else model,
+            data=self.name,
+            sampling=self.how if sampling is None else sampling,
+            questions=scored,
+            step=step,
+        )
+
+    @property
+    def answerable(self) -> list[Question]:
+        """The questions that the key has an answer to."""
+        return [q for q in self.asked.questions if q.id in self.asked.key.answers]
+
+    @property
+    def how(self) -> dict[str, float]:
+        """How the answers are sampled, as an `EvaluationResult` says it."""
         evaluation = self.settings.evaluation
-        own = {
+        return {
             "samples": evaluation.samples,
             "temperature": evaluation.temperature,
             "top_p": evaluation.top_p,
             "max_new_tokens": self.settings.rollout.max_new_tokens,
             "seed": self.settings.seed,
         }
-        return EvaluationResult(
-            model=self.settings.model.path if model is None else model,
-            data=self.name,
-            sampling=own if sampling is None else sampling,
-            questions=scored,
-            step=step,
-        )
 
     def sampling(self, step: int) -> SamplingParams:
         """Return how the answers are sampled."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from ttrl.answers import Grader, default_grader, tie_order
-from ttrl.evaluation.outcomes import outcome_metrics, turn_metrics
+from ttrl.evaluation.outcomes import outcome_metrics, read_tokens, turn_metrics
 from ttrl.rewards.extra import shown
 from ttrl.rewards.verdicts import are_right
 from ttrl.rewards.vote import answer_entropy, majority_vote
@@ -72,7 +72,9 @@ def vote_metrics(
         row |= turn_metrics(group, estimate)
         rows.append(row)
     tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
-    return {**_means(rows), "rollout/tokens": float(tokens)}
+    read = sum(read_tokens(group.completions) for group in groups)
+    of_agents = {"agents/read_tokens": float(read)} if read else {}
+    return {**_means(rows), **of_agents, "rollout/tokens": float(tokens)}
 
 
 def _vote_figures(vote: Vote) -> Metrics:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from ttrl.answers import Grader
 from ttrl.rewards.vote import majority_vote
-from ttrl.types import CompletionGroup, Estimate, Turn
+from ttrl.types import Completion, CompletionGroup, Estimate, Turn
 
 Metrics = dict[str, float]
 
@@ -24,6 +24,12 @@ def outcomes(
     return [
         majority_vote(by_turn[max(by_turn)], grader).majority for by_turn in trajectories.values()
     ]
+
+
+def read_tokens(completions: Iterable[Completion]) -> int:
+    """Count the tokens of the prompts of later turns, each of which is read for one answer."""
+    turns = [c.turn for c in completions]
+    return sum(len(t.asked.prompt_ids) for t in turns if t is not None and t.asked is not None)
 
 
 def turn_metrics(group: CompletionGroup, estimate: Estimate) -> Metrics:

@@ -9,12 +9,22 @@ import math
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ttrl.types.top_logprobs import TopLogprobs
 
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
 DIGITS = 4
 """Digits behind the point that are kept, so that what was written is what was computed."""
+
+
+def token_confidences(logprobs_TK: NDArray[float64]) -> NDArray[float64]:
+    """Compute the confidence of T tokens from the log-probs of the likeliest, as it is recorded."""
+    rounded_T: NDArray[float64] = (-logprobs_TK.mean(axis=1)).round(DIGITS)
+    return rounded_T.astype("float32").astype("float64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +63,7 @@ class Confidence:
         confidence_T = -logprobs_TK.mean(axis=1)
         mass_T = np.exp(logprobs_TK).sum(axis=1)
         certainty = float((confidence_T - math.log(likeliest) + np.log(mass_T)).mean())
-        tokens = array("f", confidence_T.round(DIGITS).tolist())
+        tokens = array("f", token_confidences(logprobs_TK).tolist())
         return cls(likeliest, tokens, round(certainty, DIGITS))
 
     def as_json(self) -> dict[str, Any]:

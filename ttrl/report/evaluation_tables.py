@@ -24,12 +24,36 @@ def scores_table(result: EvaluationResult) -> TextTable:
         unit = 1.0 if name == "response_tokens" else 100.0
         levels = [f"{unit * result.mean(name, level).value:.1f}" for level in result.levels]
         rows.append((name.replace("_", " "), with_error(result.mean(name), unit), *levels))
-    columns = [f"level={level} ({len(result.at(level))})" for level in result.levels]
     return TextTable(
         f"{result.model} on {_questions(result)}{_samples(result)}, in %",
-        ("", f"all ({len(result.questions)})", *columns),
+        ("", f"all ({len(result.questions)})", *_at_levels(result)),
         tuple(rows),
         (INTERVAL,),
+    )
+
+
+def early_table(result: EvaluationResult) -> TextTable:
+    """Make the table of an evaluation that stopped early: what was chosen, and what was saved."""
+    answers, tokens, expected = (result.mean(n).value for n in ("answers", "tokens", "expected"))
+    most = int(result.sampling["samples"])
+    rows = []
+    for name, shown, unit in (
+        ("right", "right, in %", 100.0),
+        ("answers", "answers begun", 1.0),
+        ("tokens", "tokens", 1.0),
+    ):
+        levels = [f"{unit * result.mean(name, level).value:.1f}" for level in result.levels]
+        rows.append((shown, with_error(result.mean(name), unit), *levels))
+    return TextTable(
+        f"{result.model} on {_questions(result)}, {result.stopped_early}, stopped early",
+        ("", f"all ({len(result.questions)})", *_at_levels(result)),
+        tuple(rows),
+        (
+            f"{answers:.1f} of {most} answers were begun per question, and "
+            f"{100 * (1 - tokens / expected):.1f} % of the tokens saved: {most} whole ones would "
+            f"have {expected:.0f}, if all are as long as the first.",
+            INTERVAL,
+        ),
     )
 
 
@@ -176,6 +200,10 @@ def with_error(mean: Mean, unit: float = 100.0, *, sign: bool = False) -> str:
     """Write a mean and its interval: "46.4 ± 3.1"."""
     error = "" if mean.half_width is None else f" ± {unit * mean.half_width:.1f}"
     return f"{signed(unit * mean.value) if sign else f'{unit * mean.value:.1f}'}{error}"
+
+
+def _at_levels(result: EvaluationResult) -> list[str]:
+    return [f"level={level} ({len(result.at(level))})" for level in result.levels]
 
 
 def _questions(result: EvaluationResult) -> str:

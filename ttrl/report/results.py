@@ -94,6 +94,9 @@ class EvaluationResult:
     """Training step that it was measured after, 0 for before; None: not in a run."""
     selection: Selection | None = None
     """What rules chose among the answers, see `ttrl.selection`; None: none was asked for."""
+    stopped_early: str | None = None
+    """The rule that sampling stopped early for; then the scores are what it chose and took, see
+    `ttrl.selection.online`."""
 
     @property
     def names(self) -> list[str]:
@@ -151,6 +154,8 @@ class EvaluationResult:
         found = {"means": means, "by_level": by_level, **asdict(self)}
         if self.selection is None:
             del found["selection"]
+        if self.stopped_early is None:
+            del found["stopped_early"]
         return found
 
     @classmethod
@@ -169,6 +174,7 @@ class EvaluationResult:
             ),
             step=saved["step"],
             selection=Selection.of_json(chosen) if (chosen := saved.get("selection")) else None,
+            stopped_early=saved.get("stopped_early"),
         )
 
 

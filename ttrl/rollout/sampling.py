@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,20 @@ from torch.nn.functional import pad
 
 from ttrl.settings import Settings
 from ttrl.types import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceFloor:
+    """The least confidence that answers go on with, as DeepConf stops them (arXiv 2508.15260).
+
+    Example: ``ConfidenceFloor(2048, {"q1": 11.5})``: an answer to q1 is broken off with the first
+    token that brings the mean confidence of the last 2,048 below 11.5.
+    """
+
+    window: int
+    """Tokens of a group; see `ttrl.report.confidence` for what the confidence of a token is."""
+    least: Mapping[str, float]
+    """Question id -> the least mean of a group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +53,13 @@ class SamplingParams:
     """Index of the first sample: the samples from 16 on are the same whoever samples the others."""
     policy: int = 0
     """Which of the run's policies answers: the pool brings the engine to its weights."""
+    floor: ConfidenceFloor | None = None
+    """Break off answers that are less confident; needs ``top_logprobs``. None: none is."""
+
+    def __post_init__(self) -> None:
+        """Raise a ValueError for a floor without what confidence is computed from."""
+        if self.floor is not None and not self.noted:
+            raise ValueError("floor needs top_logprobs: the confidence of a token is that of them")
 
     @property
     def noted(self) -> int:

@@ -1,7 +1,7 @@
 """The ways to spend tokens, each measured on the same questions.
 
 A method is a function of `Measuring` that yields points; its name is what ``ttrl scale`` calls it.
-Another one, a debate for example, is a function here and a line in `METHODS`.
+Another one is a function, here or in a file of its own, and a line in `METHODS`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -19,6 +20,7 @@ from ttrl.report.rollouts import RecordedGroup
 from ttrl.reward_models import RewardModel, reduce
 from ttrl.rollout.pool import RolloutPool
 from ttrl.scaling.choices import best_of, weighted
+from ttrl.scaling.conversations import SHAPES, in_turns
 from ttrl.scaling.points import Point
 from ttrl.scaling.training import trained_points
 from ttrl.search import SEARCHES, Found, SearchParams, search
@@ -186,6 +188,7 @@ METHODS: dict[str, Method] = {
     "best-of-n": best_of_n,
     "weighted": weighted_votes,
     **{kind: searching(kind) for kind in SEARCHES},
+    **{workflow: partial(in_turns, workflow=workflow) for workflow in SHAPES},
     "training": training,
 }
 """Methods by name."""

@@ -18,7 +18,7 @@ class Factors:
     """
 
     read: float = 1.0
-    """A token that a reward model reads."""
+    """A token that a reward model reads, or an agent in a later turn."""
     trained: float = 3.0
     """A token that the policy is trained on."""
 
@@ -32,13 +32,13 @@ class Point:
 
     method: str
     n: int
-    """Answers per question, or paths; of training, the steps it took."""
+    """Answers per question, those of all turns, or paths; of training, the steps it took."""
     scores: tuple[float, ...]
     """Accuracy on each question, expected over draws where that can be computed."""
     sampled: float
     """Tokens that the policy has written, mean over questions."""
     read: float = 0.0
-    """Tokens that a reward model was shown."""
+    """Tokens that a reward model was shown, or that agents have read in later turns."""
     trained: float = 0.0
     """Tokens that the policy was trained on."""
     seconds: float = 0.0

@@ -23,9 +23,10 @@ def cost_note(factors: Factors) -> str:
 def points_table(points: Sequence[Point], factors: Factors, title: str) -> TextTable:
     """Return the table of all points."""
     note = (
-        f"{cost_note(factors)}. read: tokens that the reward model was shown; trained: tokens of "
-        "updates. n of training: steps, whose tokens and seconds all questions share. ±: half of "
-        "the 95 % interval over questions."
+        f"{cost_note(factors)}. read: tokens that the reward model was shown, or agents in later "
+        "turns; trained: tokens of updates. n of training: steps, whose tokens and seconds all "
+        "questions share; of agents: answers of all turns. ±: half of the 95 % interval over "
+        "questions."
     )
     return TextTable(title, COLUMNS, tuple(_row(p, factors) for p in points), (note,))
 

@@ -80,6 +80,7 @@ def points_of(record: RunRecord) -> Iterator[Point]:
         asked = len(result.questions)
         steps = [line for line in record.steps if line["step"] <= result.step]
         sampled = math.fsum(line["rollout/tokens"] for line in steps) / asked
+        read = math.fsum(line.get("agents/read_tokens", 0.0) for line in steps) / asked
         trained = math.fsum(line.get("policy/tokens", 0.0) for line in steps) / asked
         took = math.fsum(line["time/rollout_s"] + line["time/update_s"] for line in steps)
         answer = result.mean("response_tokens").value
@@ -90,4 +91,4 @@ def points_of(record: RunRecord) -> Iterator[Point]:
             if name in result.names:
                 scores = tuple(q.scores[name] for q in result.questions)
                 written = sampled + n * answer
-                yield Point(method, result.step, scores, written, 0.0, trained, took / asked)
+                yield Point(method, result.step, scores, written, read, trained, took / asked)

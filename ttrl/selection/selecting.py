@@ -10,18 +10,19 @@ import numpy as np
 
 from ttrl.evaluation.evaluation import Evaluation
 from ttrl.models.pretrained import load_outline
-from ttrl.report.confidence import Confidence
 from ttrl.report.display import Display
-from ttrl.report.rollouts import RecordedAnswer, RecordedGroup
+from ttrl.report.results import EvaluationResult
+from ttrl.report.rollouts import RecordedGroup
 from ttrl.report.selection import Curve, Selection
-from ttrl.reward_models import Reduction, RewardModel, make_reward_model, reduce
+from ttrl.reward_models import RewardModel, make_reward_model
 from ttrl.rollout.engines.vllm_engine import MOST_NOTED
 from ttrl.rollout.pool import RolloutPool
 from ttrl.selection.candidates import Candidates, Floats
-from ttrl.selection.confidence import confidence
 from ttrl.selection.curves import Subsets
+from ttrl.selection.online import refuse_long_warm_up, stop_early
 from ttrl.selection.reflecting import Reflecting
 from ttrl.selection.rules import RULES, Rule
+from ttrl.selection.scores import certainties, confidences, known, rewards, tokens_of
 from ttrl.selection.stopping import Watched, stopped_by_confidence, stopped_by_vote
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
@@ -37,6 +38,8 @@ class Selecting:
     """Its name; None: no rule reads rewards."""
     model: RewardModel | None = None
     """The model of that name, once it is loaded."""
+    stop_early: bool = False
+    """Whether the one rule that there is samples for itself, and no more than it needs."""
 
     @property
     def reads(self) -> set[str]:
@@ -78,6 +81,8 @@ class Selecting:
         if not self.reads & {"certainty", "confidence"}:
             return evaluation
         settings = evaluation.settings
+        if self.stop_early:
+            refuse_long_warm_up(settings)
         names = ",".join(r.name for r in self.rules if r.reads in ("certainty", "confidence"))
         if settings.evaluation.top_p < 1:
             raise UserError(
@@ -92,6 +97,13 @@ class Selecting:
                 'rollout.engine = "vllm"'
             )
         return replace(evaluation, noted=asked)
+
+    def online(
+        self, evaluation: Evaluation, pool: RolloutPool, display: Display, model: str
+    ) -> EvaluationResult:
+        """Sample as far as the rule needs, and return what it chose; all ranks together."""
+        (rule,) = self.rules
+        return stop_early(rule.name, evaluation, pool, display, model)
 
     def select(
         self,
@@ -228,52 +240,6 @@ class Selecting:
         return found
 
 
-def certainties(group: RecordedGroup) -> Floats:
-    """Return the mean certainty of each answer's tokens."""
-    return np.array([_known(answer).certainty for answer in group.answers])
-
-
-def confidences(group: RecordedGroup, settings: Settings) -> Floats:
-    """Return the DeepConf confidence of each answer."""
-    return np.array([confidence(tokens_of(a), settings.selection) for a in group.answers])
-
-
-def tokens_of(answer: RecordedAnswer) -> Sequence[float]:
-    """Return the confidence of each token of an answer."""
-    return _known(answer).tokens
-
-
-def rewards(
-    group: RecordedGroup, model: RewardModel, questions: Mapping[str, Question], how: Reduction
-) -> Floats:
-    """Ask a reward model, and make one score of those of each solution's steps.
-
-    Raises:
-        UserError: if it gives no finite number for each solution.
-    """
-    question = questions[group.question]
-    found = model.scores(question, [answer.text for answer in group.answers])
-    scores = np.array([reduce(steps, how) for steps in found])
-    if len(scores) != len(group.answers) or not np.isfinite(scores).all():
-        raise UserError(
-            f"--reward-model: expected a finite score for each of {len(group.answers)} solutions "
-            f"of question {question.id!r}, got {scores.tolist()!r}"
-        )
-    return scores
-
-
-def _known(answer: RecordedAnswer) -> Confidence:
-    if answer.confidence is None:
-        raise UserError(
-            "the answers do not say how sure the model was of their tokens: they were recorded "
-            "without the likeliest tokens of each place, or sampled from a part of all tokens "
-            "(top_p, min_p). Sample them with `ttrl eval --select self-certainty --save-samples "
-            "FILE.jsonl --set evaluation.top_p=1.0`, or leave borda, self-certainty and deepconf "
-            "out of --select"
-        )
-    return answer.confidence
-
-
 def _refuse_no_tokens(groups: Sequence[RecordedGroup]) -> None:
     if not any(answer.tokens for group in groups for answer in group.answers):
         raise UserError(
@@ -284,7 +250,7 @@ def _refuse_no_tokens(groups: Sequence[RecordedGroup]) -> None:
 
 def _refuse_different_likeliest(groups: Sequence[RecordedGroup]) -> None:
     """Raise a UserError if confidences are of different numbers of tokens: they do not compare."""
-    noted = sorted({_known(answer).likeliest for group in groups for answer in group.answers})
+    noted = sorted({known(answer).likeliest for group in groups for answer in group.answers})
     if len(noted) > 1:
         raise UserError(
             f"the answers' confidences are of the {noted[0]} likeliest tokens of each place and of "
@@ -294,7 +260,7 @@ def _refuse_different_likeliest(groups: Sequence[RecordedGroup]) -> None:
 
 def _what_is_certain(groups: Sequence[RecordedGroup], settings: Settings) -> str:
     """Say whether the certainty is that of its paper."""
-    noted = _known(groups[0].answers[0]).likeliest
+    noted = known(groups[0].answers[0]).likeliest
     vocabulary = load_outline(settings.model).config.get_text_config().vocab_size
     if noted >= vocabulary:
         return f"Certainty is of all {vocabulary} tokens at each place: self-certainty itself."

@@ -1,7 +1,8 @@
-"""What stopping early would have chosen and spent, replayed from whole answers.
+"""When sampling stops early, by votes or confidence, and what whole answers say it would have done.
 
 A sample's tokens depend on its own random numbers alone, so the first tokens of an answer are what
-a sampler that stops there would have sampled, and later answers are what it would have left out.
+a sampler that stops there samples (`ttrl.selection.online`), and later answers are what it leaves
+out.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ttrl.rollout.pool import ROUNDS
-from ttrl.selection.candidates import NONE, Candidates, Floats, Ints
+from ttrl.selection.candidates import NONE, Candidates, Ints
 from ttrl.selection.confidence import groups
 from ttrl.selection.rules import EPSILON
 from ttrl.settings import SelectionSettings
+
+SAME = 5e-4
+"""Confidences that differ by less are the same. Equal answers have equal ones, and the threshold is
+often theirs; but a token's is rounded, and in another batch its last digit may be another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,49 @@ def stopped_by_vote(candidates: Candidates, order_N: Ints) -> Stopped:
     return Stopped(chosen, asked, float(candidates.tokens_N[order_N[:asked]].sum()))
 
 
+class ConfidentVotes:
+    """The votes for answers whose lowest group is not below a threshold, each with its confidence.
+
+    The threshold is the percentile 100·(1 - ``warm_up_keep``) of the lowest groups of the answers
+    of the warm-up, which vote by the same rule. The votes agree if one answer has ``consensus`` of
+    them.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        watched: Sequence[Watched],
+        warm: Ints,
+        settings: SelectionSettings,
+    ) -> None:
+        """Count the answers ``warm``; the candidates have the score "confidence"."""
+        self._candidates, self._watched, self._share = candidates, watched, settings.consensus
+        lowest_W = [watched[i].lowest for i in warm]
+        self.least = float(np.percentile(lowest_W, 100 * (1 - settings.warm_up_keep))) - SAME
+        """What the groups of an answer have to reach."""
+        self._votes_C = np.zeros(len(candidates.right_C))
+        self.count(warm)
+
+    def count(self, answers: Ints) -> None:
+        """Let these answers vote, if they may."""
+        for i in answers:
+            place = self._candidates.class_N[i]
+            if self._watched[i].lowest >= self.least and place != NONE:
+                self._votes_C[place] += self._candidates.scores_N["confidence"][i]
+
+    @property
+    def agree(self) -> bool:
+        """Whether no further answer is needed."""
+        total = float(self._votes_C.sum())
+        return total > 0 and float(self._votes_C.max()) >= (self._share - EPSILON) * total
+
+    @property
+    def chosen(self) -> int:
+        """The class with most votes; of several, the first."""
+        most = float(self._votes_C.max(initial=0.0))
+        return NONE if most == 0.0 else int((self._votes_C >= most * (1 - EPSILON)).argmax())
+
+
 def stopped_by_confidence(
     candidates: Candidates,
     watched: Sequence[Watched],
@@ -82,10 +130,9 @@ def stopped_by_confidence(
 ) -> Stopped:
     """Break off answers of low confidence, as DeepConf does online (arXiv 2508.15260, section 3.2).
 
-    The first ``warm_up`` answers are sampled to their end. With s the percentile
-    100·(1 - ``warm_up_keep``) of their lowest groups, a later answer is broken off at the first
-    group below s. Answers whose lowest group is s or more vote, each with its confidence, those of
-    the warm-up among them. No further answer is begun once ``consensus`` of the votes agree.
+    The first ``warm_up`` answers are sampled to their end, and set the threshold. A later one is
+    broken off at the first group below it. No further answers are begun once the votes agree, which
+    is looked at when ``at_once`` have ended. See `ConfidentVotes`.
 
     Args:
         candidates: answers with the score "confidence".
@@ -94,34 +141,13 @@ def stopped_by_confidence(
         settings: see there.
     """
     warm, later = order_N[: settings.warm_up], order_N[settings.warm_up :]
-    lowest_W = [watched[i].lowest for i in warm]
-    threshold = float(np.percentile(lowest_W, 100 * (1 - settings.warm_up_keep)))
-    votes_C = np.zeros(len(candidates.right_C))
+    votes = ConfidentVotes(candidates, watched, warm, settings)
     answers, tokens = len(warm), float(candidates.tokens_N[warm].sum())
-    for i in warm:
-        _vote(candidates, watched, i, threshold, votes_C)
-    for i in later:
-        if _agree(votes_C, settings.consensus):
+    for first in range(0, len(later), settings.at_once):
+        if votes.agree:
             break
-        answers += 1
-        tokens += watched[i].tokens_until(threshold)
-        _vote(candidates, watched, i, threshold, votes_C)
-    chosen = _first_of_most(votes_C)
-    return Stopped(chosen, answers, tokens)
-
-
-def _vote(
-    candidates: Candidates, watched: Sequence[Watched], i: int, threshold: float, votes_C: Floats
-) -> None:
-    if watched[i].lowest >= threshold and candidates.class_N[i] != NONE:
-        votes_C[candidates.class_N[i]] += candidates.scores_N["confidence"][i]
-
-
-def _agree(votes_C: Floats, share: float) -> bool:
-    total = float(votes_C.sum())
-    return total > 0 and float(votes_C.max()) >= (share - EPSILON) * total
-
-
-def _first_of_most(votes_C: Floats) -> int:
-    most = float(votes_C.max(initial=0.0))
-    return NONE if most == 0.0 else int((votes_C >= most * (1 - EPSILON)).argmax())
+        begun = later[first : first + settings.at_once]
+        answers += len(begun)
+        tokens += sum(watched[i].tokens_until(votes.least) for i in begun)
+        votes.count(begun)
+    return Stopped(votes.chosen, answers, tokens)

@@ -34,6 +34,9 @@ class SelectionSettings(Section):
     warm_up_keep: Part = 0.9
     """deepconf, stopping early: what this share of them had as its lowest group, or more, is the
     least confidence that later answers go on with."""
+    at_once: Count = 1
+    """deepconf, stopping early: so many answers are begun together after the warm-up, before it is
+    asked again whether the votes agree. More keep an engine busy, and save less."""
     consensus: Part = 0.95
     """deepconf, stopping early: no further answer is sampled once this share of the votes agrees;
     1: once all do."""

@@ -87,6 +87,8 @@ class FinishReason(StrEnum):
     """The model wrote its end-of-sequence token."""
     LENGTH = "length"
     """``max_new_tokens`` was reached: the completion is truncated."""
+    UNSURE = "unsure"
+    """Its confidence fell below the least that was asked for: broken off, it never votes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from ttrl.rollout.engines.base import CountingEngine
 from ttrl.rollout.engines.shared_weights import read_weights
 from ttrl.rollout.engines.wire import Message, Wire, from_completion, to_question
 from ttrl.rollout.pool import make_engine
-from ttrl.rollout.sampling import SamplingParams
+from ttrl.rollout.sampling import ConfidenceFloor, SamplingParams
 from ttrl.settings import Settings
 from ttrl.system.launch import end_with_parent
 from ttrl.system.ranks import Ranks
@@ -148,7 +148,9 @@ class Host:
 
 def _params(values: dict[str, Any]) -> SamplingParams:
     lists = {name: tuple(values[name]) for name in ("stop", "stream")}
-    return SamplingParams(**{**values, **lists})
+    floor = values["floor"]
+    least = None if floor is None else ConfidenceFloor(**floor)
+    return SamplingParams(**{**values, **lists, "floor": least})
 
 
 def main(arguments: Sequence[str]) -> None:

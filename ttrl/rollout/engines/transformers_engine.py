@@ -18,6 +18,7 @@ from ttrl.models.pretrained import context_room, load_model
 from ttrl.rollout.ends import completes, refuse_overflow, stop_ids, tail_length
 from ttrl.rollout.engines.decoding import Decoding, branch, share_prompts
 from ttrl.rollout.engines.sampled import Sampled
+from ttrl.rollout.engines.watch import Watch
 from ttrl.rollout.engines.weights import complete
 from ttrl.rollout.sampling import SamplingParams, draw, sampling_logprobs
 from ttrl.settings import Settings
@@ -111,7 +112,11 @@ class TransformersEngine:
         branch_L = torch.tensor([q - first for q, _ in rows], device=device)
         streams = [(*params.stream, questions[q].id, params.first + i) for q, i in rows]
         uniform_RN = torch.from_numpy(uniforms(streams, params.max_new_tokens)).to(device)
-        sampled = Sampled(len(rows), params, device)
+        watch = None
+        if params.floor is not None:
+            ids = [questions[q].id for q, _ in rows]
+            watch = Watch(params.floor, ids, params.max_new_tokens)
+        sampled = Sampled(len(rows), params, device, watch)
         row_L = torch.arange(len(rows), device=device)  # which of them go on
         state = Decoding(self.model, prompts, params.max_new_tokens, self._sliding)
         for step in range(params.max_new_tokens):
@@ -123,6 +128,7 @@ class TransformersEngine:
             sampled.add(step, row_L, token_L, logp_BV, branch_L)
             ended_L = self._ended(sampled, step, row_L, token_L, params)
             sampled.ended_R[row_L] = ended_L
+            ended_L |= sampled.unsure(row_L)
             row_L, branch_L, token_L = row_L[~ended_L], branch_L[~ended_L], token_L[~ended_L]
             if len(row_L) == 0 or step + 1 == params.max_new_tokens:
                 break

@@ -73,6 +73,7 @@ CONTRACT: dict[str, tuple[str, ...]] = {
         "output_kind",
     ),
     "vllm.sampling_params.RequestOutputKind.FINAL_ONLY": (),
+    "vllm.sampling_params.RequestOutputKind.CUMULATIVE": (),
     "vllm.RequestOutput": ("request_id", "outputs", "finished"),
     "vllm.CompletionOutput": ("token_ids", "logprobs", "finish_reason"),
     "vllm.logprobs.FlatLogprobs": ("start_indices", "end_indices", "token_ids", "logprobs"),

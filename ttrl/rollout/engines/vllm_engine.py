@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ttrl.models.pretrained import Room, context_room, load_model, load_outline, model_path
 from ttrl.rollout.ends import refuse_overflow, stop_ids
 from ttrl.rollout.engines.vllm_contract import broken_contract, require_vllm
+from ttrl.rollout.engines.vllm_watch import sample_watched
 from ttrl.rollout.engines.weights import complete
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.settings import Settings
@@ -183,35 +184,49 @@ class VllmEngine:
                 "strings, or others, in rollout.stop"
             )
         refuse_overflow(questions, params, self._room)
-        engine = self._llm.llm_engine
+        abort = self._llm.llm_engine.abort_request
+        if params.floor is not None:
+            yield from sample_watched(
+                self._add, self._step, abort, self._completions, questions, params
+            )
+            return
         waiting: dict[str, int] = {}
         try:
             for i, question in enumerate(questions):
-                request = f"ttrl-{next(self._requests)}"
-                waiting[request] = i
                 # One request for all samples, so that the prompt is computed once.
-                engine.add_request(
-                    request,
-                    {"prompt_token_ids": list(question.prompt_ids)},
-                    self._request_params(question, params),
-                )
+                waiting[self._add(question, params)] = i
             while waiting:
-                with _torch_restored():
-                    outputs = engine.step()
-                self.steps += 1
-                for output in outputs:
+                for output in self._step():
                     if output.finished:
                         yield (
                             waiting.pop(output.request_id),
                             self._completions(output.outputs, params),
                         )
         finally:  # whoever stops listening leaves nothing behind
-            engine.abort_request(list(waiting))
+            abort(list(waiting))
+
+    def _add(self, question: Question, params: SamplingParams) -> str:
+        """Ask for a question's samples; return the name of the request."""
+        request = f"ttrl-{next(self._requests)}"
+        prompt = {"prompt_token_ids": list(question.prompt_ids)}
+        asked = self._request_params(question, params)
+        self._llm.llm_engine.add_request(request, prompt, asked)
+        return request
+
+    def _step(self) -> Sequence[Any]:
+        """Decode a token of every request; return what vLLM has to say."""
+        with _torch_restored():
+            outputs: Sequence[Any] = self._llm.llm_engine.step()
+        self.steps += 1
+        return outputs
 
     def _request_params(self, question: Question, params: SamplingParams) -> Any:
         from vllm import SamplingParams as VllmParams
         from vllm.sampling_params import RequestOutputKind
 
+        kind = RequestOutputKind.FINAL_ONLY
+        if params.floor is not None:
+            kind = RequestOutputKind.CUMULATIVE
         # vLLM gives sample i the seed + i, so it is the same in whatever round it is asked for.
         seed = int(generator(*params.stream, question.id).integers(2**62)) + params.first
         return VllmParams(
@@ -229,7 +244,7 @@ class VllmEngine:
             stop=list(params.stop),
             include_stop_str_in_output=True,
             detokenize=bool(params.stop),
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=kind,
         )
 
     def _completions(
