@@ -9,10 +9,10 @@ import pytest
 from runs_facts import RUNS, WORKFLOWS
 
 EXACT = 1e-3
-"""Nats, float32: of tokens that are as good as never drawn. A wrong prompt, a stale cache or other
-weights are off by a hundred times as much."""
+"""Nats, float32: what is posed has tokens that are nearly never drawn. A wrong prompt, a stale
+cache or other weights are off by thirty times as much, or more."""
 CLOSE = 1e-4
-"""The same of likely ones."""
+"""The same of likely tokens."""
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
