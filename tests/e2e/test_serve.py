@@ -3,68 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from served import TOKEN, Server, kept
 from small_run import SMALL
 
 from ttrl.run.checkpoint import find_newest
 from ttrl.run.run_folder import RunFolder
 
-httpx = pytest.importorskip("httpx", reason="pip install httpx")
+pytest.importorskip("httpx", reason="pip install httpx")
 openai = pytest.importorskip("openai", reason="pip install openai")
 pytest.importorskip("uvicorn", reason="pip install 'ttrl[serve]'")
 
-TOKEN = "0123456789abcdef"
 SETTINGS = [
     *(s for s in SMALL if not s.startswith(("data.", "max_steps=", "epochs="))),
     "rollout.questions_per_step=2",
     "checkpoint.every=1",
 ]
-
-
-class Server:
-    """``ttrl serve`` at a free port of this machine."""
-
-    def __init__(self, run: Path, *more: str) -> None:
-        words = [x for s in (*SETTINGS, *more) for x in ("--set", s)]
-        words = ["serve", "tiny-stream", "--port", "0", "--run-dir", str(run), *words]
-        self.said = run.with_suffix(".txt")
-        environment = os.environ | {"TTRL_TOKEN": TOKEN, "CUDA_VISIBLE_DEVICES": ""}
-        environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-        with self.said.open("w") as said:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "ttrl.cli", *words],
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
-        deadline = time.monotonic() + 120
-        while "serving at " not in (text := self.said.read_text()):
-            assert self.process.poll() is None and time.monotonic() < deadline, text
-            time.sleep(0.1)
-        self.url = text.partition("serving at ")[2].partition(";")[0]
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=60)
-
-    def ask(self, a: int, *, wait: str = "true", **more: Any) -> Any:
-        asked = {"prompt": f"What is {a} + 12?", "id": f"q{a}", **more}
-        return self.client.post(f"/v1/questions?wait={wait}", json=asked)
-
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get("/v1/status").json()
-        return found
-
-    def end(self, how: int) -> int:
-        self.process.send_signal(how)
-        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -77,13 +36,9 @@ def servers() -> Iterator[list[Server]]:
         server.process.wait()
 
 
-def kept(run: Path, name: str) -> list[dict[str, Any]]:
-    return list(map(json.loads, (run / "stream" / f"{name}.jsonl").read_text().splitlines()))
-
-
 def test_a_server_learns_and_loses_nothing(tmp_path: Path, servers: list[Server]) -> None:
     run = tmp_path / "run"
-    servers.append(server := Server(run))
+    servers.append(server := Server(run, *SETTINGS))
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=TOKEN, max_retries=0)
     said = client.chat.completions.create(
         model="tiny-stream",
@@ -107,7 +62,7 @@ def test_a_server_learns_and_loses_nothing(tmp_path: Path, servers: list[Server]
     numbers = [server.client.post("/v1/questions?wait=false", json=x).json() for x in pending]
     server.end(signal.SIGKILL)
     before = kept(run, "answers")
-    servers.append(server := Server(run))
+    servers.append(server := Server(run, *SETTINGS))
     assert [server.ask(a).json()["number"] for a in (60, 61)] == [x["number"] for x in numbers]
     for name, answer in answers.items():  # what was told stays
         assert server.ask(int(name[1:])).json()["answer"] == answer["answer"]
@@ -132,4 +87,4 @@ def test_a_server_learns_and_loses_nothing(tmp_path: Path, servers: list[Server]
 
 def test_a_push_that_takes_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"serve.held_s = 1e-06: .* raise it"):
-        Server(tmp_path / "run", "serve.held_s=1e-6")
+        Server(tmp_path / "run", *SETTINGS, "serve.held_s=1e-6")

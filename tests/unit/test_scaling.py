@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +16,7 @@ from ttrl.answers import default_grader
 from ttrl.commands.scale import JUDGED, SHIPPED, TALKS
 from ttrl.report.scaling_plot import Curve, scaling_page, scaling_svg
 from ttrl.report.tables import TextTable
-from ttrl.scaling import METHODS, Factors, Point, best_within
+from ttrl.scaling import METHODS, Factors, Measuring, Point, best_within
 from ttrl.scaling.choices import best_of, weighted, weighted_vote
 from ttrl.scaling.conversations import SHAPES
 from ttrl.scaling.points import budgets_of
@@ -202,3 +203,32 @@ def test_a_plot_is_of_shapes_and_text() -> None:
     assert {"a <b>", "title & more", "tokens", "accuracy"} <= set(words)
     page = scaling_page(svg, [TextTable("<t>", ("m", "n"), (("<i>", "1"),))], "x < y")
     assert "<td>&lt;i&gt;</td>" in page and "<script" not in page and "http://www.w3" in page
+
+
+def test_training_comes_when_the_untrained_engine_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run has one of its own, and a process holds no two of vLLM; a GPU's memory hardly two."""
+    found: list[str] = []
+
+    class Pool:
+        def close(self) -> None:
+            found.append("closed")
+
+    def method(name: str) -> Callable[[Measuring], Iterator[Point]]:
+        def measure(on: Measuring) -> Iterator[Point]:
+            found.append(name)
+            yield Point(name, 1, (1.0,), 10.0)
+
+        return measure
+
+    for name in ("majority", "training"):
+        monkeypatch.setitem(METHODS, name, method(name))
+    monkeypatch.setattr("ttrl.rollout.pool.make_pool", lambda *given: Pool())
+    output = tmp_path / "points.json"
+    options = ("--methods", "training,majority", "--run-dir", str(tmp_path / "run"))
+    words = ("scale", "tiny-base", "arithmetic:train", *options, "--json", str(output))
+    assert call(capsys, monkeypatch, *words)[0] == 0
+    assert found == ["majority", "closed", "training"]
+    methods = [point["method"] for point in json.loads(output.read_text())["points"]]
+    assert methods == ["majority", "training"]

@@ -31,6 +31,14 @@ def facts(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def runs(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What ``runs_facts.py`` has seen."""
+    output = tmp_path_factory.mktemp("runs") / "facts.json"
+    run_script("runs_facts.py", output)
+    return json.loads(output.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
 def separate(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What ``separate_facts.py`` has seen."""
     output = tmp_path_factory.mktemp("separate") / "facts.json"

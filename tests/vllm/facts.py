@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import weakref
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ FILTERS: dict[str, dict[str, Any]] = {
     "likeliest": {"top_logprobs": 4},
     "likeliest_of_few": {"top_logprobs": 4, "top_p": 0.7},
     "top_k": {"top_k": 3},
+    "greedy": {"temperature": 0.0, "top_logprobs": 4},
     "every_filter": {"top_k": 7, "top_p": 0.9, "min_p": 0.02},
     "whole_vocabulary": {"top_k": 128, "top_p": 0.99},
 }
@@ -77,7 +79,9 @@ def main(output: str) -> None:
     facts["deterministic"] = torch.are_deterministic_algorithms_enabled()
     facts["preload"] = os.environ.get("LD_PRELOAD")
     facts |= traps(pool, policy, questions)
+    llm = weakref.ref(pool._engine._llm)
     pool.close()
+    facts["let_go"] = llm() is None
     facts["refused"] = refused(Path(output).parent)
     facts["contract"] = vllm_contract.broken_contract()
     vllm_contract.CONTRACT |= {"vllm.LLM.no_such": (), "vllm.SamplingParams": ("n", "no_field")}

@@ -116,6 +116,10 @@ def test_torch_and_the_environment_are_left_as_they_were(facts: Any) -> None:
     assert facts["preload"] is None
 
 
+def test_once_closed_it_keeps_neither_weights_nor_cache(facts: Any) -> None:
+    assert facts["let_go"]
+
+
 def test_a_model_that_it_cannot_compute_is_refused(facts: Any) -> None:
     assert facts["refused"]["code"] == 2
     assert "cannot compute this model here" in facts["refused"]["said"]

@@ -285,6 +285,15 @@ def _measure(
         rollout = settings.rollout.model_copy(update={"stop": stops})
         sampled = settings.model_copy(update={"rollout": rollout})
     points: list[Point] = []
+
+    def measure(name: str) -> None:
+        for point in METHODS[name](on):
+            points.append(point)
+            display.note(
+                f"{point.method} {point.n}: {100 * point.accuracy.value:.1f} %, "
+                f"{point.sampled:,.0f} tokens sampled per question"
+            )
+
     with Grader(settings.answers) as grader:
         # Of answers in turns, each method has its own: the shared ones are to the question alone,
         # whatever workflow trains.
@@ -301,17 +310,12 @@ def _measure(
                 f"of --width {width}"
             )
         pool = make_pool(sampled, load_tokenizer(settings.model))
+        on = Measuring(evaluation, pool, model, counts, width, display, run_dir or Path("unused"))
         try:
-            on = Measuring(
-                evaluation, pool, model, counts, width, display, run_dir or Path("unused")
-            )
-            for name in names:
-                for point in METHODS[name](on):
-                    points.append(point)
-                    display.note(
-                        f"{point.method} {point.n}: {100 * point.accuracy.value:.1f} %, "
-                        f"{point.sampled:,.0f} tokens sampled per question"
-                    )
+            for name in (n for n in names if n != "training"):
+                measure(name)
         finally:
             pool.close()
+        if "training" in names:  # its run has an engine of its own; two of vLLM end each other
+            measure("training")
     return points

@@ -9,6 +9,7 @@ the samples are not those that the transformers engine draws.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -165,6 +166,8 @@ class VllmEngine:
     def close(self) -> None:
         """End vLLM, and with it all groups of processes that this one is in."""
         self._llm.llm_engine.engine_core.shutdown()
+        del self._llm  # whoever keeps this engine keeps neither weights nor KV cache
+        gc.collect()
 
     def sample(
         self, questions: Sequence[Question], params: SamplingParams
@@ -230,7 +233,7 @@ class VllmEngine:
         # vLLM gives sample i the seed + i, so it is the same in whatever round it is asked for.
         seed = int(generator(*params.stream, question.id).integers(2**62)) + params.first
         return VllmParams(
-            n=params.n,
+            n=params.n if params.temperature > 0 else 1,  # it refuses to write the same again
             temperature=params.temperature,
             top_p=params.top_p,
             top_k=params.top_k,
@@ -253,9 +256,10 @@ class VllmEngine:
         texts = self.tokenizer.batch_decode(
             [list(o.token_ids) for o in outputs], skip_special_tokens=True
         )
-        return tuple(
+        completions = tuple(
             self._completion(o, text, params) for o, text in zip(outputs, texts, strict=True)
         )
+        return completions if params.temperature > 0 else completions * params.n
 
     def _completion(self, output: Any, text: str, params: SamplingParams) -> Completion:
         tokens, found = tuple(output.token_ids), output.logprobs
@@ -272,6 +276,10 @@ class VllmEngine:
             )
         reason = FinishReason(output.finish_reason)
         top = _likeliest(found, params) if params.noted else None
+        if params.temperature == 0:  # vLLM's are then those of temperature 1, of all tokens
+            logprobs = (0.0,) * len(tokens)
+            if top is not None:
+                top = TopLogprobs.of((((t,), (0.0,)) for t in tokens), whole=top.whole)
         return Completion(tokens, logprobs, text, reason, top_logprobs=top)
 
 
@@ -371,6 +379,9 @@ def _torch_restored() -> Iterator[None]:
     It sets the number of threads, which our runs depend on, and on a CPU replaces the function
     that could set it back; it preloads libraries into every process that is started later; and
     its kernels are not made for torch's deterministic mode.
+
+    Its sampler on a CPU also draws from torch's own generator. That is left as it is: what is
+    judged meanwhile may draw from it, too, and would be given the same numbers again.
     """
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     deterministic = torch.are_deterministic_algorithms_enabled()
