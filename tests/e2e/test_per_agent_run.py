@@ -224,9 +224,9 @@ def _known(held: dict[str, torch.Tensor], run: Path, name: str) -> dict[str, tor
 @pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
 )
-@pytest.mark.parametrize("more", [(), ("lora.rank=4",)])
+@pytest.mark.parametrize("more", [(), ("lora.rank=4",)], ids=["whole", "adapters"])
 def test_two_ranks_do_what_one_does(more: tuple[str, ...], tmp_path: Path) -> None:
-    overrides = (*EACH, "optimizer.learning_rate=0.0005", *more)
+    overrides = (*EACH, "optimizer.learning_rate=0.0005", "loss.kl_coef=0.05", *more)
     options = [f"--set={o}" for o in (*SMALL, *overrides)]
     folder = tmp_path / "two"
     command = ("-m", "ttrl.cli", "train", "tiny-arithmetic", *options)

@@ -10,6 +10,7 @@ from ttrl.data.templates import Part, fill
 from ttrl.rollout.sampling import SamplingParams, voting
 from ttrl.rollout.workflows.acts import Act, Place, Plan, agents, calls, checked
 from ttrl.rollout.workflows.base import Ask, OnGroup
+from ttrl.rollout.workflows.talk import Replies, Said, Talk
 from ttrl.settings import Settings
 from ttrl.settings.agents import ANSWERS, QUESTION
 from ttrl.system.rng import generator
@@ -17,11 +18,6 @@ from ttrl.types import Completion, CompletionGroup, Question, Turn, UserError
 
 END_OF_THINKING = "</think>"
 """Of a reasoning model, others see what follows this."""
-
-Said = Mapping[Place, Completion]
-"""What has been said in one trajectory."""
-Replies = list[list[dict[int, Completion]]]
-"""What has been said in a turn, by question, trajectory and agent's number."""
 
 
 class Conversation:
@@ -86,40 +82,25 @@ class Conversation:
         """Return ``params.n`` answers to each question, of as many trajectories as that makes.
 
         The answers of the first turn are those of a single one with the same random numbers, where
-        one policy plays all agents. Where each has its own, those of one answer together.
+        one policy plays all agents. Where each has its own, an ask is of one policy.
         """
-        count = params.n // self.calls
-        said: list[list[dict[Place, Completion]]] = [[{} for _ in range(count)] for _ in questions]
-        version = 0
-        here: set[str] = set()
-        """What this rank has sampled of the last turn: each group is told of by one rank."""
-
-        def sampled(group: CompletionGroup) -> None:
-            here.add(group.question.id)
-
+        talk = Talk.of(ask, questions, params, params.n // self.calls)
         for t, acts in enumerate(self.plan):
-            here.clear()
-            replies: Replies = [[{} for _ in range(count)] for _ in questions]
+            talk.here.clear()
             plain = [a for a, act in enumerate(acts) if t == 0 and act.template is None]
+            replies: Replies = {}
             for policy in self._speaking(t):
                 own = [a for a in range(len(acts)) if self._policies[t][a] == policy]
                 if alone := [a for a in own if a in plain]:
-                    version = self._ask_alone(ask, questions, params, alone, replies, sampled)
+                    replies |= self._ask_alone(talk, alone)
                 if later := [a for a in own if a not in plain]:
-                    version = self._ask_later(
-                        ask, questions, params, (t, later), said, replies, sampled
-                    )
-            order = [*plain, *(a for a in range(len(acts)) if a not in plain)]
-            for i, of_question in enumerate(replies):
-                for trajectory, of in enumerate(of_question):
-                    said[i][trajectory] |= {(t, a): of[a] for a in order}
-        groups = [
-            CompletionGroup(question, tuple(c for one in of for c in one.values()), version)
-            for question, of in zip(questions, said, strict=True)
-        ]
+                    replies |= self._ask_later(talk, t, later)
+            for a in [*plain, *(a for a in range(len(acts)) if a not in plain)]:
+                talk.hear((t, a), replies[a])
+        groups = talk.groups()
         for group in groups:
             last = group.prompt_of(len(group.completions) - 1)
-            if last.id in here:
+            if last.id in talk.here:
                 on_group(group)
         return groups
 
@@ -131,63 +112,42 @@ class Conversation:
         order = list(dict.fromkeys(self._policies[t]))
         return order[::-1] if t % 2 else order
 
-    def _ask_alone(
-        self,
-        ask: Ask,
-        questions: Sequence[Question],
-        params: SamplingParams,
-        agents: Sequence[int],
-        replies: Replies,
-        sampled: OnGroup,
-    ) -> int:
-        """Let agents of one policy answer the questions by themselves, as the first to speak.
-
-        Returns:
-            The version of the weights.
-        """
-        policy = self._policies[0][agents[0]]
-        own = replace(params, n=len(agents) * len(replies[0]) if replies else params.n)
+    def _ask_alone(self, talk: Talk, agents: Sequence[int]) -> Replies:
+        """Let agents of one policy answer the questions by themselves, as the first to speak."""
+        policy, params = self._policies[0][agents[0]], talk.params
+        own = replace(params, n=len(agents) * talk.count)
         if policy is not None:
             own = replace(own, policy=policy, stream=(*params.stream, "policy", policy))
-        found = ask(questions, own, sampled)
-        for i, group in enumerate(found):
-            for place, completion in enumerate(group.completions):
-                trajectory, k = divmod(place, len(agents))
-                a = agents[k]
-                turn = Turn(0, a, trajectory, self.plan[0][a].role, policy=policy)
-                replies[i][trajectory][a] = replace(completion, turn=turn)
-        return found[0].policy_version if found else 0
+        groups = talk.asked(talk.questions, own)
 
-    def _ask_later(
-        self,
-        ask: Ask,
-        questions: Sequence[Question],
-        params: SamplingParams,
-        who: tuple[int, Sequence[int]],
-        said: Sequence[Sequence[Said]],
-        replies: Replies,
-        sampled: OnGroup,
-    ) -> int:
-        """Let agents of one policy, of that turn and these numbers, answer what they read.
+        def reply(group: CompletionGroup, trajectory: int, k: int) -> Completion:
+            turn = Turn(0, agents[k], trajectory, self.plan[0][agents[k]].role, policy=policy)
+            return replace(group.completions[trajectory * len(agents) + k], turn=turn)
 
-        Returns:
-            The version of the weights.
-        """
-        t, agents = who
-        stream = (*params.stream, "turn", t)
+        return {
+            a: [[reply(group, j, k) for j in range(talk.count)] for group in groups]
+            for k, a in enumerate(agents)
+        }
+
+    def _ask_later(self, talk: Talk, t: int, agents: Sequence[int]) -> Replies:
+        """Let agents of one policy answer, in a turn, what they read of the turns before."""
+        stream = (*talk.params.stream, "turn", t)
         turns = [
-            (i, self._turn(question, (t, a), trajectory, said[i][trajectory], stream))
-            for i, question in enumerate(questions)
-            for trajectory in range(len(said[i]))
+            self._turn(question, (t, a), trajectory, said, stream)
+            for question, of in zip(talk.questions, talk.said, strict=True)
+            for trajectory, said in enumerate(of)
             for a in agents
         ]
-        prompts = [turn.asked for _, turn in turns if turn.asked is not None]
+        prompts = [turn.asked for turn in turns if turn.asked is not None]
         policy = self._policies[t][agents[0]] or 0
-        found = ask(prompts, replace(params, n=1, stream=stream, policy=policy), sampled)
-        for (i, turn), group in zip(turns, found, strict=True):
+        groups = talk.asked(prompts, replace(talk.params, n=1, stream=stream, policy=policy))
+        found: Replies = {a: [] for a in agents}
+        for turn, group in zip(turns, groups, strict=True):
             (completion,) = group.completions
-            replies[i][turn.trajectory][turn.agent] = replace(completion, turn=turn)
-        return found[0].policy_version if found else 0
+            if turn.trajectory == 0:
+                found[turn.agent].append([])
+            found[turn.agent][-1].append(replace(completion, turn=turn))
+        return found
 
     def _turn(
         self,
