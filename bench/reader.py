@@ -23,7 +23,7 @@ from machine import ROOT
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from teaching import Batch, Pair, padded, pair, taught
+from teaching import Batch, batches, taught
 
 from ttrl.data import arithmetic
 from ttrl.models.pretrained import load_tokenizer
@@ -37,20 +37,17 @@ STEPS, BATCH, LEARNING_RATE, SEED = 160, 64, 1e-3, 0
 
 
 def corpus(tokenizer: PreTrainedTokenizerBase) -> Iterator[Batch]:
-    """Yield batches without an end; what others have said of a question is not learned."""
-    rng, reserved = random.Random(SEED), arithmetic.reserved()
-    while True:
-        pairs: list[Pair] = []
-        while len(pairs) < BATCH:
-            level = rng.choice(arithmetic.LEVELS)
-            a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
-            if (a, b) in reserved:
-                continue
-            shown, slip = rng.choice(SHOWN), SLIPS[level]
-            own, *others = (arithmetic.worked_answer(a, b, rng, slip) for _ in range(shown + 1))
-            message = "".join(f"{text}\n" for text in others) + arithmetic.question(a, b)
-            pairs.append(pair(tokenizer, message, own))
-        yield padded(pairs, tokenizer.pad_token_id)
+    """Yield batches of additions; what others have said of one is shown, and not learned."""
+    reserved = arithmetic.reserved()
+
+    def example(rng: random.Random, level: int, a: int, b: int) -> tuple[str, str] | None:
+        if (a, b) in reserved:
+            return None
+        shown, slip = rng.choice(SHOWN), SLIPS[level]
+        own, *others = (arithmetic.worked_answer(a, b, rng, slip) for _ in range(shown + 1))
+        return "".join(f"{text}\n" for text in others) + arithmetic.question(a, b), own
+
+    return batches(example, tokenizer, BATCH, SEED, tokenizer.pad_token_id)
 
 
 def teach(folder: Path) -> None:

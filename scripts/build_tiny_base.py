@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
-from teaching import Batch, Pair, padded, pair, taught
+from teaching import Batch, batches, taught
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -96,18 +96,15 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 
 
 def corpus(tokenizer: PreTrainedTokenizerFast) -> Iterator[Batch]:
-    """Yield batches of additions without an end, none of them trained or measured on by ttrl."""
-    rng, reserved = random.Random(SEED), arithmetic.reserved()
-    while True:
-        pairs: list[Pair] = []
-        while len(pairs) < BATCH:
-            level = rng.choice(arithmetic.LEVELS)
-            a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
-            if (a, b) in reserved:
-                continue
-            answer = arithmetic.worked_answer(a, b, rng, SLIPS[level])
-            pairs.append(pair(tokenizer, arithmetic.question(a, b), answer))
-        yield padded(pairs, tokenizer.pad_token_id)
+    """Yield batches of additions, none of them trained or measured on by ttrl."""
+    reserved = arithmetic.reserved()
+
+    def example(rng: random.Random, level: int, a: int, b: int) -> tuple[str, str] | None:
+        if (a, b) in reserved:
+            return None
+        return arithmetic.question(a, b), arithmetic.worked_answer(a, b, rng, SLIPS[level])
+
+    return batches(example, tokenizer, BATCH, SEED, tokenizer.pad_token_id)
 
 
 def main() -> None:

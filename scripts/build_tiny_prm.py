@@ -20,7 +20,7 @@ from statistics import fmean
 
 import torch
 from rich.progress import track
-from teaching import Batch, Pair, padded, pair, taught
+from teaching import Batch, batches, taught
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.data import arithmetic
@@ -72,17 +72,15 @@ def judged(a: int, b: int, solution: str) -> list[bool]:
 
 
 def corpus(tokenizer: PreTrainedTokenizerBase) -> Iterator[Batch]:
-    """Yield batches of solutions that the checker passes, without an end."""
-    rng, reserved = random.Random(SEED), arithmetic.reserved()
-    while True:
-        pairs: list[Pair] = []
-        while len(pairs) < BATCH:
-            level = rng.choice(arithmetic.LEVELS)
-            a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
-            text = arithmetic.worked_answer(a, b, rng, SLIP)
-            if (a, b) not in reserved and all(judged(a, b, text)):
-                pairs.append(pair(tokenizer, arithmetic.question(a, b), text))
-        yield padded(pairs, pad=0)
+    """Yield batches of solutions that the checker passes."""
+    reserved = arithmetic.reserved()
+
+    def example(rng: random.Random, level: int, a: int, b: int) -> tuple[str, str] | None:
+        text = arithmetic.worked_answer(a, b, rng, SLIP)
+        is_learned = (a, b) not in reserved and all(judged(a, b, text))
+        return (arithmetic.question(a, b), text) if is_learned else None
+
+    return batches(example, tokenizer, BATCH, SEED, pad=0)
 
 
 def train(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

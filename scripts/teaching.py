@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ttrl.data import arithmetic
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt, and of the answer that is learned."""
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Token ids [B, T], and labels [B, T]: -100 where nothing is learned."""
+Example = Callable[[random.Random, int, int, int], tuple[str, str] | None]
+"""Function of random numbers, a level and two numbers of it to a message of the user and the answer
+to it; None: others are drawn."""
+
+
+def batches(
+    example: Example, tokenizer: PreTrainedTokenizerBase, size: int, seed: int, pad: int
+) -> Iterator[Batch]:
+    """Yield batches of examples of all levels, without an end."""
+    rng = random.Random(seed)
+    while True:
+        pairs: list[Pair] = []
+        while len(pairs) < size:
+            level = rng.choice(arithmetic.LEVELS)
+            a, b = arithmetic.operand(rng, level), arithmetic.operand(rng, level)
+            if (found := example(rng, level, a, b)) is not None:
+                pairs.append(pair(tokenizer, *found))
+        yield padded(pairs, pad)
 
 
 def pair(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> Pair:
