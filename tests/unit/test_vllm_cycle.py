@@ -16,7 +16,8 @@ from tiny_models import STOPS, TOKENIZER, make_settings, saved, tiny_model
 from transformers import PreTrainedModel
 
 from ttrl.rollout.engines.vllm_contract import broken_contract
-from ttrl.rollout.engines.vllm_engine import VllmEngine, _likeliest
+from ttrl.rollout.engines.vllm_engine import VllmEngine
+from ttrl.rollout.engines.vllm_likeliest import likeliest
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.settings import Settings
 from ttrl.system.memory import _asleep_bytes, memory_metrics, memory_suffices
@@ -201,7 +202,7 @@ def test_a_support_that_is_not_whole_is_an_error() -> None:
     half, third = math.log(1 / 2), math.log(1 / 3)
     found = FlatLogprobs([half, half, half, 0.0, 0.0, -math.inf])
     found.token_ids, found.start_indices, found.end_indices = [7, 7, 8, 9, 9, 5], [0, 3], [3, 6]
-    assert list(_likeliest(found, params)) == [
+    assert list(likeliest(found, params)) == [
         (array("i", [7, 8]), array("f", [half, half])),
         (array("i", [9]), array("f", [0.0])),
     ]
@@ -209,7 +210,7 @@ def test_a_support_that_is_not_whole_is_an_error() -> None:
     with pytest.raises(
         RuntimeError, match=r"2 likeliest tokens have 0\.6667 of the mass, with top_k"
     ):
-        _likeliest(found, params)
+        likeliest(found, params)
 
 
 @pytest.mark.usefixtures("card")

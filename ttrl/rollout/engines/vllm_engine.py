@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ttrl.models.pretrained import Room, context_room, load_model, load_outline, model_path
 from ttrl.rollout.ends import refuse_overflow, stop_ids
 from ttrl.rollout.engines.vllm_contract import broken_contract, require_vllm
+from ttrl.rollout.engines.vllm_likeliest import TIES, likeliest
 from ttrl.rollout.engines.vllm_watch import sample_watched
 from ttrl.rollout.engines.weights import complete
 from ttrl.rollout.sampling import SamplingParams
@@ -36,11 +36,6 @@ from ttrl.types.top_logprobs import TopLogprobs
 
 MOST_NOTED = 256
 """The likeliest tokens of a place that may be asked for."""
-TIES = 16
-"""Further ones that are asked for with ``top_k``: of tokens that are as likely as the last one to
-stay, vLLM without Triton drops none."""
-WHOLE = 0.999
-"""The mass of all tokens that could have been drawn is above this, whatever rounding does."""
 
 
 class VllmEngine:
@@ -275,36 +270,12 @@ class VllmEngine:
                 f"is {'a' if ended else 'no'} stop token"
             )
         reason = FinishReason(output.finish_reason)
-        top = _likeliest(found, params) if params.noted else None
+        top = likeliest(found, params) if params.noted else None
         if params.temperature == 0:  # vLLM's are then those of temperature 1, of all tokens
             logprobs = (0.0,) * len(tokens)
             if top is not None:
                 top = TopLogprobs.of((((t,), (0.0,)) for t in tokens), whole=top.whole)
         return Completion(tokens, logprobs, text, reason, top_logprobs=top)
-
-
-def _likeliest(found: Any, params: SamplingParams) -> TopLogprobs:
-    """Return the likeliest tokens of each place, behind the sampled one that comes first.
-
-    Raises:
-        RuntimeError: if they are not all that ``top_k`` has left.
-    """
-    spans = [
-        slice(start + 1, end)
-        for start, end in zip(found.start_indices, found.end_indices, strict=True)
-    ]
-    top = TopLogprobs.of(
-        ((found.token_ids[span], found.logprobs[span]) for span in spans), whole=params.top_k > 0
-    )
-    if top.whole:
-        starts = np.cumsum([0, *top.counts[:-1]])
-        least = np.add.reduceat(np.exp(np.array(top.logprobs)), starts).min()
-        if not least > WHOLE:
-            raise RuntimeError(
-                f"vLLM's {max(top.counts)} likeliest tokens have {least:.4f} of the mass, with "
-                f"top_k = {params.top_k}: more than {TIES} are as likely as the last of them"
-            )
-    return top
 
 
 def _tied_names(outline: PreTrainedModel) -> dict[str, str]:
