@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 from command_line import call
@@ -15,16 +13,8 @@ from runs import make_run
 from ttrl.report.results import load_results
 from ttrl.report.rollouts import RecordedAnswer, RecordedGroup, sampled_line
 from ttrl.reward_models import Reduction
-from ttrl.rewards.estimators.readings import surprisal
 from ttrl.rollout.engines.recorded import tokens_of
-from ttrl.rollout.engines.vllm_engine import MOST_NOTED
-from ttrl.selection import reflecting
-from ttrl.selection.reflecting import Reflecting
-from ttrl.selection.rules import make_rules
 from ttrl.selection.scores import rewards
-from ttrl.selection.selecting import Selecting
-from ttrl.settings import Settings
-from ttrl.settings.recipe import load_settings
 from ttrl.types import Completion, CompletionGroup, FinishReason, Question, UserError
 from ttrl.types.top_logprobs import TopLogprobs
 
@@ -177,40 +167,6 @@ def test_the_settings_say_how_the_scores_of_steps_become_one(ttrl: Ttrl) -> None
         assert result.selection is not None
         found[how] = result.selection.curves[0].points[-1].accuracy.value
     assert found == {"last": 0.0, "mean": 1.0}
-
-
-def test_the_policy_replies_as_it_has_answered() -> None:
-    """By the temperature of the evaluation; and it is shown how sure it was of an answer."""
-    own = ["evaluation.temperature=0.7", "evaluation.top_p=0.9", "rollout.top_k=5"]
-    settings = load_settings("tiny-arithmetic", overrides=own)
-    nothing = cast(Any, None)
-    drawn = Reflecting(settings, nothing, nothing, nothing, nothing)._sampling().rollout
-    assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.min_p) == (0.7, 0.9, 0, 0.0)
-    read = reflecting.completion(RecordedAnswer("7", 3, True, surprisal=0.25))
-    assert (surprisal(read), read.text) == (0.25, "7")
-    assert read.finish_reason is FinishReason.LENGTH
-
-
-def test_vllm_notes_only_so_many_tokens() -> None:
-    own = ["rollout.engine=vllm", "evaluation.top_p=1.0"]
-    for asked in (MOST_NOTED, MOST_NOTED + 1):
-        more = [*own, f"selection.top_logprobs={asked}"]
-        settings = load_settings("tiny-arithmetic", overrides=more)
-        evaluation = cast(Any, Sampling(settings))
-        selecting = Selecting(make_rules("borda"))
-        if asked == MOST_NOTED:
-            assert selecting.noting(evaluation).noted == asked
-        else:
-            with pytest.raises(UserError, match=rf"top_logprobs = {asked}: expected at most"):
-                selecting.noting(evaluation)
-
-
-@dataclass
-class Sampling:
-    """As much of an evaluation as says what is noted."""
-
-    settings: Settings
-    noted: int = 0
 
 
 def first_id(ttrl: Ttrl) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ttrl.answers import Extractor, Grader
 from ttrl.data.free_prompts import FreePrompts
-from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
+from ttrl.models.pretrained import load_tokenizer
 from ttrl.report.rollouts import RecordedAnswer, RecordedGroup
 from ttrl.rewards.reflection import SelfReflection
 from ttrl.rewards.vote import majority_vote
@@ -51,7 +51,8 @@ class Reflecting:
             completions = tuple(map(completion, group.answers[:answers]))
             vote = majority_vote([self.extract(c.text) for c in completions], self.grader)
             voted.append((CompletionGroup(questions[group.question], completions, 0), vote))
-        ask = FreePass(self._sampling(), self._prompts(), self.pool, self.ranks, step=answers)
+        prompts = FreePrompts.of(self.settings, load_tokenizer(self.settings.model))
+        ask = FreePass(self._sampling(), prompts, self.pool, self.ranks, step=answers)
         labels = SelfReflection(self.settings, self.extract, self.grader).labels_from(
             voted, answers, ask
         )
@@ -66,12 +67,6 @@ class Reflecting:
         like = {"temperature": evaluation.temperature, "top_p": evaluation.top_p}
         rollout = self.settings.rollout.model_copy(update={**like, "top_k": 0, "min_p": 0.0})
         return self.settings.model_copy(update={"rollout": rollout})
-
-    def _prompts(self) -> FreePrompts:
-        longest, room = self.settings.longest, context_room(load_outline(self.settings.model))
-        if room is not None:
-            longest = min(longest, room.tokens)
-        return FreePrompts(self.settings.data, load_tokenizer(self.settings.model), longest)
 
 
 def completion(answer: RecordedAnswer) -> Completion:
