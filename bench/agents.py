@@ -11,19 +11,16 @@ together, and is kept in ``bench/results/agents.json`` at once; it is not made a
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import reader
-from machine import ROOT, describe
+from kept_runs import KeptRuns, command_line, named, spread
+from machine import ROOT
 from rich.console import Console
 from rich.table import Table
 
@@ -62,60 +59,35 @@ CURVES = (*CURVES, "label/label_accuracy", "label/outcome_accuracy")
 
 def main() -> None:
     """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, help="instead of two passes")
     parser.add_argument("--reader", type=Path, help="what bench/reader.py has made; else: made")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--show", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    console, out = Console(), arguments.out
-    more = [] if arguments.steps is None else [f"max_steps={arguments.steps}"]
-    what = {"common": [*COMMON, *more], "settings": WORKFLOWS, "samples": SAMPLES}
-    what["reader"] = {"steps": reader.STEPS, "batch": reader.BATCH, "seed": reader.SEED}
-    record = json.loads(out.read_text()) if out.exists() else {**what, "runs": {}}
-    if any(record[key] != value for key, value in what.items()):
-        raise SystemExit(f"{out}: made with other settings: remove it first")
+    common = [*COMMON, *([] if arguments.steps is None else [f"max_steps={arguments.steps}"])]
+    made_with = {"common": common, "settings": WORKFLOWS, "samples": SAMPLES}
+    made_with["reader"] = {"steps": reader.STEPS, "batch": reader.BATCH, "seed": reader.SEED}
+    kept, console = KeptRuns(arguments.out, made_with), Console()
     if not arguments.show:
         with tempfile.TemporaryDirectory() as place:
             read = arguments.reader or Path(place) / "reader"
             if "reader" in arguments.models and not read.exists():
                 reader.teach(read)
             paths = {name: str(read) if name == "reader" else name for name in arguments.models}
-            complete(record, paths, arguments.seeds, arguments.jobs, out, console)
-    for model in record["runs"]:
-        console.print(table(record, model))
-
-
-def complete(
-    record: dict[str, Any],
-    paths: dict[str, str],
-    seeds: Sequence[int],
-    jobs: int,
-    out: Path,
-    console: Console,
-) -> None:
-    """Make the runs that the record lacks, seed by seed."""
-    runs = record["runs"]
-    wanted = [
-        (m, s, name) for m in paths for s in seeds for name in ("untrained", "TTRL", *WORKFLOWS)
-    ]
-    missing = [(m, s, n) for m, s, n in wanted if str(s) not in runs.get(m, {}).get(n, {})]
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        tasks = {
-            pool.submit(run, n, s, paths[m], record["common"]): (m, s, n) for m, s, n in missing
-        }
-        for done in as_completed(tasks):
-            model, seed, name = tasks[done]
-            if error := done.exception():
-                console.print(f"{model}, {name}, seed {seed} failed: {error!r}", markup=False)
-                continue
-            runs.setdefault(model, {}).setdefault(name, {})[str(seed)] = done.result()
-            record["machine"] = describe()
-            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            console.print(f"{model}, {name}, seed {seed}: done", markup=False)
+            wanted = {
+                (model, name, seed): (name, seed, paths[model], common)
+                for model in paths
+                for seed in arguments.seeds
+                for name in ("untrained", "TTRL", *WORKFLOWS)
+            }
+            for key, found in kept.made(run, wanted, arguments.jobs, console):
+                kept.add(key, found)
+                kept.write()
+                console.print(f"{named(key)}: done", markup=False)
+    for model in kept.record["runs"]:
+        console.print(table(kept.record, model))
 
 
 def run(name: str, seed: int, model: str, common: Sequence[str]) -> dict[str, Any]:
@@ -229,13 +201,6 @@ def table(record: dict[str, Any], model: str) -> Table:
     for row in rows(record, model):
         out.add_row(*row)
     return out
-
-
-def spread(found: Sequence[float]) -> str:
-    """Write a mean with the lowest and the highest value."""
-    if not found:
-        return ""
-    return f"{fmean(found):.1f} ({min(found):.1f} to {max(found):.1f})"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kept_runs import KeptRuns, command_line, named
+from kept_runs import KeptRuns, command_line, named, spread
 from machine import ROOT
 from rich.console import Console
 from rich.table import Table
@@ -239,19 +239,19 @@ def rows(name: str, runs: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def figures(results: list[dict[str, Any]]) -> list[str]:
     """Return the cells of some runs, behind their number."""
-    cells = [spread([100 * r["after"][k] for r in results]) for k in ("pass@1", "pass@16")]
+    cells = [
+        spread([100 * r["after"][k] for r in results], between="-") for k in ("pass@1", "pass@16")
+    ]
     for metric, factor, digits in COLUMNS.values():
         curves = [r["curves"][metric] for r in results]
         # A run whose advantages are all 0 updates nothing, and has no figures of updates.
         known = all(curves)
-        cells.append(spread([factor * last_pass(c) for c in curves], digits) if known else "none")
+        cells.append(
+            spread([factor * last_pass(c) for c in curves], between="-", digits=digits)
+            if known
+            else "none"
+        )
     return cells
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    """Write a mean, the lowest and the highest."""
-    mean, least, most = (f"{v:.{digits}f}" for v in (fmean(values), min(values), max(values)))
-    return f"{mean} ({least}-{most})"
 
 
 def last_pass(curve: list[float]) -> float:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from machine import describe
@@ -91,9 +94,33 @@ def named(key: Key) -> str:
     return f"{', '.join(map(str, names))}, seed {seed}"
 
 
+def counted(record: Mapping[str, Any], name: str) -> str:
+    """Say of how many seeds the runs of a name are."""
+    count = len(record["runs"][name])
+    return f"{count} seed{'s' if count != 1 else ''}"
+
+
 def command_line(doc: str | None, results: Path) -> argparse.ArgumentParser:
     """Make the parser of a program whose runs are kept in ``results``."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=results)
     parser.add_argument("--show", action="store_true", help="run nothing")
     return parser
+
+
+def ttrl(folder: str, *words: str) -> Any:
+    """Run a command of ttrl's that writes ``--json``, in a folder, and return that."""
+    found = Path(folder) / "found.json"
+    command = [sys.executable, "-m", "ttrl.cli", *words, "--json", str(found)]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    said = json.loads(found.read_text(encoding="utf-8"))
+    found.unlink()  # ttrl writes over nothing
+    return said
+
+
+def spread(values: Sequence[float], *, between: str = " to ", digits: int = 1) -> str:
+    """Write a mean with the lowest and the highest value; of one value, that; of none, nothing."""
+    if not values:
+        return ""
+    mean, low, high = (f"{x:.{digits}f}" for x in (fmean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low}{between}{high})"

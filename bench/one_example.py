@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kept_runs import KeptRuns, command_line, named
+from kept_runs import KeptRuns, command_line, named, spread
 from machine import ROOT
 from rich.console import Console
 from rich.table import Table
@@ -139,7 +139,10 @@ def rows(runs: dict[str, dict[str, Any]]) -> list[list[str]]:
     cells = [["before training", str(len(seeds)), *scores(before), "", ""]]
     for name, found in runs.items():
         own = [found[seed] for seed in seeds]
-        last = [spread([100 * fmean(r["curves"][c][-8:]) for r in own]) for c in (SHARE, RIGHT)]
+        last = [
+            spread([100 * fmean(r["curves"][c][-8:]) for r in own], between="-")
+            for c in (SHARE, RIGHT)
+        ]
         cells.append([name, str(len(seeds)), *scores([r["after"] for r in own]), *last])
     return cells
 
@@ -147,16 +150,10 @@ def rows(runs: dict[str, dict[str, Any]]) -> list[list[str]]:
 def scores(ends: list[dict[str, Any]]) -> list[str]:
     """Return the cells of scores."""
     return [
-        spread([100 * end[data][score] for end in ends])
+        spread([100 * end[data][score] for end in ends], between="-")
         for data in ("others", "held out")
         for score in ("pass@1", "maj@8")
     ]
-
-
-def spread(values: list[float]) -> str:
-    """Write a mean, the lowest and the highest."""
-    mean, least, most = (f"{v:.1f}" for v in (fmean(values), min(values), max(values)))
-    return f"{mean} ({least}-{most})"
 
 
 if __name__ == "__main__":

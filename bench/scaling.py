@@ -11,7 +11,6 @@ in ``bench/results/scaling.json`` at once; it is not made again. Seconds are not
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ from statistics import fmean
 from typing import Any
 
 import reader
+from kept_runs import KeptRuns, command_line, counted, named, spread, ttrl
 from machine import ROOT
-from seeds import Record, complete, counted, kept, marked, spread, ttrl, write_into
+from pages import marked, write_into
+from rich.console import Console
 
 from ttrl.commands.scale import JUDGED
 from ttrl.report.scaling_plot import Curve, scaling_svg
@@ -46,32 +47,34 @@ FIELDS = ("sampled", "read", "trained")
 
 def main() -> None:
     """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, help="of training, instead of the recipe's")
     parser.add_argument("--reader", type=Path, help="what bench/reader.py has made; else: made")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write the page's tables and plot")
-    parser.add_argument("--show", action="store_true", help="run nothing")
     arguments = parser.parse_args()
-    what = {"data": DATA, "reward_model": REWARD_MODEL, "numbers": list(NUMBERS)}
-    what |= {"methods": [*ANSWERED, *TRAINED], "steps": arguments.steps}
-    what["reader"] = {"steps": reader.STEPS, "batch": reader.BATCH, "seed": reader.SEED}
-    record = kept(arguments.out, what)
+    made_with = {"data": DATA, "reward_model": REWARD_MODEL, "numbers": NUMBERS}
+    made_with |= {"methods": [*ANSWERED, *TRAINED], "steps": arguments.steps}
+    made_with["reader"] = {"steps": reader.STEPS, "batch": reader.BATCH, "seed": reader.SEED}
+    kept, console = KeptRuns(arguments.out, made_with), Console(stderr=True)
+    record = kept.record
     if not arguments.show:
         with tempfile.TemporaryDirectory() as place:
             read = (arguments.reader or Path(place) / "reader").resolve()
             if "reader" in arguments.models and not read.exists():
                 reader.teach(read)
             paths = {"tiny-base": "tiny-base", "reader": str(read)}
-            complete(
-                record,
-                arguments.models,
-                arguments.seeds,
-                arguments.out,
-                lambda model, seed: run(paths[model], seed, arguments.steps),
-            )
+            wanted = {
+                (model, seed): (paths[model], seed, arguments.steps)
+                for seed in arguments.seeds
+                for model in arguments.models
+            }
+            for key, found in kept.made(run, wanted, arguments.jobs, console):
+                kept.add(key, found)
+                kept.write()
+                console.print(f"{named(key)}: done", markup=False)
     every = [table for model in record["runs"] for table in tables(record, model)]
     print(marked(NAME, every))
     if arguments.write:
@@ -103,7 +106,7 @@ def run(model: str, seed: int, steps: int | None) -> dict[str, Any]:
     }
 
 
-def points_of(record: Record, model: str) -> list[Point]:
+def points_of(record: dict[str, Any], model: str) -> list[Point]:
     """Return the points of a model: a score for each seed, and tokens that are means over them."""
     seeds = [run["points"] for run in record["runs"][model].values()]
     return [
@@ -117,7 +120,7 @@ def points_of(record: Record, model: str) -> list[Point]:
     ]
 
 
-def tables(record: Record, model: str) -> list[TextTable]:
+def tables(record: dict[str, Any], model: str) -> list[TextTable]:
     """Make the tables of a model: its points, and what is best, also where nobody scores."""
     points = points_of(record, model)
     head = ("method", "n", "accuracy %", *FIELDS, "tokens")
@@ -125,7 +128,10 @@ def tables(record: Record, model: str) -> list[TextTable]:
     alone = [point for point in points if point.method not in JUDGED]
     return [
         TextTable(
-            f"{model}, {counted(record, model)}", head, tuple(rows), (f"{cost_note(FACTORS)}.",)
+            f"{model}, {counted(record['runs'][model])}",
+            head,
+            tuple(rows),
+            (f"{cost_note(FACTORS)}.",),
         ),
         budgets_table(points, telling(points), FACTORS, f"{model}: best within a budget"),
         budgets_table(alone, telling(alone), FACTORS, f"{model}: best without a reward model"),
@@ -161,7 +167,7 @@ def curves_of(points: Sequence[Point]) -> list[Curve]:
     return [Curve(name, tuple(sorted(some))) for name, some in found.items()]
 
 
-def drawn(record: Record) -> str:
+def drawn(record: dict[str, Any]) -> str:
     """Draw the reader's curves."""
     title = f"The reader on {DATA}, with the lowest and the highest of the seeds"
     return scaling_svg(curves_of(points_of(record, "reader")), title, cost_note(FACTORS))

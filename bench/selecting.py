@@ -12,14 +12,14 @@ what the command costs is `bench/selection.py`.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from kept_runs import KeptRuns, command_line, counted, named, spread, ttrl
 from machine import ROOT
-from seeds import Record, complete, counted, kept, marked, spread, ttrl, write_into
+from pages import marked, write_into
+from rich.console import Console
 
 from ttrl.report.tables import TextTable
 
@@ -44,16 +44,20 @@ STOPS = {
 
 def main() -> None:
     """Run what is missing, print, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--show", action="store_true", help="run nothing")
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write the page's tables")
     arguments = parser.parse_args()
-    what = {"data": DATA, "samples": SAMPLES, "window": WINDOW, "rules": list(RULES)}
-    record = kept(arguments.out, {**what, "strict": STRICT})
+    made_with = {"data": DATA, "samples": SAMPLES, "window": WINDOW, "rules": RULES}
+    kept, console = KeptRuns(arguments.out, {**made_with, "strict": STRICT}), Console(stderr=True)
+    record = kept.record
     if not arguments.show:
-        complete(record, [MODEL], arguments.seeds, arguments.out, run)
+        wanted = {(MODEL, seed): (MODEL, seed) for seed in arguments.seeds}
+        for key, found in kept.made(run, wanted, arguments.jobs, console):
+            kept.add(key, found)
+            kept.write()
+            console.print(f"{named(key)}: done", markup=False)
     for name, table in ((CHOSEN, rules_table(record)), (STOPPED, stops_table(record))):
         print(marked(name, [table]))
         if arguments.write:
@@ -107,12 +111,12 @@ def _replayed(stop: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def seeds_of(record: Record) -> list[Mapping[str, Any]]:
+def seeds_of(record: dict[str, Any]) -> list[Mapping[str, Any]]:
     """Return what every seed has found."""
     return list(record["runs"][MODEL].values())
 
 
-def rules_table(record: Record) -> TextTable:
+def rules_table(record: dict[str, Any]) -> TextTable:
     """Make the table of what each rule chooses."""
     seeds = seeds_of(record)
     rows = [
@@ -124,7 +128,7 @@ def rules_table(record: Record) -> TextTable:
     ]
     every = spread([100 * seed["right_by_all_tokens"] for seed in seeds])
     rows.insert(RULES.index("self-certainty") + 1, ("of all tokens", "", "", "", every))
-    title = f"{MODEL} on {DATA}, {counted(record, MODEL)}: right, in %, of so many answers"
+    title = f"{MODEL} on {DATA}, {counted(record['runs'][MODEL])}: right, in %, of so many answers"
     return TextTable(title, ("", *map(str, NUMBERS)), tuple(rows))
 
 
@@ -133,14 +137,14 @@ def saved(seed: Mapping[str, Any], kind: str, name: str) -> float:
     return 100 - 100 * float(seed[kind][name]["tokens"]) / (SAMPLES * seed["tokens_per_answer"])
 
 
-def stops_table(record: Record) -> TextTable:
+def stops_table(record: dict[str, Any]) -> TextTable:
     """Make the table of ways to stop early: replayed in random orders, and with the rest left out.
 
     Both are of the same answers.
     """
     seeds = seeds_of(record)
     rows = [(name, kind, *_cells(seeds, kind, name)) for name in STOPS for kind in KINDS]
-    title = f"{MODEL} on {DATA}, {counted(record, MODEL)}, {SAMPLES} answers at most"
+    title = f"{MODEL} on {DATA}, {counted(record['runs'][MODEL])}, {SAMPLES} answers at most"
     return TextTable(
         title, ("", "", "right, in %", "answers begun", "tokens saved, %"), tuple(rows)
     )

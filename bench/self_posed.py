@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kept_runs import KeptRuns, command_line, named
+from kept_runs import KeptRuns, command_line, named, spread
 from machine import ROOT
 from rich.console import Console
 from rich.table import Table
@@ -154,13 +154,6 @@ def part(runs: dict[str, Any], curve: str, *, first: bool) -> list[float]:
         known = [p for p in (points[:tenth] if first else points[-tenth:]) if p is not None]
         found += [100 * fmean(known)] if known else []
     return found
-
-
-def spread(values: list[float]) -> str:
-    """Write a mean with the lowest and the highest value."""
-    if not values:
-        return ""
-    return f"{fmean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 if __name__ == "__main__":

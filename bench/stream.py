@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from kept_runs import KeptRuns, command_line, named
+from kept_runs import KeptRuns, command_line, named, spread
 from machine import ROOT
 from rich.console import Console
 
@@ -173,12 +173,6 @@ def page_tables(record: dict[str, Any]) -> list[list[str]]:
         ]
         parts.append([f"{first + 1} to {first + size}", *(f"{100 * x:.1f}" for x in here)])
     return [[f"| {' | '.join(line)} |" for line in lines] for lines in (means, parts)]
-
-
-def spread(values: list[float]) -> str:
-    """Write a mean with the lowest and the highest value, with one decimal each."""
-    low, mean, high = (f"{x + 0.0:.1f}" for x in (min(values), fmean(values), max(values)))
-    return f"{mean} ({low} to {high})"
 
 
 if __name__ == "__main__":

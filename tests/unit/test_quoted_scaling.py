@@ -29,7 +29,7 @@ def bench() -> Iterator[ModuleType]:
         import scaling
 
         yield scaling
-    for name in ("scaling", "seeds", "reader", "machine"):
+    for name in ("scaling", "kept_runs", "pages", "reader", "machine"):
         sys.modules.pop(name, None)
 
 

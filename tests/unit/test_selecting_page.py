@@ -60,7 +60,7 @@ def bench() -> Iterator[ModuleType]:
         import selecting
 
         yield selecting
-    for name in ("selecting", "seeds", "machine"):
+    for name in ("selecting", "kept_runs", "pages", "machine"):
         sys.modules.pop(name, None)
 
 
