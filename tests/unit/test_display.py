@@ -185,3 +185,28 @@ def test_a_bar_is_shown_where_nothing_is_trained() -> None:
     with Display(log).bar("scoring", 3) as bar:
         bar.advance()
     assert log.file.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed", "expected"),
+    [
+        (
+            "tiny-self-posed",
+            [],
+            "its own, begun with nothing; held out: 128 of arithmetic:held_out",
+        ),
+        ("tiny-stream", ["data.held_out=none"], "those of standard input"),
+        ("tiny-stream", ["data.held_out=none", "data.train=http"], "those that are sent"),
+        ("tiny-stream", ["data.held_out=none", "data.train=a.jsonl"], "a.jsonl"),
+    ],
+)
+def test_where_questions_come_from_is_said_in_words(
+    recipe: str, changed: list[str], expected: str
+) -> None:
+    file = io.StringIO()
+    settings = load_settings(recipe, overrides=changed)
+    sizes = {"train": 0, "held_out": 128}
+    Display(Console(file=file, width=80)).header(settings, None, sizes, "CPU")
+    line = file.getvalue().splitlines()[1]
+    assert line == f"questions  {expected}"
+    assert len(line) <= 80

@@ -98,6 +98,12 @@ class Display:
         """
         data, rollout = settings.data, settings.rollout
         train = f"{sizes['train']} of {data.train}" if sizes["train"] else data.train
+        if data.source == "self_posed":
+            train = f"its own, begun with {train}"
+        if data.source == "stream":
+            train = {"-": "those of standard input", "http": "those that are sent"}.get(
+                train, train
+            )
         if data.ids:
             named = ", ".join(map(repr, data.ids[:SHOWN_IDS]))
             more = ", ..." if len(data.ids) > SHOWN_IDS else ""
