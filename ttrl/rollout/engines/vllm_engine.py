@@ -360,9 +360,8 @@ def _torch_restored() -> Iterator[None]:
     """Let vLLM run, and undo what it does to torch and the environment.
 
     It sets the number of threads, which our runs depend on, and on a CPU replaces the function
-    that could set it back; it preloads libraries into every process that is started later; and
-    its kernels are not made for torch's deterministic mode. Left as it is: torch's generator, from
-    which its sampler on a CPU draws, as may whoever judges answers meanwhile.
+    that could set it back; it preloads libraries into later processes; its kernels are not made for
+    torch's deterministic mode. Left alone: torch's generator, which its sampler on a CPU uses.
     """
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     deterministic = torch.are_deterministic_algorithms_enabled()
