@@ -13,7 +13,7 @@ from runs import make_run
 from ttrl.report.display import Display
 from ttrl.report.results import results_json
 from ttrl.scaling.points import Point
-from ttrl.scaling.training import points_of, settings_of_run, trained_points
+from ttrl.scaling.training import points_of, refuse_other_run, settings_of_run, trained_points
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
@@ -57,7 +57,7 @@ def test_the_run_of_a_curve_measures_its_own_questions_alone() -> None:
     [
         ([], None, "holds a run that is unfinished"),
         ([], {"stopped": "collapse"}, "holds a run that is stopped"),
-        (["seed=1"], {"stopped": None}, "or of other settings: name another folder"),
+        (["seed=1"], {"stopped": None}, "of other settings .*seed = 1.*: name another"),
     ],
 )
 def test_a_run_that_is_not_the_one_is_refused(
@@ -68,9 +68,9 @@ def test_a_run_that_is_not_the_one_is_refused(
     make_run(run, [], summary=summary)
     there = settings_of_run(load_settings("tiny-arithmetic", overrides=[*OPTIONS, *others]))
     (run / "config.toml").write_text(there.to_toml())
-    points = trained_points(asked, run, Display(Console(quiet=True)))
     with pytest.raises(UserError, match=words):
-        list(points)
+        refuse_other_run(asked, run)
     (run / "config.toml").write_text(settings_of_run(asked).to_toml())
     (run / "summary.json").write_text('{"stopped": null}')
+    refuse_other_run(asked, run)
     assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []

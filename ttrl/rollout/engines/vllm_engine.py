@@ -1,10 +1,10 @@
 """The vLLM rollout engine: a vLLM inside this process, on its GPU or a CPU.
 
-What is the same as with the other engine: stop tokens, finish reasons, and log-probs of the
-distribution that was sampled from. Seeds: every sample has its own, derived from (stream, question,
-sample index), so the same run on the same machine samples the same. Other questions beside it can
-change a sample through rounding alone, but on a GPU in bfloat16 rounding does change tokens; and
-the samples are not those that the transformers engine draws.
+As with the other engine: stop tokens, finish reasons, and log-probs of the distribution that was
+sampled from. Every sample has its own seed, derived from (stream, question, sample index), so the
+same run on the same machine samples the same. Other questions beside it can change a sample through
+rounding alone, but on a GPU in bfloat16 rounding does change tokens; and the samples are not those
+that the transformers engine draws.
 """
 
 from __future__ import annotations
@@ -96,13 +96,12 @@ class VllmEngine:
     @staticmethod
     def _set_up_environment(settings: Settings) -> None:
         """Set what vLLM reads from the environment, which must be there before the import."""
-        wanted = {
+        os.environ |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are pushed inside this process
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_CPU_KVCACHE_SPACE": str(settings.rollout.kv_cache_gb),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
-        os.environ.update(wanted)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns at every push
 
     @torch.no_grad()
@@ -251,10 +250,10 @@ class VllmEngine:
         texts = self.tokenizer.batch_decode(
             [list(o.token_ids) for o in outputs], skip_special_tokens=True
         )
-        completions = tuple(
+        copies = 1 if params.temperature > 0 else params.n
+        return copies * tuple(
             self._completion(o, text, params) for o, text in zip(outputs, texts, strict=True)
         )
-        return completions if params.temperature > 0 else completions * params.n
 
     def _completion(self, output: Any, text: str, params: SamplingParams) -> Completion:
         tokens, found = tuple(output.token_ids), output.logprobs
@@ -273,8 +272,7 @@ class VllmEngine:
         top = likeliest(found, params) if params.noted else None
         if params.temperature == 0:  # vLLM's are then those of temperature 1, of all tokens
             logprobs = (0.0,) * len(tokens)
-            if top is not None:
-                top = TopLogprobs.of((((t,), (0.0,)) for t in tokens), whole=top.whole)
+            top = top and TopLogprobs.of((((t,), (0.0,)) for t in tokens), whole=top.whole)
         return Completion(tokens, logprobs, text, reason, top_logprobs=top)
 
 
@@ -348,11 +346,8 @@ def _torch_restored() -> Iterator[None]:
     """Let vLLM run, and undo what it does to torch and the environment.
 
     It sets the number of threads, which our runs depend on, and on a CPU replaces the function
-    that could set it back; it preloads libraries into every process that is started later; and
-    its kernels are not made for torch's deterministic mode.
-
-    Its sampler on a CPU also draws from torch's own generator. That is left as it is: what is
-    judged meanwhile may draw from it, too, and would be given the same numbers again.
+    that could set it back; it preloads libraries into later processes; its kernels are not made for
+    torch's deterministic mode. Left alone: torch's generator, which its sampler on a CPU uses.
     """
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     deterministic = torch.are_deterministic_algorithms_enabled()
