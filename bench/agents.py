@@ -49,6 +49,12 @@ WORKFLOWS = {
     "chain 3x1": ["rollout.workflow=chain", "rollout.agents=3", "rollout.rounds=1"],
 }
 """Name -> settings on top of the recipe tiny-agents and `COMMON`."""
+VARIANTS = {
+    "debate 2x2, first votes": [*WORKFLOWS["debate 2x2"], "agents.voters=first"],
+    "debate 2x2, per agent": [*WORKFLOWS["debate 2x2"], "rollout.policies=per_agent"],
+}
+"""The same of ways to train: untrained, they are what they are variants of."""
+IN_TURNS = {**WORKFLOWS, **VARIANTS}
 ALONE = ("pass@1", "maj@4", "maj@6")
 MODELS = ("reader", "tiny-base")
 SAMPLES = 12
@@ -67,7 +73,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     common = [*COMMON, *([] if arguments.steps is None else [f"max_steps={arguments.steps}"])]
-    made_with = {"common": common, "settings": WORKFLOWS, "samples": SAMPLES}
+    made_with = {"common": common, "settings": IN_TURNS, "samples": SAMPLES}
     made_with["reader"] = {"steps": reader.STEPS, "batch": reader.BATCH, "seed": reader.SEED}
     kept, console = KeptRuns(arguments.out, made_with), Console()
     if not arguments.show:
@@ -80,7 +86,7 @@ def main() -> None:
                 (model, name, seed): (name, seed, paths[model], common)
                 for model in paths
                 for seed in arguments.seeds
-                for name in ("untrained", "TTRL", *WORKFLOWS)
+                for name in ("untrained", "TTRL", *IN_TURNS)
             }
             for key, found in kept.made(run, wanted, arguments.jobs, console):
                 kept.add(key, found)
@@ -97,9 +103,9 @@ def run(name: str, seed: int, model: str, common: Sequence[str]) -> dict[str, An
     from ttrl.settings.recipe import load_settings
     from ttrl.trainer import train
 
-    recipe = "tiny-agents" if name in WORKFLOWS else "tiny-arithmetic"
-    own = [*common, *WORKFLOWS.get(name, []), f"seed={seed}", f"model.path={model}"]
-    shown = [name] if name in WORKFLOWS else list(WORKFLOWS)
+    recipe = "tiny-agents" if name in IN_TURNS else "tiny-arithmetic"
+    own = [*common, *IN_TURNS.get(name, []), f"seed={seed}", f"model.path={model}"]
+    shown = [name] if name in IN_TURNS else list(WORKFLOWS)
     if name == "untrained":
         return {"scores": measured(model, seed, shown, common)}
     settings = load_settings(recipe, overrides=[*own, "evaluation.samples=2"])
@@ -123,12 +129,12 @@ def measured(
 ) -> dict[str, float]:
     """Return a model's scores on the training questions: pass@1, maj@k and the outcomes."""
     from ttrl.answers import Grader
-    from ttrl.models.pretrained import load_tokenizer
-    from ttrl.rollout.pool import make_pool
+    from ttrl.evaluation.measuring import open_pool
     from ttrl.settings.recipe import load_settings
+    from ttrl.system.ranks import Ranks
 
     def settings(name: str | None) -> Settings:
-        more = [] if name is None else WORKFLOWS[name]
+        more = [] if name is None else IN_TURNS[name]
         own = [
             *common,
             *more,
@@ -138,13 +144,14 @@ def measured(
         ]
         return load_settings("tiny-arithmetic" if name is None else "tiny-agents", overrides=own)
 
-    alone = settings(None)
+    alone, scores = settings(None), {}
     with Grader(alone.answers) as grader:
-        pool = make_pool(alone, load_tokenizer(alone.model))
-        found = scored(alone, grader, pool)
-        scores = {name: found.mean(name).value for name in ALONE}
+        with open_pool(alone, Ranks()) as pool:
+            found = scored(alone, grader, pool)
+            scores |= {name: found.mean(name).value for name in ALONE}
         for name in workflows:
-            scores[name] = scored(settings(name), grader, pool).mean("outcome").value
+            with open_pool(settings(name), Ranks()) as pool:
+                scores[name] = scored(settings(name), grader, pool).mean("outcome").value
     return scores
 
 
@@ -178,7 +185,7 @@ def rows(record: dict[str, Any], model: str) -> list[list[str]]:
     """Make a row of each score: untrained, after TTRL alone, and trained in the workflow."""
     runs = record["runs"][model]
     found = []
-    for score in (*ALONE, *WORKFLOWS):
+    for score in (*ALONE, *IN_TURNS):
         untrained, alone = (values(runs.get(name, {}), score) for name in ("untrained", "TTRL"))
         trained = values(runs.get(score, {}), score)
         single = values(runs.get(score, {}), "pass@1")

@@ -128,7 +128,7 @@ def tables(record: dict[str, Any], model: str) -> list[TextTable]:
     alone = [point for point in points if point.method not in JUDGED]
     return [
         TextTable(
-            f"{model}, {counted(record['runs'][model])}",
+            f"{model}, {counted(record, model)}",
             head,
             tuple(rows),
             (f"{cost_note(FACTORS)}.",),

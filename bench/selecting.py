@@ -128,7 +128,7 @@ def rules_table(record: dict[str, Any]) -> TextTable:
     ]
     every = spread([100 * seed["right_by_all_tokens"] for seed in seeds])
     rows.insert(RULES.index("self-certainty") + 1, ("of all tokens", "", "", "", every))
-    title = f"{MODEL} on {DATA}, {counted(record['runs'][MODEL])}: right, in %, of so many answers"
+    title = f"{MODEL} on {DATA}, {counted(record, MODEL)}: right, in %, of so many answers"
     return TextTable(title, ("", *map(str, NUMBERS)), tuple(rows))
 
 
@@ -144,7 +144,7 @@ def stops_table(record: dict[str, Any]) -> TextTable:
     """
     seeds = seeds_of(record)
     rows = [(name, kind, *_cells(seeds, kind, name)) for name in STOPS for kind in KINDS]
-    title = f"{MODEL} on {DATA}, {counted(record['runs'][MODEL])}, {SAMPLES} answers at most"
+    title = f"{MODEL} on {DATA}, {counted(record, MODEL)}, {SAMPLES} answers at most"
     return TextTable(
         title, ("", "", "right, in %", "answers begun", "tokens saved, %"), tuple(rows)
     )

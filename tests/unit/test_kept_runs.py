@@ -63,3 +63,14 @@ def test_runs_of_other_settings_are_not_mixed(bench: ModuleType, tmp_path: Path)
         bench.KeptRuns(path, {"settings": {"one": (["a=2"], "half", 1)}})
     with pytest.raises(SystemExit, match="made with other settings"):
         bench.KeptRuns(path, {**settings, "questions": 6})
+
+
+def test_a_mean_stands_with_the_lowest_and_the_highest(bench: ModuleType) -> None:
+    assert bench.spread([1.0, 2.0, 6.04]) == "3.0 (1.0 to 6.0)"
+    assert bench.spread([0.0381, 0.0391], between="-", digits=3) == "0.039 (0.038-0.039)"
+    assert (bench.spread([2.04]), bench.spread([])) == ("2.0", "")
+
+
+def test_seeds_are_counted(bench: ModuleType) -> None:
+    runs = {"runs": {"votes": {"0": {}}, "reader": {"0": {}, "1": {}}}}
+    assert [bench.counted(runs, name) for name in ("votes", "reader")] == ["1 seed", "2 seeds"]
