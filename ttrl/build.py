@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from ttrl.credit.make import make_credit
 from ttrl.data.free_prompts import FreePrompts, text_of
 from ttrl.data.prompts import refuse_unread_variables
 from ttrl.data.questions import QuestionSet, load_questions, overlap
-from ttrl.data.sources import QuestionList, QuestionSource, make_source
+from ttrl.data.sources import ArrivingSource, QuestionList, QuestionSource, make_source
 from ttrl.evaluation.evaluation import Evaluation, Measured
 from ttrl.evaluation.guards import Guards
 from ttrl.learner.backends import make_trained_model
@@ -131,13 +130,6 @@ class Parts:
             sizes=self.policies.shard_sizes(("weights",)),
         )
 
-    def first_questions(self, wanted: int) -> list[Question]:
-        """Return the first ``wanted`` questions that training asks."""
-        if isinstance(self.source, StreamSource | SelfPosed):
-            return self.source.examples(wanted)
-        steps = range(1, 1 + min(wanted, self.total or wanted))
-        return list(islice(chain.from_iterable(map(self.source.questions, steps)), wanted))
-
     def arriving(self, folder: Path) -> AbstractContextManager[None]:
         """Let questions arrive in a run's folder, inside the context; nothing if all are there."""
         return nullcontext() if self.stream is None else self.stream.source.running(folder)
@@ -148,11 +140,11 @@ class Parts:
             return False
         return self.stream is None or self.stream.goes_on(done + 1)
 
-    def exam(
+    def answer(
         self, step: int, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]
     ) -> dict[str, float]:
         """Let a step's votes answer questions that have arrived; return figures of them."""
-        return {} if self.stream is None else self.stream.exam(step, groups, estimates)
+        return {} if self.stream is None else self.stream.answer(step, groups, estimates)
 
     def rate(self, step: int) -> float:
         """Return the policy's learning rate in a step; it begins behind a critic's steps alone."""
@@ -279,11 +271,12 @@ def load_data(
     outline = load_outline(settings.model)
     room = context_room(outline)
     trained = train_set.questions
-    if isinstance(source, StreamSource | SelfPosed):  # each question is checked when it comes
+    if isinstance(source, ArrivingSource):
         trained = (*trained, *source.examples(1))
         source.checks += [
             lambda question: refuse_absent_ids((question,), outline, tokenizer),
             lambda question: refuse_overflow((question,), voting(settings), room),
+            *([] if conversation is None else [conversation.check]),
         ]
     elif not trained:  # it cannot be listed, so nothing of it has been checked: the first step says
         refuse_unread_variables(settings.data, tokenizer)
@@ -293,8 +286,6 @@ def load_data(
     refuse_overflow(asked, voting(settings), room)
     if conversation is not None:
         conversation.begin(FreePrompts.of(settings, tokenizer))
-        if isinstance(source, StreamSource):
-            source.checks.append(conversation.check)
         for question in asked:
             conversation.check(question)
     if isinstance(source, SelfPosed):
@@ -373,7 +364,7 @@ def make_free_prompts(
     """
     if settings.reward.labels not in ("harmony", "reflection"):
         return None
-    if isinstance(source, StreamSource):
+    if isinstance(source, ArrivingSource):
         source.checks.append(text_of)
     else:
         for question in source.all if isinstance(source, QuestionList) else source.questions(1):

@@ -150,7 +150,7 @@ class Trainer:
         )
         self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
         self.serves = serve is not None
-        self.rollouts: Rollouts = InTurn(phase, parts.goes_on, parts.exam, self._limited)
+        self.rollouts: Rollouts = InTurn(phase, parts.goes_on, parts.answer, self._limited)
         if serve is not None:
             assert parts.stream is not None  # a rule of the settings
             self.rollouts = serve(phase, parts.stream, self._limited)
@@ -283,7 +283,7 @@ class Trainer:
         parts = self.parts
         if parts.replayed:
             return
-        questions = parts.first_questions(max(4, parts.pool.engines))
+        questions = parts.source.examples(max(4, parts.pool.engines))
         params, dtype = verifying(self.settings), self.settings.model.dtype
         when, remedy = "while engine and policy were compared", "lower rollout.gpu_memory_share"
         with self._limited("start"), memory_suffices(when, remedy):

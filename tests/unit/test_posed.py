@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 from groups import completion
+from rich.console import Console
 from tiny_tokenizer import tiny_tokenizer
 
+from ttrl.answers import Grader
+from ttrl.build import load_data
 from ttrl.data.rows import BadRow
-from ttrl.posed.buffer import Buffer, Remembered
+from ttrl.data.sources.base import refuse
+from ttrl.models.pretrained import load_tokenizer
+from ttrl.posed.buffer import Buffer, BufferedQuestion
 from ttrl.posed.duplicates import clusters, similarity, words_of
 from ttrl.posed.forms import Addition, Block, make_form
 from ttrl.posed.learnability import LEARNABILITY
@@ -22,10 +27,14 @@ from ttrl.posed.proposals import (
     samples_of,
 )
 from ttrl.posed.source import SelfPosed
+from ttrl.report.display import Display
 from ttrl.rewards.labels import CheckedAnswers
+from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.resampling import Rollout
+from ttrl.rollout.workflows import conversation_of, make_workflow
 from ttrl.settings import PosedSettings, Settings
 from ttrl.settings.recipe import load_settings
+from ttrl.system.ranks import Ranks
 from ttrl.system.rng import generator
 from ttrl.types import CompletionGroup, Question, TrainSample, UserError
 
@@ -175,9 +184,9 @@ def test_proposals_are_spread_over_the_updates() -> None:
 
 
 def test_the_buffer_forgets_the_oldest_posed_ones() -> None:
-    buffer = Buffer(2, [Remembered("given", "g")])
+    buffer = Buffer(2, [BufferedQuestion("given", "g")])
     for step in (1, 2, 3):
-        buffer.add(Remembered(f"posed-{step}-0", f"q{step}", step, ("given",)))
+        buffer.add(BufferedQuestion(f"posed-{step}-0", f"q{step}", step, ("given",)))
     buffer.note("posed-3-0", 0.5)
     buffer.note("gone", 0.5)
     assert list(buffer.entries) == ["given", "posed-2-0", "posed-3-0"]
@@ -255,7 +264,7 @@ def test_known_questions_have_their_places_and_a_sum_its_answer() -> None:
 def test_another_attempt_shows_other_questions() -> None:
     source = SelfPosed(settings("posed.prompts=1", "posed.examples=1"), tiny_tokenizer())
     for i in range(20):
-        source.buffer.add(Remembered(f"q{i}", f"What is {i} + 7?", step=1))
+        source.buffer.add(BufferedQuestion(f"q{i}", f"What is {i} + 7?", step=1))
     shown = {source.prompts(2, attempt)[0].text for attempt in range(4)}
     assert len(shown) > 1
     assert {q.id for q in source.prompts(2, 1)} & {q.id for q in source.prompts(2, 0)} == set()
@@ -305,3 +314,17 @@ def test_a_checker_and_nothing_need_posed_questions() -> None:
         load_settings("tiny-arithmetic", overrides=["reward.labels=checker"])
     with pytest.raises(UserError, match=r'"nothing" needs data\.source = "self_posed"'):
         load_settings("tiny-arithmetic", overrides=["data.train=nothing"])
+
+
+def test_what_is_posed_to_agents_must_have_room_in_all_their_turns() -> None:
+    turns = ["rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=2"]
+    settings = load_settings("tiny-self-posed", overrides=turns)
+    conversation = conversation_of(make_workflow(settings))
+    display = Display(Console(quiet=True))
+    with Grader(settings.answers) as grader:
+        scorer, tokenizer = GroupScorer(settings, grader), load_tokenizer(settings.model)
+        source, *_ = load_data(settings, tokenizer, scorer, display, Ranks(), conversation)
+    assert isinstance(source, SelfPosed)
+    refuse(Question("posed-1-0", "1+1", (1,), "1+1"), source.checks)
+    with pytest.raises(BadRow, match="is too long even without the answers that it shows"):
+        refuse(Question("posed-1-1", "1+1", (1,), "1" * 2000), source.checks)

@@ -100,3 +100,9 @@ def test_a_step_asks_no_id_twice() -> None:
     refuse_repeated(asked[:2], step=3)
     with pytest.raises(UserError, match="step 3 asks question 'a' twice"):
         refuse_repeated(asked, step=3)
+
+
+def test_examples_are_those_that_are_asked_first() -> None:
+    questions = order(14, 4)
+    assert [q.id for q in questions.examples(6)] == ids(questions, range(1, 3))[:6]
+    assert len(questions.examples(99)) == 12  # one pass, without what it leaves out

@@ -86,7 +86,7 @@ def test_only_a_first_visit_is_an_exam() -> None:
     noted = cast(Any, Noted())
     phase = StreamPhase(noted, noted, noted, noted, noted, None, noted)
     estimates = cast(Any, [Noted()])
-    assert phase.exam(2, [GROUP], estimates) == {} and noted.done == []
-    assert phase.exam(3, [GROUP], estimates) == {"scored": 1.0}
-    assert phase.exam(3, [GROUP], estimates, updates=1) == {"scored": 1.0}
+    assert phase.answer(2, [GROUP], estimates) == {} and noted.done == []
+    assert phase.answer(3, [GROUP], estimates) == {"scored": 1.0}
+    assert phase.answer(3, [GROUP], estimates, updates=1) == {"scored": 1.0}
     assert (noted.done, noted.updates) == (["answer", "answer"], [3, 1])

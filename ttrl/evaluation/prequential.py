@@ -1,7 +1,7 @@
 """Prequential figures of a stream: each question is scored before it may be learned from.
 
-A step's votes are its exam: they are sampled with the weights from before its update. Means are
-over all questions of the stream that have a reference answer, and over the last third of them.
+A step's votes are what is scored: they are sampled with the weights from before its update. Means
+are over all questions of the stream that have a reference answer, and over the last third of them.
 """
 
 from __future__ import annotations

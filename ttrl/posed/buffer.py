@@ -10,11 +10,11 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class BufferedQuestion:
     """A question of the buffer.
 
-    Example: ``Remembered("posed-3-1", "What is 17 + 24?", step=3, seen=("posed-1-0",), share=0.5,
-    asked=1)``.
+    Example: ``BufferedQuestion("posed-3-1", "What is 17 + 24?", step=3, seen=("posed-1-0",),
+    share=0.5, asked=1)``.
     """
 
     id: str
@@ -35,12 +35,12 @@ class Remembered:
 class Buffer:
     """Remembers questions, in the order in which they came; the oldest posed ones go first."""
 
-    def __init__(self, size: int, given: Sequence[Remembered] = ()) -> None:
+    def __init__(self, size: int, given: Sequence[BufferedQuestion] = ()) -> None:
         """Begin with the given questions, which never go, beside ``size`` posed ones."""
         self.size = size
-        self.entries: dict[str, Remembered] = {entry.id: entry for entry in given}
+        self.entries: dict[str, BufferedQuestion] = {entry.id: entry for entry in given}
 
-    def add(self, entry: Remembered) -> None:
+    def add(self, entry: BufferedQuestion) -> None:
         """Remember a question, and forget the oldest posed one where there is no room."""
         self.entries[entry.id] = entry
         posed = [id for id, known in self.entries.items() if known.step]
@@ -53,8 +53,8 @@ class Buffer:
             self.entries[id] = replace(entry, share=share, asked=entry.asked + 1)
 
     def drawn(
-        self, rng: np.random.Generator, count: int, among: Sequence[Remembered] | None = None
-    ) -> list[Remembered]:
+        self, rng: np.random.Generator, count: int, among: Sequence[BufferedQuestion] | None = None
+    ) -> list[BufferedQuestion]:
         """Draw questions without replacement, or all that there are, of all or of ``among``."""
         pool = list(self.entries.values()) if among is None else among
         picked = rng.choice(len(pool), min(count, len(pool)), replace=False) if pool else ()
@@ -66,5 +66,5 @@ class Buffer:
 
     def load_state(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Restore what `state` returned."""
-        entries = [Remembered(**{**saved, "seen": tuple(saved["seen"])}) for saved in state]
+        entries = [BufferedQuestion(**{**saved, "seen": tuple(saved["seen"])}) for saved in state]
         self.entries = {entry.id: entry for entry in entries}

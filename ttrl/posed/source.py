@@ -11,7 +11,7 @@ from ttrl.data.prompts import ControlTokens, make_question
 from ttrl.data.questions import QuestionReader, QuestionSet, load_questions
 from ttrl.data.rows import BadRow, Row
 from ttrl.data.sources.base import WINDOW, Check, refuse
-from ttrl.posed.buffer import Buffer, Remembered
+from ttrl.posed.buffer import Buffer, BufferedQuestion
 from ttrl.posed.forms import checker_of, make_form
 from ttrl.posed.proposals import Proposal, distinct, is_kept, read_proposals
 from ttrl.settings import Settings
@@ -58,7 +58,7 @@ class SelfPosed:
             self.given.remarks,
         )
         self._answer = checker_of(self._form)
-        given = [Remembered(q.id, self._text_of(q)) for q in self.given.questions]
+        given = [BufferedQuestion(q.id, self._text_of(q)) for q in self.given.questions]
         self.buffer = Buffer(settings.posed.buffer, given)
         self.proposals: list[Proposal] = []
         """The present step's."""
@@ -88,7 +88,7 @@ class SelfPosed:
             found.append(self._prompt(id, shown))
         return found
 
-    def _prompt(self, id: str, shown: list[Remembered]) -> Question:
+    def _prompt(self, id: str, shown: list[BufferedQuestion]) -> Question:
         """Make a prompt with as many of these questions as there is room for."""
         while True:
             message, longest = self._message(shown), self.settings.data.max_prompt_tokens
@@ -104,7 +104,7 @@ class SelfPosed:
                 )
             shown = shown[:-1]
 
-    def _message(self, shown: Sequence[Remembered]) -> str:
+    def _message(self, shown: Sequence[BufferedQuestion]) -> str:
         """Put questions in the message; braces in them are text like any other."""
         posed = self.settings.posed
         if not posed.variants or not shown:
@@ -114,7 +114,7 @@ class SelfPosed:
         parts = (part.replace("{variant}", self._variant(entry)) for part in (before, after))
         return entry.text.join(parts).strip()
 
-    def _variant(self, entry: Remembered) -> str:
+    def _variant(self, entry: BufferedQuestion) -> str:
         posed = self.settings.posed
         if entry.share is None or is_kept(entry.share, posed):
             return "another variant"
@@ -190,7 +190,7 @@ class SelfPosed:
             question = proposal.question
             if question is not None and question.id in shares:
                 seen = self._seen.get(proposal.group.question.id, ())
-                self.buffer.add(Remembered(question.id, question.text or "", step, seen))
+                self.buffer.add(BufferedQuestion(question.id, question.text or "", step, seen))
         for id, share in shares.items():
             self.buffer.note(id, share)
         self._seen = {}

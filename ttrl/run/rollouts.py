@@ -15,7 +15,7 @@ from ttrl.types import CompletionGroup, Estimate
 
 Limited = Callable[[str], AbstractContextManager[None]]
 """Function that gives a phase its time limit in ``[limits]``."""
-Exam = Callable[[int, Sequence[CompletionGroup], Sequence[Estimate]], dict[str, float]]
+OnSampled = Callable[[int, Sequence[CompletionGroup], Sequence[Estimate]], dict[str, float]]
 """Function that is shown a step's answers before they are learned from, and returns figures."""
 
 
@@ -72,7 +72,7 @@ class InTurn:
         self,
         phase: RolloutPhase,
         goes_on: Callable[[int], bool],
-        exam: Exam,
+        on_sampled: OnSampled,
         limited: Limited,
     ) -> None:
         """Take what it needs.
@@ -80,11 +80,11 @@ class InTurn:
         Args:
             phase: samples the answers of a step.
             goes_on: says whether there is a step to make after so many, perhaps after waiting.
-            exam: is shown the answers, if they are those to questions that arrive.
+            on_sampled: is shown the answers, if they are those to questions that arrive.
             limited: gives a phase its time limit.
         """
         self._phase, self._goes_on = phase, goes_on
-        self._exam, self._limited = exam, limited
+        self._on_sampled, self._limited = on_sampled, limited
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="rollout")
         self._ahead: Future[Rollout] | None = None
 
@@ -100,7 +100,7 @@ class InTurn:
         with self._limited("rollout"):
             rollout = self._phase.run(step) if self._ahead is None else self._ahead.result()
         metrics = {"time/rollout_s": time.perf_counter() - begun, **memory_metrics("rollout")}
-        metrics |= self._exam(step, rollout.groups, rollout.estimates)
+        metrics |= self._on_sampled(step, rollout.groups, rollout.estimates)
         return Sampled(step, rollout, metrics)
 
     def go_on(self, step: int, *, ahead: bool) -> bool:

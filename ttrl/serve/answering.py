@@ -190,7 +190,7 @@ class Answering:
         with self._limited():
             self._phase.ask(source.questions(window), self._step, rollout)
         groups, estimates = rollout.groups[first:], rollout.estimates[first:]
-        figures = self._stream.exam(self._step, groups, estimates, self.updates)
+        figures = self._stream.answer(self._step, groups, estimates, self.updates)
         # The accuracy of one window says nothing of the step.
         self._metrics |= {k: v for k, v in figures.items() if not k.endswith("_accuracy")}
         self._seconds += time.perf_counter() - begun

@@ -35,7 +35,7 @@ class StreamPhase:
         """Wait for the questions of a step; return False where the stream has ended."""
         return self.source.wait_for(step, self.display)
 
-    def exam(
+    def answer(
         self,
         step: int,
         groups: Sequence[CompletionGroup],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ttrl.data.questions import load_questions
 from ttrl.data.rows import refuse_no_file
-from ttrl.data.sources.base import QuestionSource, Source
+from ttrl.data.sources.base import ArrivingSource, QuestionSource, Source
 from ttrl.data.sources.question_list import QuestionList
 from ttrl.data.sources.sums import sums
 from ttrl.settings import DataSettings, Settings
@@ -18,7 +18,15 @@ from ttrl.types import Question, UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["SOURCES", "QuestionList", "QuestionSource", "Source", "make_source", "refuse_absent"]
+__all__ = [
+    "SOURCES",
+    "ArrivingSource",
+    "QuestionList",
+    "QuestionSource",
+    "Source",
+    "make_source",
+    "refuse_absent",
+]
 
 SOURCES: dict[str, Callable[[Settings, PreTrainedTokenizerBase], Source]] = {
     "arithmetic:stream": sums,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ttrl.data.questions import QuestionSet
 from ttrl.data.rows import BadRow
@@ -45,9 +45,21 @@ class QuestionSource(Protocol):
         """
         ...
 
+    def examples(self, count: int) -> list[Question]:
+        """Return so many questions like those that it asks, or fewer, before it asks any."""
+        ...
+
     def digest(self) -> str:
         """Return what tells the source from another one of the same settings."""
         ...
+
+
+@runtime_checkable
+class ArrivingSource(QuestionSource, Protocol):
+    """A source whose questions come while the run goes on: each is checked when it comes."""
+
+    checks: list[Check]
+    """What refuses a question that the run cannot ask; see `refuse`."""
 
 
 Source = tuple[QuestionSource, QuestionSet]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from itertools import chain, islice
 
 import numpy as np
 
@@ -60,6 +61,11 @@ class QuestionList:
         shuffled = generator(self.seed, "further", step).permutation(len(self.all))
         others = [self.all[j] for j in shuffled if self.all[j].id not in own]
         return others[first : first + count]
+
+    def examples(self, count: int) -> list[Question]:
+        """Return the first questions that are asked."""
+        asked = chain.from_iterable(map(self.questions, range(1, 1 + self.total)))
+        return list(islice(asked, count))
 
     def digest(self) -> str:
         """Return a digest of all questions, in order."""

@@ -37,6 +37,10 @@ class Sums:
         begin = self.settings.rollout.questions_per_step + first
         return self._drawn(step, begin + count)[begin:]
 
+    def examples(self, count: int) -> list[Question]:
+        """Return the first questions that are drawn in the first step."""
+        return self._drawn(1, count)
+
     def _drawn(self, step: int, count: int) -> list[Question]:
         """Return the first ``count`` questions that a step's random numbers give."""
         rng = random.Random(f"sums {self.settings.seed} {step}")
