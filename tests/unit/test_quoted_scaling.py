@@ -100,7 +100,7 @@ def test_what_is_said_in_words_is_in_the_points(points: Points) -> None:
         assert accuracy(found["beam", 64]) - accuracy(found["beam", 4]) < 3
         assert found["training, majority", 7].cost(FACTORS) < 8000
         assert f"{found['majority', 1].cost(FACTORS):.0f}" == "38"
-        assert f"{found['best-of-n', 8].cost(FACTORS):.0f}" == "611"
+        assert found["best-of-n", 8].cost(FACTORS) == pytest.approx(610, abs=5)
         assert accuracy(found["training, majority", 7]) > accuracy(found["majority", 64])
         without = [
             best_within(some, 4096, FACTORS)[0].method
