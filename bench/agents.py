@@ -2,6 +2,7 @@
 
     .venv/bin/python bench/agents.py                all that is missing, and the tables
     .venv/bin/python bench/agents.py --show         run nothing
+    .venv/bin/python bench/agents.py --show --write     and write the tables of docs/agents.md
     .venv/bin/python bench/agents.py --models tiny-base --seeds 0 --steps 1 --out tiny.json
 
 On the embedded task, with the model that ships and with one that has learned to read solutions
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import reader
-from kept_runs import KeptRuns, command_line, named, spread
+from kept_runs import KeptRuns, command_line, counted, named, spread
 from machine import ROOT
+from pages import marked, write_into
 from rich.console import Console
-from rich.table import Table
+
+from ttrl.report.tables import TextTable
 
 if TYPE_CHECKING:
     from ttrl.report.results import EvaluationResult
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from ttrl.settings import Settings
 
 RESULTS = ROOT / "bench" / "results" / "agents.json"
+PAGE = ROOT / "docs" / "agents.md"
 COMMON = [
     "threads=1",
     "data.held_out=none",
@@ -71,6 +75,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="instead of two passes")
     parser.add_argument("--reader", type=Path, help="what bench/reader.py has made; else: made")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--write", action="store_true", help="write the page's tables")
     arguments = parser.parse_args()
     common = [*COMMON, *([] if arguments.steps is None else [f"max_steps={arguments.steps}"])]
     made_with = {"common": common, "settings": IN_TURNS, "samples": SAMPLES}
@@ -93,7 +98,10 @@ def main() -> None:
                 kept.write()
                 console.print(f"{named(key)}: done", markup=False)
     for model in kept.record["runs"]:
-        console.print(table(kept.record, model))
+        name, shown = mark(model), [table(kept.record, model)]
+        print(marked(name, shown))
+        if arguments.write:
+            write_into(PAGE, name, shown)
 
 
 def run(name: str, seed: int, model: str, common: Sequence[str]) -> dict[str, Any]:
@@ -202,12 +210,15 @@ def values(runs: dict[str, Any], score: str) -> list[float]:
     return [100 * run["scores"][score] for run in runs.values() if score in run["scores"]]
 
 
-def table(record: dict[str, Any], model: str) -> Table:
+def table(record: dict[str, Any], model: str) -> TextTable:
     """Make a table of means over seeds, with the lowest and the highest."""
-    out = Table("accuracy in %", *HEAD, title=model)
-    for row in rows(record, model):
-        out.add_row(*row)
-    return out
+    title = f"{model}, {counted({'runs': record['runs'][model]}, 'TTRL')}"
+    return TextTable(title, ("accuracy in %", *HEAD), tuple(map(tuple, rows(record, model))))
+
+
+def mark(model: str) -> str:
+    """Return the name of a model's table in the page."""
+    return f"bench/agents.py: {model}"
 
 
 if __name__ == "__main__":
