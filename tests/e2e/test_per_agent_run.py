@@ -195,12 +195,27 @@ def test_each_agent_is_exported_and_measured(
     assert asked == [("model", 0), ("model", 0), ("agent_1", 1), ("agent_1", 1), ("model", 0)]
     turns = [a.turn for a in sampled[0].answers if a.turn is not None]
     assert {(turn.agent, turn.policy) for turn in turns} == {(0, 0), (1, 1)}
+    assert _scaled(whole, given, data, tmp_path) == [
+        q.scores["outcome"] for q in evaluation.score(sampled, 0).questions
+    ]
     base = load_settings("tiny-arithmetic", data=data, overrides=given)
     with (
         pytest.raises(UserError, match="measures 2 models: expected RUN/model of a run that has"),
         measuring.open_pool(base, Ranks()),
     ):
         pass
+
+
+def _scaled(whole: Path, given: Sequence[str], data: str, folder: Path) -> list[float]:
+    """What `ttrl scale` says of one conversation of the agents, question by question."""
+    options = [f"--set={o}" for o in given if not o.startswith("evaluation.samples")]
+    command = ("-m", "ttrl.cli", "scale", str(whole / "model"), data, "--recipe=tiny-arithmetic")
+    file = folder / "scaled.json"
+    done = run_python(*command, "--methods=debate,majority", "--n=4", f"--json={file}", *options)
+    assert done.returncode == 0, done.stderr[-4000:]
+    points = {p["method"]: p["scores"] for p in json.loads(file.read_text())["points"]}
+    found: list[float] = points["debate 2x2"]
+    return found
 
 
 def test_an_engine_in_a_process_of_its_own_is_brought_to_who_speaks(tmp_path: Path) -> None:

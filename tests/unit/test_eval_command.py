@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,43 @@ def test_results_measured_before_are_compared_without_sampling(
     code, out, _ = call(capsys, monkeypatch, "eval", new, "x", "--format", "json")
     (found,) = json.loads(out)["results"]
     assert found["means"]["pass@1"] == {"value": 0.5, "half_width": 0.0, "questions": 2}
+
+
+def test_what_cannot_be_compared_is_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a file says is looked at before sampling; what is measured is written before tables."""
+    from results import result
+
+    (tmp_path / "r.jsonl").write_text('{"prompt": "What is 20 + 21?", "answer": "41"}\n')
+    monkeypatch.chdir(tmp_path)
+    other = result("base", [0.5], "r.jsonl")  # of a question with another id
+    early = replace(result("fast", [0.5], "r.jsonl"), stopped_early="majority")
+    for name, found in (("other", other), ("early", early), ("elsewhere", result("m", [1.0]))):
+        (tmp_path / f"{name}.json").write_text(results_json([found]))
+
+    def evaluate(*words: str) -> tuple[int, str]:
+        code, _, err = call(capsys, monkeypatch, "eval", *words)
+        return code, " ".join(err.split())
+
+    for words in (
+        ("tiny-base", "r.jsonl", *FEW, "--against", "early.json"),
+        ("tiny-base", "r.jsonl", *FEW, "--also", "early.json"),
+        ("early.json", "r.jsonl", "--against", "other.json"),
+        ("early.json", "r.jsonl", "--also", "other.json"),
+    ):
+        code, err = evaluate(*words, "--json", "kept.json")
+        assert code == 2
+        assert "early.json: the results of fast on r.jsonl are of --stop-early" in err
+        assert not Path("kept.json").exists()
+    code, err = evaluate("tiny-base", "r.jsonl", *FEW, "--against", "elsewhere.json")
+    assert code == 2 and "elsewhere.json has no result of r.jsonl" in err
+    assert "on 1 questions" not in err
+    code, err = evaluate(
+        "tiny-base", "r.jsonl", *FEW, "--against", "other.json", "--json", "kept.json"
+    )
+    assert code == 2 and "were measured on different questions" in err
+    assert [found.model for found in load_results(Path("kept.json"))] == ["base", "tiny-base"]
 
 
 @pytest.mark.parametrize(

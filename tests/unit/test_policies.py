@@ -95,6 +95,21 @@ def test_who_has_written_nothing_stays_as_it_is(
     assert same == {"policy": True, "agent_1": False, "agent_2": True}
 
 
+def test_whose_update_is_not_finite_is_said(
+    start: ModelSettings, samples: list[TrainSample]
+) -> None:
+    """The one before it has learned, and the one after it has not."""
+    several = policies(of("plain", start))
+    before = {name: model.shards() for name, model in several.models.items()}
+    bad = [replace(s, weight=float("nan")) if s.policy == 1 else s for s in samples]
+    with pytest.raises(FloatingPointError, match=r"^agent_1: the update is not finite: question"):
+        several.update(bad, RATE)
+    same = {n: equal(before[n], m.shards()) for n, m in several.models.items()}
+    assert same == {"policy": False, "agent_1": True, "agent_2": True}
+    with pytest.raises(FloatingPointError, match=r"^the update is not finite"):
+        policies(of("plain", start), ()).update([replace(bad[1], policy=0)], RATE)
+
+
 def test_adapters_share_their_frozen_base(start: ModelSettings) -> None:
     several = policies(of("adapters", start))
     frozen = [

@@ -18,6 +18,7 @@ import pytest
 from command_line import call
 from groups import estimate, group
 from report_runs import HOSTILE, answered, asked, hostile_run, long_run, recorded_run, small_run
+from runs import make_run
 
 from ttrl.answers import default_grader
 from ttrl.report.page import history as history_module
@@ -75,6 +76,19 @@ def test_numbers_behind_the_curves_are_the_metrics(tmp_path: Path) -> None:
     assert accuracy == {"pass@1": [[0, 0.25], [3, 0.75]], "maj@4": [[0, 0.5], [3, 0.833333]]}
     assert found["accuracy_train"]["bounds"] == {"maj@4 of the starting model": 0.5}
     assert found["entropy"]["series"][0]["points"] == [[1, 1.0], [2, 0.5], [3, 0.333333]]
+
+
+def test_what_all_agents_were_trained_on_is_the_throughput(tmp_path: Path) -> None:
+    """30 and 50 tokens in 2 s, then 20 of the second agent alone in 1 s, then none."""
+    lines = [
+        {"policy/tokens": 30, "agent_1/tokens": 50, "time/update_s": 2.0},
+        {"agent_1/tokens": 20, "time/update_s": 1.0},
+        {"time/update_s": 1.0},
+    ]
+    drawn = figures(named_runs([make_run(tmp_path / "run", lines)]))
+    (found,) = [figure for figure in drawn if figure.key == "throughput"]
+    assert [series.name for series in found.series] == ["trained on"]
+    assert found.series[0].points == ((1.0, 40.0), (2.0, 20.0))
 
 
 def test_a_run_with_labels_beside_is_the_second_bound(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import call
@@ -129,3 +130,21 @@ def test_wrong_majorities_are_shown_first(
     assert "1 of 3 questions" in out and "'3' (4" not in out
     code, _, err = call(capsys, monkeypatch, "show", str(run), "--step", "1")
     assert code == 2 and "has the answers of steps 2 to 2" in err
+
+
+def test_verdicts_are_shown_as_such(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They are no answers: one who said neither 1 nor 0 has judged, and has not said None."""
+    run = make_run(tmp_path / "run", STEPS, overrides=["data.train=q.jsonl"])
+    (run.path / "rollouts").mkdir()
+    verdicts = (True, True, True, False, False, None)
+    shown: dict[str, Any] = {**line("x", "9", 0.5, *"8888887")}
+    for said, verdict in zip(shown["completions"][:6], verdicts, strict=True):
+        said |= {"answer": None, "verdict": verdict, "verdict_of": 6}
+    (run.path / "rollouts" / "step_00002.jsonl").write_text(json.dumps(shown) + "\n")
+    code, out, _ = call(capsys, monkeypatch, "show", str(run.path), "--answers", "9")
+    assert code == 0
+    heads = [words.partition(" (")[0].strip() for words in out.splitlines() if "complete" in words]
+    judged = [f"{n} judged a solution: {kind}" for n, kind in ((3, "right"), (2, "wrong"))]
+    assert heads == [*judged, "1 said '7'", "1 judged a solution: neither right nor wrong"]

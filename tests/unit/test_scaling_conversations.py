@@ -21,7 +21,7 @@ from ttrl.report.display import Display
 from ttrl.report.results import EvaluationResult, QuestionScores
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.scaling import METHODS, Measuring
-from ttrl.scaling.conversations import SHAPES, refuse_uneven, settings_of, shape
+from ttrl.scaling.conversations import SHAPES, policies_of, refuse_uneven, settings_of, shape
 from ttrl.scaling.training import points_of
 from ttrl.settings import Settings
 from ttrl.settings.agent_rules import calls
@@ -154,6 +154,16 @@ def test_shapes_are_those_of_the_settings_or_usual_ones() -> None:
     refuse_uneven(agents, "debate", [1, 9])
     with pytest.raises(UserError, match="a debate 3x3 has 9 answers in all turns, and debate"):
         refuse_uneven(agents, "debate", [1, 4, 8])
+
+
+def test_agents_with_a_policy_each_hold_their_own_conversation_alone() -> None:
+    each = load_settings("tiny-agents", overrides=["rollout.policies=per_agent"])
+    assert policies_of(each, []) == ()
+    assert policies_of(load_settings("tiny-agents"), ["debate", "chain"]) == ()
+    with pytest.raises(UserError, match="'debate', and chain has other agents: leave it out"):
+        policies_of(each, ["debate", "chain"])
+    with pytest.raises(UserError, match=r"measures 2 models: expected RUN/model .* 'tiny-base'"):
+        policies_of(each, ["debate"])
 
 
 def test_only_later_turns_have_read() -> None:

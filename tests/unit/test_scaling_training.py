@@ -44,6 +44,16 @@ def test_what_a_run_has_spent_is_shared_by_its_questions(tmp_path: Path) -> None
     ]
 
 
+def test_what_all_agents_were_trained_on_counts(tmp_path: Path) -> None:
+    """30 tokens of the first policy, 50 and 4 of others; and another model's, which are none."""
+    line = SPENT | {"agent_1/tokens": 50, "agent_12/tokens": 4, "critic/tokens": 1000}
+    run = tmp_path / "run"
+    record = make_run(run, [line], overrides=OPTIONS)
+    found = result("m", [0.5, 0.5], "train", maj_4=[0.0, 1.0], response_tokens=[4.0, 6.0])
+    (run / "evaluations" / "step_00001.json").write_text(results_json([replace(found, step=1)]))
+    assert [point.trained for point in points_of(record)] == [42.0, 42.0]
+
+
 def test_the_run_of_a_curve_measures_its_own_questions_alone() -> None:
     asked = load_settings("tiny-arithmetic", overrides=["max_steps=12", "evaluation.greedy=true"])
     run = settings_of_run(asked)

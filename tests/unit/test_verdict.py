@@ -97,3 +97,17 @@ def test_what_may_be_chance_is_said_of_the_training_questions(tmp_path: Path) ->
         "pass@1 of train went from 30.0 to 30.0 % (+0.0 ± 39.2), which may be chance, of held_out "
         "from 50.0 to 100.0 %, in 2 steps with 1 updates, 0% of the votes abstaining"
     )
+
+
+def test_agents_with_a_policy_each_are_counted_together(tmp_path: Path) -> None:
+    """The first has learned nothing; and there is no starting model of several to compare with."""
+    steps = [{"vote/majority_ratio": 0.5, "policy/updates": 0, "agent_1/updates": 2}] * 2
+    found = verdict(make_run(tmp_path / "votes", steps))
+    assert found.kind == "not measured"
+    scores = {0: {"train": [0.2, 0.4]}, 2: {"train": [0.4, 0.2]}}
+    assert "with 4 updates" in verdict(make_run(tmp_path / "chance", steps, scores)).reason
+    each, scores = ["rollout.policies=per_agent"], {0: {"train": [0.2]}, 2: {"train": [0.9]}}
+    steps = [{"vote/majority_ratio": 0.5}] * 2
+    run = make_run(tmp_path / "each", steps, scores, overrides=each, recipe="tiny-agents")
+    command = f"ttrl eval {run.path}/model DATA --recipe {run.path}/config.toml"
+    assert next_steps(run, "ttrl")[1] == f"measure it on other questions: {command}"

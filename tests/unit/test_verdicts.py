@@ -231,6 +231,7 @@ def test_verdicts_are_written_down_and_read_again(tmp_path: Path) -> None:
     (recorded,) = read_groups(file)
     assert [a.verdict for a in recorded.answers[1::3]] == [True, False, True, None]
     assert [a.answer for a in recorded.answers[1::3]] == [None] * 4
+    assert [a.is_verdict for a in recorded.answers] == [False, True, False] * 4
     assert line["completions"][4]["verdict_of"] == 3
     shown = [lines[0] for lines in answers_of([recorded])["answers"]["q1"]]
     assert shown[4].startswith("[trajectory 2, turn 2: verifier 1, verdict: wrong]\n")

@@ -141,7 +141,9 @@ def evaluate(
     labels = () if selecting is None else selecting.overrides
     asking = Asking(data, recipe, k, overrides or [], labels)
     for name in (model, *others):
-        asking.check(name, recorded=name == model and from_samples is not None)
+        asking.check(
+            name, recorded=name == model and from_samples is not None, compared=bool(others)
+        )
     if ranks and not launched():
         launch(rank_count(ranks), sys.argv[1:])
     refuse_unseen_gpus()
@@ -170,12 +172,12 @@ def evaluate(
     if not is_main():
         return
     every = [*base, *measured, *further]
+    if output is not None:  # first: what took hours is kept, even if it cannot be compared
+        output.write_text(results_json(every), encoding="utf-8")
     if shown == "json":
         print(results_json(every), end="")
     else:
         write(_tables(measured, base, further), shown)
-    if output is not None:
-        output.write_text(results_json(every), encoding="utf-8")
     say_written(console, save_samples, output)
 
 
@@ -190,9 +192,18 @@ class Asking:
     labels: Sequence[str] = ()
     """Further overrides, with which a rule's own settings are set and checked."""
 
-    def check(self, model: str, *, recorded: bool) -> None:
+    def check(self, model: str, *, recorded: bool, compared: bool) -> None:
         """Raise a UserError for what can be seen of a model before anything is loaded."""
-        if not model.endswith(".json"):
+        if model.endswith(".json"):
+            from ttrl.evaluation.measuring import measured_before
+
+            found = measured_before(Path(model), self.data)
+            if early := [r for r in found if compared and r.stopped_early]:
+                raise UserError(
+                    f"{model}: the results of {early[0].model} on {early[0].data} are of "
+                    "--stop-early, and have no scores to compare: measure it without"
+                )
+        else:
             for data in self.data:
                 samples = self._settings(model, data).evaluation.samples
                 if not recorded:
@@ -360,11 +371,6 @@ def _tables(
     )
     from ttrl.report.selection import selection_tables
 
-    if early := [r for r in (*base, *further) if r.stopped_early]:
-        raise UserError(
-            f"the results of {early[0].model} on {early[0].data} are of --stop-early, and have no "
-            "scores to compare: measure it without"
-        )
     if base:
         tables = [gains_table(b, m) for b, m in zip(base, measured, strict=True)]
     else:

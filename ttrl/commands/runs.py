@@ -13,7 +13,7 @@ from ttrl.report.tables import Format
 from ttrl.types import UserError
 
 if TYPE_CHECKING:
-    from ttrl.report.rollouts import RecordedGroup
+    from ttrl.report.rollouts import RecordedAnswer, RecordedGroup
     from ttrl.report.run_record import RunRecord
 
 A_RUN = typer.Argument(help="A run's folder.", show_default=False)
@@ -161,10 +161,18 @@ def _described(group: RecordedGroup, reference: str | None, answers: int) -> Ite
         yield f"  {len(group.answers)} answers, whose votes were not counted"
     else:
         yield f"  majority {group.label!r} with {group.majority_ratio:.0%} of the votes{known}"
-    kinds = {answer.answer: answer for answer in reversed(group.answers)}
-    votes = [answer.answer for answer in group.answers]
+    kinds = {_said(answer): answer for answer in reversed(group.answers)}
+    votes = [_said(answer) for answer in group.answers]
     for kind in sorted(kinds, key=votes.count, reverse=True)[:answers]:
         answer = kinds[kind]
         ended = "cut off" if answer.truncated else "complete"
-        yield f"  {votes.count(kind)} said {kind!r} ({answer.tokens} tokens, {ended}):"
+        yield f"  {votes.count(kind)} {kind} ({answer.tokens} tokens, {ended}):"
         yield f"    {'...' if len(answer.text) > SHOWN else ''}{answer.text[-SHOWN:]!r}"
+
+
+def _said(answer: RecordedAnswer) -> str:
+    """Say what was read from a text: an answer, or what a verifier makes of another's."""
+    if not answer.is_verdict:
+        return f"said {answer.answer!r}"
+    said = {True: "right", False: "wrong", None: "neither right nor wrong"}[answer.verdict]
+    return f"judged a solution: {said}"

@@ -270,6 +270,7 @@ def _measure(
     from ttrl.reward_models import make_reward_model
     from ttrl.rollout.pool import make_pool
     from ttrl.scaling import METHODS, Measuring
+    from ttrl.scaling.conversations import policies_of
     from ttrl.scaling.training import refuse_few, refuse_other_run
     from ttrl.system.rng import make_repeatable
 
@@ -277,6 +278,7 @@ def _measure(
     display = Display(console)
     if run_dir is not None:
         refuse_other_run(settings, run_dir)
+    policies = policies_of(settings, [name for name in names if name in TALKS])
     model = None if reward_model is None else make_reward_model(reward_model, settings)
     sampled = settings
     if model is not None and model.step not in settings.rollout.stop:
@@ -310,6 +312,7 @@ def _measure(
                 f"of --width {width}"
             )
         pool = make_pool(sampled, load_tokenizer(settings.model))
+        pool.policies = policies
         on = Measuring(evaluation, pool, model, counts, width, display, run_dir or Path("unused"))
         try:
             for name in (n for n in names if n != "training"):

@@ -70,7 +70,10 @@ class Policies:
         for number, (name, model) in enumerate(self.models.items()):
             model.reload()
             own = [sample for sample in samples if sample.policy == number]
-            found[name] = model.update(own, self.objectives[name], rate)
+            try:
+                found[name] = model.update(own, self.objectives[name], rate)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{name}: {error}" if self.further else error) from error
             if self.further:
                 model.offload()
         return found

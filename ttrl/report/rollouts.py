@@ -48,6 +48,8 @@ class RecordedAnswer:
     """Whether it has a vote, where the votes were counted."""
     verdict: bool | None = None
     """What a verifier says of a solution: `ttrl.types.Verdict.right`; None also of an answer."""
+    is_verdict: bool = False
+    """Whether it was to be a verdict, whatever it says."""
     turn: Turn | None = None
     """Where it stands among the answers of several agents; the tokens of its prompt are not
     known."""
@@ -264,6 +266,7 @@ def _read(said: Mapping[str, Any]) -> RecordedAnswer:
         reward=None if said.get("reward") is None else _number(said["reward"]),
         votes=bool(said.get("votes", True)),
         verdict=None if said.get("verdict") is None else bool(said["verdict"]),
+        is_verdict="verdict_of" in said,
         surprisal=_number(said["surprisal"]) if "surprisal" in said else None,
         confidence=(
             Confidence.of_json(said["confidence"], said["tokens"]) if "confidence" in said else None

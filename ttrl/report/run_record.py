@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +75,12 @@ class RunRecord:
         """Return (step, value) of a metric wherever it was written, step 0 included."""
         lines = (self.baseline, *self.steps)
         return [(line["step"], line[name]) for line in lines if name in line]
+
+    @staticmethod
+    def of_policies(line: Mapping[str, Any], count: str) -> float:
+        """Add up a count of a step's updates, as "tokens", over the policies of all agents."""
+        named = re.compile(rf"(policy|agent_\d+)/{count}")
+        return math.fsum(value for name, value in line.items() if named.fullmatch(name))
 
 
 def is_run(path: Path) -> bool:

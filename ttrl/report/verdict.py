@@ -48,7 +48,7 @@ def verdict(run: RunRecord) -> Verdict:
         return _of_scores(run, pairs)
     if run.steps[-1].get("guard/collapse"):
         return Verdict("collapse", f"the guard saw its signs in step {run.steps[-1]['step']}")
-    if not any(step.get("policy/updates") for step in run.steps):
+    if not any(run.of_policies(step, "updates") for step in run.steps):
         return Verdict("nothing learned", f"nothing was there to learn from, {_idle(run)}")
     first, last = _ends(run, "vote/majority_ratio")
     return Verdict(
@@ -92,9 +92,11 @@ def next_steps(run: RunRecord, command: str) -> list[str]:
         steps.append("see why: docs/metrics.md says what to look at, and in which order")
     else:
         recipe = f"--recipe {path}/config.toml"
+        # Agents that have a policy each were one model at the start, which has no folders of them.
+        alone = settings.rollout.policies == "shared"
+        against = f" --against {shlex.quote(settings.model.path)}" if alone else ""
         steps.append(
-            f"measure it on other questions: {command} eval {path}/model DATA {recipe} "
-            f"--against {shlex.quote(settings.model.path)}"
+            f"measure it on other questions: {command} eval {path}/model DATA {recipe}{against}"
         )
     if settings.model.path == "tiny-base":
         steps.append(f"a real one: {command} train 1x24gb/qwen2.5-math-1.5b-lora (24 GB GPU)")
@@ -136,5 +138,5 @@ def _ends(run: RunRecord, name: str) -> tuple[float, float]:
 def _idle(run: RunRecord) -> str:
     """Say what a run of few updates was like."""
     shares = fmean(step.get("vote/abstention_share", 0.0) for step in run.steps)
-    updates = sum(int(step.get("policy/updates", 0)) for step in run.steps)
+    updates = int(sum(run.of_policies(step, "updates") for step in run.steps))
     return f"in {len(run.steps)} steps with {updates} updates, {shares:.0%} of the votes abstaining"

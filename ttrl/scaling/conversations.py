@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -12,11 +12,13 @@ from ttrl.data.free_prompts import FreePrompts
 from ttrl.evaluation.metrics import maj_at_k
 from ttrl.evaluation.outcomes import outcomes, read_tokens
 from ttrl.models.pretrained import load_tokenizer
+from ttrl.models.saved_policies import SavedPolicy, saved_policies
 from ttrl.rollout.workflows import Conversation, conversation_of, make_workflow
 from ttrl.rollout.workflows.checks import later_prompts
 from ttrl.scaling.points import Point
 from ttrl.settings import Settings
 from ttrl.settings.agent_rules import calls
+from ttrl.settings.per_agent_rules import agent_count
 from ttrl.types import CompletionGroup, UserError
 
 if TYPE_CHECKING:
@@ -62,6 +64,25 @@ def refuse_uneven(settings: Settings, workflow: str, counts: list[int]) -> None:
             f"--n {', '.join(map(str, counts))}: a {shape(held)} has {each} answers in all turns, "
             f"and {workflow} needs a multiple of them; add --n {4 * each}"
         )
+
+
+def policies_of(settings: Settings, workflows: Sequence[str]) -> tuple[SavedPolicy, ...]:
+    """Find the policies that hold conversations, where each agent has its own; () where none has.
+
+    Raises:
+        UserError: if they are not beside the model, or are agents of another workflow.
+    """
+    rollout = settings.rollout
+    if rollout.policies == "shared" or not workflows:
+        return ()
+    if others := [name for name in workflows if name != rollout.workflow]:
+        raise UserError(
+            f'--methods {",".join(workflows)}: rollout.policies = "per_agent" has a policy for '
+            f"each agent of rollout.workflow = {rollout.workflow!r}, and {others[0]} has other "
+            f"agents: leave it out, or add --set rollout.policies=shared, with which "
+            f"{settings.model.path} speaks for all agents"
+        )
+    return saved_policies(settings.model, agent_count(rollout) or 1)
 
 
 def in_turns(on: Measuring, workflow: str) -> Iterator[Point]:

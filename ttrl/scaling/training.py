@@ -81,7 +81,7 @@ def points_of(record: RunRecord) -> Iterator[Point]:
         steps = [line for line in record.steps if line["step"] <= result.step]
         sampled = math.fsum(line["rollout/tokens"] for line in steps) / asked
         read = math.fsum(line.get("agents/read_tokens", 0.0) for line in steps) / asked
-        trained = math.fsum(line.get("policy/tokens", 0.0) for line in steps) / asked
+        trained = math.fsum(RunRecord.of_policies(line, "tokens") for line in steps) / asked
         took = math.fsum(line["time/rollout_s"] + line["time/update_s"] for line in steps)
         answer = result.mean("response_tokens").value
         for name, method, n in (

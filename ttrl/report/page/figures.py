@@ -262,15 +262,15 @@ def _curve(record: RunRecord, metric: str | tuple[str, str]) -> Curve:
     if isinstance(metric, str):
         return [(float(step), float(value)) for step, value in record.curve(metric)]
     above, below = metric
-    return list(_ratios(record.steps, above, below))
+    return list(_ratios(record, above, below))
 
 
-def _ratios(
-    steps: Sequence[Mapping[str, float]], above: str, below: str
-) -> Iterator[tuple[float, float]]:
-    for line in steps:
-        if above in line and line.get(below):
-            yield float(line["step"]), line[above] / line[below]
+def _ratios(record: RunRecord, above: str, below: str) -> Iterator[tuple[float, float]]:
+    model, _, count = above.partition("/")
+    for line in record.steps:
+        value = record.of_policies(line, count) if model == "policy" else line.get(above)
+        if value and line.get(below):
+            yield float(line["step"]), value / line[below]
 
 
 def _shown(curve: Curve, plot: Plot) -> Curve:
