@@ -198,7 +198,8 @@ def rows(record: dict[str, Any], model: str) -> list[list[str]]:
         trained = values(runs.get(score, {}), score)
         single = values(runs.get(score, {}), "pass@1")
         cells = [spread(x) for x in (untrained, alone, trained, single)]
-        found.append([score, *cells])
+        if any(cells):
+            found.append([score, *cells])
     return found
 
 

@@ -52,6 +52,11 @@ def test_what_is_said_in_words_is_in_the_runs(bench: ModuleType) -> None:
         rival = "maj@4" if name in ("debate 2x2", "mixture 3+1", "chain 3x1") else "maj@6"
         assert mean(name, name) < mean("TTRL", rival)
         assert all(run["curves"]["label/label_accuracy"] for run in READER[name].values())
+    first, shared = "debate 2x2, first votes", "debate 2x2"
+    singles = [run["scores"]["pass@1"] for run in READER[first].values()]
+    assert sum(score < 0.6 for score in singles) == 3
+    single = {n: fmean(r["scores"]["pass@1"] for r in SHIPPED[n].values()) for n in (first, shared)}
+    assert abs(single[first] - single[shared]) < 0.02
     for name, runs in SHIPPED.items():
         for run in runs.values():
             assert all(run["scores"].get(w, 0) < 0.01 for w in bench.IN_TURNS)
@@ -75,7 +80,14 @@ def sentences(bench: ModuleType) -> list[str]:
     right = "label/label_accuracy"
     label = {name: curve_of(SHIPPED, name, right) for name in SHIPPED if name != "untrained"}
     agreeing = curve_of(SHIPPED, "debate 2x2", "agents/reward/turn=1")
+    first, own = "debate 2x2, first votes", "debate 2x2, per agent"
+    of_reader = {name: curve_of(READER, name, right) for name in ("debate 2x2", first, own)}
+    behind = mean("debate 2x2", "debate 2x2") - mean(own, own)
     return [
+        f"{label[first]:.0f} % of the labels are right in the debate of two",
+        f"{of_reader[first]:.0f} % of the labels are right over a run, where all turns elect "
+        f"{of_reader['debate 2x2']:.0f} %",
+        f"labels as good, {of_reader[own]:.0f} %, and ends {behind:.0f} points below the shared",
         f"{label['debate 2x2']:.0f} % of the labels are right in a debate of two, "
         f"{label['debate 3x2']:.0f} % in one of three, {label['chain 3x1']:.0f} % in a chain, "
         f"where TTRL alone has {label['TTRL']:.0f} % and mixtures, whose aggregators are few, "

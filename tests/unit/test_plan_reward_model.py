@@ -168,7 +168,10 @@ def test_a_config_that_is_not_used_or_cannot_be_read(
     policy = ("plan", RECIPE, "--gpus", "8", "--model-config", config)
     own = ("--reward-model-config", str(CONFIGS / f"{SMALL}.json"))
     code, _, err = call(capsys, monkeypatch, *policy, *own)
-    assert code == 2 and "this run loads no reward model; expected reward.estimator" in err
+    assert (
+        code == 2
+        and "this run loads no reward model that is known; expected reward.estimator" in err
+    )
     sets = [word for setting in judged("qwen-prm:x") for word in ("--set", setting)]
     code, out, _ = call(capsys, monkeypatch, *policy, *own, *sets)
     assert code in (0, 1) and "reward model" in out

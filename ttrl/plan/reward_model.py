@@ -46,8 +46,8 @@ def judge_outline(settings: Settings, config: Path | None = None) -> PreTrainedM
     if name is None:
         if config is not None:
             raise UserError(
-                f"--reward-model-config {config}: this run loads no reward model; expected "
-                'reward.estimator = "verified" with one as reward.options.verifier'
+                f"--reward-model-config {config}: this run loads no reward model that is known; "
+                'expected reward.estimator = "verified" with one as reward.options.verifier'
             )
         return None
     if name in SHIPPED:
