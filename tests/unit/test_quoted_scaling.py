@@ -108,7 +108,7 @@ def test_what_is_said_in_words_is_in_the_points(points: Points) -> None:
         ]
         assert without == ["majority"]
     reader, shipped = points["reader"], points["tiny-base"]
-    assert max(accuracy(shipped[m, n]) for m in AGENTS for n in (4, 8, 16, 64)) == 0
+    assert max(accuracy(shipped[m, n]) for m in AGENTS for n in (4, 8, 16, 64)) <= 0.2
     for n in (4, 8, 16, 64):
         for method in AGENTS:
             assert accuracy(reader[method, n]) < accuracy(reader["majority", n])
