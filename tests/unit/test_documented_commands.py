@@ -142,7 +142,12 @@ def ttrl(
     def measure(asking: Any, model: str, **_: Any) -> list[Any]:
         return [result(model, [0.25, 0.75], data=data) for data in asking.data]
 
+    def measured_before(path: Path, data: Sequence[str]) -> list[Any]:
+        """What an earlier command of the page has written."""
+        return [result(path.stem, [0.5, 0.5], data=name) for name in data]
+
     monkeypatch.setattr("ttrl.commands.evaluate.Asking.measure", measure)
+    monkeypatch.setattr("ttrl.evaluation.measuring.measured_before", measured_before)
     monkeypatch.setattr("ttrl.commands.evaluate.launch", lambda *_: sys.exit(0))
     monkeypatch.setattr("ttrl.models.pretrained.load_bare_outline", outline)
     yield lambda *words: call(capsys, monkeypatch, *words)
