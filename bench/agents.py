@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import reader
-from kept_runs import KeptRuns, command_line, counted, named, spread
+from kept_runs import KeptRuns, command_line, counted, spread
 from machine import ROOT
 from pages import marked, write_into
 from rich.console import Console
@@ -93,10 +93,7 @@ def main() -> None:
                 for seed in arguments.seeds
                 for name in ("untrained", "TTRL", *IN_TURNS)
             }
-            for key, found in kept.made(run, wanted, arguments.jobs, console):
-                kept.add(key, found)
-                kept.write()
-                console.print(f"{named(key)}: done", markup=False)
+            kept.complete(run, wanted, arguments.jobs, console)
     for model in kept.record["runs"]:
         name, shown = mark(model), [table(kept.record, model)]
         print(marked(name, shown))

@@ -87,6 +87,19 @@ class KeptRuns:
                 else:
                     yield key, done.result()
 
+    def complete(
+        self,
+        run: Callable[..., dict[str, Any]],
+        wanted: Mapping[Key, Sequence[Any]],
+        jobs: int,
+        console: Console,
+    ) -> None:
+        """Make the runs that are not there, as `made` does; keep and report each at once."""
+        for key, found in self.made(run, wanted, jobs, console):
+            self.add(key, found)
+            self.write()
+            console.print(f"{named(key)}: done", markup=False)
+
 
 def named(key: Key) -> str:
     """Name a run for the user."""

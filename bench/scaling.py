@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 import reader
-from kept_runs import KeptRuns, command_line, counted, named, spread, ttrl
+from kept_runs import KeptRuns, command_line, counted, spread, ttrl
 from machine import ROOT
 from pages import marked, write_into
 from rich.console import Console
@@ -71,10 +71,7 @@ def main() -> None:
                 for seed in arguments.seeds
                 for model in arguments.models
             }
-            for key, found in kept.made(run, wanted, arguments.jobs, console):
-                kept.add(key, found)
-                kept.write()
-                console.print(f"{named(key)}: done", markup=False)
+            kept.complete(run, wanted, arguments.jobs, console)
     every = [table for model in record["runs"] for table in tables(record, model)]
     print(marked(NAME, every))
     if arguments.write:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kept_runs import KeptRuns, command_line, counted, named, spread, ttrl
+from kept_runs import KeptRuns, command_line, counted, spread, ttrl
 from machine import ROOT
 from pages import marked, write_into
 from rich.console import Console
@@ -54,10 +54,7 @@ def main() -> None:
     record = kept.record
     if not arguments.show:
         wanted = {(MODEL, seed): (MODEL, seed) for seed in arguments.seeds}
-        for key, found in kept.made(run, wanted, arguments.jobs, console):
-            kept.add(key, found)
-            kept.write()
-            console.print(f"{named(key)}: done", markup=False)
+        kept.complete(run, wanted, arguments.jobs, console)
     for name, table in ((CHOSEN, rules_table(record)), (STOPPED, stops_table(record))):
         print(marked(name, [table]))
         if arguments.write:

@@ -74,3 +74,13 @@ def test_a_mean_stands_with_the_lowest_and_the_highest(bench: ModuleType) -> Non
 def test_seeds_are_counted(bench: ModuleType) -> None:
     runs = {"runs": {"votes": {"0": {}}, "reader": {"0": {}, "1": {}}}}
     assert [bench.counted(runs, name) for name in ("votes", "reader")] == ["1 seed", "2 seeds"]
+
+
+def test_runs_are_kept_and_reported_one_by_one(bench: ModuleType, tmp_path: Path) -> None:
+    path, screen = tmp_path / "runs.json", io.StringIO()
+    kept = bench.KeptRuns(path, {})
+    wanted = {("votes", 0): ['{"made": 0}'], ("votes", 1): ["{"]}
+    kept.complete(json.loads, wanted, 1, Console(file=screen, width=200))
+    assert json.loads(path.read_text())["runs"] == {"votes": {"0": {"made": 0}}}
+    assert "votes, seed 0: done\n" in screen.getvalue()
+    assert "votes, seed 1 failed" in screen.getvalue()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ttrl.answers import equivalent
 from ttrl.rewards import majority_vote
+from ttrl.rewards.vote import is_settled
 from ttrl.types import Vote
 
 
@@ -101,3 +102,10 @@ def test_classes_are_those_of_the_grader(answers: list[str | None]) -> None:
     assert list(vote.counts) == sorted(vote.counts, reverse=True)
     if voted:
         assert vote.majority in [a for a, cluster in voted if cluster == 0]
+
+
+def test_a_vote_is_settled_when_not_even_a_tie_is_left() -> None:
+    assert is_settled((5, 2), 2) and not is_settled((5, 2), 3)
+    assert is_settled((2, 5), 2)
+    assert is_settled((3,), 2) and not is_settled((3,), 3)
+    assert not is_settled((), 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ttrl.plan import memory
 from ttrl.plan.memory import Job
+from ttrl.plan.second_model import states_beside
 from ttrl.settings import Settings
 from ttrl.settings.per_agent_rules import agent_count
 from ttrl.types import UserError
@@ -50,12 +50,8 @@ def pushes(settings: Settings) -> int:
 
 
 def states(job: Job) -> dict[str, int]:
-    """Count the bytes of one further policy's weights, gradients and optimizer state.
-
-    With adapters one process has one frozen base for all policies; under ZeRO-3 each has its own.
-    """
-    frozen = job.narrow * job.shape.parameters if job.adapters and job.zero3 else 0
-    return memory.states_of(job, job.adapters or job.shape.parameters, frozen)
+    """Count the bytes of one further policy's weights, gradients and optimizer state."""
+    return states_beside(job, job.adapters or job.shape.parameters)
 
 
 def named(found: dict[str, int], count: int, *parts: str) -> dict[str, int]:

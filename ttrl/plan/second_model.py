@@ -35,15 +35,21 @@ def trained(job: Job) -> int:
 
 
 def states(job: Job) -> dict[str, int]:
-    """Count the bytes of the second model's weights, gradients and optimizer state; {} without one.
-
-    With adapters one process has one frozen base for both models; under ZeRO-3 each has its own.
-    """
+    """Count the bytes that the second model holds, see `states_beside`; {} without one."""
     if second_model(job) is None:
         return {}
-    frozen = job.narrow * job.shape.parameters if job.adapters and job.zero3 else 0
-    found = memory.states_of(job, trained(job), frozen)
+    found = states_beside(job, trained(job))
     return {f"{second_model(job)} {item}": size for item, size in found.items()}
+
+
+def states_beside(job: Job, parameters: int) -> dict[str, int]:
+    """Count the bytes of weights, gradients and optimizer state of a model beside the policy.
+
+    So many of its ``parameters`` are trained. With adapters one process has one frozen base for
+    all models; under ZeRO-3 each has its own.
+    """
+    frozen = job.narrow * job.shape.parameters if job.adapters and job.zero3 else 0
+    return memory.states_of(job, parameters, frozen)
 
 
 def leaves(job: Job) -> tuple[str, ...]:

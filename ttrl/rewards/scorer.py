@@ -15,7 +15,7 @@ from ttrl.rewards.estimators.base import LARGEST, Estimator
 from ttrl.rewards.extra import ExtraRewards
 from ttrl.rewards.shaping import shaped_rewards
 from ttrl.rewards.verdicts import paid, verdicts_of
-from ttrl.rewards.vote import majority_vote, same_label
+from ttrl.rewards.vote import is_settled, majority_vote, same_label
 from ttrl.rewards.voters import voters_of
 from ttrl.settings import Settings
 from ttrl.settings.plugins import errors_as_user_error, is_plugin
@@ -169,8 +169,7 @@ class GroupScorer:
         except UserError as error:
             self._failed = error
             return False
-        first, second = (*vote.counts, 0, 0)[:2]
-        return first - second > remaining
+        return is_settled(vote.counts, remaining)
 
     def remember(self, step: int, groups: list[CompletionGroup], estimates: list[Estimate]) -> None:
         """Make a finished step part of the history."""

@@ -73,3 +73,14 @@ def most_common(spellings: Counter[str]) -> str:
 def same_label(a: str | None, b: str | None, grader: Grader) -> bool:
     """Say whether two labels are equivalent; no label is equivalent to none only."""
     return a == b if a is None or b is None else grader.equivalent(a, b)
+
+
+def is_settled(counts: Sequence[int], remaining: int) -> bool:
+    """Say whether further votes cannot change who wins, not even by a tie.
+
+    Args:
+        counts: votes per class so far, in any order.
+        remaining: the number of votes to come.
+    """
+    first, second = (*sorted(counts, reverse=True), 0, 0)[:2]
+    return first - second > remaining

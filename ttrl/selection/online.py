@@ -15,7 +15,7 @@ from ttrl.evaluation.evaluation import Evaluation
 from ttrl.report.display import Display
 from ttrl.report.results import EvaluationResult, QuestionScores
 from ttrl.report.rollouts import RecordedAnswer, RecordedGroup
-from ttrl.rewards.vote import majority_vote
+from ttrl.rewards.vote import is_settled, majority_vote
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import ConfidenceFloor, SamplingParams
 from ttrl.selection.candidates import NONE, Candidates
@@ -46,9 +46,8 @@ def sample_until_decided(
     extract, grader = evaluation.extract, evaluation.grader
 
     def decided(completions: Sequence[Completion], remaining: int) -> bool:
-        counts = majority_vote([extract(c.text) for c in completions], grader).counts
-        first, second = (*counts, 0, 0)[:2]
-        return first - second > remaining
+        vote = majority_vote([extract(c.text) for c in completions], grader)
+        return is_settled(vote.counts, remaining)
 
     asked = evaluation.answerable
     with display.bar(f"deciding: {evaluation.name}", len(asked)) as bar:

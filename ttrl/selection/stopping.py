@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ttrl.rewards.vote import is_settled
 from ttrl.rollout.pool import ROUNDS
 from ttrl.selection.candidates import NONE, Candidates, Ints
 from ttrl.selection.confidence import groups
@@ -72,8 +73,7 @@ def stopped_by_vote(candidates: Candidates, order_N: Ints) -> Stopped:
             if candidates.class_N[i] != NONE:
                 counts_C[candidates.class_N[i]] += 1
         asked = min(total, asked + size)
-        first, second = (*np.sort(counts_C)[::-1].tolist(), 0, 0)[:2]
-        if first - second > total - asked:
+        if is_settled(counts_C.tolist(), total - asked):
             break
     chosen = int(counts_C.argmax()) if counts_C.any() else NONE
     return Stopped(chosen, asked, float(candidates.tokens_N[order_N[:asked]].sum()))
