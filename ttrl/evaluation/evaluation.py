@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ttrl.answers import Extractor, Grader
@@ -31,7 +32,8 @@ class Evaluation:
     grader: Grader
     """The grader, which says which answers are equivalent."""
     name: str
-    """Name in the progress bar, and part of what the random numbers are derived from."""
+    """Name in the progress bar. Where it is a path, its last part is in what the random numbers are
+    derived from: the same file is sampled alike wherever it lies."""
     asked: QuestionSet
     """The questions and their answer key."""
     ks: tuple[int, ...]
@@ -161,12 +163,8 @@ class Evaluation:
             top_logprobs=self.noted,
             max_new_tokens=self.settings.rollout.max_new_tokens,
             stop=self.settings.rollout.stop,
-            stream=(
-                self.settings.seed,
-                "exam",
-                self.name,
-                step,
-            ),  # kept, so that measurements sample as before
+            # "exam" is kept, so that measurements sample as before.
+            stream=(self.settings.seed, "exam", Path(self.name).name, step),
         )
 
 
