@@ -300,7 +300,7 @@ class Trainer:
             )
 
     def _reason_to_stop(self, result: StepResult) -> str | None:
-        """Ask the guards, and the callbacks."""
+        """Return why a guard or a callback ends the run after this step; None: none does."""
         reason = self.parts.guards.reason_to_stop(result.step, result.groups, result.metrics)
         said = ask_callbacks(self.callbacks, result, self.ranks)
         if said is not None and reason is None:
