@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -362,11 +362,8 @@ class Trainer:
         with checkpoint.errors_as_user_error():
             states = dict(state["parts"])
         for name, part in parts.stateful().items():
-            if isinstance(part, TrainedModel):
-                part.reload()  # what is not on the GPU would be written to a copy
-            restore({name: part}, states, checkpoint, self.ranks)
-            if isinstance(part, TrainedModel):
-                part.offload()
+            with part.reloaded() if isinstance(part, TrainedModel) else nullcontext():
+                restore({name: part}, states, checkpoint, self.ranks)
         self.push_weights()
         restore(parts.stateful_engine(), states, checkpoint, self.ranks)
 
