@@ -103,6 +103,10 @@ class GroupScorer:
             labels: labels that do not come from the voters; None where they do.
             step: the training step, for random numbers.
             vote: what `vote` has returned of the group; None: nobody has asked.
+
+        Raises:
+            UserError: for what a user's estimator or extractor raises, and for an estimate that
+                cannot train the policy.
         """
         if self._failed is not None:
             raise self._failed
