@@ -79,14 +79,13 @@ def main() -> None:
     arguments = parser.parse_args()
     common = [*COMMON, *([] if arguments.steps is None else [f"max_steps={arguments.steps}"])]
     made_with = {"common": common, "settings": IN_TURNS, "samples": SAMPLES}
-    made_with["reader"] = {"steps": reader.STEPS, "batch": reader.BATCH, "seed": reader.SEED}
+    made_with["reader"] = reader.MADE_WITH
     kept, console = KeptRuns(arguments.out, made_with), Console()
     if not arguments.show:
         with tempfile.TemporaryDirectory() as place:
-            read = arguments.reader or Path(place) / "reader"
-            if "reader" in arguments.models and not read.exists():
-                reader.teach(read)
-            paths = {name: str(read) if name == "reader" else name for name in arguments.models}
+            paths = {name: name for name in arguments.models}
+            if "reader" in paths:
+                paths["reader"] = str(reader.reader_at(arguments.reader, place))
             wanted = {
                 (model, name, seed): (name, seed, paths[model], common)
                 for model in paths
