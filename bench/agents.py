@@ -12,7 +12,6 @@ together, and is kept in ``bench/results/agents.json`` at once; it is not made a
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import reader
 from kept_runs import KeptRuns, command_line, counted, spread
 from machine import ROOT
 from pages import marked, write_into
+from quiet_run import quiet_run
 from rich.console import Console
 
 from ttrl.report.tables import TextTable
@@ -79,14 +79,13 @@ def main() -> None:
     arguments = parser.parse_args()
     common = [*COMMON, *([] if arguments.steps is None else [f"max_steps={arguments.steps}"])]
     made_with = {"common": common, "settings": IN_TURNS, "samples": SAMPLES}
-    made_with["reader"] = {"steps": reader.STEPS, "batch": reader.BATCH, "seed": reader.SEED}
+    made_with["reader"] = reader.MADE_WITH
     kept, console = KeptRuns(arguments.out, made_with), Console()
     if not arguments.show:
         with tempfile.TemporaryDirectory() as place:
-            read = arguments.reader or Path(place) / "reader"
-            if "reader" in arguments.models and not read.exists():
-                reader.teach(read)
-            paths = {name: str(read) if name == "reader" else name for name in arguments.models}
+            paths = {name: name for name in arguments.models}
+            if "reader" in paths:
+                paths["reader"] = str(reader.reader_at(arguments.reader, place))
             wanted = {
                 (model, name, seed): (name, seed, paths[model], common)
                 for model in paths
@@ -103,23 +102,14 @@ def main() -> None:
 
 def run(name: str, seed: int, model: str, common: Sequence[str]) -> dict[str, Any]:
     """Train, unless it is "untrained", and return what the model scores, alone and in turns."""
-    from ttrl.report.display import Display
-    from ttrl.run.run_folder import RunFolder
-    from ttrl.settings.recipe import load_settings
-    from ttrl.trainer import train
-
     recipe = "tiny-agents" if name in IN_TURNS else "tiny-arithmetic"
     own = [*common, *IN_TURNS.get(name, []), f"seed={seed}", f"model.path={model}"]
     shown = [name] if name in IN_TURNS else list(WORKFLOWS)
     if name == "untrained":
         return {"scores": measured(model, seed, shown, common)}
-    settings = load_settings(recipe, overrides=[*own, "evaluation.samples=2"])
-    with tempfile.TemporaryDirectory() as place:
-        folder = RunFolder(Path(place) / "run")
-        summary = train(settings, folder, Display(Console(quiet=True)))
-        lines = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        steps = [step for step in map(json.loads, lines) if step["step"]]
-        scores = measured(str(folder.path / "model"), seed, shown, common)
+    with quiet_run(recipe, [*own, "evaluation.samples=2"]) as made:
+        summary, steps = made.summary, made.metrics
+        scores = measured(str(made.path / "model"), seed, shown, common)
     curves = {c: [round(step[c], 4) for step in steps if c in step] for c in CURVES}
     return {
         "scores": scores,

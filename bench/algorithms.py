@@ -20,6 +20,7 @@ from typing import Any
 
 from kept_runs import KeptRuns, command_line, named, spread
 from machine import ROOT
+from quiet_run import quiet_run
 from rich.console import Console
 from rich.table import Table
 
@@ -192,21 +193,15 @@ def key_of(settings: list[str]) -> str:
 def run(changes: list[str], seed: int) -> dict[str, Any]:
     """Return one run's figures."""
     from ttrl.data.arithmetic import question_rows
-    from ttrl.report.display import Display
-    from ttrl.run.run_folder import RunFolder
-    from ttrl.settings.recipe import load_settings
-    from ttrl.trainer import train
 
     with tempfile.TemporaryDirectory() as folder:
-        questions, path = Path(folder) / "hard.jsonl", Path(folder) / "run"
+        questions = Path(folder) / "hard.jsonl"
         rows = [row for row in question_rows("train") if row["level"] in (3, 4)]
         questions.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         changes = [f"data.train={questions}" if change == HARD else change for change in changes]
-        settings = load_settings(
-            "tiny-arithmetic", overrides=[*COMMON, *changes, f"seed={seed}", NO_PAGE]
-        )
-        summary = train(settings, RunFolder(path), Display(Console(quiet=True)))
-        steps = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        changes = [*COMMON, *changes, f"seed={seed}", NO_PAGE]
+        with quiet_run("tiny-arithmetic", changes) as made:
+            summary, steps = made.summary, [made.record.baseline, *made.metrics]
     return {
         "before": {k: summary["before"][k] for k in ("pass@1", "pass@16")},
         "after": {k: summary["after"][k] for k in ("pass@1", "pass@16")},

@@ -11,13 +11,12 @@ run has one thread, and is kept in ``bench/results/one_example.json`` at once; i
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from kept_runs import KeptRuns, command_line, named, spread
 from machine import ROOT
+from quiet_run import quiet_run
 from rich.console import Console
 from rich.table import Table
 
@@ -93,18 +92,10 @@ def choice(shares: dict[str, list[float]], by: str, count: int) -> list[str]:
 def run(settings: list[str], ids: list[str], votes: bool) -> dict[str, Any]:
     """Return one run's figures; with its votes question by question, if ``votes``."""
     from ttrl.report.choice import visited
-    from ttrl.report.display import Display
-    from ttrl.report.run_record import read_run
-    from ttrl.run.run_folder import RunFolder
-    from ttrl.settings.recipe import load_settings
-    from ttrl.trainer import train
 
     own = [f"data.ids={json.dumps(ids)}"] if ids else []
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "run"
-        loaded = load_settings("tiny-arithmetic", overrides=[*settings, *own])
-        summary = train(loaded, RunFolder(folder), Display(Console(quiet=True)))
-        record = read_run(folder)
+    with quiet_run("tiny-arithmetic", [*settings, *own]) as made:
+        summary, record, rollout = made.summary, made.record, made.settings.rollout
         shares = {q.id: [round(s, 4) for s in q.shares] for q in visited(record)} if votes else {}
     ends = {}
     for when in ("before", "after"):
@@ -119,7 +110,7 @@ def run(settings: list[str], ids: list[str], votes: bool) -> dict[str, Any]:
         "ids": ids,
         "shares": shares,
         "curves": {SHARE: curves[SHARE], RIGHT: curves[RIGHT]},
-        "answers": summary["steps"] * loaded.rollout.questions_per_step * loaded.rollout.votes,
+        "answers": summary["steps"] * rollout.questions_per_step * rollout.votes,
         "tokens": sum(curves[TOKENS]),
         "updates": sum(step["policy/updates"] for step in record.steps),
         "steps": summary["steps"],

@@ -35,6 +35,9 @@ SLIPS = {1: 0.12, 2: 0.15, 3: 0.18, 4: 0.4}
 """Level -> probability of a slip in each column, as in `scripts/build_tiny_base.py`."""
 STEPS, BATCH, LEARNING_RATE, SEED = 160, 64, 1e-3, 0
 
+MADE_WITH = {"steps": STEPS, "batch": BATCH, "seed": SEED}
+"""What decides its weights, for the file of a benchmark's results."""
+
 
 def corpus(tokenizer: PreTrainedTokenizerBase) -> Iterator[Batch]:
     """Yield batches of additions; what others have said of one is shown, and not learned."""
@@ -65,6 +68,14 @@ def teach(folder: Path) -> None:
             print(f"step {step}: loss {loss:.4f}, {taken:.0f} s", file=sys.stderr)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def reader_at(folder: Path | None, place: str) -> Path:
+    """Return the folder of a reader: the given one, else one in ``place``; teach it if need be."""
+    found = (folder or Path(place) / "reader").resolve()
+    if not found.exists():
+        teach(found)
+    return found
 
 
 if __name__ == "__main__":

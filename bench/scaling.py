@@ -57,15 +57,14 @@ def main() -> None:
     arguments = parser.parse_args()
     made_with = {"data": DATA, "reward_model": REWARD_MODEL, "numbers": NUMBERS}
     made_with |= {"methods": [*ANSWERED, *TRAINED], "steps": arguments.steps}
-    made_with["reader"] = {"steps": reader.STEPS, "batch": reader.BATCH, "seed": reader.SEED}
+    made_with["reader"] = reader.MADE_WITH
     kept, console = KeptRuns(arguments.out, made_with), Console(stderr=True)
     record = kept.record
     if not arguments.show:
         with tempfile.TemporaryDirectory() as place:
-            read = (arguments.reader or Path(place) / "reader").resolve()
-            if "reader" in arguments.models and not read.exists():
-                reader.teach(read)
-            paths = {"tiny-base": "tiny-base", "reader": str(read)}
+            paths = {name: name for name in arguments.models}
+            if "reader" in paths:
+                paths["reader"] = str(reader.reader_at(arguments.reader, place))
             wanted = {
                 (model, seed): (paths[model], seed, arguments.steps)
                 for seed in arguments.seeds

@@ -11,15 +11,13 @@ not made again.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from kept_runs import KeptRuns, command_line, named, spread
 from machine import ROOT
+from quiet_run import quiet_run
 from rich.console import Console
 from rich.table import Table
 
@@ -94,18 +92,9 @@ def main() -> None:
 
 def run(name: str, seed: int, steps: int) -> dict[str, Any]:
     """Return a run's held-out scores before and after, and its curves."""
-    from ttrl.report.display import Display
-    from ttrl.run.run_folder import RunFolder
-    from ttrl.settings.recipe import load_settings
-    from ttrl.trainer import train
-
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "run"
-        own = [f"seed={seed}", f"max_steps={steps}"]
-        settings = load_settings("tiny-self-posed", overrides=[*COMMON, *RUNS[name], *own])
-        summary = train(settings, RunFolder(folder), Display(Console(quiet=True)))
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-        lines = [line for line in map(json.loads, text.splitlines()) if line["step"]]
+    own = [f"seed={seed}", f"max_steps={steps}"]
+    with quiet_run("tiny-self-posed", [*COMMON, *RUNS[name], *own]) as made:
+        summary, lines = made.summary, made.metrics
     curves = {
         name: [None if name not in line else round(line[name], 4) for line in lines]
         for name in CURVES

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from kept_runs import KeptRuns, command_line, named
 from machine import ROOT
+from quiet_run import quiet_run
 from rich.console import Console
 from rich.table import Table
 
@@ -104,22 +105,16 @@ def complete(kept: KeptRuns, name: str, console: Console) -> None:
 def run(settings: list[str], one: bool) -> dict[str, Any]:
     """Return one run's steps, of which step 0 is what was measured before."""
     from ttrl.data.arithmetic import question_rows
-    from ttrl.report.display import Display
-    from ttrl.report.run_record import read_run
-    from ttrl.run.run_folder import RunFolder
-    from ttrl.settings.recipe import load_settings
-    from ttrl.trainer import train
 
     with tempfile.TemporaryDirectory() as place:
-        questions, folder = Path(place) / "hardest.jsonl", Path(place) / "run"
+        questions = Path(place) / "hardest.jsonl"
         rows = [row for row in question_rows("train") if row["level"] == 4]
         questions.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
         own = [f"data.train={questions}" if text == HARDEST else text for text in settings]
         recipe = "tiny-one-example" if one else "tiny-arithmetic"
         off = ["stopping.by_votes=false"] if one else []
-        loaded = load_settings(recipe, overrides=[*own, *off])
-        summary = train(loaded, RunFolder(folder), Display(Console(quiet=True)))
-        record = read_run(folder)
+        with quiet_run(recipe, [*own, *off]) as made:
+            summary, record = made.summary, made.record
     steps = [
         {name: line[name] for name in ("step", *KEPT) if name in line}
         for line in (record.baseline, *record.steps)

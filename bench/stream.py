@@ -21,6 +21,7 @@ from typing import Any
 
 from kept_runs import KeptRuns, command_line, named, spread
 from machine import ROOT
+from quiet_run import quiet_run
 from rich.console import Console
 
 from ttrl.evaluation.prequential import accuracy, last_third
@@ -97,21 +98,16 @@ def stream(seed: int, count: int) -> list[dict[str, str]]:
 
 def run(name: str, seed: int, count: int) -> dict[str, Any]:
     """Return one run's answers, right or wrong, in the order of the stream, and their cost."""
-    from ttrl.report.display import Display
-    from ttrl.run.run_folder import RunFolder
-    from ttrl.settings.recipe import load_settings
-    from ttrl.trainer import train
-
     rows = stream(seed, count)
     with tempfile.TemporaryDirectory() as place:
-        source, folder = Path(place) / "q.jsonl", Path(place) / "run"
+        source = Path(place) / "q.jsonl"
         lines = [json.dumps(row) for row in [*rows, {"end_of_stream": True}]]
         source.write_text("\n".join(lines) + "\n", encoding="utf-8")
         own = [f"data.train={source}", "stream.queue=1024", f"seed={seed}"]
-        settings = load_settings("tiny-stream", overrides=[*COMMON, *RUNS[name], *own])
-        summary = train(settings, RunFolder(folder), Display(Console(quiet=True)))
-        found = {file: right(said(folder, file), rows) for file in ("answers", "adapted")}
-        tokens = fmean(x["tokens"] for x in said(folder, "answers"))
+        with quiet_run("tiny-stream", [*COMMON, *RUNS[name], *own]) as made:
+            summary, folder = made.summary, made.path
+            found = {file: right(said(folder, file), rows) for file in ("answers", "adapted")}
+            tokens = fmean(x["tokens"] for x in said(folder, "answers"))
     cost = {key: summary["stream"][key] for key in ("tokens_per_question", "seconds_per_question")}
     cost |= {"tokens_per_answer": tokens}
     return {**found, **cost, "steps": summary["steps"], "wall_s": summary["wall_s"]}

@@ -27,9 +27,7 @@ from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
 from ttrl.posed.phase import PosedPhase
 from ttrl.posed.source import SelfPosed
 from ttrl.report.display import Display
-from ttrl.rewards.labels import (
-    LabelSource,
-)
+from ttrl.rewards.labels import LabelSource
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.engines.recorded import RecordedEngine
@@ -43,6 +41,7 @@ from ttrl.run.planned import planned_memory
 from ttrl.run.preflight import refuse_impossible
 from ttrl.run.stateful import Clock, Generators, Stateful
 from ttrl.settings import Settings
+from ttrl.settings.reward import FREE_PASS_LABELS
 from ttrl.stream.adaptation import Adaptation
 from ttrl.stream.phase import StreamPhase
 from ttrl.stream.source import StreamSource
@@ -159,11 +158,7 @@ class Parts:
 
 
 def build(
-    settings: Settings,
-    display: Display,
-    scorer: GroupScorer,
-    replay: Path | None,
-    ranks: Ranks,
+    settings: Settings, display: Display, scorer: GroupScorer, replay: Path | None, ranks: Ranks
 ) -> Parts:
     """Read data and model, and start the engine, which is then at the model's weights.
 
@@ -192,28 +187,22 @@ def build(
     labels = label_source(settings, key, model, ranks, scorer)
     # Rollouts may go on while the update talks to the other ranks.
     sampling_ranks = ranks.own_group() if settings.rollout.overlap else ranks
-    last, per_question = total, settings.stream.reset == "per_question"
-    adaptation = Adaptation(settings, model, ranks) if per_question else None
+    adaptation = None  # keeps the weights as they are before anything is trained
+    if settings.stream.reset == "per_question":
+        adaptation = Adaptation(settings, model, ranks)
     if replay is None:
         policies.offload()  # vLLM starts only if all of its share of the GPU is free
         for trained in credit.models.values():
             trained.offload()
-        pool = make_pool(settings, tokenizer, sampling_ranks, load_weights=False)
-    else:
-        engine = RecordedEngine(replay)
+    pool, recorded = open_pool(settings, tokenizer, sampling_ranks, replay)
+    last = total
+    if recorded is not None:
         assert total is not None  # a stream is not replayed
-        last, evaluations = min(total, engine.steps), ()
-        pool = RolloutPool(engine, sampling_ranks)
+        last, evaluations = min(total, recorded), ()
     pool.push_weights(model)
     if agents:
         pool.policies = tuple(policies.models.values())
         display.note(f"a policy per agent: {', '.join(policies.called(agents))}")
-    stream = None
-    if isinstance(source, StreamSource):
-        stream = StreamPhase(source, model, pool, scorer, display, adaptation)
-    posed = None
-    if isinstance(source, SelfPosed):
-        posed = PosedPhase(source, pool, scorer, sampling_ranks)
     return Parts(
         settings=settings,
         display=display,
@@ -239,8 +228,12 @@ def build(
         planned=planned_memory(settings, ranks.count, display.note),
         clock=clock,
         measured=Measured(),
-        stream=stream,
-        posed=posed,
+        stream=StreamPhase(source, model, pool, scorer, display, adaptation)
+        if isinstance(source, StreamSource)
+        else None,
+        posed=PosedPhase(source, pool, scorer, sampling_ranks)
+        if isinstance(source, SelfPosed)
+        else None,
     )
 
 
@@ -253,15 +246,7 @@ def load_data(
     conversation: Conversation | None,
 ) -> tuple[QuestionSource, AnswerKey, tuple[Evaluation, ...]]:
     """Load what is asked in training, its answer key, and all that is measured."""
-    source: QuestionSource
-    if settings.data.source == "stream":
-        source = StreamSource(settings, tokenizer, ranks)
-        train_set = QuestionSet((), source.key, ())
-    elif settings.data.source == "self_posed":
-        source = SelfPosed(settings, tokenizer)
-        train_set = source.given
-    else:
-        source, train_set = make_source(settings, tokenizer)
+    source, train_set = load_source(settings, tokenizer, ranks)
     held_out = QuestionSet((), AnswerKey(), ())
     if settings.data.held_out is not None:
         held_out = load_questions(settings.data.held_out, settings.data.as_held_out(), tokenizer)
@@ -290,17 +275,7 @@ def load_data(
             conversation.check(question)
     if isinstance(source, SelfPosed):
         source.checks.append(partial(refuse_measured, {q.prompt for q in held_out.questions}))
-    asked_in_training = source.all if isinstance(source, QuestionList) else train_set.questions
-    if shared := overlap(asked_in_training, held_out):
-        display.note(
-            f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
-            f"trained on, for example {shared[0]!r}"
-        )
-    if isinstance(source, QuestionList) and (left_out := source.left_out):
-        display.note(
-            f"each pass leaves out {left_out} of {len(source.all)} questions, others each time: "
-            f"rollout.questions_per_step = {source.per_step} does not divide them"
-        )
+    say_of_questions(source, train_set, held_out, display)
     samples = settings.evaluation.samples
     ks = {1, samples, *([] if conversation is None else [min(samples, conversation.calls)])}
     evaluations = tuple(
@@ -316,6 +291,46 @@ def load_data(
         for name, questions in (("train", train_set), ("held_out", held_out))
     )
     return source, train_set.key, evaluations
+
+
+def open_pool(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, ranks: Ranks, replay: Path | None
+) -> tuple[RolloutPool, int | None]:
+    """Start the engine, or open the record ``replay``; return its pool, and the recorded steps."""
+    if replay is None:
+        return make_pool(settings, tokenizer, ranks, load_weights=False), None
+    engine = RecordedEngine(replay)
+    return RolloutPool(engine, ranks), engine.steps
+
+
+def load_source(
+    settings: Settings, tokenizer: PreTrainedTokenizerBase, ranks: Ranks
+) -> tuple[QuestionSource, QuestionSet]:
+    """Make the source that ``data.source`` names; return it with what is known before the run."""
+    if settings.data.source == "stream":
+        stream = StreamSource(settings, tokenizer, ranks)
+        return stream, QuestionSet((), stream.key, ())
+    if settings.data.source == "self_posed":
+        posed = SelfPosed(settings, tokenizer)
+        return posed, posed.given
+    return make_source(settings, tokenizer)
+
+
+def say_of_questions(
+    source: QuestionSource, train_set: QuestionSet, held_out: QuestionSet, display: Display
+) -> None:
+    """Note held-out questions that are trained on too, and questions that a pass leaves out."""
+    asked = source.all if isinstance(source, QuestionList) else train_set.questions
+    if shared := overlap(asked, held_out):
+        display.note(
+            f"warning: {len(shared)} of {len(held_out.questions)} held-out questions are also "
+            f"trained on, for example {shared[0]!r}"
+        )
+    if isinstance(source, QuestionList) and (left_out := source.left_out):
+        display.note(
+            f"each pass leaves out {left_out} of {len(source.all)} questions, others each time: "
+            f"rollout.questions_per_step = {source.per_step} does not divide them"
+        )
 
 
 def refuse_measured(prompts: Collection[str], question: Question) -> None:
@@ -362,7 +377,7 @@ def make_free_prompts(
     Raises:
         UserError: for a question that cannot be put there.
     """
-    if settings.reward.labels not in ("harmony", "reflection"):
+    if settings.reward.labels not in FREE_PASS_LABELS:
         return None
     if isinstance(source, ArrivingSource):
         source.checks.append(text_of)

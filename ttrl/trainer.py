@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -300,7 +300,7 @@ class Trainer:
             )
 
     def _reason_to_stop(self, result: StepResult) -> str | None:
-        """Ask the guards, and the callbacks."""
+        """Return why a guard or a callback ends the run after this step; None: none does."""
         reason = self.parts.guards.reason_to_stop(result.step, result.groups, result.metrics)
         said = ask_callbacks(self.callbacks, result, self.ranks)
         if said is not None and reason is None:
@@ -362,11 +362,8 @@ class Trainer:
         with checkpoint.errors_as_user_error():
             states = dict(state["parts"])
         for name, part in parts.stateful().items():
-            if isinstance(part, TrainedModel):
-                part.reload()  # what is not on the GPU would be written to a copy
-            restore({name: part}, states, checkpoint, self.ranks)
-            if isinstance(part, TrainedModel):
-                part.offload()
+            with part.reloaded() if isinstance(part, TrainedModel) else nullcontext():
+                restore({name: part}, states, checkpoint, self.ranks)
         self.push_weights()
         restore(parts.stateful_engine(), states, checkpoint, self.ranks)
 

@@ -66,6 +66,10 @@ class FusedLMHead(nn.Linear):
           `linear_policy_loss`.
 
         Under autocast the matrix products run in its dtype, as those of any linear layer do.
+
+        Raises:
+            TypeError: for options without targets.
+            ValueError: see the two functions.
         """
         if targets is None:
             if options:

@@ -22,6 +22,14 @@ def kl_estimate(logp: Tensor, ref_logp: Tensor, kind: str) -> Tensor:
 
     k3 clamps d in all its places: with only the exp clamped, the part that is left beyond the
     limit would push the policy away from the reference.
+
+    Args:
+        logp: the policy's log-probs [T] of the sampled tokens, in nats.
+        ref_logp: the reference's.
+        kind: one of `KL_ESTIMATORS`.
+
+    Returns:
+        One estimate per token [T], in nats.
     """
     if kind.endswith(STRAIGHT_THROUGH):
         value = kl_estimate(logp.detach(), ref_logp, kind.removesuffix(STRAIGHT_THROUGH))

@@ -57,17 +57,7 @@ def linear_logprob(
     Raises:
         ValueError: a shape, dtype, device, number, target or backend that does not fit.
     """
-    check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature, support_TM)
-    head = HeadInputs(
-        hidden_TH,
-        weight_VH,
-        bias,
-        targets_T,
-        *_temperature(temperature),
-        softcap,
-        backend,
-        support_TM,
-    )
+    head = _head(hidden_TH, weight_VH, targets_T, bias, temperature, softcap, support_TM, backend)
     _, _, logp_T, entropy_T = ops.logprob(*head)
     return LogProbs(logp_T, entropy_T)
 
@@ -147,21 +137,11 @@ def linear_policy_loss(
     Raises:
         ValueError: an option, shape, dtype, device, number, target or backend that does not fit.
     """
-    check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature, support_TM)
+    head = _head(hidden_TH, weight_VH, targets_T, bias, temperature, softcap, support_TM, backend)
     tokens = TokenData(
         advantages_T, token_weights_T, old_logp_T, ref_logp_T, sequence_ids_T, ratio_penalty_T
     )
     check_token_vectors(tokens, hidden_TH)
-    head = HeadInputs(
-        hidden_TH,
-        weight_VH,
-        bias,
-        targets_T,
-        *_temperature(temperature),
-        softcap,
-        backend,
-        support_TM,
-    )
     options = (
         policy,
         clip_low,
@@ -190,6 +170,19 @@ def linear_policy_loss(
     )
 
 
-def _temperature(temperature: float | Tensor) -> tuple[float, Tensor | None]:
-    """Return the temperature as operators take it: one number, or the vector that replaces it."""
-    return (1.0, temperature) if isinstance(temperature, Tensor) else (temperature, None)
+def _head(
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    targets_T: Tensor,
+    bias: Tensor | None,
+    temperature: float | Tensor,
+    softcap: float | None,
+    support_TM: Tensor | None,
+    backend: str,
+) -> HeadInputs:
+    """Check what log-probs are computed from; return it as operators take it."""
+    check_inputs(hidden_TH, weight_VH, targets_T, bias, temperature, support_TM)
+    one, each_T = (1.0, temperature) if isinstance(temperature, Tensor) else (temperature, None)
+    return HeadInputs(
+        hidden_TH, weight_VH, bias, targets_T, one, each_T, softcap, backend, support_TM
+    )

@@ -94,6 +94,11 @@ def dense_logprob(
     logp = z_y − lse(z),  H = −Σ_v p_v log p_v,  in nats; p_v = 0 contributes 0
 
     With a support, z is −inf outside of it; a row of −1 has all tokens.
+
+    The arguments are those of `ttrl_kernels.linear_logprob`; all targets count.
+
+    Returns:
+        (logp_T, entropy_T), differentiable in hidden states, weight and bias.
     """
     logits_TV = F.linear(hidden_TH, weight_VH, bias)
     logits_TV = logits_TV.to(accumulation_dtype(logits_TV.dtype))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from ttrl.data.arithmetic import question_rows
 
 HERE = Path(__file__).parent
 
@@ -23,6 +26,22 @@ SMALL = (
 )
 
 Run = Callable[..., Path]
+
+
+def with_labels(folder: Path, labels: str, count: int) -> str:
+    """The first embedded questions as a file, their labels "right", "wrong" or "removed".
+
+    Returns the override that names the file.
+    """
+    rows = question_rows("train")[:count]
+    for row in rows:
+        if labels == "removed":
+            del row["answer"]
+        elif labels == "wrong":
+            row["answer"] = "1"
+    path = folder / f"{labels}.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return f"data.train={path}"
 
 
 def interrupted(run: Path, copy: Path, step: int) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from compared_runs import differences
 from python_process import run_python
 from rich.console import Console
-from small_run import SMALL, Run, interrupted
+from small_run import SMALL, Run, interrupted, with_labels
 
 from ttrl.data.arithmetic import question_rows
 from ttrl.report.display import Display
@@ -59,15 +59,10 @@ def trained(folder: Path, *overrides: str, **options: object) -> Path:
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_labels_are_not_seen(name: str, run: Run, tmp_path: Path) -> None:
-    rows = question_rows("train")[:8]
     found = {}
     for labels in ("right", "wrong", "removed"):
-        given = [{**row, "answer": row["answer"] if labels == "right" else "1"} for row in rows]
-        if labels == "removed":
-            given = [{k: v for k, v in row.items() if k != "answer"} for row in rows]
-        data = tmp_path / f"{labels}.jsonl"
-        data.write_text("\n".join(map(json.dumps, given)))
-        made = run(f"{name} {labels}", [f"data.train={data}", "max_steps=1", *WORKFLOWS[name]])
+        data = with_labels(tmp_path, labels, 8)
+        made = run(f"{name} {labels}", [data, "max_steps=1", *WORKFLOWS[name]])
         found[labels] = (made / "model" / "model.safetensors").read_bytes()
         metrics = json.loads((made / "metrics.jsonl").read_text().splitlines()[-1])
         assert ("label/outcome_accuracy" in metrics) == (labels != "removed")

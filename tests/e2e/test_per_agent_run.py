@@ -14,13 +14,12 @@ from compared_runs import differences
 from python_process import run_python
 from rich.console import Console
 from safetensors.torch import load_file
-from small_run import SMALL, interrupted
+from small_run import SMALL, interrupted, with_labels
 from step_lines import step_lines
 from test_agents_run import DEBATE, OWN, SHORT, WORKFLOWS, trained
 
 from ttrl.answers import Grader
 from ttrl.build import Parts
-from ttrl.data.arithmetic import question_rows
 from ttrl.evaluation import measuring
 from ttrl.learner.backends import make_trained_model
 from ttrl.learner.policies import Policies
@@ -90,15 +89,10 @@ def test_the_wrong_weights_would_show(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_labels_are_not_seen(tmp_path: Path) -> None:
-    rows = question_rows("train")[:8]
     found = []
     for labels in ("right", "wrong", "removed"):
-        given = [{**row, "answer": row["answer"] if labels == "right" else "1"} for row in rows]
-        if labels == "removed":
-            given = [{k: v for k, v in row.items() if k != "answer"} for row in rows]
-        data = tmp_path / f"{labels}.jsonl"
-        data.write_text("\n".join(map(json.dumps, given)))
-        run = trained(tmp_path / labels, f"data.train={data}", "max_steps=1", *EACH)
+        data = with_labels(tmp_path, labels, 8)
+        run = trained(tmp_path / labels, data, "max_steps=1", *EACH)
         found.append([weights(run, name) for name in ("model", "agent_1")])
     for other in found[1:]:
         assert all(map(same, found[0], other))

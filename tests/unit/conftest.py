@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ttrl.answers import Grader
     from ttrl.data.questions import QuestionSet
     from ttrl.settings import ModelSettings
 
@@ -32,6 +33,16 @@ def model(saved_model: ModelSettings) -> PreTrainedModel:
     from ttrl.models.packed_model import load_policy_model
 
     return load_policy_model(saved_model)
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    """A grader with so much time that what it decides does not depend on the machine."""
+    from ttrl.answers import Grader
+    from ttrl.settings import AnswerSettings
+
+    with Grader(AnswerSettings(deadline_s=60.0)) as one:
+        yield one
 
 
 @pytest.fixture

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 from typing import Any
 
 import pytest
 from conversations import settings
+from programs import ROOT, program
 
 from ttrl.rollout.workflows.conversation import Conversation
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
 RECORD: dict[str, Any] = json.loads(
     (ROOT / "bench" / "results" / "agents.json").read_text(encoding="utf-8")
@@ -26,12 +24,8 @@ READER, SHIPPED = RECORD["runs"]["reader"], RECORD["runs"]["tiny-base"]
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
     """`bench/agents.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "bench"))
-        sys.modules.pop("agents", None)
-        import agents
-
-        yield agents
+    with program("bench/agents.py") as found:
+        yield found
 
 
 def test_the_tables_have_the_figures_of_the_runs(bench: ModuleType) -> None:

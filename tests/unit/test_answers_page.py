@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import ttrl
 from ttrl.answers import Grader, canonical, extract_answer
-from ttrl.settings import AnswerSettings
 
 PAGE = Path(ttrl.__file__).parents[1] / "docs" / "answers.md"
 _CODE = re.compile(r"`([^`]+)`")
@@ -32,12 +30,6 @@ def table(heading: str) -> list[list[str]]:
 
 def code(cell: str) -> list[str]:
     return _CODE.findall(cell)
-
-
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(AnswerSettings(deadline_s=60.0)) as one:
-        yield one
 
 
 @pytest.mark.parametrize("row", table("| what | the same | others |"), ids=lambda row: row[0])

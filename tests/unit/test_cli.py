@@ -62,7 +62,6 @@ def test_every_model_and_benchmark_of_the_paper(
         (["serve", "tiny-stream", "--run-dir", "."], "--run-dir . exists and holds no run"),
         (["eval", "tiny-base", "arithmetic:train", "--k", "17"], "evaluation.samples=17"),
         (["eval", "tiny-base", "nowhere.jsonl"], "no file at nowhere.jsonl"),
-        (["eval", "tiny-base", "arithmetic:train", "--k", "17"], "evaluation.samples=17"),
         (
             ["eval", "tiny-base", "arithmetic:train", "--json", "no/such/x.json"],
             "no folder no/such",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+from graded_values import assert_classes_are_values
 from python_process import run_python
 
 from ttrl.answers import Grader, canonical, default_grader, equivalent
@@ -102,12 +102,6 @@ DIFFERENT = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(AnswerSettings(deadline_s=60.0)) as one:  # the tests decide, not the machine
-        yield one
-
-
 @pytest.mark.parametrize("answers", SAME, ids=lambda a: a[0])
 def test_same(grader: Grader, answers: tuple[str, ...]) -> None:
     found = grader.classes(answers)
@@ -190,13 +184,7 @@ def test_random_expressions_fall_into_the_classes_of_their_values(
     for value in values:
         for depth in (0, 1, 1, 2):
             value_of[spelled(rng, value, depth)] = value
-    answers = list(value_of)
-    found = grader.classes(answers)
-    assert not found.undecided
-    for a, b in combinations(answers, 2):
-        assert (found.name_of[a] == found.name_of[b]) == (value_of[a] == value_of[b]), (a, b)
-    rng.shuffle(answers)
-    assert grader.classes(answers).name_of == found.name_of
+    assert_classes_are_values(grader, value_of, rng)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,20 +10,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from programs import program
 from rich.console import Console
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def bench() -> Iterator[ModuleType]:
     """`bench/kept_runs.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "bench"))
-        sys.modules.pop("kept_runs", None)
-        import kept_runs
-
-        yield kept_runs
+    with program("bench/kept_runs.py") as found:
+        yield found
 
 
 def test_what_is_there_is_not_made_again_and_a_failure_stops_no_other(

@@ -7,16 +7,14 @@ the runs.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 from typing import Any
 
 import pytest
+from programs import ROOT, program
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "experiments.md"
 RUNS: dict[str, dict[str, Any]] = json.loads(
     (ROOT / "bench" / "results" / "algorithms.json").read_text(encoding="utf-8")
@@ -34,12 +32,8 @@ HEADS = {
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
     """`bench/algorithms.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "bench"))
-        sys.modules.pop("algorithms", None)
-        import algorithms
-
-        yield algorithms
+    with program("bench/algorithms.py") as found:
+        yield found
 
 
 def after(bench: ModuleType, table: str, variant: str, seeds: str = "012") -> list[float]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 from typing import Any
 
 import pytest
+from programs import ROOT, program
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "few_questions.md").read_text(encoding="utf-8")
 
 
@@ -27,13 +25,7 @@ ONE, STOPPING = runs("one_example"), runs("stopping")
 @pytest.fixture(scope="module")
 def bench() -> Iterator[tuple[ModuleType, ModuleType]]:
     """`bench/one_example.py` and `bench/stopping.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "bench"))
-        for name in ("one_example", "stopping"):
-            sys.modules.pop(name, None)
-        import one_example
-        import stopping
-
+    with program("bench/one_example.py") as one_example, program("bench/stopping.py") as stopping:
         yield one_example, stopping
 
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import pytest
+from programs import ROOT, program
 
-ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results"
 Rows = list[list[str]]
 
@@ -287,18 +285,16 @@ def test_a_table_has_the_figures_of_its_json(
     assert table(page, *head) == rows()
 
 
-def test_the_kernels_tables_are_those_of_their_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_tables_are_those_of_their_json() -> None:
     """`bench/kernels/report.py` writes them; contenders that did not run have no line."""
-    monkeypatch.syspath_prepend(str(ROOT / "bench" / "kernels"))
-    sys.modules.pop("report", None)
-    from report import markdown
-
     case = re.compile(r"^\*\*(.*)\*\*\n\n((?:\|.*\n)+)", re.MULTILINE)
     names = ("kernels_criterion", "kernels_cpu")
+    with program("bench/kernels/report.py") as report:
+        written = [report.markdown(read(name)["runs"]) for name in names]
     made = [
         (title, re.sub(r"^.*\| \| \| \| \|\n", "", rows, flags=re.MULTILINE))
-        for name in names
-        for title, rows in case.findall(markdown(read(name)["runs"]))
+        for text in written
+        for title, rows in case.findall(text)
     ]
     assert case.findall((ROOT / "bench" / "README.md").read_text(encoding="utf-8")) == made
     assert len(made) > 9

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from programs import ROOT, program
 
 from ttrl.scaling import Factors, Point, best_within
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
 RECORD: dict[str, Any] = json.loads(
     (ROOT / "bench" / "results" / "scaling.json").read_text(encoding="utf-8")
@@ -24,13 +22,8 @@ FACTORS = Factors()
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
     """`bench/scaling.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "bench"))
-        import scaling
-
-        yield scaling
-    for name in ("scaling", "kept_runs", "pages", "reader", "machine"):
-        sys.modules.pop(name, None)
+    with program("bench/scaling.py") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

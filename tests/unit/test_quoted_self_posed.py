@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 
 import pytest
+from programs import ROOT, program
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "self_posed.md").read_text(encoding="utf-8")
 RECORD = json.loads((ROOT / "bench/results/self_posed.json").read_text(encoding="utf-8"))
 
@@ -19,12 +17,8 @@ RECORD = json.loads((ROOT / "bench/results/self_posed.json").read_text(encoding=
 @pytest.fixture(scope="module")
 def bench() -> Iterator[ModuleType]:
     """`bench/self_posed.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "bench"))
-        sys.modules.pop("self_posed", None)
-        import self_posed
-
-        yield self_posed
+    with program("bench/self_posed.py") as found:
+        yield found
 
 
 def test_the_tables_are_those_of_the_runs(bench: ModuleType) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
@@ -10,19 +9,12 @@ import pytest
 
 from ttrl.answers import Grader
 from ttrl.rewards import majority_vote
-from ttrl.settings import AnswerSettings
 
 CASES = [
     line.split("\t")
     for line in Path(__file__).with_name("real_answers.tsv").read_text("utf-8").splitlines()
     if not line.startswith("#")
 ]
-
-
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(AnswerSettings(deadline_s=60.0)) as one:
-        yield one
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[1])

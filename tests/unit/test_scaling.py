@@ -13,13 +13,14 @@ import pytest
 from command_line import call
 
 from ttrl.answers import default_grader
-from ttrl.commands.scale import JUDGED, SHIPPED, TALKS
+from ttrl.commands.scale import JUDGED, SHIPPED
 from ttrl.report.scaling_plot import Curve, scaling_page, scaling_svg
 from ttrl.report.tables import TextTable
 from ttrl.scaling import METHODS, Factors, Measuring, Point, best_within
 from ttrl.scaling.choices import best_of, weighted, weighted_vote
 from ttrl.scaling.conversations import SHAPES
 from ttrl.scaling.points import budgets_of
+from ttrl.settings.rollout import IN_TURNS
 
 SCORES = [0.9, 0.2, 0.7, 0.7, 0.1]
 ANSWERS = ["8", "7", None, "7.0", "8"]
@@ -68,8 +69,8 @@ def test_what_is_best_within_a_budget() -> None:
 
 def test_the_command_knows_the_methods() -> None:
     assert tuple(METHODS) == SHIPPED
-    assert set(JUDGED) == set(SHIPPED) - {"majority", "training", *TALKS}
-    assert tuple(SHAPES) == TALKS
+    assert set(JUDGED) == set(SHIPPED) - {"majority", "training", *IN_TURNS}
+    assert tuple(SHAPES) == IN_TURNS
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 from random import Random
 from typing import Any
 
 import pytest
+from graded_values import assert_classes_are_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spelled_values import FORMS, Spelled
@@ -32,25 +33,13 @@ def group(form: Callable[[Random], Spelled], rng: Random) -> dict[str, Any]:
     return value_of
 
 
-@pytest.fixture(scope="module")
-def grader() -> Iterator[Grader]:
-    with Grader(AnswerSettings(deadline_s=60.0)) as one:
-        yield one
-
-
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
 def test_classes_are_values(grader: Grader, form: Callable[[Random], Spelled], seed: int) -> None:
     rng = Random(seed)
     value_of = group(form, rng)
-    answers = list(value_of)
-    found = grader.classes(answers)
-    assert not found.undecided
-    for a, b in combinations(answers, 2):
-        assert (found.name_of[a] == found.name_of[b]) == (value_of[a] == value_of[b]), (a, b)
-    rng.shuffle(answers)
-    assert grader.classes(answers).name_of == found.name_of
+    assert_classes_are_values(grader, value_of, rng)
 
 
 @settings(max_examples=20)

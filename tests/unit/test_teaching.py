@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from itertools import repeat
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from programs import program
 
 from ttrl.models.pretrained import TINY_BASE
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def scripts() -> Iterator[ModuleType]:
     """`scripts/teaching.py`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "scripts"))
-        sys.modules.pop("teaching", None)
-        import teaching
-
-        yield teaching
+    with program("scripts/teaching.py") as found:
+        yield found
 
 
 def test_only_answers_are_learned(scripts: ModuleType) -> None:

@@ -25,25 +25,19 @@ def vllm_version() -> str:
 @pytest.fixture(scope="session")
 def facts(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What ``facts.py`` has seen."""
-    output = tmp_path_factory.mktemp("facts") / "facts.json"
-    run_script("facts.py", output)
-    return json.loads(output.read_text(encoding="utf-8"))
+    return facts_of("facts", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def runs(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What ``runs_facts.py`` has seen."""
-    output = tmp_path_factory.mktemp("runs") / "facts.json"
-    run_script("runs_facts.py", output)
-    return json.loads(output.read_text(encoding="utf-8"))
+    return facts_of("runs_facts", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def separate(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What ``separate_facts.py`` has seen."""
-    output = tmp_path_factory.mktemp("separate") / "facts.json"
-    run_script("separate_facts.py", output)
-    return json.loads(output.read_text(encoding="utf-8"))
+    return facts_of("separate_facts", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +47,13 @@ def ranks_facts(vllm_version: str, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("ranks")
     run_script("ranks_facts.py", folder, ranks=2)
     return [json.loads((folder / f"rank_{i}.json").read_text()) for i in range(2)]
+
+
+def facts_of(script: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a script of this folder has seen, which one process writes down as JSON."""
+    output = tmp_path_factory.mktemp(script) / "facts.json"
+    run_script(f"{script}.py", output)
+    return json.loads(output.read_text(encoding="utf-8"))
 
 
 def run_script(name: str, output: Path, ranks: int | None = None) -> None:

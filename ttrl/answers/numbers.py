@@ -63,7 +63,6 @@ def number(text: str) -> str:
 
 _GROUPS = re.compile(r"(?<![0-9.,_^])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[^ ])")
 _ARGUMENT_BEFORE = re.compile(r"\\(?:frac|sqrt|binom)$|(?<![A-Za-z\\])[A-Za-z]+$")
-_SPACED_COMMA = re.compile(r", ")
 
 
 def ungrouped(text: str) -> str:

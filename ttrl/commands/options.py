@@ -48,7 +48,11 @@ def models(incomplete: str) -> list[str]:
 
 
 def rank_count(asked: int | None) -> int:
-    """Count the processes to start: as many as GPUs, unless another number is asked for."""
+    """Count the processes to start: as many as GPUs, unless another number is asked for.
+
+    Raises:
+        UserError: if more are asked for than there are GPUs.
+    """
     gpus = gpu_count()
     if asked is not None and 0 < gpus < asked:
         raise UserError(f"--ranks {asked}: expected one per GPU, and this machine has {gpus}")

@@ -15,6 +15,7 @@ from ttrl.report.tables import Format
 from ttrl.settings import Settings
 from ttrl.settings.errors import did_you_mean
 from ttrl.settings.recipe import load_settings
+from ttrl.settings.rollout import IN_TURNS
 from ttrl.system.gpus import refuse_unseen_gpus
 from ttrl.system.launch import launched
 from ttrl.types import UserError
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 
     from ttrl.scaling import Point
 
-TALKS = ("debate", "mixture", "chain")
-"""Those in which agents read each other's answers."""
-SHIPPED = ("majority", "best-of-n", "weighted", "beam", "dvts", *TALKS, "training")
+SHIPPED = ("majority", "best-of-n", "weighted", "beam", "dvts", *IN_TURNS, "training")
 """The names of `ttrl.scaling.METHODS`, for help and mistakes before anything heavy is loaded."""
 JUDGED = SHIPPED[1:5]
 """Those that ask a reward model."""
@@ -211,7 +210,7 @@ def _refuse_unused(
     """Raise a UserError for an option that no method looks at, or a number that is none."""
     for option, value, users in (
         ("--width", width, SEARCHING),
-        ("--read-factor", read_factor, (*JUDGED, *TALKS, "training")),
+        ("--read-factor", read_factor, (*JUDGED, *IN_TURNS, "training")),
         ("--update-factor", update_factor, ("training",)),
     ):
         if value is None:
@@ -246,7 +245,7 @@ def _counts(names: list[str], counts: list[int], width: int) -> list[int]:
 
 
 def _refuse_uneven(settings: Settings, names: list[str], counts: list[int]) -> None:
-    if talks := [name for name in names if name in TALKS]:
+    if talks := [name for name in names if name in IN_TURNS]:
         from ttrl.scaling.conversations import refuse_uneven
 
         for name in talks:
@@ -278,7 +277,7 @@ def _measure(
     display = Display(console)
     if run_dir is not None:
         refuse_other_run(settings, run_dir)
-    policies = policies_of(settings, [name for name in names if name in TALKS])
+    policies = policies_of(settings, [name for name in names if name in IN_TURNS])
     model = None if reward_model is None else make_reward_model(reward_model, settings)
     sampled = settings
     if model is not None and model.step not in settings.rollout.stop:

@@ -41,15 +41,13 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any.")] = 8000,
 ) -> None:
     """Answer questions over HTTP by votes, and learn from them; the same command goes on."""
-    from ttrl.answers import Grader
     from ttrl.report.run_record import is_run
-    from ttrl.rewards.scorer import GroupScorer
+    from ttrl.rewards.scorer import check_scoring
     from ttrl.run.resume import changed_settings
     from ttrl.run.run_folder import RunFolder
 
     settings = load_settings(recipe, model=model, overrides=[*SERVED, *(overrides or [])])
-    # Refuses an estimator, extractor or option that is unknown.
-    GroupScorer(settings, Grader(settings.answers))
+    check_scoring(settings)
     folder = RunFolder(run_dir or Path("runs") / settings.name)
     if resume := os.path.lexists(folder.path):
         if not is_run(folder.path):

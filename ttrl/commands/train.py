@@ -68,15 +68,13 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Train on unlabeled questions; measure before and after if there is an answer key."""
-    from ttrl.answers import Grader
-    from ttrl.rewards.scorer import GroupScorer
+    from ttrl.rewards.scorer import check_scoring
 
     if is_run(Path(recipe)):
         run_dir = _its_folder(Path(recipe), run_dir, resume=resume)
         recipe = str(run_dir / "config.toml")
     settings = load_settings(recipe, model=model, overrides=overrides or [])
-    # Refuses an estimator, extractor or option that is unknown.
-    GroupScorer(settings, Grader(settings.answers))
+    check_scoring(settings)
     if dry_run:
         print(settings.to_toml(), end="")
         return

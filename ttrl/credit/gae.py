@@ -76,20 +76,19 @@ class Gae:
         if not found.samples:
             return Assigned([], found.chosen)
         penalties = self.kl.penalties(found.samples)
-        self.critic.reload()
-        values = self.values(found.samples)
         expected: list[TrainSample] = []
         advantages: list[tuple[float, ...]] = []
-        for i, sample in enumerate(found.samples):
-            rewards = [-penalty for penalty in penalties[i]]
-            rewards[-1] += found.rewards[i]
-            advantage, returns = gae(rewards, values[i], settings.gamma, settings.gae_lambda)
-            if (lam := policy_lambda(len(rewards), settings)) != settings.gae_lambda:
-                advantage, _ = gae(rewards, values[i], settings.gamma, lam)
-            advantages.append(advantage)
-            expected.append(replace(sample, returns=returns, values=values[i]))
-        updates = self.critic.update(expected, self.objective, settings.learning_rate)
-        self.critic.offload()
+        with self.critic.reloaded():
+            values = self.values(found.samples)
+            for i, sample in enumerate(found.samples):
+                rewards = [-penalty for penalty in penalties[i]]
+                rewards[-1] += found.rewards[i]
+                advantage, returns = gae(rewards, values[i], settings.gamma, settings.gae_lambda)
+                if (lam := policy_lambda(len(rewards), settings)) != settings.gae_lambda:
+                    advantage, _ = gae(rewards, values[i], settings.gamma, lam)
+                advantages.append(advantage)
+                expected.append(replace(sample, returns=returns, values=values[i]))
+            updates = self.critic.update(expected, self.objective, settings.learning_rate)
         samples = whitened_by_part(found.samples, advantages, found.parts)
         learning = step > settings.warmup_steps
         return Assigned(

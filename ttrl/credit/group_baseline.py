@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ttrl.credit.advantages import group_advantages, within_group
 from ttrl.credit.credit import Assigned
@@ -11,6 +12,7 @@ from ttrl.credit.several_rewards import several_advantages
 from ttrl.credit.whitening import whitened_by_part
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.settings import Settings
+from ttrl.settings.reward import GroupAdvantages
 from ttrl.system.rng import generator
 from ttrl.types import (
     CompletionGroup,
@@ -62,18 +64,35 @@ class GroupBaseline:
     def _advantages(self, group: CompletionGroup, estimate: Estimate) -> tuple[float, ...]:
         if estimate.advantages_G is not None:
             return estimate.advantages_G
-        lengths_G = [len(completion.token_ids) for completion in group.completions]
-
-        def compare(rewards_G: Sequence[float]) -> list[float]:
-            found = [0.0] * len(rewards_G)
-            for part in group.parts:
-                rewards, lengths = [rewards_G[i] for i in part], [lengths_G[i] for i in part]
-                own = group_advantages(rewards, self.kind, lengths, estimate.greedy_reward)
-                for i, advantage in zip(part, own, strict=True):
-                    found[i] = advantage
-            return found
-
+        compare = partial(advantages_by_part, group, kind=self.kind, greedy=estimate.greedy_reward)
         return several_advantages(estimate, self.settings.reward, compare)
+
+
+def advantages_by_part(
+    group: CompletionGroup,
+    rewards_G: Sequence[float],
+    kind: GroupAdvantages,
+    greedy: float | None = None,
+) -> list[float]:
+    """Compute `group_advantages` of each turn, role and policy in a group by itself.
+
+    Args:
+        group: the completions.
+        rewards_G: one reward per completion.
+        kind: how they are compared.
+        greedy: the reward of the greedy answer, which some kinds need.
+
+    Returns:
+        One advantage per completion, without unit; 0 for those that nothing is compared with.
+    """
+    advantages_G = [0.0] * len(rewards_G)
+    for part in group.parts:
+        rewards = [rewards_G[i] for i in part]
+        lengths = [len(group.completions[i].token_ids) for i in part]
+        own = group_advantages(rewards, kind, lengths, greedy)
+        for i, advantage in zip(part, own, strict=True):
+            advantages_G[i] = advantage
+    return advantages_G
 
 
 def sample_of(group: CompletionGroup, i: int, advantage: float, weight: float) -> TrainSample:

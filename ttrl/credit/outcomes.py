@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ttrl.credit.advantages import group_advantages
-from ttrl.credit.group_baseline import choose, sample_of
+from ttrl.credit.group_baseline import advantages_by_part, choose, sample_of
 from ttrl.credit.several_rewards import total_rewards
 from ttrl.settings import Settings
 from ttrl.types import CompletionGroup, Estimate, TrainSample, UserError, part_of
@@ -56,11 +55,7 @@ def outcomes(
             )
         rewards_G = total_rewards(estimate, settings.reward)
         # Only "balanced" looks at these: who did better than those it is compared with.
-        better_G = [0.0] * len(rewards_G)
-        for part in group.parts:
-            own = group_advantages([rewards_G[i] for i in part], "mean")
-            for i, advantage in zip(part, own, strict=True):
-                better_G[i] = advantage
+        better_G = advantages_by_part(group, rewards_G, "mean")
         left_out = estimate.weight == 0  # by the policy, and so by what is trained beside it
         chosen = [] if left_out else choose(group, estimate, better_G, settings, step)
         found.chosen.append(chosen)

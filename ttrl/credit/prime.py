@@ -58,9 +58,8 @@ class Prime:
             replace(sample, returns=(reward,) * len(sample.logprobs))
             for sample, reward in zip(found.samples, found.rewards, strict=True)
         ]
-        self.prm.reload()
-        ratios, updates = self._scored_and_learned(learners)
-        self.prm.offload()
+        with self.prm.reloaded():
+            ratios, updates = self._scored_and_learned(learners)
         rewards = normalized(process_rewards(ratios, prime.beta))
         advantages: list[tuple[float, ...]] = [()] * len(found.samples)
         for places in found.compared():

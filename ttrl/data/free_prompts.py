@@ -17,6 +17,8 @@ from ttrl.types import Question, UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+END_OF_THINKING = "</think>"
+"""What a reasoning model writes before the text that is meant for others."""
 SLACK = 4
 """Tokens by which a text may grow where it is joined to the next one."""
 
@@ -46,6 +48,11 @@ class Fitted:
     prompt: Question
     cut: int
     """Tokens of excerpts that are left out, at their beginnings."""
+
+
+def without_thinking(text: str) -> str:
+    """Return a model's text without what it thought before it; white space stays."""
+    return text.rpartition(END_OF_THINKING)[2]
 
 
 def text_of(
@@ -85,7 +92,7 @@ class FreePrompts:
 
     @classmethod
     def of(cls, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Self:
-        """Make it for a run: prompts and replies have the room that the settings' model has."""
+        """Make the prompts of a run, which have room for a reply within the settings' model."""
         from ttrl.models.pretrained import context_room, load_outline  # imports torch
 
         room = context_room(load_outline(settings.model))

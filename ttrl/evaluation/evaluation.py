@@ -209,7 +209,7 @@ class Measured:
         }
 
     def state(self) -> dict[str, dict[str, Scores]]:
-        """Return both, as JSON."""
+        """Return the scores before training and the last ones, as JSON."""
         return {"before": self.before, "after": self.after}
 
     def load_state(self, state: Mapping[str, Mapping[str, Scores]]) -> None:

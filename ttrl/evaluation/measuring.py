@@ -72,7 +72,11 @@ def load_evaluation(settings: Settings, grader: Grader, display: Display) -> Eva
 
 @contextmanager
 def open_pool(settings: Settings, ranks: Ranks) -> Iterator[RolloutPool]:
-    """Load the engine of one model for all its data sets; all ranks together."""
+    """Load the engine of one model for all its data sets; all ranks together.
+
+    Raises:
+        UserError: if ranks that share an engine would be left over, or it cannot be loaded.
+    """
     if ranks.count > 1 and ranks.count % settings.rollout.tensor_parallel:
         raise UserError(
             f"--ranks {ranks.count}: expected a multiple of rollout.tensor_parallel = "

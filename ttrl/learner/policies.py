@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Self
 
 import torch
@@ -116,11 +117,8 @@ class Policies:
                 for key in model.shard_sizes()
                 if _key(name, key) in shards
             }
-            if self.further:
-                model.reload()  # what is not on the GPU would be written to a copy
-            model.load_shards(own)
-            if self.further:
-                model.offload()
+            with model.reloaded() if self.further else nullcontext():
+                model.load_shards(own)
 
 
 def _key(name: str, key: str) -> str:

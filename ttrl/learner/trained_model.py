@@ -11,13 +11,15 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from transformers import PreTrainedModel
 from ttrl_kernels import chosen_backend
 
-from ttrl.learner.objective import Loss, Objective, PreparedStep, Scorer, TokenScores
+from ttrl.learner.objective import Objective, PreparedStep, Scorer, TokenScores
+from ttrl.learner.step_sums import StepSums
 from ttrl.models import lora
 from ttrl.models.dealing import deal
 from ttrl.models.packed_model import PackedModel
@@ -110,6 +112,16 @@ class TrainedModel(ABC):
     @abstractmethod
     def reload(self) -> None:
         """Take back what `offload` gave up."""
+
+    @contextmanager
+    def reloaded(self) -> Iterator[None]:
+        """Have what `offload` gives up inside this context: to train, or to put something back.
+
+        What is not on the GPU would be put back in a copy.
+        """
+        self.reload()
+        yield
+        self.offload()
 
     @abstractmethod
     def _sizes(self) -> dict[str, int]:
@@ -307,14 +319,14 @@ class TrainedModel(ABC):
             self.settings.memory.tokens_per_batch,
             self.ranks.count,
         )
-        own = _Sums()
+        own = StepSums()
         self._zero_grad()
         for batch in batches[self.ranks.rank :: self.ranks.count]:
             loss = objective.loss(self.network, moved(batch, self.model.device))
             self._backward(loss.loss)
             own.add(batch, loss)  # waits for the GPU: there is work queued by now
         own_norm = self._gradient_norm()
-        sums = _Sums.over(self.ranks.gather(own))
+        sums = StepSums.over(self.ranks.gather(own))
         # Each rank holds a share of every gradient: their squares add up.
         norms = torch.stack(self.ranks.gather(own_norm.cpu()))
         grad_norm = torch.linalg.vector_norm(norms) if len(norms) > 1 else norms[0]
@@ -363,33 +375,3 @@ class TrainedModel(ABC):
             f"gradients of {bad[:3] or 'no parameter'}); the weights are unchanged; lower "
             f"{self.rate_setting}"
         )
-
-
-class _Sums:
-    """Sums over the trained tokens of an optimizer step."""
-
-    def __init__(self) -> None:
-        self.loss, self.tokens = 0.0, 0
-        self.totals: dict[str, float] = {}
-        self.largest: dict[str, float] = {}
-
-    def add(self, batch: PackedBatch, loss: Loss) -> None:
-        """Add one micro-batch's figures; ``batch`` is what they are of, on the CPU."""
-        live_T = batch.token_weights_T != 0
-        self.loss += loss.loss.item()
-        self.tokens += int(live_T.sum())
-        for name, value_T in loss.means.items():
-            total = value_T.cpu()[live_T].sum().item()
-            self.totals[name] = self.totals.get(name, 0.0) + total
-        for name, value_T in loss.largest.items():
-            values = value_T.cpu()[live_T].tolist()
-            self.largest[name] = max([self.largest.get(name, -math.inf), *values])
-
-    @classmethod
-    def over(cls, parts: Sequence[_Sums]) -> _Sums:
-        """Add up all ranks' sums."""
-        whole = cls()
-        whole.loss, whole.tokens = sum(p.loss for p in parts), sum(p.tokens for p in parts)
-        whole.totals = {name: sum(p.totals[name] for p in parts) for name in parts[0].totals}
-        whole.largest = {name: max(p.largest[name] for p in parts) for name in parts[0].largest}
-        return whole

@@ -44,7 +44,7 @@ class Bundle:
         return max(self.rows, self.trained, self.keys / KEYS)
 
     def with_also(self, sample: TrainSample, shared: int) -> Bundle:
-        """Return this with what one more sample takes, of which so many rows are there already."""
+        """Return the size with one more sample, of which so many rows are there already."""
         rows = len(sample.token_ids) - 1
         return Bundle(
             self.members,

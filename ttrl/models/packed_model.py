@@ -75,6 +75,9 @@ def make_packed(
         longest: see `load_policy_model`.
         liger: see `use_liger`.
         whole: inside, a divided model can run.
+
+    Raises:
+        UserError: if its own log-probs are not those of packed sequences, or it fails on its way.
     """
     room = context_room(model)
     longest = min(longest or ANY_LENGTH, ANY_LENGTH if room is None else room.tokens)

@@ -56,7 +56,11 @@ if not sys.stderr.isatty():  # its bars fill a log file with control characters
 
 
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
-    """Load the model's tokenizer; code that a repository may carry is never run."""
+    """Load the model's tokenizer; code that a repository may carry is never run.
+
+    Raises:
+        UserError: if there is none, it does not load, or it has no end-of-sequence token.
+    """
     tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, settings)
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {settings.path} has no end-of-sequence token")

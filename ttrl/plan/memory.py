@@ -122,7 +122,7 @@ def states(job: Job) -> dict[str, int]:
 
 
 def states_of(job: Job, trained: int, frozen: int) -> dict[str, int]:
-    """Count what `states` does, of a model with so many trained parameters and frozen bytes."""
+    """Count the bytes of a model's state, with so many trained parameters and frozen bytes."""
     weight, master = (2, 4) if job.zero3 else (4, 0)
     items = {
         "parameters": weight * trained + frozen,

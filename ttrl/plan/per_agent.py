@@ -5,14 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 from ttrl.plan.memory import Job
-from ttrl.plan.second_model import states_beside
+from ttrl.plan.second_model import LEAVES, states_beside
 from ttrl.settings import Settings
 from ttrl.settings.per_agent_rules import agent_count
 from ttrl.types import UserError
 
-PARTS = ("parameters", "gradients", "master weights", "moments")
-LEAVES = PARTS[1:]
-"""What is away while another policy is trained, or an engine samples, with phase offload."""
+PARTS = ("parameters", *LEAVES)
+"""What a policy holds; `LEAVES` is away while another one is trained, with phase offload."""
 
 
 def further(settings: Settings) -> int:

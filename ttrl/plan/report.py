@@ -11,7 +11,7 @@ from ttrl.plan.choose import Plan
 from ttrl.plan.host import host_memory
 from ttrl.plan.machine import GIB, Machine
 from ttrl.plan.per_agent import PARTS, label
-from ttrl.plan.second_model import LEAVES, NAMES
+from ttrl.plan.second_model import NAMES
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -37,7 +37,7 @@ def show(plan: Plan, console: Console) -> None:
 
 FIRST = (
     "CUDA, NCCL", "parameters", "reference model", "gradients", "master weights", "moments",
-    *(f"{name} {item}" for name in NAMES.values() for item in ("parameters", *LEAVES)),
+    *(f"{name} {item}" for name in NAMES.values() for item in PARTS),
     *map(label, PARTS),
     "reward model", "vLLM itself", "engine weights", "KV cache", "prefill, sampler",
 )  # fmt: skip

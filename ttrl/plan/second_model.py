@@ -10,7 +10,7 @@ NAMES = {"gae": "critic", "prime": "PRM"}
 need none."""
 
 LEAVES = ("gradients", "master weights", "moments")
-"""What phase offload takes off the GPU, of this model as of the policy."""
+"""What phase offload takes off the GPU, of this model as of any policy."""
 
 
 def second_model(job: Job) -> str | None:

@@ -211,7 +211,7 @@ def _offload(card: _Card) -> None:
     if card.job.settings.memory.offload_during_rollout:
         card.away |= card.give(*LEAVES)
         card.second_away |= card.give(*leaves(card.job))
-        card.give(*map(per_agent.label, per_agent.LEAVES))
+        card.give(*map(per_agent.label, LEAVES))
 
 
 def _reload(card: _Card) -> None:

@@ -82,7 +82,11 @@ class OwnForm:
     """A user's own form; what it raises, and what is no text, is a UserError that says where."""
 
     def __init__(self, name: str) -> None:
-        """Make the object of the class that FILE.py:CLASS names."""
+        """Make the object of the class that FILE.py:CLASS names.
+
+        Raises:
+            UserError: if the class is not there or raises, or makes what is no form.
+        """
         self.name = name
         made = load_plugin(name, "posed.form")
         with errors_as_user_error(name, "posed.form"):

@@ -49,7 +49,7 @@ class Confidence:
 
     @classmethod
     def of(cls, top: TopLogprobs) -> Confidence | None:
-        """Compute it; None if some places know fewer tokens than others.
+        """Compute an answer's confidence; None if some places know fewer tokens than others.
 
         Then the answer was sampled from the likeliest tokens of some mass, and what the others
         have of it is not known.
@@ -67,7 +67,7 @@ class Confidence:
         return cls(likeliest, tokens, round(certainty, DIGITS))
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as a file says it."""
+        """Return the confidences as JSON, as a file of answers holds them."""
         tokens = [round(value, DIGITS) for value in self.tokens]
         return {"likeliest": self.likeliest, "certainty": self.certainty, "tokens": tokens}
 

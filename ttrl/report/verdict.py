@@ -31,7 +31,7 @@ class Verdict:
     """What it is concluded from; one sentence, without its full stop."""
 
     def __str__(self) -> str:
-        """Return both, as the sentence that a run ends with."""
+        """Return how the run went, and why, as the sentence that a run ends with."""
         word = "looks like a collapse" if self.kind == "collapse" else self.kind
         return f"{word}: {self.reason}"
 

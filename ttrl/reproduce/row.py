@@ -38,7 +38,7 @@ class Figure:
     """Standard deviation of the seeds' means; None of one seed."""
 
     def text(self, unit: float = 100.0, *, sign: bool = False) -> str:
-        """Write it in %: "87.7 ± 2.1 (sd 0.6)"."""
+        """Write a number with its spreads in %: "87.7 ± 2.1 (sd 0.6)"."""
         sd = "" if self.sd_of_seeds is None else f" (sd {unit * self.sd_of_seeds:.1f})"
         return with_error(Mean(self.value, self.half_width, 0), unit, sign=sign) + sd
 

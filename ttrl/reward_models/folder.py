@@ -52,7 +52,11 @@ class Folder:
         return cls(name, ModelSettings(path=str(path), dtype=settings.model.dtype))
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer, a fast one: it says which token a character is in."""
+        """Load the tokenizer, a fast one: it says which token a character is in.
+
+        Raises:
+            UserError: if it does not load, or is a slow one.
+        """
         tokenizer: PreTrainedTokenizerBase = self._load(AutoTokenizer)
         if not tokenizer.is_fast:
             raise UserError(

@@ -39,7 +39,11 @@ class QwenPrm(Hidden):
 
     @classmethod
     def load(cls, folder: Folder, settings: Settings) -> QwenPrm:
-        """Load network and head."""
+        """Load network and head.
+
+        Raises:
+            UserError: if the folder holds another kind of model.
+        """
         tokenizer = folder.tokenizer()
         mark = tokenizer.encode(cls.marks[0], add_special_tokens=False)
         if len(mark) != 1 or tokenizer.chat_template is None:
@@ -130,7 +134,11 @@ class Outcome(Reading):
 
     @classmethod
     def load(cls, folder: Folder, settings: Settings) -> Outcome:
-        """Load the classifier."""
+        """Load the classifier.
+
+        Raises:
+            UserError: if it has more classes than one.
+        """
         network = folder.network(AutoModelForSequenceClassification)
         labels = network.config.num_labels
         if labels != 1 or not hasattr(network, "score"):

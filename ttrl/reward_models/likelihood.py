@@ -30,7 +30,11 @@ class Likelihood(Reading):
 
     @classmethod
     def load(cls, folder: Folder, settings: Settings) -> Self:
-        """Load the language model."""
+        """Load the language model.
+
+        Raises:
+            UserError: if its tokenizer has no chat template.
+        """
         tokenizer, own = folder.tokenizer(), settings.reward_model
         if tokenizer.chat_template is None:
             raise UserError(

@@ -57,7 +57,11 @@ class Reading(ABC):
 
     @abstractmethod
     def mark(self, question: str, steps: Sequence[str]) -> Marked:
-        """Return the tokens of a question and of a solution's steps, with the steps' places."""
+        """Return the tokens of a question and of a solution's steps, with the steps' places.
+
+        Raises:
+            UserError: if the tokenizer or its template does not let the places be found.
+        """
 
     @abstractmethod
     def values(self, output_RH: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,11 @@ class TwoTokens(Reading):
 
     @classmethod
     def load(cls, folder: Folder, settings: Settings) -> Self:
-        """Load the language model."""
+        """Load the language model.
+
+        Raises:
+            UserError: if it scales its logits, or has one token for good and bad.
+        """
         tokenizer, own = folder.tokenizer(), settings.reward_model
         network = folder.network(AutoModelForCausalLM)
         if scaled := [name for name in SCALED if getattr(network.config, name, None) is not None]:

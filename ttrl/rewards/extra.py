@@ -46,7 +46,7 @@ class ExtraRewards:
 
 
 def shown(name: str) -> str:
-    """Return what metrics call a reward: of FILE.py:FUNCTION, the function."""
+    """Return the name that metrics give a reward: of FILE.py:FUNCTION, the function's."""
     return name.rpartition(":")[2]
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from ttrl.answers import Extractor, Grader
-from ttrl.data.free_prompts import Request, text_of
+from ttrl.data.free_prompts import Request, text_of, without_thinking
 from ttrl.rewards.free_pass import AfterVoting, AskPolicy
 from ttrl.rewards.vote import majority_vote, most_common
 from ttrl.settings import Settings
@@ -123,4 +123,4 @@ def _whole(reply: Completion) -> str:
     """Return a reply without what was thought before it; "" if it was cut off."""
     if reply.finish_reason is FinishReason.LENGTH:
         return ""
-    return reply.text.rpartition("</think>")[2].strip()
+    return without_thinking(reply.text).strip()

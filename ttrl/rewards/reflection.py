@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ttrl.answers import Extractor, Grader
-from ttrl.data.free_prompts import Excerpt, Request, text_of
+from ttrl.data.free_prompts import Excerpt, Request, text_of, without_thinking
 from ttrl.rewards.estimators.readings import spelling, surprisal
 from ttrl.rewards.free_pass import AfterVoting, AskPolicy
 from ttrl.settings import Settings
@@ -128,4 +128,4 @@ def _shown(pool: Sequence[Candidate]) -> Iterator[str | Excerpt]:
 
 def _text(reply: Sequence[Completion]) -> str:
     """Return a reply's text without what was thought before it; "" if there was none."""
-    return "".join(completion.text.rpartition("</think>")[2].strip() for completion in reply)
+    return "".join(without_thinking(completion.text).strip() for completion in reply)

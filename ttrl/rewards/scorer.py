@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ttrl.answers import Grader, make_extractor
+from ttrl.rewards.estimate_checks import checked_estimate
 from ttrl.rewards.estimators import RewardEstimator, make_estimator
 from ttrl.rewards.estimators.agreement import Majority
-from ttrl.rewards.estimators.base import LARGEST, Estimator
+from ttrl.rewards.estimators.base import Estimator
 from ttrl.rewards.extra import ExtraRewards
 from ttrl.rewards.shaping import shaped_rewards
 from ttrl.rewards.verdicts import paid, verdicts_of
@@ -19,6 +20,7 @@ from ttrl.rewards.vote import is_settled, majority_vote, same_label
 from ttrl.rewards.voters import voters_of
 from ttrl.settings import Settings
 from ttrl.settings.plugins import errors_as_user_error, is_plugin
+from ttrl.settings.reward import TOKEN_ADVANTAGES
 from ttrl.settings.rollout import IN_TURNS
 from ttrl.types import (
     Completion,
@@ -77,29 +79,9 @@ class GroupScorer:
             if isinstance(estimator, Estimator):
                 estimator.read_settings(settings)
         self.estimator = estimator
-        if reward.labels != "votes" and not getattr(self.estimator, "uses_label", True):
-            raise UserError(
-                f"reward.labels = {reward.labels!r} would be ignored: reward.estimator = "
-                f"{self.name!r} weighs the voters' own answers and looks at no label; "
-                'choose another, for example "majority"'
-            )
-        if reward.advantages == "remax" and type(self.estimator) is not Majority:
-            raise UserError(
-                'reward.advantages = "remax" needs reward.estimator = "majority", got '
-                f"{self.name!r}: what a greedy answer, which does not vote, would earn from others "
-                "nobody knows"
-            )
-        own = getattr(self.estimator, "own_advantages", False)
-        if own and reward.advantages in ("gae", "prime"):
-            raise UserError(
-                f"reward.advantages = {reward.advantages!r} would be ignored: reward.estimator = "
-                f"{self.name!r} says itself what an answer is worth; choose another, for example "
-                '"majority"'
-            )
-        if settings.rollout.workflow in IN_TURNS:
-            self._refuse_in_turns(own)
+        self._refuse_unfit()
         self.extra = ExtraRewards(settings)
-        if reward.extra and own:
+        if reward.extra and self._own_advantages:
             raise _nothing_to_add_to(self.name)
         self.top_logprobs: int = getattr(self.estimator, "top_logprobs", 0)
         """How many of the likeliest tokens of each place the estimator reads."""
@@ -121,6 +103,10 @@ class GroupScorer:
             labels: labels that do not come from the voters; None where they do.
             step: the training step, for random numbers.
             vote: what `vote` has returned of the group; None: nobody has asked.
+
+        Raises:
+            UserError: for what a user's estimator or extractor raises, and for an estimate that
+                cannot train the policy.
         """
         if self._failed is not None:
             raise self._failed
@@ -142,7 +128,7 @@ class GroupScorer:
         )
         with errors_as_user_error(self.name, "reward.estimator") if self.foreign else nullcontext():
             estimate = self.estimator.estimate(voted)
-        checked = _checked(estimate, len(group.completions), self.name)
+        checked = checked_estimate(estimate, len(group.completions), self.name)
         if self.extra.functions and checked.advantages_G is not None:
             raise _nothing_to_add_to(self.name)
         if any(c.turn is not None for c in group.completions):
@@ -183,6 +169,34 @@ class GroupScorer:
         """Drop the history of questions that are not asked again."""
         for question in questions:
             self.history.pop(question.id, None)
+
+    @property
+    def _own_advantages(self) -> bool:
+        return bool(getattr(self.estimator, "own_advantages", False))
+
+    def _refuse_unfit(self) -> None:
+        """Raise a UserError if the estimator does not go with the settings, as far as it says."""
+        reward = self.settings.reward
+        if reward.labels != "votes" and not getattr(self.estimator, "uses_label", True):
+            raise UserError(
+                f"reward.labels = {reward.labels!r} would be ignored: reward.estimator = "
+                f"{self.name!r} weighs the voters' own answers and looks at no label; "
+                'choose another, for example "majority"'
+            )
+        if reward.advantages == "remax" and type(self.estimator) is not Majority:
+            raise UserError(
+                'reward.advantages = "remax" needs reward.estimator = "majority", got '
+                f"{self.name!r}: what a greedy answer, which does not vote, would earn from others "
+                "nobody knows"
+            )
+        if self._own_advantages and reward.advantages in TOKEN_ADVANTAGES:
+            raise UserError(
+                f"reward.advantages = {reward.advantages!r} would be ignored: reward.estimator = "
+                f"{self.name!r} says itself what an answer is worth; choose another, for example "
+                '"majority"'
+            )
+        if self.settings.rollout.workflow in IN_TURNS:
+            self._refuse_in_turns(self._own_advantages)
 
     def _refuse_in_turns(self, own_advantages: bool) -> None:
         """Raise a UserError if the estimator compares answers that have read different prompts."""
@@ -234,89 +248,16 @@ class GroupScorer:
         return majority_vote(answers, self.grader, voters_G)
 
 
+def check_scoring(settings: Settings) -> None:
+    """Raise a UserError for an estimator, extractor or option that is unknown or does not fit."""
+    GroupScorer(settings, Grader(settings.answers))  # which starts nothing before it is asked
+
+
 def _nothing_to_add_to(estimator: str) -> UserError:
     return UserError(
         f"reward.extra would be ignored: reward.estimator = {estimator!r} brings its own "
         "advantages, to which no reward is added; unset reward.extra, or choose another estimator"
     )
-
-
-def _checked(returned: object, completions: int, name: str) -> Estimate:
-    """Refuse an estimate that cannot train the policy: a user's code may have made it.
-
-    Returns:
-        The estimate, with plain tuples and numbers, where arrays are welcome too.
-    """
-    if not isinstance(returned, Estimate):
-        raise UserError(
-            f"reward.estimator = {name!r} returned {returned!r}, of type "
-            f"{type(returned).__name__}: expected a ttrl.types.Estimate"
-        )
-    try:
-        estimate = replace(
-            returned,
-            rewards_G=_numbers(returned.rewards_G, float),
-            advantages_G=_numbers(returned.advantages_G, float),
-            keep_G=_numbers(returned.keep_G, bool),
-            labels_G=_numbers(returned.labels_G, lambda label: label),
-            weight=float(returned.weight),
-            confidence=float(returned.confidence),
-            metrics={str(key): float(value) for key, value in returned.metrics.items()},
-        )
-    except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-        raise UserError(
-            f"reward.estimator = {name!r} returned an Estimate that holds something else than "
-            f"numbers: {error}"
-        ) from error
-    if not isinstance(estimate.vote, Vote):
-        raise UserError(
-            f"reward.estimator = {name!r}: vote is of type {type(estimate.vote).__name__}, "
-            "expected a ttrl.types.Vote, for example voted.vote"
-        )
-    for label in (estimate.label, *(estimate.labels_G or ())):
-        if not isinstance(label, str | None):
-            raise UserError(
-                f"reward.estimator = {name!r}: label = {label!r}, expected a str or None"
-            )
-    if estimate.rewards_G is None:
-        raise UserError(f"reward.estimator = {name!r}: rewards_G is None, expected numbers")
-    per_completion = {
-        "rewards_G": estimate.rewards_G,
-        "advantages_G": estimate.advantages_G,
-        "keep_G": estimate.keep_G,
-        "labels_G": estimate.labels_G,
-        "vote.answers_G": estimate.vote.answers_G,
-        "vote.clusters_G": estimate.vote.clusters_G,
-    }
-    for field, values in per_completion.items():
-        if values is not None and len(values) != completions:
-            raise UserError(
-                f"reward.estimator = {name!r}: {field} has {len(values)} entries for "
-                f"{completions} completions; expected one each"
-            )
-    figures = {
-        "rewards_G": estimate.rewards_G,
-        "advantages_G": estimate.advantages_G or (),
-        "weight": (estimate.weight,),
-        "confidence": (estimate.confidence,),
-        **{f"metrics[{key!r}]": (value,) for key, value in estimate.metrics.items()},
-    }
-    for field, numbers in figures.items():
-        for number in numbers:
-            if not abs(number) <= LARGEST:
-                raise UserError(
-                    f"reward.estimator = {name!r}: {field} holds {number}, expected finite "
-                    f"numbers of at most {LARGEST:g}"
-                )
-    if estimate.weight < 0:
-        raise UserError(
-            f"reward.estimator = {name!r}: weight = {estimate.weight}, expected a number >= 0"
-        )
-    return estimate
-
-
-def _numbers(values: Iterable[Any] | None, kind: Callable[[Any], Any]) -> Any:
-    return None if values is None else tuple(map(kind, values))
 
 
 @contextmanager

@@ -257,7 +257,7 @@ def make_engine(
 
 @contextmanager
 def closed_at_the_end(pool: RolloutPool, ranks: Ranks) -> Iterator[None]:
-    """Close the pool; not on an error with several ranks.
+    """Close the pool at the end of this context; with several ranks, not after an error.
 
     vLLM's end is that of the groups of processes that it is in: it waits for the other ranks, and
     they may be waiting for what this one was about to do. It leaves (`ttrl.cli.main`), and its

@@ -13,7 +13,7 @@ Callback = Callable[[StepResult], str | None]
 
 
 def ask_callbacks(callbacks: Sequence[Callback], result: StepResult, ranks: Ranks) -> str | None:
-    """Call all of them; return the first reason to stop, on all ranks.
+    """Call the user's functions after a step; return the first reason to stop, on all ranks.
 
     Raises:
         UserError: for what one of them raises, and for a result that is no reason.

@@ -35,7 +35,7 @@ class Repository:
 
     @classmethod
     def find(cls, name: str, *, public: bool) -> Repository:
-        """Look at it, and change nothing.
+        """Look at a repository on the hub, and change nothing there.
 
         Raises:
             UserError: if the name is none, nobody is logged in, the hub does not answer, or others
@@ -67,7 +67,7 @@ class Repository:
         return cls(name, public, found)
 
     def refuse_other(self, card: ModelCard) -> None:
-        """Raise a UserError if it holds anything, unless that is of the run that ``card`` is of."""
+        """Raise a UserError if the repository holds anything but a model of the run of ``card``."""
         if self.found is None:
             return
         there = [file.rfilename for file in self.found.siblings or ()]

@@ -112,7 +112,7 @@ class Identity:
 
 
 def refuse_differences(before: Settings, now: Settings, what: str, advice: str) -> list[str]:
-    """Return what differs and may, as "KEY = NEW (was OLD)".
+    """Refuse settings that differ and must not; return the others, as "KEY = NEW (was OLD)".
 
     Args:
         before: settings that the run once had.

@@ -16,7 +16,11 @@ from ttrl.types import AnswerKey, UserError
 def label_source(
     settings: Settings, key: AnswerKey, model: TrainedModel, ranks: Ranks, scorer: GroupScorer
 ) -> LabelSource:
-    """Make what ``reward.labels`` asks for; a teacher starts from the model's present weights."""
+    """Make what ``reward.labels`` asks for; a teacher starts from the model's present weights.
+
+    Raises:
+        UserError: if there is no checker, or no reference answer, where that is asked for.
+    """
     match settings.reward.labels:
         case "votes":
             return OwnVotes()

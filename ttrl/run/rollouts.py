@@ -31,7 +31,7 @@ class Sampled(NamedTuple):
 
 
 class Rollouts(Protocol):
-    """Hands the trainer a step's answers after the other, and the engine where it needs it."""
+    """Gives the trainer the answers of one step after the other, and the engine when it asks."""
 
     def running(self, done: int) -> AbstractContextManager[None]:
         """Go on behind so many steps, inside the context."""

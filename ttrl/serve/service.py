@@ -95,7 +95,7 @@ class Service:
         stream: StreamPhase,
         limited: Callable[[str], AbstractContextManager[None]],
     ) -> Rollouts:
-        """Make what answers, for a trainer (`ttrl.run.rollouts.MakeRollouts`)."""
+        """Make what answers, for a trainer (`ttrl.trainer.MakeRollouts`)."""
         self._note = stream.display.note
         return Answering(self.settings, phase, stream, lambda: limited("rollout"), self._serving)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ttrl.settings.agents import AgentSettings
 from ttrl.settings.plugins import is_plugin
+from ttrl.settings.reward import FREE_PASS_LABELS
 from ttrl.settings.rollout import IN_TURNS, RolloutSettings
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _chain_rules(settings: Settings) -> Iterator[str]:
 
 def _reward_rules(settings: Settings) -> Iterator[str]:
     reward, shaping, name = settings.reward, settings.agents.shaping, settings.rollout.workflow
-    if reward.labels in ("harmony", "reflection"):
+    if reward.labels in FREE_PASS_LABELS:
         yield (
             f'reward.labels = "{reward.labels}" takes all answers for answers to the question '
             f'alone, and with rollout.workflow = "{name}" most have read others: unset one of them'

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ttrl.settings.plugins import is_plugin
+from ttrl.settings.reward import TOKEN_ADVANTAGES
 from ttrl.settings.rollout import IN_TURNS, RolloutSettings
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def per_agent_rules(settings: Settings) -> Iterator[str]:
             f"rollout.overlap = true samples while the policies are updated, and with {NAME} the "
             "engine takes their weights, turn by turn, meanwhile: unset one of them"
         )
-    if reward.advantages in ("gae", "prime"):
+    if reward.advantages in TOKEN_ADVANTAGES:
         model = {"gae": "critic", "prime": "reward model"}[reward.advantages]
         yield (
             f'reward.advantages = "{reward.advantages}" trains one {model} beside one policy: with '

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ttrl.settings.data import NOTHING
 from ttrl.settings.posed import PosedSettings
+from ttrl.settings.reward import FREE_PASS_LABELS, TOKEN_ADVANTAGES
 
 if TYPE_CHECKING:
     from ttrl.settings.settings import Settings
@@ -32,12 +33,12 @@ def posed_rules(settings: Settings) -> Iterator[str]:
     yield from _section_rules(settings.posed)
     yield from _size_rules(settings)
     yield from _other_rules(settings)
-    if labels in ("ground_truth", "harmony", "reflection"):
+    if labels in ("ground_truth", *FREE_PASS_LABELS):
         yield (
             f'reward.labels = "{labels}" needs questions that are there before the step: with '
             'data.source = "self_posed" set it to "votes", "teacher" or "checker"'
         )
-    if settings.reward.advantages in ("gae", "prime"):
+    if settings.reward.advantages in TOKEN_ADVANTAGES:
         yield (
             f'reward.advantages = "{settings.reward.advantages}" would have to learn what proposals'
             ' are worth, too: with data.source = "self_posed" compare within the group, or by '

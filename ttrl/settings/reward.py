@@ -12,6 +12,10 @@ GroupAdvantages = Literal["mean_std", "mean", "rloo", "opo", "pass_at_k", "max_r
 """Ways to compare an answer with its own group."""
 StepAdvantages = Literal["reinforce_pp", "reinforce_pp_baseline", "gae", "prime"]
 """Ways that look at all of a step's tokens."""
+TOKEN_ADVANTAGES = ("gae", "prime")
+"""Ways that pay token by token, each with a model that is trained beside the policy."""
+FREE_PASS_LABELS = ("harmony", "reflection")
+"""Labels for which the policy is asked about a step's answers, see `ttrl.rewards.free_pass`."""
 
 
 class RewardSettings(Section):

@@ -11,6 +11,7 @@ from ttrl.settings.lora import LoraSettings
 from ttrl.settings.loss import LossSettings
 from ttrl.settings.per_agent_rules import per_agent_rules
 from ttrl.settings.posed_rules import posed_rules
+from ttrl.settings.reward import FREE_PASS_LABELS, TOKEN_ADVANTAGES
 from ttrl.settings.rollout import MOST_TOP_K
 from ttrl.settings.section import Section
 from ttrl.settings.serve_rules import serve_rules
@@ -295,7 +296,7 @@ def _credit_rules(settings: Settings) -> Iterator[str]:
             f'reward.kl_coef = {reward.kl_coef} needs reward.advantages = "gae": elsewhere an '
             "answer has one reward, not one per token; set loss.kl_coef"
         )
-    kind = used if used in ("gae", "prime") else "mean_std"
+    kind = used if used in TOKEN_ADVANTAGES else "mean_std"
     if settings.algorithm and ALGORITHMS[settings.algorithm] != kind:
         yield (
             f'algorithm = "{settings.algorithm}" contradicts reward.advantages = "{used}": unset '
@@ -317,11 +318,11 @@ def _credit_rules(settings: Settings) -> Iterator[str]:
 
 def _free_pass_rules(settings: Settings) -> Iterator[str]:
     rollout, used, longest = settings.rollout, settings.reward.labels, settings.longest
-    for name in ("harmony", "reflection"):
+    for name in FREE_PASS_LABELS:
         section = getattr(settings, name)
         if section != type(section)() and used != name:
             yield f'[{name}] needs reward.labels = "{name}" (it is "{used}")'
-    if used not in ("harmony", "reflection"):
+    if used not in FREE_PASS_LABELS:
         return
     if rollout.stop_when_decided:
         yield (

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ttrl.settings.optimizer import OptimizerSettings
+from ttrl.settings.reward import TOKEN_ADVANTAGES
 from ttrl.settings.stream import StreamSettings
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _reset_rules(settings: Settings) -> Iterator[str]:
             f"{stream.visits} steps of a question at the full learning rate: lower it"
         )
     moves = {
-        f'reward.advantages = "{reward.advantages}"': reward.advantages in ("gae", "prime"),
+        f'reward.advantages = "{reward.advantages}"': reward.advantages in TOKEN_ADVANTAGES,
         f"reward.teacher_decay = {reward.teacher_decay:g}": reward.labels == "teacher"
         and reward.teacher_decay < 1,
         f"loss.entropy_target = {settings.loss.entropy_target}": settings.loss.entropy_target

@@ -19,7 +19,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Return them by name; a package that is not installed is left out."""
+    """Return the version of each, by name; a package that is not installed is left out."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -29,7 +29,11 @@ class Ddrl(Estimator):
     """Completions of a group that are kept, at most."""
 
     def estimate(self, voted: VotedGroup) -> Estimate:
-        """Compute r_i = 1[answer_i ≡ label] and A_i = ±1; keep K⁺ and K⁻."""
+        """Compute r_i = 1[answer_i ≡ label] and A_i = ±1; keep K⁺ and K⁻.
+
+        Raises:
+            UserError: if the group has fewer than k completions.
+        """
         vote, agrees_G = voted.vote, voted.agrees_G
         if self.k > len(agrees_G):
             raise UserError(

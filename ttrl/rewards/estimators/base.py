@@ -67,7 +67,11 @@ _Class = TypeVar("_Class", bound=type[RewardEstimator])
 
 
 def register(name: str) -> Callable[[_Class], _Class]:
-    """Make the decorated estimator known under ``name``, which must be free."""
+    """Make the decorated estimator known under ``name``.
+
+    Raises:
+        ValueError: if another one has that name.
+    """
 
     def add(estimator: _Class) -> _Class:
         if name in _REGISTERED:

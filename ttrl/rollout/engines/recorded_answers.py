@@ -32,7 +32,7 @@ class Answers(NamedTuple):
 
     @classmethod
     def of(cls, group: CompletionGroup) -> Answers:
-        """Take those of a group."""
+        """Take the answers out of a sampled group."""
         greedy = () if group.greedy is None else (group.greedy,)
         passes = tuple((p.question.id, cls.of(p)) for p in group.passes)
         turns = [c.turn for c in group.completions]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ttrl.data.free_prompts import Excerpt, FreePrompts, Request, text_of
+from ttrl.data.free_prompts import Excerpt, FreePrompts, Request, text_of, without_thinking
 from ttrl.data.templates import Part, fill
 from ttrl.rollout.sampling import SamplingParams, voting
 from ttrl.rollout.workflows.acts import Act, Place, Plan, agents, calls, checked
@@ -15,9 +15,6 @@ from ttrl.settings import Settings
 from ttrl.settings.agents import ANSWERS, QUESTION
 from ttrl.system.rng import generator
 from ttrl.types import Completion, CompletionGroup, Question, Turn, UserError
-
-END_OF_THINKING = "</think>"
-"""Of a reasoning model, others see what follows this."""
 
 
 class Conversation:
@@ -168,7 +165,7 @@ class Conversation:
         if act.others is not None:
             others = [p for p in seen if p[1] != a][: act.others]
             seen = [p for p in seen if p[1] == a or p in others]
-        texts = {p: said[p].text.rpartition(END_OF_THINKING)[2] for p in seen}
+        texts = {p: without_thinking(said[p].text) for p in seen}
         prompt, cut = self._prompt(question, act, seen, texts, id)
         return Turn(t, a, trajectory, act.role, prompt, cut, policy)
 

@@ -15,7 +15,11 @@ class OwnWorkflow:
     """Runs the class that FILE.py:CLASS names; what it raises is a UserError that says where."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        """Make the user's object with the run's settings."""
+        """Make the user's object with the run's settings.
+
+        Raises:
+            UserError: if its class is not there or raises, or makes what is no workflow.
+        """
         self.name = name
         made = load_plugin(name, "rollout.workflow")
         with errors_as_user_error(name, "rollout.workflow"):
