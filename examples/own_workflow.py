@@ -38,6 +38,7 @@ if __name__ == "__main__":
             "rollout.questions_per_step": 4,
             "policy.sequences_per_update": 20,
             "evaluation.samples": 5,
+            "data.held_out": None,  # conversations take long to measure
         },
         run_dir=Path(tempfile.mkdtemp(prefix="ttrl-")) / "own_workflow",
     )

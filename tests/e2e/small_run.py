@@ -25,6 +25,10 @@ SMALL = (
     "report.every_s=0",  # each page takes seconds; test_train.py and test_live_report.py have it
 )
 
+UNMEASURED = (f"data.train={HERE / 'few_unlabelled.jsonl'}", "data.held_out=none")
+"""The same questions without answers: nothing is measured, which takes half of such a run's time.
+For runs whose scores nobody looks at."""
+
 Run = Callable[..., Path]
 
 

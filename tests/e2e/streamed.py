@@ -1,10 +1,14 @@
-"""A short run on a stream that can be killed and gone on with."""
+"""A short run on a stream that can be killed and gone on with.
+
+By itself, or under torchrun: ``streamed.py FOLDER SETTING...``.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import random
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,3 +75,7 @@ def kept(folder: Path, name: str) -> list[dict[str, Any]]:
     """The lines of one of the stream's files."""
     text = (folder / "stream" / f"{name}.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
+
+
+if __name__ == "__main__":
+    train_on(Path(sys.argv[1]), sys.argv[2:])

@@ -10,7 +10,7 @@ import pytest
 from compared_runs import differences
 from python_process import run_python
 from rich.console import Console
-from small_run import SMALL, Run, interrupted, with_labels
+from small_run import SMALL, UNMEASURED, Run, interrupted, with_labels
 
 from ttrl.data.arithmetic import question_rows
 from ttrl.report.display import Display
@@ -72,7 +72,8 @@ def test_labels_are_not_seen(name: str, run: Run, tmp_path: Path) -> None:
 
 
 def test_every_turn_is_trained_on_its_own_prompt(run: Run) -> None:
-    folder = run("run", ["policy.trained_samples=8", "policy.sequences_per_update=16", *DEBATE])
+    updates = ("policy.trained_samples=8", "policy.sequences_per_update=16")
+    folder = run("run", [*updates, *UNMEASURED, *DEBATE])
     lines = [json.loads(x) for x in (folder / "rollouts" / "step_00001.jsonl").open()]
     metrics = [json.loads(x) for x in (folder / "metrics.jsonl").open()][1:]
     for line in lines:
@@ -101,7 +102,7 @@ def test_every_turn_is_trained_on_its_own_prompt(run: Run) -> None:
 def test_a_replay_gives_the_same_weights(name: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     own = (f"rollout.workflow={tmp_path / 'own.py'}:Own", "data.held_out=none")
-    overrides = (*WORKFLOWS.get(name, own), "rollout.resample_rounds=1")
+    overrides = (*UNMEASURED, *WORKFLOWS.get(name, own), "rollout.resample_rounds=1")
     recorded = trained(tmp_path / "recorded", *overrides)
     again = trained(tmp_path / "again", *overrides, replay=recorded / "rollouts")
     for file in ("model/model.safetensors", "rollouts/step_00002.jsonl"):
@@ -126,7 +127,7 @@ def test_a_run_that_was_interrupted_is_the_run_that_was_not(
 
 
 def test_implicit_rewards_and_processes_of_engines(tmp_path: Path) -> None:
-    plain = (*DEBATE, "agents.shaping=none", "algorithm=prime", "max_steps=1")
+    plain = (*UNMEASURED, *DEBATE, "agents.shaping=none", "algorithm=prime", "max_steps=1")
     own = trained(tmp_path / "own", *plain)
     apart = trained(tmp_path / "apart", *plain, "rollout.placement=separate")
     name = Path("rollouts") / "step_00001.jsonl"

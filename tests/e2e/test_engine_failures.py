@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 from processes import children_of, command_of
-from small_run import SMALL
+from small_run import SMALL, UNMEASURED
 
 TTRL = [sys.executable, "-m", "ttrl.cli", "train", "tiny-arithmetic"]
 OPTIONS = [
     option
     for setting in (
         *SMALL,
+        *UNMEASURED,
         "max_steps=500",
         "epochs=100",
-        "evaluation.samples=1",
         "rollout.placement=separate",
         "rollout.engines=2",
         "rollout.stuck_after_s=10",

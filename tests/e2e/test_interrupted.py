@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from python_process import run_python
-from small_run import SMALL
+from small_run import SMALL, UNMEASURED
 
 COMMAND = [
     *("-m", "ttrl.cli", "train", "tiny-arithmetic"),
-    *(f"--set={setting}" for setting in (*SMALL, "max_steps=500", "epochs=100")),
+    *(f"--set={setting}" for setting in (*SMALL, *UNMEASURED, "max_steps=500", "epochs=100")),
 ]
 
 

@@ -14,7 +14,7 @@ from compared_runs import differences
 from python_process import run_python
 from rich.console import Console
 from safetensors.torch import load_file
-from small_run import SMALL, interrupted, with_labels
+from small_run import SMALL, UNMEASURED, interrupted, with_labels
 from step_lines import step_lines
 from test_agents_run import DEBATE, OWN, SHORT, WORKFLOWS, trained
 
@@ -56,7 +56,8 @@ def test_an_agents_tokens_train_it_and_no_other(
         seen.append((list(samples), rate))
         return real(policies, samples, rate)
 
-    overrides = (*EACH, "policy.trained_samples=8", "policy.sequences_per_update=8")
+    updates = ("policy.trained_samples=8", "policy.sequences_per_update=8")
+    overrides = (*UNMEASURED, *EACH, *updates)
     with monkeypatch.context() as patch:
         patch.setattr(Policies, "update", noted)
         run = trained(tmp_path / "run", *overrides)
@@ -84,7 +85,7 @@ def test_an_agents_tokens_train_it_and_no_other(
 def test_the_wrong_weights_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So the last figure above would notice an engine that stays at the first agent's."""
     monkeypatch.setattr("ttrl.rollout.pool.RolloutPool._turn_to", lambda pool, number: None)
-    run = trained(tmp_path / "run", *EACH, "optimizer.learning_rate=0.002")
+    run = trained(tmp_path / "run", *UNMEASURED, *EACH, "optimizer.learning_rate=0.002")
     assert step_lines(run)[1]["mismatch/max_log_ratio"] > 0.01
 
 
@@ -102,7 +103,8 @@ def test_labels_are_not_seen(tmp_path: Path) -> None:
 def test_a_replay_gives_the_same_weights(name: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     own = (f"rollout.workflow={tmp_path / 'own.py'}:Own", "data.held_out=none")
-    each = (*WORKFLOWS.get(name, own), "rollout.resample_rounds=1", "rollout.policies=per_agent")
+    more = ("rollout.resample_rounds=1", "rollout.policies=per_agent")
+    each = (*UNMEASURED, *WORKFLOWS.get(name, own), *more)
     recorded = trained(tmp_path / "recorded", *each)
     again = trained(tmp_path / "again", *each, replay=recorded / "rollouts")
     folders = ["model", *sorted(path.name for path in recorded.glob("agent_*"))]
@@ -213,7 +215,7 @@ def _scaled(whole: Path, given: Sequence[str], data: str, folder: Path) -> list[
 
 
 def test_an_engine_in_a_process_of_its_own_is_brought_to_who_speaks(tmp_path: Path) -> None:
-    far = (*EACH, "optimizer.learning_rate=0.002", "evaluation.samples=1")
+    far = (*UNMEASURED, *EACH, "optimizer.learning_rate=0.002")
     own = trained(tmp_path / "own", *far)
     apart = trained(tmp_path / "apart", *far, "rollout.placement=separate", "rollout.engines=2")
     for step in (1, 2):
@@ -235,7 +237,8 @@ def _known(held: dict[str, torch.Tensor], run: Path, name: str) -> dict[str, tor
 )
 @pytest.mark.parametrize("more", [(), ("lora.rank=4",)], ids=["whole", "adapters"])
 def test_two_ranks_do_what_one_does(more: tuple[str, ...], tmp_path: Path) -> None:
-    overrides = (*EACH, "optimizer.learning_rate=0.0005", "loss.kl_coef=0.05", *more)
+    rates = ("optimizer.learning_rate=0.0005", "loss.kl_coef=0.05")
+    overrides = (*UNMEASURED, *EACH, *rates, *more)
     options = [f"--set={o}" for o in (*SMALL, *overrides)]
     folder = tmp_path / "two"
     command = ("-m", "ttrl.cli", "train", "tiny-arithmetic", *options)

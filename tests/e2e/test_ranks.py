@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from processes import children_of
 from python_process import run_python
-from small_run import SMALL
+from small_run import SMALL, UNMEASURED
 from step_lines import step_lines
 
 from ttrl.report.results import load_results
@@ -72,7 +72,8 @@ def test_two_ranks_measure_what_one_process_does(tmp_path: Path) -> None:
 @contextmanager
 def started(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Two ranks that have made a step."""
-    options = ("--ranks=2", "--set=max_steps=500", "--set=epochs=100", "--set=data.held_out=none")
+    unmeasured = [f"--set={s}" for s in UNMEASURED]
+    options = ("--ranks=2", "--set=max_steps=500", "--set=epochs=100", *unmeasured)
     with subprocess.Popen(
         [sys.executable, *COMMAND, *options, f"--run-dir={folder}"],
         stderr=subprocess.PIPE,

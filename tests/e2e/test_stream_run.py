@@ -32,6 +32,7 @@ from ttrl.stream.phase import StreamPhase
 from ttrl.types import UserError
 
 KILLED = str(Path(__file__).with_name("killed_stream.py"))
+STREAMED_RUN = str(Path(__file__).with_name("streamed.py"))
 FILES = ("questions", "refused", "windows", "answers", "adapted")
 
 
@@ -281,13 +282,8 @@ def test_ctrl_c_while_it_waits(tmp_path: Path) -> None:
 def test_two_ranks_of_which_one_reads(tmp_path: Path) -> None:
     """Question by question, so that all first answers are of the same weights."""
     pytest.importorskip("peft", reason="peft is not installed")
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import sys; from streamed import train_on; from pathlib import Path\n"
-        "train_on(Path(sys.argv[1]), sys.argv[2:])\n"
-    )
     settings = [*PER_QUESTION, write(tmp_path / "q.jsonl", 3)]
-    done = run_python(str(script), str(tmp_path / "two"), *settings, ranks=2)
+    done = run_python(STREAMED_RUN, str(tmp_path / "two"), *settings, ranks=2)
     assert done.returncode == 0, done.stderr[-4000:]
     train_on(tmp_path / "one", settings)
     for name in ("questions", "refused", "windows", "answers"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from python_process import run_python
-from small_run import SMALL
+from small_run import SMALL, UNMEASURED
 
 HANGS = """
 import time
@@ -18,7 +18,8 @@ class Hangs:
 
 def test_an_estimator_that_hangs_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
-    settings = (*SMALL, f"reward.estimator={tmp_path}/hangs.py:Hangs", "limits.rollout_s=10")
+    hangs = (f"reward.estimator={tmp_path}/hangs.py:Hangs", "limits.rollout_s=10")
+    settings = (*SMALL, *UNMEASURED, *hangs)
     folder = tmp_path / "run"
     done = run_python(
         *("-m", "ttrl.cli", "train", "tiny-arithmetic", "--run-dir", str(folder)),

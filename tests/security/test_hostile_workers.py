@@ -154,9 +154,8 @@ def test_what_takes_too_long_is_killed_and_compared_by_spelling(
     with Grader(AnswerSettings(deadline_s=0.5)) as grader:
         vote = majority_vote(answers, grader)
         assert not grader._workers._alive
-        again = time.monotonic()
-        assert majority_vote(answers, grader) == vote  # remembered, not asked again
-        assert time.monotonic() - again < 0.4
+        monkeypatch.setattr("ttrl.answers.workers.Worker", None)
+        assert majority_vote(answers, grader) == vote  # remembered: there is nobody to ask again
     assert (vote.majority, vote.counts, vote.undecided) == ("2", (3, 3, 1), 3)
     assert vote.clusters_G == (1, 1, 0, 0, 0, 1, 2)
 

@@ -36,5 +36,5 @@ def test_status_is_zero_where_every_check_passed(tmp_path: Path, failing: str, s
     )
     assert done.returncode == status, done.stdout + done.stderr
     if status == 0:
-        for said in ("ran mypy", "ran python scripts/check_cuda_installs.py", "ran python -m py"):
-            assert said in done.stdout
+        for said in ("mypy", "python scripts/check_cuda_installs.py", "python -m pytest -n"):
+            assert f"ran {said}" in done.stdout

@@ -103,7 +103,7 @@ def test_constraints_are_those_of_the_machine(
     assert done.returncode == 0, done.stderr
     constraints = f"--constraint {COMMON} --constraint {lock}"
     first, second = machine.installs()
-    assert first == f"0 {constraints} setuptools torch ninja cmake"
+    assert first == f"0 {constraints} pip setuptools torch ninja cmake"
     named = f".[{','.join(extras)}]" if extras else "."
     # 1: deepspeed's build is told not to look for a CUDA toolkit
     assert second == f"1 {constraints} --no-build-isolation --editable {named}"

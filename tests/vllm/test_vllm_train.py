@@ -54,10 +54,14 @@ def test_the_tiny_task_runs_through_and_what_is_exported_is_measured(tmp_path: P
 
 
 @pytest.mark.usefixtures("vllm_version")
-def test_the_engine_is_at_the_weights_of_who_speaks(tmp_path: Path) -> None:
+def test_the_engine_is_at_the_weights_of_who_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also in the second step, when the agents' weights lie far apart."""
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # compiling how tokens are ranked takes seconds
     own = (
         *SMALL,
+        f"data.train={FEW / 'few_unlabelled.jsonl'}",  # nothing is measured
         "data.held_out=none",
         "max_steps=2",
         "optimizer.learning_rate=0.002",

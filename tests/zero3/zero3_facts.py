@@ -132,6 +132,7 @@ def zero3_policies(count: int, case: str, folder: Path, ranks: Ranks) -> list[Ze
     while len(alike) < count:
         policy = Zero3Model.load(settings, ranks)
         alike.append(Loaded(policy, policy.shards(("weights",))))
+        gc.freeze()  # it stays, too
     return [one.as_loaded(settings) for one in alike[:count]]
 
 
