@@ -24,7 +24,7 @@ from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.selection.candidates import Candidates
 from ttrl.selection.online import ONLINE, Ended
 from ttrl.selection.scores import confidences, tokens_of
-from ttrl.selection.stopping import Watched, stopped_by_confidence, stopped_by_vote
+from ttrl.selection.stopping import GroupConfidences, stopped_by_confidence, stopped_by_vote
 from ttrl.settings.recipe import load_settings
 from ttrl.types import Completion, CompletionGroup
 
@@ -107,7 +107,7 @@ def replayed(
             end = stopped_by_vote(c, order)
         else:
             c = c.scored("confidence", confidences(recorded, settings))
-            watched = [Watched(tokens_of(a), settings.selection.window) for a in recorded.answers]
+            watched = [GroupConfidences(tokens_of(a), settings.selection.window) for a in recorded.answers]
             end = stopped_by_confidence(c, watched, order, settings.selection)
         right = float(c.right(np.array([end.chosen]))[0])
         found[c.question] = (right, end.answers, end.tokens)

@@ -20,7 +20,7 @@ from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import ConfidenceFloor, SamplingParams
 from ttrl.selection.candidates import NONE, Candidates
 from ttrl.selection.scores import confidences, tokens_of
-from ttrl.selection.stopping import ConfidentVotes, Stopped, Watched
+from ttrl.selection.stopping import ConfidentVotes, Stopped, GroupConfidences
 from ttrl.settings import Settings
 from ttrl.types import Completion, FinishReason, Question, UserError
 
@@ -108,7 +108,7 @@ class _Asked:
     def __init__(self, question: Question, evaluation: Evaluation) -> None:
         self.question, self._evaluation = question, evaluation
         self._answers: list[RecordedAnswer] = []
-        self._watched: list[Watched] = []
+        self._watched: list[GroupConfidences] = []
 
     def hear(self, completions: Sequence[Completion]) -> None:
         """Take further answers, and count all votes; one that was broken off says nothing."""
@@ -118,7 +118,7 @@ class _Asked:
             unsure = c.finish_reason is FinishReason.UNSURE
             answer = RecordedAnswer.of(replace(c, text="") if unsure else c)
             self._answers.append(answer)
-            self._watched.append(Watched(tokens_of(answer), selection.window))
+            self._watched.append(GroupConfidences(tokens_of(answer), selection.window))
         group = RecordedGroup(self.question.id, self.question.prompt, tuple(self._answers))
         found = confidences(group, settings)
         self._candidates = _read(self._evaluation, group).scored("confidence", found)

@@ -36,7 +36,7 @@ class Stopped:
     """Tokens that were sampled, those of answers that were broken off among them."""
 
 
-class Watched:
+class GroupConfidences:
     """The groups of one answer, as far as a sampler looks at them while it samples."""
 
     def __init__(self, tokens: Sequence[float], window: int) -> None:
@@ -90,7 +90,7 @@ class ConfidentVotes:
     def __init__(
         self,
         candidates: Candidates,
-        watched: Sequence[Watched],
+        watched: Sequence[GroupConfidences],
         warm: Ints,
         settings: SelectionSettings,
     ) -> None:
@@ -124,7 +124,7 @@ class ConfidentVotes:
 
 def stopped_by_confidence(
     candidates: Candidates,
-    watched: Sequence[Watched],
+    watched: Sequence[GroupConfidences],
     order_N: Ints,
     settings: SelectionSettings,
 ) -> Stopped:
