@@ -124,7 +124,8 @@ def test_what_is_broken_off_is_the_same_in_processes(pools: Pools) -> None:
     noted = replace(PARAMS, top_logprobs=3)
     whole = pools[0].sample(QUESTIONS, noted)
     lowest = [
-        [GroupConfidences(tokens_of(RecordedAnswer.of(c)), 4).lowest for c in g.completions] for g in whole
+        [GroupConfidences(tokens_of(RecordedAnswer.of(c)), 4).lowest for c in g.completions]
+        for g in whole
     ]
     least = {q.id: sorted(of)[3] - 0.01 for q, of in zip(QUESTIONS, lowest, strict=True)}
     params = replace(noted, floor=ConfidenceFloor(4, least))

@@ -226,7 +226,6 @@ def test_agents_that_nobody_knows_are_not_planned(tmp_path: Path) -> None:
         plan_of(SMALL, *own)
 
 
-
 def test_an_a100_of_40_gb_has_39_4() -> None:
     assert MACHINES["8xa100-40gb"].usable / 2**30 == pytest.approx(A100_40GB_GIB, abs=0.05)
 

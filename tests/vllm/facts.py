@@ -127,7 +127,9 @@ def watched(pool: RolloutPool, questions: list[Question]) -> Facts:
     noted = replace(PARAMS, top_logprobs=4)
     whole = pool.sample(questions, noted)
     traces = {
-        g.question.id: [GroupConfidences(tokens_of(RecordedAnswer.of(c)), WINDOW) for c in g.completions]
+        g.question.id: [
+            GroupConfidences(tokens_of(RecordedAnswer.of(c)), WINDOW) for c in g.completions
+        ]
         for g in whole
     }
     # Between the lowest groups of two answers, and at none: rounding decides nothing.
