@@ -29,7 +29,6 @@ from ttrl.settings import SelectionSettings
 
 SCORES = [0.9, 0.2, 0.7, 0.7, 0.1]
 ANSWERS = ["8", "7", None, "7.0", "8"]
-GOES_ON = "and the same command goes on"
 FREE = Factors(read=0.0, trained=0.0)
 
 
@@ -226,15 +225,19 @@ def test_agents_do_not_change_what_single_answers_reach(
 def test_an_interrupt_says_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
+    def interrupted(on: Measuring) -> Iterator[Point]:
+        yield Point("majority", 1, (1.0,), 10.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ttrl.commands.scale._measure", interrupted)
+    monkeypatch.setitem(METHODS, "majority", interrupted)
     words = ("scale", "tiny-base", "arithmetic:train")
     code, _, err = call(capsys, monkeypatch, *words)
-    assert (code, err) == (130, "ttrl: interrupted; nothing was written\n")
-    code, _, err = call(capsys, monkeypatch, *words, "--run-dir", str(tmp_path))
-    assert err == f"ttrl: interrupted; what was measured is in {tmp_path}, {GOES_ON}\n"
+    nothing = "ttrl: interrupted; --json and --plot were not written\n"
+    assert (code, err) == (130, nothing)
+    run = tmp_path / "run"
+    code, _, err = call(capsys, monkeypatch, *words, "--run-dir", str(run))
+    said = f"ttrl: what was measured is in {run}, and the same command goes on\n"
+    assert (code, err) == (130, said + nothing)
 
 
 def test_a_plot_is_of_shapes_and_text() -> None:

@@ -137,7 +137,7 @@ def test_answers_are_kept_one_by_one(scale: Scale, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Evaluation, "sample", killed)
     code, said = scale(*CHOICES, "--run-dir", "kept")
-    assert code == 130 and "interrupted; what was measured is in kept" in said
+    assert code == 130 and "what was measured is in kept, and the same" in said
     assert len(lines("kept/answers.jsonl")) == 1
 
 
@@ -217,3 +217,14 @@ def test_a_folder_of_something_else_is_refused(
         fcntl.flock(claimed, fcntl.LOCK_SH)
         code, said = scale(*words, "empty")
     assert code == 2 and "another process is measuring in it" in said
+
+
+def test_a_folder_in_which_nothing_was_measured_binds_nobody(scale: Scale) -> None:
+    """The reward model cannot be loaded, or is the wrong one: the settings may be put right."""
+    words = ("--methods", "best-of-n", "--n", "2", "--run-dir", "kept", "--set")
+    code, said = scale(*words, "seed=1", "--reward-model", "judge.py:nobody")
+    assert code == 2 and "what was measured" not in said and Path("kept").exists()
+    code, said = scale(*words, "seed=2")
+    assert code == 0, said
+    assert "seed = 2" in Path("kept/recipe.toml").read_text()
+    assert "seed = 1" not in Path("kept/recipe.toml").read_text()

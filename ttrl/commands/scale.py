@@ -155,8 +155,7 @@ def scale(
     try:
         points = _measure(settings, names, ns, reward_model, width, run_dir, console)
     except KeyboardInterrupt:
-        kept = "nothing was written" if run_dir is None else _goes_on(run_dir)
-        print(f"ttrl: interrupted; {kept}", file=sys.stderr)
+        print("ttrl: interrupted; --json and --plot were not written", file=sys.stderr)
         raise typer.Exit(130) from None
     within = within or budgets_of(points, factors)
     title = f"{model} on {data}"
@@ -256,10 +255,6 @@ def _refuse_uneven(settings: Settings, names: list[str], counts: list[int]) -> N
             refuse_uneven(settings, name, counts)
 
 
-def _goes_on(run_dir: Path) -> str:
-    return f"what was measured is in {run_dir}, and the same command goes on"
-
-
 def _measure(
     settings: Settings,
     names: list[str],
@@ -292,8 +287,12 @@ def _measure(
             _refuse_other(folder, settings, names, counts, reward_model, width)
             try:
                 return _points(evaluation, names, counts, reward_model, width, folder, display)
-            except Exception:
-                print(f"ttrl: {_goes_on(run_dir)}", file=sys.stderr)
+            except BaseException:
+                if folder.has_something:
+                    print(
+                        f"ttrl: what was measured is in {run_dir}, and the same command goes on",
+                        file=sys.stderr,
+                    )
                 raise
 
 

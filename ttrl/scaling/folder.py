@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import time
@@ -16,6 +15,7 @@ from ttrl.evaluation.evaluation import Evaluation
 from ttrl.evaluation.measuring import answers_to
 from ttrl.report.rollouts import RecordedGroup, json_lines, read_groups, recorded_line
 from ttrl.report.run_record import is_run
+from ttrl.run.claim import claim
 from ttrl.run.disk import disk
 from ttrl.run.identity import MAY_DIFFER
 from ttrl.scaling.points import Point
@@ -69,33 +69,34 @@ class ScaleFolder:
                 f"--run-dir {self.path} is the folder of a run: name one for the measurement, in "
                 "which its run will be"
             )
-        begun = self._recipe.exists()
-        if (
-            not begun
-            and self.path.exists()
-            and (not self.path.is_dir() or any(self.path.iterdir()))
-        ):
+        is_free = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        if not self._recipe.exists() and not is_free:
             raise UserError(
                 f"--run-dir {self.path} is there, and no folder of `ttrl scale`: it has no "
                 "recipe.toml. Name a new one"
             )
-        if begun:
-            self._refuse_other_settings()
-            self._refuse_other_questions()
         self._points.mkdir(parents=True, exist_ok=True)
-        with self._recipe.open("ab") as claim:
-            try:
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        with self._recipe.open("ab") as recipe:
+            if not claim(recipe):
                 raise UserError(
                     f"--run-dir {self.path}: another process is measuring in it; wait for its end"
-                ) from error
-            if not begun:
-                self._questions.write_text(json.dumps(self._digest()) + "\n", encoding="utf-8")
-                disk.append(self._recipe, self._evaluation.settings.to_toml().encode())
+                )
             for lines in (self._answers, self._scores):
                 _cut_off(lines)
+            if self.has_something:
+                self._refuse_other_settings()
+                self._refuse_other_questions()
+            else:
+                self._questions.write_text(json.dumps(self._digest()) + "\n", encoding="utf-8")
+                recipe.truncate(0)
+                disk.append(self._recipe, self._evaluation.settings.to_toml().encode())
             yield
+
+    @property
+    def has_something(self) -> bool:
+        """Whether anything has been measured yet."""
+        kept = (self._answers, self._scores, self.training, *self._points.glob("*.json"))
+        return any(path.exists() for path in kept)
 
     def _refuse_other_settings(self) -> None:
         try:
