@@ -104,9 +104,9 @@ def test_each_agents_policy_has_a_curve_beside_the_others(tmp_path: Path) -> Non
     drawn = {f.key: f for f in figures(named_runs([make_run(tmp_path / "run", lines)]))}
     curves = {series.name: series.points for series in drawn["entropy"].series}
     assert curves == {
-        "of a token, agent 0": ((1.0, 0.5),),
-        "of a token, agent 1": ((1.0, 1.5), (2.0, 2.5)),
-        "of a token, agent 10": ((1.0, 2.5),),
+        "agent 0": ((1.0, 0.5),),
+        "agent 1": ((1.0, 1.5), (2.0, 2.5)),
+        "agent 10": ((1.0, 2.5),),
     }
     names = [series.name for series in drawn["mismatch"].series]
     assert names == ["first update", "all updates, agent 0", "all updates, agent 1"]

@@ -228,3 +228,42 @@ def test_a_folder_in_which_nothing_was_measured_binds_nobody(scale: Scale) -> No
     assert code == 0, said
     assert "seed = 2" in Path("kept/recipe.toml").read_text()
     assert "seed = 1" not in Path("kept/recipe.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "answers",
+            {"completions": []},
+            "has 0 answers, and evaluation.samples = 6",
+        ),
+        ("answers", {"prompt": "What is 2?"}, "question '47' had another prompt"),
+        ("answers", {"completions": 3}, "answers.jsonl, line 1: ValueError: completions: expected"),
+        ("answers", {"seconds": "long"}, "answers.jsonl: a line is not one of ours"),
+        ("scores", {"scores": [0.5]}, "expected 6 numbers for question '47': take its line out"),
+        ("scores", {"scores": [0.5, 0.5, 0.5, 0.5, 0.5, None]}, "expected 6 numbers for question"),
+        ("scores", {"scores": None}, "expected 6 numbers for question '47'"),
+        ("scores", {"question": ["47"]}, "scores.jsonl: a line is not one of ours"),
+    ],
+)
+def test_what_somebody_has_changed_is_refused_and_not_scored(
+    name: str, change: dict[str, Any], said: str, scale: Scale
+) -> None:
+    words = (*CHOICES, "--run-dir", "kept")
+    assert scale(*words)[0] == 0
+    path = Path(f"kept/{name}.jsonl")
+    rows = sorted(lines(str(path)), key=lambda row: str(row["question"]) != "47")
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in [rows[0] | change, *rows[1:]]))
+    Path("kept/points/best-of-n.json").unlink()
+    code, found = scale(*words)
+    assert code == 2 and said in found
+
+
+@pytest.mark.parametrize("folder", ["q.jsonl/below", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_made_is_refused_at_once(
+    folder: str, scale: Scale, asked: list[str]
+) -> None:
+    code, found = scale(*CHOICES, "--run-dir", folder)
+    assert code == 2 and f"--run-dir {folder}: " in found and "name another folder" in found
+    assert asked == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,7 +76,13 @@ class ScaleFolder:
                 f"--run-dir {self.path} is there, and no folder of `ttrl scale`: it has no "
                 "recipe.toml. Name a new one"
             )
-        self._points.mkdir(parents=True, exist_ok=True)
+        try:
+            self._points.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--run-dir {self.path}: cannot make the folder ({error.strerror}); name another "
+                "folder"
+            ) from error
         with self._recipe.open("ab") as recipe:
             if not claim(recipe):
                 raise UserError(
@@ -157,7 +164,16 @@ class ScaleFolder:
     def _answered(self) -> list[RecordedGroup]:
         if not self._answers.exists():
             return []
-        return answers_to(read_groups(self._answers), self._evaluation, f"--run-dir {self.path}")
+        groups = answers_to(read_groups(self._answers), self._evaluation, f"--run-dir {self.path}")
+        wanted = self._evaluation.settings.evaluation.samples
+        for group in groups:
+            if len(group.answers) != wanted:
+                raise UserError(
+                    f"{self._answers}: question {group.question!r} has {len(group.answers)} "
+                    f"answers, and evaluation.samples = {wanted}: take its line out, and it is "
+                    "asked again"
+                )
+        return groups
 
     def scores(
         self,
@@ -182,6 +198,11 @@ class ScaleFolder:
                 line = {"question": group.question, "model": model}
                 line |= {"scores": found, "seconds": took}
                 disk.append(self._scores, json_lines([line]))
+            elif not _is_scores(line.get("scores"), len(group.answers)):
+                raise UserError(
+                    f"{self._scores}: expected {len(group.answers)} numbers for question "
+                    f"{group.question!r}: take its line out, and its answers are scored again"
+                )
             yield line["scores"], line["seconds"]
 
     def kept(self, method: str, about: Mapping[str, Any]) -> Kept:
@@ -240,13 +261,22 @@ class ScaleFolder:
         try:
             found = [json.loads(line) for line in lines]
             for line in found:
-                line["question"], float(line["seconds"])
+                if not isinstance(line["question"], str) or not math.isfinite(line["seconds"]):
+                    raise ValueError("expected a question, and seconds")
             return found
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: a line is not one of ours ({type(error).__name__}: {error}): put the "
                 "file back, or name another --run-dir"
             ) from error
+
+
+def _is_scores(found: object, count: int) -> bool:
+    return (
+        isinstance(found, list)
+        and len(found) == count
+        and all(type(score) in (int, float) and math.isfinite(score) for score in found)
+    )
 
 
 def _cut_off(path: Path) -> None:

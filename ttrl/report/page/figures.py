@@ -270,7 +270,8 @@ def _metrics(record: RunRecord, plot: Plot) -> Iterator[tuple[str, str | tuple[s
             continue
         for policy in policies:
             agent = policy.removeprefix("agent_") if policy != "policy" else "0"
-            yield f"{name}, agent {agent}", policy + metric.removeprefix("policy")
+            named = f"agent {agent}" if len(plot.metrics) == 1 else f"{name}, agent {agent}"
+            yield named, policy + metric.removeprefix("policy")
 
 
 def _curve(record: RunRecord, metric: str | tuple[str, str]) -> Curve:
