@@ -7,6 +7,7 @@ those of a scripted vLLM, and of a policy that takes what the plan says a 7B mod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_a_second_model_is_trained_when_the_timeline_says(
     settings = settings_of(job, f"algorithm={algorithm}")
     train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
     *events, _, _, _ = card.events
-    assert events == each_once(order(settings))
+    assert events == each_once(order(replace(job, settings=settings)))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_the_policies_of_agents_speak_and_learn_when_the_timeline_says(
     monkeypatch.setattr("ttrl.learner.policies.make_second_model", watched)
     settings = settings_of(job, *workflow, "rollout.policies=per_agent", "data.held_out=none")
     train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
-    expected = each_once(order(settings))
+    expected = each_once(order(replace(job, settings=settings)))
     assert card.events[: len(expected)] == expected
     assert card.events[-2:] == ["sleep", "close"]
 
@@ -171,7 +172,7 @@ def test_a_run_does_what_the_timeline_says(
     settings = settings_of(job, f"reward.labels={labels}", "reward.teacher_decay=0.5")
     train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
     *events, measured, slept, closed = card.events
-    assert events == each_once(order(settings))
+    assert events == each_once(order(replace(job, settings=settings)))
     assert (measured, slept, closed) == ("rollout", "sleep", "close")  # the model is saved last
 
 
@@ -189,7 +190,7 @@ def test_a_reward_model_judges_when_the_timeline_says(
     settings = settings_of(job, *own)
     train(settings, RunFolder(tmp_path / "run"), Display(Console(quiet=True)))
     *events, _, _, _ = card.events
-    assert events == each_once(order(settings))
+    assert events == each_once(order(replace(job, settings=settings)))
     assert events.count("judge") == 2
 
 
@@ -202,7 +203,7 @@ def test_so_does_one_that_is_resumed(job: Job, card: Card, tmp_path: Path) -> No
     train(settings, RunFolder(run), Display(Console(quiet=True)), resume=True)
     *events, _, _, _ = card.events
     assert events == each_once((*START, *RESUME, *VERIFY, *STEP))
-    assert each_once(order(settings, resumed=True))[: len(events)] == events
+    assert each_once(order(replace(job, settings=settings), resumed=True))[: len(events)] == events
 
 
 def test_a_want_of_memory_in_the_update_says_what_to_change(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import call
 
-from ttrl.report.results import load_results, results_json
+from ttrl.report.results import EvaluationResult, load_results, results_json
 from ttrl.report.rollouts import read_groups
 
 FEW = ("--recipe", "tiny-arithmetic", "--set", "evaluation.samples=4", "--set", "threads=1")
@@ -62,6 +62,13 @@ def test_results_measured_before_are_compared_without_sampling(
     for name, value in (("base", 0.25), ("new", 0.5), ("third", 1.0)):
         measured = [result(name, [value, value], data) for data in ("x", "y")]
         (tmp_path / f"{name}.json").write_text(results_json(measured))
+    read: list[str] = []
+
+    def once(path: Path) -> list[EvaluationResult]:
+        read.append(path.stem)
+        return load_results(path)
+
+    monkeypatch.setattr("ttrl.evaluation.measuring.load_results", once)
     base, new, third = (str(tmp_path / f"{name}.json") for name in ("base", "new", "third"))
     code, out, _ = call(
         capsys, monkeypatch, "eval", new, "y", "x", "--against", base, "--also", third,
@@ -70,6 +77,7 @@ def test_results_measured_before_are_compared_without_sampling(
     assert code == 0
     assert r"pass@1 & 25.0 & 50.0 & +25.0 $\pm$ 0.0 & +100.0 \% \\" in out
     assert r"third & 100.0 (+75.0) & 100.0 (+75.0) \\" in out
+    assert read == ["new", "base", "third"]
     code, out, _ = call(capsys, monkeypatch, "eval", new, "x", "--format", "json")
     (found,) = json.loads(out)["results"]
     assert found["means"]["pass@1"] == {"value": 0.5, "half_width": 0.0, "questions": 2}
@@ -110,6 +118,15 @@ def test_what_cannot_be_compared_is_kept(
     )
     assert code == 2 and "were measured on different questions" in err
     assert [found.model for found in load_results(Path("kept.json"))] == ["base", "tiny-base"]
+
+
+def test_a_base_is_sampled_however_the_model_was_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, data: list[str]
+) -> None:
+    """So it needs as many samples as --k asks for, which is seen before hours of sampling."""
+    words = ("--from-samples", "s.jsonl", "--k", "8", "--against", "tiny-base")
+    code, _, err = call(capsys, monkeypatch, "eval", "tiny-base", data[1], *FEW, *words)
+    assert code == 2 and "--k 8: expected at most as many as answers, evaluation.samples = 4" in err
 
 
 @pytest.mark.parametrize(

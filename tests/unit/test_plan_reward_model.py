@@ -66,15 +66,15 @@ def test_it_is_there_from_the_first_answers_on() -> None:
     assert {own for name, own in held.items() if name not in before} == {size}
     (phase,) = (p for p in found.phases if p.name == "judge")
     assert phase.items["reading"] > 0 and "KV cache" in phase.items
-    steps = order(found.job.settings)
+    steps = order(found.job)
     assert steps.count("judge") == 2 and steps[steps.index("judge") - 1] == "rollout"
-    assert "judge" not in order(job_of(RECIPE).settings)
+    assert "judge" not in order(job_of(RECIPE))
 
 
 def test_it_judges_what_agents_with_policies_of_their_own_have_said() -> None:
     own = ("rollout.workflow=debate", "rollout.agents=2", "rollout.rounds=2")
     every = (*own, "rollout.policies=per_agent", "policy.trained_samples=64")
-    steps = order(load_settings(RECIPE, overrides=[*judged("tiny-prm"), *every]))
+    steps = order(job_of(RECIPE, *judged("tiny-prm"), *every))
     before, after = zip(
         *[steps[i - 1 : i + 2 : 2] for i, e in enumerate(steps) if e == "judge"], strict=True
     )

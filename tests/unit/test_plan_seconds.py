@@ -18,7 +18,7 @@ from ttrl.plan.speed import (
     trained_length,
     trained_rows,
 )
-from ttrl.plan.turns import Asked
+from ttrl.plan.turns import Asked, Turns
 
 RECIPE = "8xa100-40gb/qwen2.5-math-7b"
 ROOM = ("data.max_prompt_tokens=2048", "rollout.max_new_tokens=1024")
@@ -158,7 +158,8 @@ def slow_rows(job: Job) -> list[tuple[float, float]]:
 def test_each_prompt_of_a_later_turn_is_a_row_of_its_own() -> None:
     many = ("policy.trained_samples=64", "policy.sequences_per_update=512")
     job = job_of(RECIPE, *ROOM, *CHAIN, *many)
-    later = replace(job, turns=tuple(replace(asked, shared=False) for asked in job.asked))
+    unshared = tuple(replace(asked, shared=False) for asked in job.asked)
+    later = replace(job, known_turns=Turns(unshared))
     found = slow_rows(later)
     rows = sum(n for n, _ in found)
     assert trained_rows(later) == pytest.approx(rows / 64)

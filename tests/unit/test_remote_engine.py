@@ -21,7 +21,7 @@ from ttrl.rollout.engines.remote_engine import RemoteEngine, _environment, _visi
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import ConfidenceFloor, SamplingParams
 from ttrl.selection.scores import tokens_of
-from ttrl.selection.stopping import Watched
+from ttrl.selection.stopping import GroupConfidences
 from ttrl.settings import ModelSettings
 from ttrl.types import Completion, FinishReason, UserError
 
@@ -123,7 +123,8 @@ def test_what_is_broken_off_is_the_same_in_processes(pools: Pools) -> None:
     noted = replace(PARAMS, top_logprobs=3)
     whole = pools[0].sample(QUESTIONS, noted)
     lowest = [
-        [Watched(tokens_of(RecordedAnswer.of(c)), 4).lowest for c in g.completions] for g in whole
+        [GroupConfidences(tokens_of(RecordedAnswer.of(c)), 4).lowest for c in g.completions]
+        for g in whole
     ]
     least = {q.id: sorted(of)[3] - 0.01 for q, of in zip(QUESTIONS, lowest, strict=True)}
     params = replace(noted, floor=ConfidenceFloor(4, least))

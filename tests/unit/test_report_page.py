@@ -91,6 +91,27 @@ def test_what_all_agents_were_trained_on_is_the_throughput(tmp_path: Path) -> No
     assert found.series[0].points == ((1.0, 40.0), (2.0, 20.0))
 
 
+def test_each_agents_policy_has_a_curve_beside_the_others(tmp_path: Path) -> None:
+    """Of two metrics in one figure, each has its policies' side by side; of engines it has one."""
+    lines = [
+        {
+            "mismatch/kl": 0.1,
+            **{f"{p}/entropy": i + 0.5 for i, p in enumerate(("policy", "agent_1", "agent_10"))},
+            **{f"{p}/sampler_kl": i + 0.25 for i, p in enumerate(("policy", "agent_1"))},
+        },
+        {"agent_1/entropy": 2.5},  # the others had nothing to learn
+    ]
+    drawn = {f.key: f for f in figures(named_runs([make_run(tmp_path / "run", lines)]))}
+    curves = {series.name: series.points for series in drawn["entropy"].series}
+    assert curves == {
+        "agent 0": ((1.0, 0.5),),
+        "agent 1": ((1.0, 1.5), (2.0, 2.5)),
+        "agent 10": ((1.0, 2.5),),
+    }
+    names = [series.name for series in drawn["mismatch"].series]
+    assert names == ["first update", "all updates, agent 0", "all updates, agent 1"]
+
+
 def test_a_run_with_labels_beside_is_the_second_bound(tmp_path: Path) -> None:
     labels = ["reward.labels=ground_truth", "reward.allow_ground_truth=true"]
     first = small_run(tmp_path / "mine")

@@ -3,51 +3,89 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from command_line import call
 
-from ttrl.answers import default_grader
+from ttrl.answers import default_grader, extract_answer
 from ttrl.commands.scale import JUDGED, SHIPPED
+from ttrl.report.rollouts import RecordedAnswer, RecordedGroup
 from ttrl.report.scaling_plot import Curve, scaling_page, scaling_svg
 from ttrl.report.tables import TextTable
 from ttrl.scaling import METHODS, Factors, Measuring, Point, best_within
-from ttrl.scaling.choices import best_of, weighted, weighted_vote
+from ttrl.scaling.choices import REWARD, best_of, weighted
 from ttrl.scaling.conversations import SHAPES
 from ttrl.scaling.points import budgets_of
+from ttrl.selection.candidates import Candidates
+from ttrl.selection.rules import RULES
+from ttrl.settings import SelectionSettings
 from ttrl.settings.rollout import IN_TURNS
 
 SCORES = [0.9, 0.2, 0.7, 0.7, 0.1]
 ANSWERS = ["8", "7", None, "7.0", "8"]
-RIGHT = [False, True, False, True, False]
 FREE = Factors(read=0.0, trained=0.0)
 
 
+def candidates(
+    scores: Sequence[float], answers: Sequence[str | None], reference: str = "7"
+) -> Candidates:
+    texts = ("?" if a is None else rf"\boxed{{{a}}}" for a in answers)
+    recorded = tuple(RecordedAnswer(text, 10, False) for text in texts)
+    group = RecordedGroup("q", "p", recorded)
+    found = Candidates.of(group, reference, extract_answer, default_grader())
+    return found.scored(REWARD, np.array(scores))
+
+
+def chosen(rule: str, found: Candidates, places: Sequence[int]) -> float:
+    """Whether ``ttrl eval --select`` is right with these answers."""
+    choose, some = RULES[rule].choose, list(places)
+    assert choose is not None
+    classes, scores = found.class_N[some], found.scores_N[REWARD][some]
+    return float(found.right(choose(classes[None], scores[None], SelectionSettings()))[0])
+
+
+TIED = ([0.5, 0.5, 0.5, 0.5, 0.2], ["8", "7", None, "9", "7"])
+"""The answers with 0.5 that eval ranks 7, 8, 9; sampled first was 8."""
+
+
+@pytest.mark.parametrize("given", [(SCORES, ANSWERS), TIED, ([0.5] * 5, ["9", "8", "7", "8", "9"])])
+@pytest.mark.parametrize("reference", ["7", "8", "9"])
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
-def test_the_best_of_n_is_that_of_all_subsets(n: int) -> None:
-    chosen = []
-    for places in combinations(range(5), n):
-        best = max(places, key=lambda i: (ANSWERS[i] is not None, SCORES[i], -i))
-        chosen.append(RIGHT[best])
-    assert best_of(SCORES, ANSWERS, RIGHT, n) == pytest.approx(fmean(chosen))
+def test_the_best_of_n_is_that_of_all_subsets_by_the_rule_of_eval(
+    given: tuple[list[float], list[str | None]], reference: str, n: int
+) -> None:
+    found = candidates(*given, reference)
+    every = [chosen("best-of-n", found, places) for places in combinations(range(5), n)]
+    assert best_of(found, n) == pytest.approx(fmean(every))
+
+
+def test_of_equal_scores_the_first_sample_is_not_the_better_one() -> None:
+    assert best_of(candidates(*TIED), 5) == 1.0
+    assert best_of(candidates(*TIED, reference="8"), 5) == 0.0
+    # Of two: 7 is the best of each pair with 8, 9 or no answer, in three of ten; the other 7, with
+    # 0.2, where it comes with the first or with no answer.
+    assert best_of(candidates(*TIED), 2) == pytest.approx((4 + 1) / 10)
 
 
 def test_a_weighted_vote_by_hand() -> None:
-    """8 weighs 0.9 + 0.1, and 7 weighs 0.2 + 0.7; of equal weights, more votes win."""
-    grader = default_grader()
-    assert weighted_vote(SCORES, ANSWERS, grader) == "8"
-    assert weighted_vote([0.9, 0.3, 0.7, 0.8, 0.1], ANSWERS, grader) in ("7", "7.0")
-    assert weighted_vote([0.5, 0.25, 0.25], ["1", "2", "2"], grader) == "2"
-    assert weighted_vote([0.5], [None], grader) is None
+    """8 weighs 0.9 + 0.1, and 7 weighs 0.2 + 0.7. Of equal weights 1 wins, as in a tied vote."""
+    settings = SelectionSettings()
+    assert weighted(candidates(SCORES, ANSWERS, "8"), 5, settings) == 1.0
+    assert weighted(candidates([0.9, 0.3, 0.7, 0.8, 0.1], ANSWERS), 5, settings) == 1.0
+    assert weighted(candidates([0.5, 0.25, 0.25], ["1", "2", "2"], "1"), 3, settings) == 1.0
+    assert weighted(candidates([0.5], [None]), 1, settings) == 0.0
     # Of two: (8, 7) elects 8, (None, 7) elects 7; the fifth answer is left over.
-    assert weighted(SCORES, ANSWERS, "7", 2, grader) == 0.5
-    with pytest.raises(ValueError, match="6 of 5"):
-        weighted(SCORES, ANSWERS, "7", 6, grader)
+    assert weighted(candidates(SCORES, ANSWERS), 2, settings) == 0.5
+    for choose in (best_of, partial(weighted, settings=settings)):
+        with pytest.raises(ValueError, match="6 of 5"):
+            choose(candidates(SCORES, ANSWERS), 6)
 
 
 def points() -> list[Point]:
@@ -93,7 +131,6 @@ def test_the_command_knows_the_methods() -> None:
         (("--read-factor", "2"), "--read-factor 2 would be ignored: add best-of-n or"),
         (("--update-factor", "2"), "--update-factor 2 would be ignored: add training"),
         (("--update-factor", "inf"), "--update-factor inf: expected a finite number"),
-        (("--run-dir", "x"), "--run-dir x would be ignored"),
     ],
 )
 def test_what_cannot_work_is_refused(
@@ -142,17 +179,20 @@ def test_all_methods_on_a_few_questions(
     assert found["budgets"]["1000"] and "Best within a budget" in out
     assert (tmp_path / "s.html").read_text().count("<svg") == 1
     assert "beam and dvts leave out n = 1: no multiple of --width 4" in out
-    # Another run in that folder, or an unfinished one, is refused before anything is sampled.
+    # With other settings, nothing is sampled.
     monkeypatch.setattr("ttrl.evaluation.evaluation.Evaluation.sample", pytest.fail)
     words = [word for word in words if not word.startswith(str(tmp_path / "s."))]
     words = [word for word in words if word not in ("--json", "--plot")]
     code, _, err = call(
         capsys, monkeypatch, "scale", "tiny-base", str(data), *words, "--set", "max_steps=2"
     )
-    assert code == 2 and "other settings (max_steps = 1; expected max_steps = 2)" in err
-    (tmp_path / "run" / "summary.json").unlink()
-    code, _, err = call(capsys, monkeypatch, "scale", "tiny-base", str(data), *words)
-    assert code == 2 and "holds a run that is unfinished: expected a finished one, or no" in err
+    assert code == 2 and "begun with other settings; nothing was changed: max_steps was 1" in err
+    # The same command measures nothing again, and finds the same.
+    monkeypatch.setattr("ttrl.commands.scale._pool", pytest.fail)
+    again = ("--json", str(tmp_path / "again.json"))
+    code, _, err = call(capsys, monkeypatch, "scale", "tiny-base", str(data), *words, *again)
+    assert code == 0, err
+    assert json.loads((tmp_path / "again.json").read_text()) == found
 
 
 def test_a_run_that_cannot_begin_is_refused_before_anything_is_sampled(
@@ -186,15 +226,19 @@ def test_agents_do_not_change_what_single_answers_reach(
 def test_an_interrupt_says_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
+    def interrupted(on: Measuring) -> Iterator[Point]:
+        yield Point("majority", 1, (1.0,), 10.0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ttrl.commands.scale._measure", interrupted)
-    words = ("scale", "tiny-base", "arithmetic:train", "--methods", "training", "--run-dir")
-    code, _, err = call(capsys, monkeypatch, *words, str(tmp_path / "no"))
-    assert (code, err) == (130, "ttrl: interrupted; nothing was written\n")
-    code, _, err = call(capsys, monkeypatch, *words, str(tmp_path))
-    assert err == f"ttrl: interrupted; nothing was written, but for the run in {tmp_path}\n"
+    monkeypatch.setitem(METHODS, "majority", interrupted)
+    words = ("scale", "tiny-base", "arithmetic:train")
+    code, _, err = call(capsys, monkeypatch, *words)
+    nothing = "ttrl: interrupted; --json and --plot were not written\n"
+    assert (code, err) == (130, nothing)
+    run = tmp_path / "run"
+    code, _, err = call(capsys, monkeypatch, *words, "--run-dir", str(run))
+    said = f"ttrl: what was measured is in {run}, and the same command goes on\n"
+    assert (code, err) == (130, said + nothing)
 
 
 def test_a_plot_is_of_shapes_and_text() -> None:
@@ -219,6 +263,8 @@ def test_training_comes_when_the_untrained_engine_is_gone(
     def method(name: str) -> Callable[[Measuring], Iterator[Point]]:
         def measure(on: Measuring) -> Iterator[Point]:
             found.append(name)
+            if name == "majority":
+                assert on.pool
             yield Point(name, 1, (1.0,), 10.0)
 
         return measure

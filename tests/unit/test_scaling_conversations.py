@@ -44,7 +44,7 @@ def settings(tmp_path: Path, recipe: str, samples: int, *more: str) -> Settings:
 @contextmanager
 def measuring(settings: Settings, pool: Any, counts: Sequence[int]) -> Iterator[Measuring]:
     evaluation = load_evaluation(settings, default_grader(), QUIET)
-    yield Measuring(evaluation, pool, None, counts, 4, QUIET, Path("unused"))
+    yield Measuring(evaluation, lambda: pool, None, counts, 4, QUIET)
 
 
 class Scripted:

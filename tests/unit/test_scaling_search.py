@@ -8,11 +8,13 @@ from typing import Any, cast
 import pytest
 
 from ttrl.answers import default_grader, extract_answer
+from ttrl.scaling import Measuring
 from ttrl.scaling.methods import _right
 from ttrl.search import Found, Solution
 from ttrl.types import Question
 
 RIGHT, WRONG, SILENT = r"\boxed{7}", r"\boxed{8}", "so it goes"
+FIRST = r"\boxed{1}"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +23,10 @@ RIGHT, WRONG, SILENT = r"\boxed{7}", r"\boxed{8}", "so it goes"
         (((RIGHT, 0.5), (WRONG, 0.9)), 0.0),
         (((WRONG, 0.5), (RIGHT, 0.9)), 1.0),
         (((SILENT, 0.95), (WRONG, 0.1), (RIGHT, 0.9)), 1.0),
-        (((RIGHT, 0.5), (WRONG, 0.5)), 1.0),  # of equal scores, the one that ended first
+        # Of equal scores 7 is chosen, as in a tied vote, whichever ended first.
+        (((RIGHT, 0.5), (WRONG, 0.5)), 1.0),
+        (((WRONG, 0.5), (RIGHT, 0.5)), 1.0),
+        (((RIGHT, 0.5), (FIRST, 0.5)), 0.0),
         (((SILENT, 0.9),), 0.0),
         ((), 0.0),
     ],
@@ -29,7 +34,9 @@ RIGHT, WRONG, SILENT = r"\boxed{7}", r"\boxed{8}", "so it goes"
 def test_the_best_solution_with_an_answer_counts(
     written: tuple[tuple[str, float], ...], credit: float
 ) -> None:
-    evaluation = SimpleNamespace(extract=extract_answer, grader=default_grader())
-    on = cast(Any, SimpleNamespace(evaluation=evaluation, reference={"q": "7"}.__getitem__))
+    key = SimpleNamespace(answers={"q": "7"})
+    asked = SimpleNamespace(key=key)
+    evaluation = SimpleNamespace(extract=extract_answer, grader=default_grader(), asked=asked)
+    on = Measuring(cast(Any, evaluation), pytest.fail, None, [4], 4, cast(Any, None))
     solutions = tuple(Solution(text, score, 3, False) for text, score in written)
     assert _right(on, Found(Question("q", "", (1,)), solutions, 9, 9)) == credit

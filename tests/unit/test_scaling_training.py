@@ -12,8 +12,10 @@ from runs import make_run
 
 from ttrl.report.display import Display
 from ttrl.report.results import results_json
+from ttrl.run.run_folder import RunFolder
 from ttrl.scaling.points import Point
 from ttrl.scaling.training import points_of, refuse_other_run, settings_of_run, trained_points
+from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
@@ -65,7 +67,6 @@ def test_the_run_of_a_curve_measures_its_own_questions_alone() -> None:
 @pytest.mark.parametrize(
     ("others", "summary", "words"),
     [
-        ([], None, "holds a run that is unfinished"),
         ([], {"stopped": "collapse"}, "holds a run that is stopped"),
         (["seed=1"], {"stopped": None}, "of other settings .*seed = 1.*: name another"),
     ],
@@ -81,6 +82,29 @@ def test_a_run_that_is_not_the_one_is_refused(
     with pytest.raises(UserError, match=words):
         refuse_other_run(asked, run)
     (run / "config.toml").write_text(settings_of_run(asked).to_toml())
+    (run / "summary.json").unlink(missing_ok=True)
+    refuse_other_run(asked, run)  # it was interrupted, and goes on
     (run / "summary.json").write_text('{"stopped": null}')
     refuse_other_run(asked, run)
     assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_run_that_was_interrupted_goes_on_or_begins_again(
+    checkpoint: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = load_settings("tiny-arithmetic", overrides=OPTIONS)
+    run = tmp_path / "run"
+    make_run(run, [SPENT])
+    monkeypatch.setattr(RunFolder, "can_go_on", lambda self: checkpoint)
+    found = []
+
+    def train(settings: Settings, *, run_dir: Path, resume: bool, console: Console) -> None:
+        found.append((settings == settings_of_run(asked), run_dir == run, resume))
+        assert run.exists() == checkpoint
+        if not checkpoint:
+            make_run(run, [SPENT])
+
+    monkeypatch.setattr("ttrl.scaling.training.train", train)
+    assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
+    assert found == [(True, True, checkpoint)]

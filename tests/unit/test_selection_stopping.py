@@ -9,7 +9,7 @@ import pytest
 from test_selection_rules import candidates
 
 from ttrl.selection.candidates import NONE, Candidates
-from ttrl.selection.stopping import SAME, Watched, stopped_by_confidence, stopped_by_vote
+from ttrl.selection.stopping import SAME, GroupConfidences, stopped_by_confidence, stopped_by_vote
 from ttrl.settings import SelectionSettings
 
 
@@ -44,14 +44,14 @@ def test_it_chooses_what_all_answers_choose(seed: int) -> None:
 
 def test_where_an_answer_is_broken_off() -> None:
     """Groups of two: 3, 2, 1.5, 5. Below 2.5 the second is the first, with the third token."""
-    watched = Watched([4, 2, 2, 1, 9], 2)
+    watched = GroupConfidences([4, 2, 2, 1, 9], 2)
     assert watched.lowest == 1.5
     assert watched.tokens_until(1.5) == 5
     assert watched.tokens_until(1.6) == 4
     assert watched.tokens_until(2.5) == 3
     assert watched.tokens_until(9.0) == 2
-    assert Watched([1, 2], 2).tokens_until(9.0) == 2  # its only group ends where it does
-    assert Watched([1], 2).tokens_until(9.0) == 1
+    assert GroupConfidences([1, 2], 2).tokens_until(9.0) == 2  # its only group ends where it does
+    assert GroupConfidences([1], 2).tokens_until(9.0) == 1
 
 
 CONFIDENCE = ([5, 5, 5], [4, 4, 4], [6, 6, 6], [3, 9, 9], [7, 4, 1], [8, 8, 8])
@@ -74,7 +74,7 @@ def replayed(confidences: Sequence[Sequence[float]], **given: object) -> tuple[i
             "scores_N": {"confidence": means},
         }
     )
-    watched = [Watched(c, chosen.window) for c in confidences]
+    watched = [GroupConfidences(c, chosen.window) for c in confidences]
     end = stopped_by_confidence(found, watched, in_order(found), chosen)
     return end.chosen, end.answers, end.tokens
 
@@ -104,7 +104,7 @@ def test_a_consensus_is_a_share_of_confidence() -> None:
 
 def test_answers_that_nothing_is_read_from_do_not_vote() -> None:
     found = candidates([None, None, None]).scored("confidence", np.ones(3))
-    watched = [Watched([1.0], 1)] * 3
+    watched = [GroupConfidences([1.0], 1)] * 3
     end = stopped_by_confidence(found, watched, in_order(found), settings())
     assert (end.chosen, end.answers) == (NONE, 3)
 
@@ -120,7 +120,7 @@ def test_the_replay_is_what_a_sampler_would_do(seed: int, window: int, at_once: 
     found = candidates(said)
     found = Candidates(**{**vars(found), "tokens_N": np.array([float(len(t)) for t in traces])})
     found = found.scored("confidence", np.array([float(np.mean(t)) for t in traces]))
-    watched = [Watched(t, window) for t in traces]
+    watched = [GroupConfidences(t, window) for t in traces]
     order = rng.permutation(12)
     end = stopped_by_confidence(found, watched, order, chosen)
     assert (end.chosen, end.answers, end.tokens) == sampled(found, traces, order, chosen)

@@ -24,7 +24,7 @@ from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.selection.candidates import Candidates
 from ttrl.selection.online import ONLINE, Ended
 from ttrl.selection.scores import confidences, tokens_of
-from ttrl.selection.stopping import Watched, stopped_by_confidence, stopped_by_vote
+from ttrl.selection.stopping import GroupConfidences, stopped_by_confidence, stopped_by_vote
 from ttrl.settings.recipe import load_settings
 from ttrl.types import Completion, CompletionGroup
 
@@ -107,7 +107,9 @@ def replayed(
             end = stopped_by_vote(c, order)
         else:
             c = c.scored("confidence", confidences(recorded, settings))
-            watched = [Watched(tokens_of(a), settings.selection.window) for a in recorded.answers]
+            watched = [
+                GroupConfidences(tokens_of(a), settings.selection.window) for a in recorded.answers
+            ]
             end = stopped_by_confidence(c, watched, order, settings.selection)
         right = float(c.right(np.array([end.chosen]))[0])
         found[c.question] = (right, end.answers, end.tokens)
@@ -170,6 +172,20 @@ def test_the_same_file_is_sampled_alike_wherever_it_lies(tmp_path: Path, pool: R
     other = replace(evaluation, name="other.jsonl")
     groups = pool.sample(other.answerable, other.sampling(0))
     assert texts[0] != [c.token_ids for g in groups for c in g.completions]
+
+
+def test_each_answer_is_read_twice_however_many_follow(tmp_path: Path, pool: RolloutPool) -> None:
+    """Once when it comes, and once at the end, as a replay reads all of them."""
+    evaluation = evaluation_of(tmp_path, "selection.consensus=1.0", "selection.warm_up_keep=1.0")
+    read: list[str] = []
+
+    def extract(text: str) -> str | None:
+        read.append(text)
+        return evaluation.extract(text)
+
+    ends = online(replace(evaluation, extract=extract), Counting(pool), "deepconf")
+    answers = sum(end.stopped.answers for end in ends)
+    assert answers > 12 * len(PAIRS) and len(read) == 2 * answers
 
 
 Ttrl = Callable[..., tuple[int, str, str]]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from conversations import Asked, begun, question, settings
 from plans import plan_of
 from test_plan import MACHINES, RECIPES, job_of
 
-from ttrl.plan import per_agent
 from ttrl.plan.choose import problems
 from ttrl.plan.host import host_memory
 from ttrl.plan.memory import Job
@@ -62,7 +62,7 @@ def old_job(recipe: str) -> Job:
 @pytest.mark.parametrize("labels", ["votes", "teacher"])
 def test_every_recipe_runs_to_its_second_step(recipe: str, resumed: bool, labels: str) -> None:
     job = job_of(recipe, f"reward.labels={labels}")
-    played = play(job, order(job.settings, resumed=resumed))
+    played = play(job, order(job, resumed=resumed))
     assert list(lacking(job, played)) == []
     assert all(p.total + p.wanted <= job.machine.usable for p in played)
 
@@ -79,7 +79,7 @@ def test_every_recipe_runs_to_its_second_step(recipe: str, resumed: bool, labels
 @pytest.mark.parametrize("resumed", [False, True], ids=["new", "resumed"])
 def test_a_second_model_fits_beside_the_policy(recipe: str, algorithm: str, resumed: bool) -> None:
     job = job_of(recipe, f"algorithm={algorithm}")
-    played = play(job, order(job.settings, resumed=resumed))
+    played = play(job, order(job, resumed=resumed))
     assert [p.name for p in played].count("credit") == 2 * 3
     assert list(lacking(job, played)) == []
 
@@ -93,7 +93,7 @@ def test_a_second_model_is_counted_as_the_policy_is() -> None:
     job = job_of(
         "8xa100-40gb/qwen2.5-math-7b", "algorithm=ppo", "memory.offload_during_rollout=true"
     )
-    played = play(job, order(job.settings))
+    played = play(job, order(job))
     credit = [p for p in played if p.name == "credit"]
     update = [p for p in played if p.name == "backward"]
     assert credit[-1].items["critic parameters"] == pytest.approx(2 * share, abs=2)
@@ -104,7 +104,7 @@ def test_a_second_model_is_counted_as_the_policy_is() -> None:
     assert update[-1].items["critic parameters"] == pytest.approx(2 * share, abs=2)
     assert "critic moments" not in update[-1].items
     prime = job_of("8xa100-40gb/qwen2.5-math-7b", "algorithm=prime")
-    items = next(p.items for p in play(prime, order(prime.settings)) if p.name == "credit")
+    items = next(p.items for p in play(prime, order(prime)) if p.name == "credit")
     assert items["PRM parameters"] == items["reference model"] == 2 * whole // 8
     assert "logits chunk" in items
 
@@ -123,7 +123,7 @@ def test_policies_of_agents_are_counted_as_the_first_is(offload: bool) -> None:
         f"memory.offload_during_rollout={str(offload).lower()}",
         "memory.offload_optimizer=false",
     )
-    played = play(job, order(job.settings))
+    played = play(job, order(job))
     last = [p for p in played if p.name == "optimizer"][-1].items  # of the further ones
     for part, bytes in {"parameters": 2, "gradients": 2, "master weights": 4, "moments": 8}.items():
         count = 2 if part == "parameters" or not offload else 1
@@ -145,7 +145,7 @@ def test_policies_of_agents_are_counted_as_the_first_is(offload: bool) -> None:
 
 def test_the_adapters_of_agents_share_their_base() -> None:
     job = job_of("1x24gb/qwen2.5-math-1.5b-lora", *EACH)
-    played = play(job, order(job.settings))
+    played = play(job, order(job))
     items = [p for p in played if p.name == "optimizer"][-1].items
     assert items["agents' parameters"] == 2 * 4 * job.adapters
     assert items["agents' moments"] == 2 * 8 * job.adapters  # in one process nothing goes away
@@ -154,12 +154,12 @@ def test_the_adapters_of_agents_share_their_base() -> None:
 
 def test_an_agents_weights_are_pushed_before_it_speaks() -> None:
     job = job_of("8xa100-40gb/qwen2.5-math-1.5b", *EACH)
-    assert per_agent.asked(job.settings) == [0, 1, 2, 2, 1, 0]
-    assert per_agent.pushes(job.settings) == 4
+    assert job.turns.speakers == (0, 1, 2, 2, 1, 0)
+    assert job.turns.pushes == 4
     one = job_of("8xa100-40gb/qwen2.5-math-1.5b", *EACH, "rollout.policies=shared")
-    assert per_agent.pushes(one.settings) == 0
+    assert one.turns.pushes == 0
     assert seconds(job)["push"] == pytest.approx(5 * seconds(one)["push"])
-    assert order(job.settings).count("push") == order(one.settings).count("push") + 3 * 4
+    assert order(job).count("push") == order(one).count("push") + 3 * 4
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,56 @@ def test_agents_are_asked_in_the_order_of_the_conversation(
     rollout |= {"agents": agents, "rounds": rounds, "votes": votes}
     own = settings(rollout=rollout)
     ask = Asked(lambda prompt, i: "7")
-    begun(own).run(ask, [question()], 1, lambda group: None)
-    assert per_agent.asked(own) == [params.policy for _, params in ask.calls]
+    conversation = begun(own)
+    conversation.run(ask, [question()], 1, lambda group: None)
+    assert list(conversation.speakers) == [params.policy for _, params in ask.calls]
 
 
-def test_agents_of_a_plan_of_ones_own_are_not_planned() -> None:
-    own = ("rollout.workflow=own.py:Own", "rollout.policies=per_agent")
-    with pytest.raises(UserError, match="only its own code knows how many agents it has; plan a"):
-        plan_of("8xa100-40gb/qwen2.5-math-1.5b", *own)
+OWN = """
+from pathlib import Path
+
+from ttrl.rollout.workflows import Act, Conversation
+
+class Editors(Conversation):
+    def turns(self):
+        with Path({made!r}).open("a") as made:
+            made.write("once ")
+        edit = "{{question}} {{answers}}"
+        return [
+            [Act("writer"), Act("writer"), Act("writer")],
+            [Act("chief", edit, sees=[(0, 0), (0, 1)], agent="writer 2")],
+        ]
+
+class Free(Conversation):
+    turns = Editors.turns
+
+    def run(self, ask, questions, step, on_group):
+        return []
+"""
+SMALL = "8xa100-40gb/qwen2.5-math-1.5b"
+
+
+def test_agents_of_a_plan_of_ones_own_are_planned_and_it_is_made_once(tmp_path: Path) -> None:
+    """Three of them, as in the debate of three; and nothing is asked of its code again."""
+    (tmp_path / "own.py").write_text(OWN.format(made=str(tmp_path / "made")))
+    room = ("policy.trained_samples=64", "rollout.policies=per_agent")
+    found = plan_of(SMALL, f"rollout.workflow={tmp_path / 'own.py'}:Editors", *room)
+    assert (tmp_path / "made").read_text() == "once "
+    assert found.job.turns.speakers == (0, 1, 2, 2) and found.job.turns.pushes == 2
+    debate = plan_of(SMALL, *EACH)
+    held = {name for phase in debate.phases for name in phase.items if name.startswith("agents'")}
+    for name in held:
+        own, known = (
+            max(phase.items.get(name, 0) for phase in plan.phases) for plan in (found, debate)
+        )
+        assert own == known > 0
+
+
+def test_agents_that_nobody_knows_are_not_planned(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(made=str(tmp_path / "made")))
+    own = (f"rollout.workflow={tmp_path / 'own.py'}:Free", "rollout.policies=per_agent")
+    with pytest.raises(UserError, match="has a run of its own: subclass Conversation without one"):
+        plan_of(SMALL, *own)
 
 
 def test_an_a100_of_40_gb_has_39_4() -> None:

@@ -41,7 +41,7 @@ from ttrl.rollout.engines import vllm_contract
 from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import ConfidenceFloor, SamplingParams, sampling_logprobs
 from ttrl.selection.scores import tokens_of
-from ttrl.selection.stopping import Watched
+from ttrl.selection.stopping import GroupConfidences
 from ttrl.types import CompletionGroup, Question
 from ttrl.types.top_logprobs import TopLogprobs
 
@@ -127,7 +127,9 @@ def watched(pool: RolloutPool, questions: list[Question]) -> Facts:
     noted = replace(PARAMS, top_logprobs=4)
     whole = pool.sample(questions, noted)
     traces = {
-        g.question.id: [Watched(tokens_of(RecordedAnswer.of(c)), WINDOW) for c in g.completions]
+        g.question.id: [
+            GroupConfidences(tokens_of(RecordedAnswer.of(c)), WINDOW) for c in g.completions
+        ]
         for g in whole
     }
     # Between the lowest groups of two answers, and at none: rounding decides nothing.

@@ -36,7 +36,7 @@ ROUNDS = 2 * LONGEST
 _INTEGER = re.compile("-?[1-9][0-9]{0,17}")
 
 
-class Reading(NamedTuple):
+class Canonical(NamedTuple):
     """An answer as it is read: its value and its unit."""
 
     form: str
@@ -45,19 +45,19 @@ class Reading(NamedTuple):
     """What the value counts; "" if the answer does not say."""
 
 
-def read(answer: str) -> Reading:
+def read(answer: str) -> Canonical:
     """Return the canonical spelling of an answer, and its unit.
 
     Idempotent, because it applies rules until none changes anything. No rule should bring back what
     another one removes; should two of them do so, an answer must not keep a run from going on.
     """
     if _INTEGER.fullmatch(answer):
-        return Reading(answer, "")
+        return Canonical(answer, "")
     text = spaced(answer)
     units: set[str] = set()
     for _ in range(ROUNDS):
         if len(text) > LONGEST:
-            return Reading(spaced(answer), "")
+            return Canonical(spaced(answer), "")
         value, unit = without_unit(clean(text))
         if unit:
             units.add(unit)
@@ -66,8 +66,8 @@ def read(answer: str) -> Reading:
             break
         text = simpler
     else:
-        return Reading(spaced(answer), "")
-    return Reading(text, " ".join(sorted(units)))
+        return Canonical(spaced(answer), "")
+    return Canonical(text, " ".join(sorted(units)))
 
 
 def canonical(answer: str) -> str:

@@ -129,7 +129,7 @@ def evaluate(
     """Measure pass@1, greedy, pass@k and maj@k of any model on any questions with answers."""
     refuse_outputs({"--json": output, "--save-samples": save_samples})
     others = [*([against] if against else []), *(also or [])]
-    if ranks and (from_samples or any(not name.endswith(".json") for name in others)):
+    if ranks and (from_samples or not all(map(is_result, others))):
         raise UserError(
             "--ranks samples from one model: measure each by itself with --json FILE.json, then "
             "name these files in their place"
@@ -140,10 +140,15 @@ def evaluate(
     selecting = _selecting(select, reward_model, model, ranks, stop_early=stop_early)
     labels = () if selecting is None else selecting.overrides
     asking = Asking(data, recipe, k, overrides or [], labels)
-    for name in (model, *others):
-        asking.check(
-            name, recorded=name == model and from_samples is not None, compared=bool(others)
-        )
+    named = dict.fromkeys((model, *others))
+    before = {name: asking.measured_before(name) for name in named if is_result(name)}
+    if others:
+        _refuse_early(before)
+    if not is_result(model):
+        asking.check(model, recorded=from_samples is not None)
+    for name in others:
+        if not is_result(name):
+            asking.check(name, recorded=False)
     if ranks and not launched():
         launch(rank_count(ranks), sys.argv[1:])
     refuse_unseen_gpus()
@@ -156,12 +161,11 @@ def evaluate(
     joined = join_ranks()
     console = Console(emoji=False, quiet=not is_main(), stderr=shown != "console")
     measure = partial(asking.measure, ranks=joined, console=console)
+    own = partial(measure, from_samples=from_samples, save_samples=save_samples)
     try:
-        measured = measure(
-            model, from_samples=from_samples, save_samples=save_samples, selecting=selecting
-        )
-        base = measure(against) if against else []
-        further = [result for name in also or [] for result in measure(name)]
+        measured = before.get(model) or own(model, selecting=selecting)
+        base = (before.get(against) or measure(against)) if against else []
+        further = [one for name in also or [] for one in before.get(name) or measure(name)]
     except KeyboardInterrupt:
         if is_main():
             kept = save_samples is not None and save_samples.exists()
@@ -192,24 +196,20 @@ class Asking:
     labels: Sequence[str] = ()
     """Further overrides, with which a rule's own settings are set and checked."""
 
-    def check(self, model: str, *, recorded: bool, compared: bool) -> None:
-        """Raise a UserError for what can be seen of a model before anything is loaded."""
-        if model.endswith(".json"):
-            from ttrl.evaluation.measuring import measured_before
+    def measured_before(self, path: str) -> list[EvaluationResult]:
+        """Return the results of all data sets that a file has."""
+        from ttrl.evaluation.measuring import measured_before
 
-            found = measured_before(Path(model), self.data)
-            if early := [r for r in found if compared and r.stopped_early]:
-                raise UserError(
-                    f"{model}: the results of {early[0].model} on {early[0].data} are of "
-                    "--stop-early, and have no scores to compare: measure it without"
-                )
-        else:
-            for data in self.data:
-                samples = self._settings(model, data).evaluation.samples
-                if not recorded:
-                    self._ks(samples)
-                elif self.k:
-                    self._ks(max(self.k))  # how many answers there are is read later
+        return measured_before(Path(path), self.data)
+
+    def check(self, model: str, *, recorded: bool) -> None:
+        """Raise a UserError for what can be seen of a model before anything is loaded."""
+        for data in self.data:
+            samples = self._settings(model, data).evaluation.samples
+            if not recorded:
+                self._ks(samples)
+            elif self.k:
+                self._ks(max(self.k))  # how many answers there are is read later
 
     def measure(
         self,
@@ -226,8 +226,6 @@ class Asking:
         from ttrl.evaluation import measuring
         from ttrl.report.display import Display
 
-        if model.endswith(".json"):
-            return measuring.measured_before(Path(model), self.data)
         every = [self._settings(model, data) for data in self.data]
         display = Display(console)
         with Grader(every[0].answers) as grader, ExitStack() as stack:
@@ -301,6 +299,21 @@ class Asking:
         return tuple(ks)
 
 
+def is_result(name: str) -> bool:
+    """Say whether what is to be measured was measured before: it names a file of results."""
+    return name.endswith(".json")
+
+
+def _refuse_early(before: Mapping[str, Sequence[EvaluationResult]]) -> None:
+    """Raise a UserError for results, by their file, that have no scores to compare."""
+    for name, found in before.items():
+        if early := [result for result in found if result.stopped_early]:
+            raise UserError(
+                f"{name}: the results of {early[0].model} on {early[0].data} are of "
+                "--stop-early, and have no scores to compare: measure it without"
+            )
+
+
 def _refuse_stop_early(select: str | None, beside: Mapping[str, object]) -> None:
     """Raise a UserError unless one rule that need not see all answers is asked for, and no more."""
     from ttrl.selection.online import ONLINE
@@ -334,7 +347,7 @@ def _selecting(
                 "weighted,best-of-n"
             )
         return None
-    if model.endswith(".json"):
+    if is_result(model):
         raise UserError(
             f"--select chooses among answers, and {model} has scores: name the model, with its "
             "answers by --from-samples FILE.jsonl"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +25,13 @@ from ttrl.types import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ttrl.evaluation.evaluation import Evaluation
+    from ttrl.models.saved_policies import SavedPolicy
+    from ttrl.report.display import Display
+    from ttrl.reward_models import RewardModel
+    from ttrl.rollout.pool import RolloutPool
     from ttrl.scaling import Point
+    from ttrl.scaling.folder import ScaleFolder
 
 SHIPPED = ("majority", "best-of-n", "weighted", "beam", "dvts", *IN_TURNS, "training")
 """The names of `ttrl.scaling.METHODS`, for help and mistakes before anything heavy is loaded."""
@@ -68,8 +76,8 @@ RewardModelName = Annotated[
 RunDir = Annotated[
     Path | None,
     typer.Option(
-        help="training: folder of its run; a finished one of the same settings is read, and not "
-        "trained again."
+        help="Keep what is measured in this folder, at once, with the run of training; the same "
+        "command goes on in it, and makes only what is missing."
     ),
 ]
 Width = Annotated[
@@ -146,8 +154,7 @@ def scale(
     try:
         points = _measure(settings, names, ns, reward_model, width, run_dir, console)
     except KeyboardInterrupt:
-        kept = "" if run_dir is None or not run_dir.exists() else f", but for the run in {run_dir}"
-        print(f"ttrl: interrupted; nothing was written{kept}", file=sys.stderr)
+        print("ttrl: interrupted; --json and --plot were not written", file=sys.stderr)
         raise typer.Exit(130) from None
     within = within or budgets_of(points, factors)
     title = f"{model} on {data}"
@@ -192,11 +199,6 @@ def _methods(given: str, reward_model: str | None, run_dir: Path | None) -> list
         )
     if "training" in names and run_dir is None:
         raise UserError("--methods: training needs a folder for its run: add --run-dir FOLDER")
-    if run_dir is not None and "training" not in names:
-        raise UserError(
-            f"--run-dir {run_dir} would be ignored: it is the folder of a training run; add "
-            "training to --methods"
-        )
     if reward_model is not None:
         from ttrl.reward_models import check_reward_model
 
@@ -261,63 +263,120 @@ def _measure(
     run_dir: Path | None,
     console: Console,
 ) -> list[Point]:
-    """Load what is needed, and return the points of all methods."""
+    """Load the questions, and return the points of all methods; a failure says where they are."""
     from ttrl.answers import Grader
     from ttrl.evaluation.measuring import load_evaluation
-    from ttrl.models.pretrained import load_tokenizer
     from ttrl.report.display import Display
-    from ttrl.reward_models import make_reward_model
-    from ttrl.rollout.pool import make_pool
-    from ttrl.scaling import METHODS, Measuring
-    from ttrl.scaling.conversations import policies_of
-    from ttrl.scaling.training import refuse_few, refuse_other_run
+    from ttrl.scaling.folder import ScaleFolder
+    from ttrl.scaling.training import refuse_few
     from ttrl.system.rng import make_repeatable
 
     make_repeatable(settings.threads, settings.seed)
     display = Display(console)
-    if run_dir is not None:
-        refuse_other_run(settings, run_dir)
-    policies = policies_of(settings, [name for name in names if name in IN_TURNS])
-    model = None if reward_model is None else make_reward_model(reward_model, settings)
-    sampled = settings
-    if model is not None and model.step not in settings.rollout.stop:
-        # An engine must know beforehand that it will read text; what is asked says where to stop.
-        stops = (*settings.rollout.stop, model.step)
-        rollout = settings.rollout.model_copy(update={"stop": stops})
-        sampled = settings.model_copy(update={"rollout": rollout})
-    points: list[Point] = []
-
-    def measure(name: str) -> None:
-        for point in METHODS[name](on):
-            points.append(point)
-            display.note(
-                f"{point.method} {point.n}: {100 * point.accuracy.value:.1f} %, "
-                f"{point.sampled:,.0f} tokens sampled per question"
-            )
-
     with Grader(settings.answers) as grader:
         # Of answers in turns, each method has its own: the shared ones are to the question alone,
         # whatever workflow trains.
         evaluation = replace(load_evaluation(settings, grader, display), conversation=None)
         if "training" in names:
             refuse_few(settings, len(evaluation.asked.questions))
-        display.note(
-            f"{settings.model.path} on {len(evaluation.asked.key.answers)} questions of "
-            f"{settings.data.train}, up to {counts[-1]} answers to each: {', '.join(names)}"
-        )
-        if left := [n for n in counts if n % width] if set(SEARCHING) & set(names) else []:
+        if run_dir is None:
+            return _points(evaluation, names, counts, reward_model, width, None, display)
+        folder = ScaleFolder(run_dir, evaluation)
+        with folder.open():
+            _refuse_other(folder, settings, names, counts, reward_model, width)
+            try:
+                return _points(evaluation, names, counts, reward_model, width, folder, display)
+            except BaseException:
+                if folder.has_something:
+                    print(
+                        f"ttrl: what was measured is in {run_dir}, and the same command goes on",
+                        file=sys.stderr,
+                    )
+                raise
+
+
+def _refuse_other(
+    folder: ScaleFolder,
+    settings: Settings,
+    names: list[str],
+    counts: list[int],
+    reward_model: str | None,
+    width: int,
+) -> None:
+    """Raise a UserError if the folder has what is asked for, measured in another way."""
+    from ttrl.scaling.methods import about_of
+    from ttrl.scaling.training import refuse_other_run
+
+    folder.refuse_other_scores(reward_model)
+    for name in names:
+        if name == "training":
+            refuse_other_run(settings, folder.training)
+        else:
+            folder.kept(name, about_of(name, counts, width, reward_model))
+
+
+def _points(
+    evaluation: Evaluation,
+    names: list[str],
+    counts: list[int],
+    reward_model: str | None,
+    width: int,
+    folder: ScaleFolder | None,
+    display: Display,
+) -> list[Point]:
+    """Load what is needed, and measure one method after the other."""
+    from ttrl.reward_models import make_reward_model
+    from ttrl.scaling import Measuring
+    from ttrl.scaling.conversations import policies_of
+    from ttrl.scaling.methods import measured
+
+    settings = evaluation.settings
+    policies = policies_of(settings, [name for name in names if name in IN_TURNS])
+    model = None if reward_model is None else make_reward_model(reward_model, settings)
+    points: list[Point] = []
+
+    def measure(name: str) -> None:
+        for point in measured(name, on):
+            points.append(point)
             display.note(
-                f"{' and '.join(SEARCHING)} leave out n = {', '.join(map(str, left))}: no multiple "
-                f"of --width {width}"
+                f"{point.method} {point.n}: {100 * point.accuracy.value:.1f} %, "
+                f"{point.sampled:,.0f} tokens sampled per question"
             )
-        pool = make_pool(sampled, load_tokenizer(settings.model))
-        pool.policies = policies
-        on = Measuring(evaluation, pool, model, counts, width, display, run_dir or Path("unused"))
-        try:
-            for name in (n for n in names if n != "training"):
-                measure(name)
-        finally:
-            pool.close()
-        if "training" in names:  # its run has an engine of its own; two of vLLM end each other
-            measure("training")
+
+    display.note(
+        f"{settings.model.path} on {len(evaluation.asked.key.answers)} questions of "
+        f"{settings.data.train}, up to {counts[-1]} answers to each: {', '.join(names)}"
+    )
+    if left := [n for n in counts if n % width] if set(SEARCHING) & set(names) else []:
+        display.note(
+            f"{' and '.join(SEARCHING)} leave out n = {', '.join(map(str, left))}: no multiple "
+            f"of --width {width}"
+        )
+    named = None if model is None or reward_model is None else (reward_model, model)
+    open_pool = partial(_pool, settings, model, policies)
+    on = Measuring(evaluation, open_pool, named, counts, width, display, folder)
+    try:
+        for name in (n for n in names if n != "training"):
+            measure(name)
+    finally:
+        on.close()
+    if "training" in names:  # its run has an engine of its own; two of vLLM end each other
+        measure("training")
     return points
+
+
+def _pool(
+    settings: Settings, model: RewardModel | None, policies: Sequence[SavedPolicy]
+) -> RolloutPool:
+    """Load the model that is measured."""
+    from ttrl.models.pretrained import load_tokenizer
+    from ttrl.rollout import pool as pools
+
+    if model is not None and model.step not in settings.rollout.stop:
+        # An engine must know beforehand that it will read text; what is asked says where to stop.
+        stops = (*settings.rollout.stop, model.step)
+        rollout = settings.rollout.model_copy(update={"stop": stops})
+        settings = settings.model_copy(update={"rollout": rollout})
+    pool = pools.make_pool(settings, load_tokenizer(settings.model))
+    pool.policies = policies
+    return pool

@@ -127,17 +127,7 @@ def read_samples(
     else:
         groups = read_groups(path)
         _refuse_twice(path, groups)
-    recorded = {g.question: g for g in groups if g.data in (None, evaluation.name)}
-    asked = [q for q in evaluation.asked.questions if q.id in evaluation.asked.key.answers]
-    for question in asked:
-        group = recorded.get(question.id)
-        if group is not None and group.prompt != question.prompt:
-            raise UserError(
-                f"--from-samples {path}: question {question.id!r} had another prompt, "
-                f"{group.prompt[:60]!r} and not {question.prompt[:60]!r}: name the same data, and "
-                "with --recipe the settings that it was sampled with"
-            )
-    found = [recorded[q.id] for q in asked if q.id in recorded]
+    found, asked = answers_to(groups, evaluation, f"--from-samples {path}"), evaluation.answerable
     if not found:
         raise UserError(
             f"--from-samples {path}: no answers to the questions of {evaluation.name}; it has "
@@ -150,6 +140,31 @@ def read_samples(
         )
     _refuse_unlike(path, found)
     return found
+
+
+def answers_to(
+    groups: Sequence[RecordedGroup], evaluation: Evaluation, source: str
+) -> list[RecordedGroup]:
+    """Pick the answers to an evaluation's questions, in the order of these.
+
+    Args:
+        groups: recorded answers, to other questions too.
+        evaluation: whose questions are meant.
+        source: names the answers in a message: the option, and where they are.
+
+    Raises:
+        UserError: if one of the questions had another prompt.
+    """
+    recorded = {g.question: g for g in groups if g.data in (None, evaluation.name)}
+    asked = [question for question in evaluation.answerable if question.id in recorded]
+    for question in asked:
+        if (prompt := recorded[question.id].prompt) != question.prompt:
+            raise UserError(
+                f"{source}: question {question.id!r} had another prompt, {prompt[:60]!r} and not "
+                f"{question.prompt[:60]!r}: name the same data, and with --recipe the settings "
+                "that it was sampled with"
+            )
+    return [recorded[question.id] for question in asked]
 
 
 def _refuse_twice(path: Path, groups: Sequence[RecordedGroup]) -> None:

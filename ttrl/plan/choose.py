@@ -14,12 +14,11 @@ from transformers import PreTrainedModel
 from ttrl.plan.host import host_lacking, host_memory
 from ttrl.plan.machine import MOST, Machine
 from ttrl.plan.memory import Job, kv_cache, kv_tokens, refuse_impossible
-from ttrl.plan.per_agent import further
 from ttrl.plan.reward_model import judge_outline
 from ttrl.plan.shape import ModelShape
 from ttrl.plan.speed import seconds
 from ttrl.plan.timeline import Phase, lacking, phases, spare
-from ttrl.plan.turns import asked_of
+from ttrl.plan.turns import turns_of
 from ttrl.settings import Settings
 
 TOKEN_BUDGETS = (4096, 8192, 16384, 32768, 65536)
@@ -120,14 +119,14 @@ def plan(
     Raises:
         UserError: for a model, a tensor_parallel or a workflow that cannot be planned.
     """
-    further(settings)
+    turns = turns_of(settings, machine)
     judge = judge_outline(settings, judge_config)
     job = Job(
         ModelShape.of(outline),
         settings,
         machine,
         None if judge is None else ModelShape.of(judge),
-        asked_of(settings, machine),
+        turns,
     )
     refuse_impossible(job)
     found, fitting = tuple(problems(job)), _fitting(job)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from ttrl.learner.zero3 import SUB_GROUP
 from ttrl.plan.machine import GIB
 from ttrl.plan.memory import Job
-from ttrl.plan.per_agent import further
 from ttrl.plan.second_model import trained
 
 
@@ -19,7 +18,7 @@ def host_memory(job: Job) -> dict[str, int]:
     of its sub-groups, in float32: both in memory that torch pins, and rounds up to a power of two.
     """
     memory, policy = job.settings.memory, job.adapters or job.shape.parameters
-    policies = 1 + further(job.settings)
+    policies = 1 + job.turns.further
     shares = [math.ceil(size / job.ranks) for size in (*[policy] * policies, trained(job))]
     own = sum(shares)
     each: dict[str, int] = {}

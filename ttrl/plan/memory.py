@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from ttrl_kernels.chunks import most_rows
@@ -19,7 +20,7 @@ from ttrl.models.dealing import KEYS
 from ttrl.models.recompute import recomputed_layers
 from ttrl.plan.machine import GIB, Machine
 from ttrl.plan.shape import ModelShape
-from ttrl.plan.turns import Asked, asked_of
+from ttrl.plan.turns import Asked, Turns, turns_of
 from ttrl.settings import Settings
 from ttrl.settings.backend import backend_of, refuse_for_local
 from ttrl.types import UserError
@@ -39,13 +40,18 @@ class Job:
     machine: Machine
     judge: ModelShape | None = None
     """Of the reward model that the run loads."""
-    turns: tuple[Asked, ...] | None = None
-    """What is sampled to a question; None: what the settings say."""
+    known_turns: Turns | None = None
+    """What is sampled to a question, once it is known: a user's own workflow is made once."""
+
+    @cached_property
+    def turns(self) -> Turns:
+        """What is sampled to a question."""
+        return self.known_turns or turns_of(self.settings, self.machine)
 
     @property
     def asked(self) -> tuple[Asked, ...]:
         """What is sampled to a question, one after the other."""
-        return asked_of(self.settings, self.machine) if self.turns is None else self.turns
+        return self.turns.asked
 
     @property
     def zero3(self) -> bool:

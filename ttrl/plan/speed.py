@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from ttrl.models.dealing import BUNDLES, PROMPT_SHARE
 from ttrl.plan.memory import Job, kv_tokens, states
-from ttrl.plan.per_agent import further, pushes
 from ttrl.plan.second_model import second_model, trained
 from ttrl.plan.second_model import states as second_states
 from ttrl.plan.turns import Asked, all_answers
@@ -21,7 +20,7 @@ def seconds(job: Job) -> dict[str, float]:
     return {
         "rollout": rollout_seconds(job),
         "free pass": free_pass_seconds(job),
-        "push": push_seconds(job) * (1 + pushes(job.settings)),
+        "push": push_seconds(job) * (1 + job.turns.pushes),
         "credit": credit_seconds(job),
         "scoring": scoring_seconds(job),
         "update": update_seconds(job),
@@ -294,5 +293,5 @@ def offload_seconds(job: Job) -> float:
 
 def _optimizer_states(job: Job) -> Iterator[tuple[str, int]]:
     """Yield what phase offload moves, of each policy and of the second model."""
-    for found in (*[states(job)] * (1 + further(job.settings)), second_states(job)):
+    for found in (*[states(job)] * (1 + job.turns.further), second_states(job)):
         yield from ((n, s) for n, s in found.items() if n.endswith(("master weights", "moments")))

@@ -1,6 +1,6 @@
 """What a run takes of a GPU's memory and gives back, in the order in which it does so.
 
-    play(job, order(job.settings)) -> phases
+    play(job, order(job)) -> phases
 
 `order` names what happens, from loading to the second step. The tests compare it with what a real
 `ttrl.trainer.Trainer` does, event by event; and they play it for the recipe of every machine. A
@@ -21,7 +21,6 @@ from ttrl.plan.memory import Job
 from ttrl.plan.second_model import LEAVES, NAMES, leaves, second_model
 from ttrl.plan.second_model import loss as second_loss
 from ttrl.plan.second_model import states as second_states
-from ttrl.settings import Settings
 
 PUSH = ("wake weights", "push", "wake cache")
 """New weights into a vLLM that sleeps."""
@@ -48,10 +47,11 @@ PEAKS = (
 """Phases at which memory can be highest; between them there is never more."""
 
 
-def order(settings: Settings, *, resumed: bool = False) -> tuple[str, ...]:
+def order(job: Job, *, resumed: bool = False) -> tuple[str, ...]:
     """List what a run does up to the end of its second step, as far as GPU memory sees it."""
-    if per_agent.further(settings):
-        return (*START, *_order_of_agents(settings, resumed=resumed))
+    settings = job.settings
+    if job.turns.further:
+        return (*START, *_order_of_agents(job, resumed=resumed))
     step = CREDIT_STEP if settings.reward.advantages in NAMES else STEP
     if reward_model.judge_of(settings) is not None:
         step = (*JUDGED, *step[1:])
@@ -61,19 +61,19 @@ def order(settings: Settings, *, resumed: bool = False) -> tuple[str, ...]:
     return (*START, *begun, *step, *step)
 
 
-def _order_of_agents(settings: Settings, *, resumed: bool) -> tuple[str, ...]:
+def _order_of_agents(job: Job, *, resumed: bool) -> tuple[str, ...]:
     """List what a run does after its start where the engine takes the weights of who speaks."""
-    asked = per_agent.asked(settings)
+    speakers = job.turns.speakers
 
     def spoken(held: int) -> tuple[str, ...]:
-        before = zip([held, *asked], asked, strict=False)
+        before = zip([held, *speakers], speakers, strict=False)
         pushed = [("sleep", *PUSH) if one != other else () for one, other in before]
         return tuple(chain.from_iterable((*push, "rollout") for push in pushed))
 
-    judge = () if reward_model.judge_of(settings) is None else JUDGED[1:]
+    judge = () if reward_model.judge_of(job.settings) is None else JUDGED[1:]
     update = (*judge, *STEP[1 : STEP.index("offload") + 1], *AGENTS, *PUSH)
     begun = (*RESUME, *VERIFY) if resumed else (*VERIFY, *MEASURE, *spoken(0))
-    first = 0 if resumed else asked[-1]
+    first = 0 if resumed else speakers[-1]
     return (*begun, *spoken(first), *update, *spoken(0), *update)
 
 
@@ -140,7 +140,7 @@ def spare(job: Job) -> int:
 
 def _whole(job: Job) -> list[Phase]:
     """Play all of a run that is resumed, which does what any run does."""
-    return play(job, order(job.settings, resumed=True))
+    return play(job, order(job, resumed=True))
 
 
 class _Card:
@@ -195,7 +195,7 @@ def _load_agents(card: _Card, transit: Mapping[str, int]) -> None:
     """Load the further policies, each when the one before has made room."""
     job, stays = card.job, not card.job.settings.memory.offload_during_rollout
     own = per_agent.states(job)
-    for number in range(1, 1 + per_agent.further(job.settings)):
+    for number in range(1, 1 + job.turns.further):
         _offload(card)
         card.take(per_agent.named(own, number, "parameters"))
         if job.zero3:
@@ -299,7 +299,7 @@ def _agents(card: _Card) -> None:
     """Train the further policies one by one, while the first has made room, if it does so."""
     job, own = card.job, per_agent.states(card.job)
     stays = not job.settings.memory.offload_during_rollout
-    count = per_agent.further(job.settings) if stays else 1
+    count = job.turns.further if stays else 1
     if job.zero3:
         card.take(per_agent.named(own, count, "gradients", "master weights"))
     else:

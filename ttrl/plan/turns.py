@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 from ttrl.plan.machine import Machine
 from ttrl.rollout.workflows import Act, conversation_of, make_workflow
+from ttrl.rollout.workflows.checks import agents_of
 from ttrl.settings import Settings
 
 
@@ -26,20 +28,44 @@ class Asked:
     """Whether all have the same prompt, which is then read once."""
 
 
-def asked_of(settings: Settings, machine: Machine) -> tuple[Asked, ...]:
-    """List what is sampled to a question, one after the other.
+@dataclass(frozen=True)
+class Turns:
+    """What is sampled to a question, and by which policies.
+
+    Example: ``Turns((Asked(64, 200.0, shared=True),))`` is 64 answers of one policy.
+    """
+
+    asked: tuple[Asked, ...]
+    """One after the other."""
+    speakers: tuple[int, ...] = (0,)
+    """The policies, in the order in which they are asked: `Conversation.speakers`."""
+
+    @property
+    def further(self) -> int:
+        """The number of policies besides the first."""
+        return max(self.speakers)
+
+    @property
+    def pushes(self) -> int:
+        """Pushes of weights within the rollout of a step, which begins at the first policy's."""
+        return sum(one != other for one, other in pairwise([0, *self.speakers]))
+
+
+def turns_of(settings: Settings, machine: Machine) -> Turns:
+    """Make the workflow, and read from its plan what is sampled to a question.
 
     In later turns each prompt is the question and the mean answers that its agent sees, within
     ``data.max_prompt_tokens``; a template's own words are not counted. A workflow that is no plan
     of turns is counted like a single one.
 
     Raises:
-        UserError: for a workflow that cannot be made.
+        UserError: for a workflow that cannot be made, or has agents that nobody knows.
     """
     rollout, question = settings.rollout, machine.prompt_tokens
     held = conversation_of(make_workflow(settings))
+    agents_of(held, settings)  # refuses what a run would refuse
     if held is None:
-        return (Asked(rollout.votes, question, shared=True),)
+        return Turns((Asked(rollout.votes, question, shared=True),))
     count = rollout.votes // held.calls
     answer = machine.answer_share * rollout.max_new_tokens
     found = []
@@ -54,7 +80,7 @@ def asked_of(settings: Settings, machine: Machine) -> tuple[Asked, ...]:
         ]
         if prompts:
             found.append(Asked(len(prompts) * count, fmean(prompts), shared=False))
-    return tuple(found)
+    return Turns(tuple(found), held.speakers)
 
 
 def shown(act: Act, agent: int) -> int:

@@ -19,6 +19,7 @@ from ttrl.settings.recipe import load_settings
 from ttrl.system.paths import STEP_NAME
 from ttrl.types import UserError
 
+_AGENT = re.compile(r"agent_(\d+)/")
 State = Literal["finished", "stopped", "running", "unfinished"]
 """finished: to its last step. stopped: for good, but earlier. running: a process trains in it.
 unfinished: it was interrupted, and may go on."""
@@ -75,6 +76,12 @@ class RunRecord:
         """Return (step, value) of a metric wherever it was written, step 0 included."""
         lines = (self.baseline, *self.steps)
         return [(line["step"], line[name]) for line in lines if name in line]
+
+    @property
+    def policies(self) -> list[str]:
+        """How metrics name the policies: "policy", and where each agent has one "agent_1" ..."""
+        found = {match[1] for line in self.steps for name in line if (match := _AGENT.match(name))}
+        return ["policy", *(f"agent_{number}" for number in sorted(map(int, found)))]
 
     @staticmethod
     def of_policies(line: Mapping[str, Any], count: str) -> float:

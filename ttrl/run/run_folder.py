@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import re
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ttrl.report.results import EvaluationResult, results_json
 from ttrl.report.rollouts import json_lines, judged_line, sampled_line
 from ttrl.run.checkpoint import TEMPORARY, is_finished, named_as_ours, step_of
+from ttrl.run.claim import claim
 from ttrl.run.disk import disk
 from ttrl.settings import Settings
 from ttrl.system.paths import ROLLOUT_NAME, STEP_NAME, step_file
@@ -69,16 +68,11 @@ class RunFolder:
             UserError: if another process has claimed it.
         """
         config = self._claims.enter_context((self.path / "config.toml").open("ab"))
-        try:
-            fcntl.flock(config, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not claim(config):
             raise UserError(
                 f"run folder {self.path}: another process is training in it; wait for its end, or "
                 "end it"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
+            )
 
     def refuse_existing(self) -> None:
         """Raise a UserError that says what is there and what to do, if the folder exists."""

@@ -22,7 +22,7 @@ from ttrl.settings.per_agent_rules import agent_count
 from ttrl.types import CompletionGroup, UserError
 
 if TYPE_CHECKING:
-    from ttrl.scaling.methods import Measuring
+    from ttrl.scaling.measuring import Measuring
 
 SHAPES = {"debate": (2, 2), "mixture": (3, 1), "chain": (3, 1)}
 """Workflow -> its agents and rounds, where the settings have another workflow."""

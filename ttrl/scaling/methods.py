@@ -7,100 +7,21 @@ Another one is a function, here or in a file of its own, and a line in `METHODS`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from ttrl.evaluation.evaluation import Evaluation
 from ttrl.evaluation.metrics import maj_at_k, pass_at_k
-from ttrl.report.display import Display
-from ttrl.report.rollouts import RecordedGroup
-from ttrl.reward_models import RewardModel, reduce
-from ttrl.rollout.pool import RolloutPool
+from ttrl.report.rollouts import RecordedAnswer, RecordedGroup
 from ttrl.scaling.choices import best_of, weighted
 from ttrl.scaling.conversations import SHAPES, in_turns
+from ttrl.scaling.folder import Kept
+from ttrl.scaling.measuring import Measuring
 from ttrl.scaling.points import Point
 from ttrl.scaling.training import trained_points
 from ttrl.search import SEARCHES, Found, SearchParams, search
-from ttrl.types import Question
-
-
-@dataclass
-class Measuring:
-    """What every method is measured with; answers are sampled once, and scored once."""
-
-    evaluation: Evaluation
-    """The questions, how they are sampled, and who grades."""
-    pool: RolloutPool
-    """The model, untrained."""
-    model: RewardModel | None
-    """Scores solutions; None: no method needs it."""
-    counts: Sequence[int]
-    """Answers per question, from few to many."""
-    width: int
-    """How often a search goes on with a path that it keeps."""
-    display: Display
-    run: Path
-    """The folder of the training run, which is made, or read if it is there."""
-    seconds: float = field(default=0.0, init=False)
-    """Seconds that the shared answers took."""
-    _groups: list[RecordedGroup] = field(default_factory=list, init=False)
-    _scores: list[list[float]] = field(default_factory=list, init=False)
-    _scoring_s: float = field(default=0.0, init=False)
-
-    @property
-    def asked(self) -> list[Question]:
-        """The questions that have an answer."""
-        asked = self.evaluation.asked
-        return [q for q in asked.questions if q.id in asked.key.answers]
-
-    @property
-    def reward_model(self) -> RewardModel:
-        """The reward model, of a method that needs it."""
-        assert self.model is not None
-        return self.model
-
-    def reference(self, id: str) -> str:
-        """Return a question's answer."""
-        return self.evaluation.asked.key.answers[id]
-
-    def answers(self, group: RecordedGroup) -> list[str | None]:
-        """Return what was answered."""
-        return [self.evaluation.extract(a.text) for a in group.answers]
-
-    def groups(self) -> list[RecordedGroup]:
-        """Return ``max(counts)`` answers to each question, sampled when first asked for."""
-        if not self._groups:
-            begun = time.perf_counter()
-            self._groups = self.evaluation.sample(self.pool, 0, self.display)
-            self.seconds = time.perf_counter() - begun
-        return self._groups
-
-    def scores(self) -> list[list[float]]:
-        """Return the reward model's score of each of those answers."""
-        groups = self.groups()
-        if not self._scores:
-            begun, how = time.perf_counter(), self.evaluation.settings.reward_model.reduce
-            by_id = {q.id: q for q in self.asked}
-            with self.display.bar("scoring", len(groups)) as bar:
-                for group in groups:
-                    texts = [answer.text for answer in group.answers]
-                    found = self.reward_model.scores(by_id[group.question], texts)
-                    self._scores.append([reduce(steps, how) for steps in found])
-                    bar.advance()
-            self._scoring_s = time.perf_counter() - begun
-        return self._scores
-
-    def point(self, method: str, n: int, scores: Sequence[float], *, scored: bool) -> Point:
-        """Return what a choice among n of the shared answers reached; it costs a share of them."""
-        groups = self.groups()
-        tokens = n * fmean(a.tokens for group in groups for a in group.answers)
-        took = self.seconds + (self._scoring_s if scored else 0.0)
-        share = n / len(groups[0].answers) / len(groups)
-        read = tokens if scored else 0.0
-        return Point(method, n, tuple(scores), tokens, read, seconds=took * share)
 
 
 def majority(on: Measuring) -> Iterator[Point]:
@@ -120,23 +41,16 @@ def majority(on: Measuring) -> Iterator[Point]:
 
 def best_of_n(on: Measuring) -> Iterator[Point]:
     """Take the answer that the reward model likes most."""
-    judged = []
-    for group, scores in zip(on.groups(), on.scores(), strict=True):
-        answers = on.answers(group)
-        right = on.evaluation.grader.agree(answers, on.reference(group.question))
-        judged.append((scores, answers, right))
     for n in on.counts:
-        yield on.point("best-of-n", n, [best_of(*one, n) for one in judged], scored=True)
+        scores = [best_of(one, n) for one in on.candidates()]
+        yield on.point("best-of-n", n, scores, scored=True)
 
 
 def weighted_votes(on: Measuring) -> Iterator[Point]:
     """Vote, where an answer weighs what the reward model makes of it."""
-    grader = on.evaluation.grader
+    settings = on.evaluation.settings.selection
     for n in on.counts:
-        scores = [
-            weighted(found, on.answers(group), on.reference(group.question), n, grader)
-            for group, found in zip(on.groups(), on.scores(), strict=True)
-        ]
+        scores = [weighted(one, n, settings) for one in on.candidates()]
         yield on.point("weighted", n, scores, scored=True)
 
 
@@ -169,17 +83,17 @@ def searching(kind: str) -> Callable[[Measuring], Iterator[Point]]:
 
 
 def _right(on: Measuring, found: Found) -> float:
-    """Say whether the best solution with an answer is right."""
-    best = sorted(found.solutions, key=lambda solution: -solution.score)
-    answers = [a for s in best if (a := on.evaluation.extract(s.text)) is not None]
-    if not answers:
-        return 0.0
-    return float(on.evaluation.grader.agree(answers[:1], on.reference(found.question.id))[0])
+    """Say whether what best-of-n chooses among the solutions is right."""
+    solutions = tuple(RecordedAnswer(s.text, s.tokens, s.truncated) for s in found.solutions)
+    group = RecordedGroup(found.question.id, found.question.prompt, solutions)
+    candidates = on.read(group, [s.score for s in found.solutions])
+    return best_of(candidates, len(candidates)) if len(candidates) else 0.0
 
 
 def training(on: Measuring) -> Iterator[Point]:
     """Train on the questions, without their answers, and answer once; see `trained_points`."""
-    return trained_points(on.evaluation.settings, on.run, on.display)
+    assert on.folder is not None  # the command asks for one
+    return trained_points(on.evaluation.settings, on.folder.training, on.display)
 
 
 Method = Callable[[Measuring], Iterator[Point]]
@@ -192,3 +106,47 @@ METHODS: dict[str, Method] = {
     "training": training,
 }
 """Methods by name."""
+
+
+def measured(name: str, on: Measuring) -> Iterator[Point]:
+    """Yield the points of a method: those that the folder has, and then those that it lacks.
+
+    The points of a search are kept one by one, since each is a search of its own; any other method
+    makes all of its points from the same answers.
+    """
+    if on.folder is None or name == "training":  # whose run is kept
+        yield from METHODS[name](on)
+        return
+    about = about_of(name, on.counts, on.width, on.model and on.model[0])
+    kept = on.folder.kept(name, about)
+    if not kept.whole:
+        there = {point.n for point in kept.points} if name in SEARCHES else set()
+        points = [point for point in kept.points if point.n in there]
+        yield from points
+        for point in METHODS[name](_without(on, there)):
+            points.append(point)
+            on.folder.keep(name, about, Kept(tuple(points)))
+            yield point
+        on.folder.keep(name, about, Kept(tuple(points), whole=True))
+        return
+    yield from kept.points
+
+
+def _without(on: Measuring, there: Collection[int]) -> Measuring:
+    """Return what a search is measured with, but for numbers that it was measured with before."""
+    if not there:
+        return on
+    counts = [n for n in on.counts if n not in there]
+    return replace(on, counts=counts, open_pool=lambda: on.pool)
+
+
+def about_of(
+    name: str, counts: Sequence[int], width: int, reward_model: str | None
+) -> dict[str, Any]:
+    """Return what decides a method's points, beside the settings."""
+    about: dict[str, Any] = {"n": list(counts)}
+    if name in ("best-of-n", "weighted", *SEARCHES):
+        about["reward_model"] = reward_model
+    if name in SEARCHES:
+        about["width"] = width
+    return about

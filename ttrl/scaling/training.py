@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +24,18 @@ SHOWN = 3
 def trained_points(settings: Settings, folder: Path, display: Display) -> Iterator[Point]:
     """Train on the questions of ``data.train``, and yield a point for each measured step.
 
-    A finished run that is there already is read instead, if it is of the same settings. What
-    training took is shared by its questions; then each is answered once ("training"), or as often
-    as ``evaluation.samples`` says, with a vote ("training, majority").
+    A finished run that is there already is read instead, one that was interrupted goes on, or
+    begins again if it has no checkpoint: it makes the same steps again. What training took is
+    shared by its questions; then each is answered once ("training"), or as often as
+    ``evaluation.samples`` says, with a vote ("training, majority").
     """
-    if not is_run(folder):
-        train(settings_of_run(settings), run_dir=folder, console=display.console)
+    state = read_run(folder).state if is_run(folder) else None
+    if state == "unfinished" and not RunFolder(folder).can_go_on():
+        shutil.rmtree(folder)
+        state = None
+    if state != "finished":
+        run = settings_of_run(settings)
+        train(run, run_dir=folder, resume=state is not None, console=display.console)
     yield from points_of(read_run(folder))
 
 
@@ -42,14 +49,13 @@ def refuse_other_run(settings: Settings, folder: Path) -> None:
         before, now = (set(s.to_toml().splitlines()) for s in (record.settings, wanted))
         had, expected = (", ".join(sorted(s)[:SHOWN]) for s in (before - now, now - before))
         raise UserError(
-            f"--run-dir {folder} holds a run of other settings ({had}; expected {expected}): name "
-            "another folder"
+            f"{folder} holds a run of other settings ({had}; expected {expected}): name another "
+            "--run-dir"
         )
-    if record.state != "finished":
+    if record.state not in ("finished", "unfinished"):
         raise UserError(
-            f"--run-dir {folder} holds a run that is {record.state}: expected a finished one, or "
-            "no folder. Name another folder, or remove it; if checkpoint.every was set, finish it "
-            f"first with ttrl train --resume {folder}"
+            f"{folder} holds a run that is {record.state}: expected a finished one, one that was "
+            "interrupted, or none. Name another --run-dir"
         )
 
 

@@ -6,7 +6,7 @@ order of the samples; here the others are not sampled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,8 +19,9 @@ from ttrl.rewards.vote import is_settled, majority_vote
 from ttrl.rollout.pool import RolloutPool
 from ttrl.rollout.sampling import ConfidenceFloor, SamplingParams
 from ttrl.selection.candidates import NONE, Candidates
-from ttrl.selection.scores import confidences, tokens_of
-from ttrl.selection.stopping import ConfidentVotes, Stopped, Watched
+from ttrl.selection.confidence import confidence
+from ttrl.selection.scores import tokens_of
+from ttrl.selection.stopping import ConfidentVotes, GroupConfidences, Stopped
 from ttrl.settings import Settings
 from ttrl.types import Completion, FinishReason, Question, UserError
 
@@ -100,37 +101,55 @@ def sample_while_confident(
 
 
 class _Asked:
-    """A question, and what was said to it so far."""
+    """A question, and what was said to it so far.
 
-    votes: ConfidentVotes
-    _candidates: Candidates
+    What was heard is read once: the classes of answers depend on which answers there are, and not
+    on how often each was given, so they are looked at again when a new one comes.
+    """
+
+    votes: ConfidentVotes[str]
 
     def __init__(self, question: Question, evaluation: Evaluation) -> None:
         self.question, self._evaluation = question, evaluation
-        self._answers: list[RecordedAnswer] = []
-        self._watched: list[Watched] = []
+        self._recorded: list[RecordedAnswer] = []
+        self._heard: list[tuple[str | None, float, float]] = []
+        """The answer, its lowest group and its confidence."""
+        self._names: Mapping[str, str] = {}
+        """Each different answer's class; "" if it has no content."""
 
     def hear(self, completions: Sequence[Completion]) -> None:
-        """Take further answers, and count all votes; one that was broken off says nothing."""
-        settings = self._evaluation.settings
-        selection = settings.selection
+        """Take further answers, and count their votes; one that was broken off says nothing."""
+        begun, selection = len(self._heard), self._evaluation.settings.selection
         for c in completions:
             unsure = c.finish_reason is FinishReason.UNSURE
-            answer = RecordedAnswer.of(replace(c, text="") if unsure else c)
-            self._answers.append(answer)
-            self._watched.append(Watched(tokens_of(answer), selection.window))
-        group = RecordedGroup(self.question.id, self.question.prompt, tuple(self._answers))
-        found = confidences(group, settings)
-        self._candidates = _read(self._evaluation, group).scored("confidence", found)
-        places = np.arange(len(self._answers))
-        warm = places[: selection.warm_up]
-        self.votes = ConfidentVotes(self._candidates, self._watched, warm, selection)
-        self.votes.count(places[selection.warm_up :])
+            recorded = RecordedAnswer.of(replace(c, text="") if unsure else c)
+            self._recorded.append(recorded)
+            tokens = tokens_of(recorded)
+            lowest = GroupConfidences(tokens, selection.window).lowest
+            answer = self._evaluation.extract(recorded.text)
+            self._heard.append((answer, lowest, confidence(tokens, selection)))
+        said = {answer for answer, _, _ in self._heard[begun:] if answer is not None}
+        if begun == 0 or not said <= self._names.keys():
+            self._names = self._evaluation.grader.classes(said | self._names.keys()).name_of
+            warm = self._heard[: selection.warm_up]
+            self.votes = ConfidentVotes([lowest for _, lowest, _ in warm], selection)
+            begun = 0
+        for answer, lowest, sure in self._heard[begun:]:
+            if answer is not None and (name := self._names[answer]):
+                self.votes.count(name, lowest, sure)
 
     def ended(self, warm: int) -> Ended:
-        tokens_N = self._candidates.tokens_N
-        stopped = Stopped(self.votes.chosen, len(tokens_N), float(tokens_N.sum()))
-        return _ended(self._candidates, stopped, float(tokens_N[:warm].mean()))
+        """Read all of it, as a replay does, and say what is chosen."""
+        group = RecordedGroup(self.question.id, self.question.prompt, tuple(self._recorded))
+        candidates, leading = _read(self._evaluation, group), set(self.votes.leading)
+        chosen = [
+            int(place)
+            for place, (answer, _, _) in zip(candidates.class_N, self._heard, strict=True)
+            if answer is not None and self._names[answer] in leading
+        ]
+        tokens_N = candidates.tokens_N
+        stopped = Stopped(min(chosen, default=NONE), len(tokens_N), float(tokens_N.sum()))
+        return _ended(candidates, stopped, float(tokens_N[:warm].mean()))
 
 
 ONLINE: dict[str, Callable[[Evaluation, RolloutPool, Display], list[Ended]]] = {

@@ -62,6 +62,13 @@ def best_of_n(class_RN: Ints, score_RN: Floats, settings: SelectionSettings) -> 
     return np.where(first_R == past, NONE, first_R)
 
 
+def preferred(class_N: Ints, score_N: Floats) -> Ints:
+    """Order samples so that best-of-n chooses the first one's answer, of any subset of them."""
+    without_N = class_N == NONE
+    order: Ints = np.lexsort((class_N, -score_N, without_N))
+    return order
+
+
 def borda(class_RN: Ints, score_RN: Floats, settings: SelectionSettings) -> Ints:
     """Choose argmax_a Σ_{i: a_i = a} (n - r_i + 1)^p, r_i the rank of s_i (arXiv 2502.18581).
 

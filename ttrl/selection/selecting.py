@@ -23,7 +23,7 @@ from ttrl.selection.online import refuse_long_warm_up, stop_early
 from ttrl.selection.reflecting import Reflecting
 from ttrl.selection.rules import RULES, Rule
 from ttrl.selection.scores import certainties, confidences, known, rewards, tokens_of
-from ttrl.selection.stopping import Watched, stopped_by_confidence, stopped_by_vote
+from ttrl.selection.stopping import GroupConfidences, stopped_by_confidence, stopped_by_vote
 from ttrl.settings import Settings
 from ttrl.system.ranks import Ranks
 from ttrl.types import Question, UserError
@@ -152,7 +152,7 @@ class Selecting:
             for rule in self.rules
         ]
         if "certainty" in self.reads:
-            notes.append(_what_is_certain(groups, settings))
+            notes.append(_certainty_note(groups, settings))
         warm_up = settings.selection.warm_up
         if RULES["deepconf"] in self.rules and subsets.most <= warm_up:
             notes.append(
@@ -226,7 +226,7 @@ class Selecting:
             found.append(subsets.stops("vote", stopped_by_vote))
         if RULES["deepconf"] in self.rules and subsets.most > selection.warm_up:
             watched = {
-                g.question: [Watched(tokens_of(a), selection.window) for a in g.answers]
+                g.question: [GroupConfidences(tokens_of(a), selection.window) for a in g.answers]
                 for g in groups
             }
             found.append(
@@ -258,7 +258,7 @@ def _refuse_different_likeliest(groups: Sequence[RecordedGroup]) -> None:
         )
 
 
-def _what_is_certain(groups: Sequence[RecordedGroup], settings: Settings) -> str:
+def _certainty_note(groups: Sequence[RecordedGroup], settings: Settings) -> str:
     """Say whether the certainty is that of its paper."""
     noted = known(groups[0].answers[0]).likeliest
     vocabulary = load_outline(settings.model).config.get_text_config().vocab_size

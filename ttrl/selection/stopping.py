@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from ttrl.selection.confidence import groups
 from ttrl.selection.rules import EPSILON
 from ttrl.settings import SelectionSettings
 
+Choice = TypeVar("Choice", int, str)
+"""What is voted for: a class of answers, by its number or its name."""
 SAME = 5e-4
 """Confidences that differ by less are the same. Equal answers have equal ones, and the threshold is
 often theirs; but a token's is rounded, and in another batch its last digit may be another."""
@@ -36,7 +39,7 @@ class Stopped:
     """Tokens that were sampled, those of answers that were broken off among them."""
 
 
-class Watched:
+class GroupConfidences:
     """The groups of one answer, as far as a sampler looks at them while it samples."""
 
     def __init__(self, tokens: Sequence[float], window: int) -> None:
@@ -79,7 +82,7 @@ def stopped_by_vote(candidates: Candidates, order_N: Ints) -> Stopped:
     return Stopped(chosen, asked, float(candidates.tokens_N[order_N[:asked]].sum()))
 
 
-class ConfidentVotes:
+class ConfidentVotes(Generic[Choice]):
     """The votes for answers whose lowest group is not below a threshold, each with its confidence.
 
     The threshold is the percentile 100·(1 - ``warm_up_keep``) of the lowest groups of the answers
@@ -87,44 +90,34 @@ class ConfidentVotes:
     them.
     """
 
-    def __init__(
-        self,
-        candidates: Candidates,
-        watched: Sequence[Watched],
-        warm: Ints,
-        settings: SelectionSettings,
-    ) -> None:
-        """Count the answers ``warm``; the candidates have the score "confidence"."""
-        self._candidates, self._watched, self._share = candidates, watched, settings.consensus
-        lowest_W = [watched[i].lowest for i in warm]
+    def __init__(self, lowest_W: Sequence[float], settings: SelectionSettings) -> None:
+        """Take the lowest groups of the warm-up, whose answers have not voted yet."""
+        self._share = settings.consensus
         self.least = float(np.percentile(lowest_W, 100 * (1 - settings.warm_up_keep))) - SAME
         """What the groups of an answer have to reach."""
-        self._votes_C = np.zeros(len(candidates.right_C))
-        self.count(warm)
+        self._votes: dict[Choice, float] = {}
 
-    def count(self, answers: Ints) -> None:
-        """Let these answers vote, if they may."""
-        for i in answers:
-            place = self._candidates.class_N[i]
-            if self._watched[i].lowest >= self.least and place != NONE:
-                self._votes_C[place] += self._candidates.scores_N["confidence"][i]
+    def count(self, choice: Choice, lowest: float, confidence: float) -> None:
+        """Let an answer vote for what it has chosen, if it may."""
+        if lowest >= self.least:
+            self._votes[choice] = self._votes.get(choice, 0.0) + confidence
 
     @property
     def agree(self) -> bool:
         """Whether no further answer is needed."""
-        total = float(self._votes_C.sum())
-        return total > 0 and float(self._votes_C.max()) >= (self._share - EPSILON) * total
+        total = sum(self._votes.values())
+        return total > 0 and max(self._votes.values()) >= (self._share - EPSILON) * total
 
     @property
-    def chosen(self) -> int:
-        """The class with most votes; of several, the first."""
-        most = float(self._votes_C.max(initial=0.0))
-        return NONE if most == 0.0 else int((self._votes_C >= most * (1 - EPSILON)).argmax())
+    def leading(self) -> list[Choice]:
+        """What has most votes: several where they are equal, none where nobody has voted."""
+        most = max(self._votes.values(), default=0.0)
+        return [c for c, votes in self._votes.items() if most > 0 and votes >= most * (1 - EPSILON)]
 
 
 def stopped_by_confidence(
     candidates: Candidates,
-    watched: Sequence[Watched],
+    watched: Sequence[GroupConfidences],
     order_N: Ints,
     settings: SelectionSettings,
 ) -> Stopped:
@@ -141,7 +134,8 @@ def stopped_by_confidence(
         settings: see there.
     """
     warm, later = order_N[: settings.warm_up], order_N[settings.warm_up :]
-    votes = ConfidentVotes(candidates, watched, warm, settings)
+    votes: ConfidentVotes[int] = ConfidentVotes([watched[i].lowest for i in warm], settings)
+    count_votes(votes, candidates, watched, warm)
     answers, tokens = len(warm), float(candidates.tokens_N[warm].sum())
     for first in range(0, len(later), settings.at_once):
         if votes.agree:
@@ -149,5 +143,18 @@ def stopped_by_confidence(
         begun = later[first : first + settings.at_once]
         answers += len(begun)
         tokens += sum(watched[i].tokens_until(votes.least) for i in begun)
-        votes.count(begun)
-    return Stopped(votes.chosen, answers, tokens)
+        count_votes(votes, candidates, watched, begun)
+    return Stopped(min(votes.leading, default=NONE), answers, tokens)
+
+
+def count_votes(
+    votes: ConfidentVotes[int],
+    candidates: Candidates,
+    watched: Sequence[GroupConfidences],
+    answers: Ints,
+) -> None:
+    """Let these answers vote for their classes; one without an answer has no vote."""
+    for i in answers:
+        if (place := int(candidates.class_N[i])) != NONE:
+            confidence = float(candidates.scores_N["confidence"][i])
+            votes.count(place, watched[i].lowest, confidence)

@@ -178,7 +178,7 @@ def figures(runs: Mapping[str, RunRecord]) -> list[Figure]:
         series = tuple(
             Series(name, run, tuple(thinned(curve)))
             for run, record in runs.items()
-            for name, metric in plot.metrics.items()
+            for name, metric in _metrics(record, plot)
             if (curve := _shown(_curve(record, metric), plot))
         )
         if series:
@@ -256,6 +256,22 @@ def _bounds(
         whose = next(iter(labelled)) if len(labelled) == 1 else f"mean of {len(labelled)}"
         bounds[f"trained with the labels ({whose})"] = fmean(labelled.values())
     return bounds
+
+
+def _metrics(record: RunRecord, plot: Plot) -> Iterator[tuple[str, str | tuple[str, str]]]:
+    """Yield the names and metrics of a plot; of several agents' policies, those of each.
+
+    A ratio counts all policies together.
+    """
+    policies = record.policies
+    for name, metric in plot.metrics.items():
+        if len(policies) == 1 or not isinstance(metric, str) or not metric.startswith("policy/"):
+            yield name, metric
+            continue
+        for policy in policies:
+            agent = policy.removeprefix("agent_") if policy != "policy" else "0"
+            named = f"agent {agent}" if len(plot.metrics) == 1 else f"{name}, agent {agent}"
+            yield named, policy + metric.removeprefix("policy")
 
 
 def _curve(record: RunRecord, metric: str | tuple[str, str]) -> Curve:

@@ -49,6 +49,15 @@ class Conversation:
                 f"trajectory of rollout.workflow = {self.name!r}, twice as many at least"
             )
 
+    @property
+    def speakers(self) -> tuple[int, ...]:
+        """The policies, in the order in which they are asked; the first one alone if it plays all.
+
+        Example: a debate of two agents, each with its own, and two rounds has (0, 1, 1, 0).
+        """
+        order = [policy for t in range(len(self.plan)) for policy in self._speaking(t)]
+        return tuple(policy for policy in order if policy is not None) or (0,)
+
     def turns(self) -> Plan:
         """Return who acts in which turn, and what each sees."""
         raise NotImplementedError
