@@ -27,9 +27,7 @@ from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
 from ttrl.posed.phase import PosedPhase
 from ttrl.posed.source import SelfPosed
 from ttrl.report.display import Display
-from ttrl.rewards.labels import (
-    LabelSource,
-)
+from ttrl.rewards.labels import LabelSource, Teacher
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.engines.recorded import RecordedEngine
@@ -210,7 +208,8 @@ def build(
         display.note(f"a policy per agent: {', '.join(policies.called(agents))}")
     stream = None
     if isinstance(source, StreamSource):
-        stream = StreamPhase(source, model, pool, scorer, display, adaptation)
+        teacher = labels if isinstance(labels, Teacher) else None
+        stream = StreamPhase(source, model, pool, scorer, display, adaptation, teacher=teacher)
     posed = None
     if isinstance(source, SelfPosed):
         posed = PosedPhase(source, pool, scorer, sampling_ranks)

@@ -142,7 +142,7 @@ def test_how_far_an_input_was_read_is_in_the_two_files(tmp_path: Path) -> None:
     for read in (box, inbox(tmp_path)):
         assert read.progress.last is not None
         assert (read.progress.last.file, read.progress.last.line) == ("d", 2)
-        assert read.progress.files == {"a", "b", "c", "d"}
+        assert list(read.names.new("file", "abcde")) == ["e"]
         assert read.progress.lines == 4
 
 
@@ -155,6 +155,17 @@ def test_half_a_line_of_a_killed_process_is_taken_off(tmp_path: Path) -> None:
         path.write_bytes((whole * 2)[:size])
         assert inbox(tmp_path).count == 1
         assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("left", [[1, 0], [0, 2], [0, 0]])
+def test_lines_in_another_order_are_not_ours(left: list[int], tmp_path: Path) -> None:
+    """A line is found by its number, which grows: anything else would find another question."""
+    take(inbox(tmp_path), *map(json.dumps, [PLAIN, PLAIN, PLAIN]))
+    path = tmp_path / "questions.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[i] for i in left))
+    with pytest.raises(UserError, match=r"questions.jsonl: a line is not one of ours \(question"):
+        inbox(tmp_path)
 
 
 def test_a_file_that_is_not_ours(tmp_path: Path) -> None:

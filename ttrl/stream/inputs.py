@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ttrl.settings.serve_rules import SENT
 from ttrl.stream.lines import Line, LineCutter, Place
@@ -131,22 +131,34 @@ class GrowingFile:
         )
 
 
+class Done(Protocol):
+    """Remembers which files of a folder were read, as `Names` does."""
+
+    def add(self, kind: Literal["file"], name: str) -> None:
+        """Remember a file."""
+        ...
+
+    def new(self, kind: Literal["file"], names: Iterable[str]) -> Iterator[str]:
+        """Yield the names of those that were not read."""
+        ...
+
+
 class Folder:
     """A folder into which whole files are moved: each is read once, in the order of their names."""
 
-    def __init__(self, path: Path, last: Place | None = None, done: Iterable[str] = ()) -> None:
+    def __init__(self, path: Path, done: Done, last: Place | None = None) -> None:
         """Go on behind the ``last`` line that was read; files that are ``done`` are not read again.
 
         Raises:
             UserError: if that line's file has another line there.
         """
-        self.path, self._done = path, set(done)
+        self.path, self._done = path, done
         self._seen = 0  # of files that have been read to their ends
         self._file: GrowingFile | None = None
         if last is not None:
             self._file = self._opened(last.file, last)
             if self._file is None:  # there is nothing left of it
-                self._done.add(last.file)
+                self._done.add("file", last.file)
 
     @property
     def seen(self) -> int:
@@ -160,7 +172,7 @@ class Folder:
             lines = file.read(0) or []
             if file.seen > before:
                 return lines
-            self._done.add(file.path.name)
+            self._done.add("file", file.path.name)
             self._seen, self._file = self._seen + file.seen + 1, None
             if rest := file.rest():
                 return rest
@@ -180,10 +192,9 @@ class Folder:
 
     def _names(self) -> Iterator[str]:
         """Yield the names of files that have not been read."""
-        for entry in os.scandir(self.path):
-            is_ours = entry.name.lower().endswith(".jsonl") and not entry.name.startswith(".")
-            if is_ours and entry.name not in self._done and entry.is_file():
-                yield entry.name
+        with os.scandir(self.path) as entries:
+            ours = (e.name for e in entries if is_named_as_ours(e.name) and e.is_file())
+            yield from self._done.new("file", ours)
 
     def _opened(self, name: str, last: Place | None = None) -> GrowingFile | None:
         """Open a file; None: it is gone, even if it was there just now."""
@@ -191,6 +202,11 @@ class Folder:
             return GrowingFile(self.path / name, last, may_be_removed=True)
         except FileNotFoundError:
             return None
+
+
+def is_named_as_ours(name: str) -> bool:
+    """Say whether a file of a folder is one that is read."""
+    return name.lower().endswith(".jsonl") and not name.startswith(".")
 
 
 def holds(descriptor: int, place: Place) -> bool:
