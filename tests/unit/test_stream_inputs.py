@@ -152,6 +152,30 @@ def test_a_file_that_was_replaced_or_removed_is_refused(tmp_path: Path) -> None:
         source.read(0)
 
 
+def test_a_long_line_is_not_read_again_while_nothing_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Place] = []
+
+    def counted(descriptor: int, place: Place) -> bool:
+        looked.append(place)
+        return holds(descriptor, place)
+
+    monkeypatch.setattr("ttrl.stream.inputs.holds", counted)
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b"x" * 1000 + b"\n")
+    source = GrowingFile(path)
+    assert len(drained(source)) == 1
+    before = len(looked)
+    for _ in range(5):
+        assert source.read(0) == []
+    assert len(looked) <= before + 1
+    path.write_bytes(b"y" * 1000 + b"\n")  # as long, and another
+    os.utime(path, (1, 1))
+    with pytest.raises(UserError, match="has another line 1"):
+        source.read(0)
+
+
 def test_a_line_is_known_again_by_all_of_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_bytes(b"x" * 200_000 + b"\ny")

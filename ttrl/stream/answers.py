@@ -64,9 +64,11 @@ class Answers:
 def answer_record(group: CompletionGroup, vote: Vote) -> dict[str, Any]:
     """Say what a model's votes answer: the majority, and what the first of them said.
 
-    The ``response`` is the first completion of the majority, whole; the first, if nobody answered.
+    The ``response`` is the first completion of the majority, whole; the first voter's, if none of
+    them answered.
     """
-    speaker = group.completions[vote.cast_G.index(0) if vote.counts else 0]
+    votes_G = vote.voters_G or (True,) * len(group.completions)
+    speaker = group.completions[vote.cast_G.index(0) if vote.counts else votes_G.index(True)]
     return {
         "answer": vote.majority,
         "share": vote.majority_ratio,

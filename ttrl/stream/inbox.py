@@ -35,7 +35,7 @@ SHOWN = 200
 """Characters of a refused line that are kept."""
 
 LONGEST_ID = 256
-"""Characters of the id of a row that is sent, at most."""
+"""Characters of an id, at most."""
 
 Read = Callable[[Row], ReadQuestion]
 """Function that makes a question of a row, or raises a `BadRow`."""
@@ -140,19 +140,14 @@ class Inbox:
 
         Raises:
             NotJson: if it is none.
-            BadRow: if it cannot be asked, or has an id that cannot be shown.
+            BadRow: if it cannot be asked.
         """
         value = _value(row, is_cut=len(row) > LONGEST)
         # It is kept in one line. JSON has line ends between its parts only, where a blank means
         # the same.
         text = row.replace(b"\r", b" ").replace(b"\n", b" ")
         line = Line(text, Place(SENT, self.progress.lines + 1, 0, 0, zlib.crc32(text)))
-        name = self._id(value)
-        if len(name) > LONGEST_ID or not name.isprintable():
-            raise BadRow(
-                f"the id {name[:40]!r} ...: expected at most {LONGEST_ID} characters, all printable"
-            )
-        return Sent(line, value, name)
+        return Sent(line, value, self._id(value))
 
     def accept(self, sent: Sent, has_room: Callable[[], bool]) -> tuple[int, bool]:
         """Accept a row that was `checked`, on disk when this returns.
@@ -176,7 +171,7 @@ class Inbox:
                 raise QueueFull
             self._accept(line, name)
             return self.count, True
-        if self._record(number)["row"] != value:
+        if _spelled(self._record(number)["row"]) != _spelled(value):
             raise TakenId(f"the id {name!r} is that of another question, number {number}")
         return number, False
 
@@ -190,11 +185,15 @@ class Inbox:
         """Return the id of a row that can be asked; one without it gets a name that is free.
 
         Raises:
-            BadRow: if it cannot be asked.
+            BadRow: if it cannot be asked, or has an id that cannot be shown.
         """
         own = f"stream-{self.count + 1}"
         read = self._read(Row(own.replace("-", " "), value))
         name = read.question.id
+        if len(name) > LONGEST_ID or not name.isprintable():
+            raise BadRow(
+                f"the id {name[:40]!r} ...: expected at most {LONGEST_ID} characters, all printable"
+            )
         if not read.is_named and self._number(name) is not None:  # somebody's question is called so
             return next(n for i in count(2) if self._number(n := f"{own}-{i}") is None)
         return name
@@ -244,6 +243,11 @@ class Inbox:
 
 
 _PLAIN = (str, int, float, type(None))
+
+
+def _spelled(value: Any) -> str:
+    """Write a row in one way, by which it is known again: NaN is not even equal to itself."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _value(text: bytes, *, is_cut: bool) -> Any:

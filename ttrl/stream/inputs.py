@@ -88,6 +88,7 @@ class GrowingFile:
         self.path, self._last, self._may_be_removed = path, last, may_be_removed
         self._cutter = LineCutter(path.name, *((last.line, last.end) if last else ()))
         self._file = path.open("rb")
+        self._looked: tuple[int, int, int] | None = None  # size, time of change, bytes read
         self._refuse_other()
 
     def read(self, wait_s: float) -> list[Line] | None:
@@ -121,6 +122,10 @@ class GrowingFile:
             self._refuse("was replaced by another file")
         if here.st_size < self._cutter.read:
             self._refuse(f"has {here.st_size} bytes, of which {self._cutter.read} were read")
+        found = (here.st_size, here.st_mtime_ns, self._cutter.read)
+        if found == self._looked:  # a long line would be read again and again while it waits
+            return
+        self._looked = found
         if self._last is not None and not holds(self._file.fileno(), self._last):
             self._refuse(f"has another line {self._last.line} than when it was read")
 
