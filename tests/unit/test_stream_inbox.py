@@ -171,11 +171,10 @@ def test_a_line_that_ends_the_stream(tmp_path: Path) -> None:
         False,
         True,
     ]
-    assert take(box, '{"end_of_stream": false}', '{"end_of_stream": true, "prompt": "x"}') == [
-        False,
-        False,
-    ]
-    assert (box.count, len(kept(tmp_path, "refused"))) == (2, 1)
+    others = ['{"end_of_stream": false}', '{"end_of_stream": 1}', '{"end_of_stream": 1.0}']
+    others.append('{"end_of_stream": true, "prompt": "x"}')
+    assert take(box, *others) == [False] * 4
+    assert (box.count, len(kept(tmp_path, "refused"))) == (2, 3)
 
 
 def test_how_far_an_input_was_read_is_in_the_two_files(tmp_path: Path) -> None:

@@ -197,6 +197,10 @@ def test_a_folder_is_read_by_name_each_file_once(tmp_path: Path) -> None:
     (tmp_path / ".d.jsonl").write_bytes(b"hidden\n")
     (tmp_path / "e.jsonl.tmp").write_bytes(b"being written\n")
     (tmp_path / "f.jsonl").mkdir()
+    (tmp_path / "circle.jsonl").symlink_to(tmp_path / "circle.jsonl")
+    (tmp_path / "nowhere.jsonl").symlink_to(tmp_path / "none")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "fifo.jsonl")
     source = Folder(tmp_path, Read())
     found = texts(source.read(0))
     (tmp_path / "aa.jsonl").write_bytes(b"aa1\n")  # while a.jsonl is being read
@@ -266,6 +270,26 @@ def test_a_pipe_until_its_writer_closes_it() -> None:
     assert source.read(0) is None
     assert texts(source.rest()) == ["two"]
     os.close(ours)
+
+
+def test_a_pipe_that_another_process_reads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    monkeypatch.setattr("select.select", lambda *_: ([ours], [], []))
+    source = Pipe(ours)
+    assert source.read(0) == []
+    os.write(theirs, b"one\n")
+    assert texts(source.read(0)) == ["one"]
+    os.close(theirs)
+    assert source.read(0) is None
+    os.close(ours)
+
+
+def test_standard_input_that_is_closed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_no_input("-")
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match=r"standard input is closed: .* < /dev/null to go on"):
+        refuse_no_input("-")
 
 
 def test_what_no_stream_can_be_read_from(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class Inbox:
             return False
         try:
             value = _value(line.text, is_cut=line.is_cut)
-            if value == END:
+            if value == END and value["end_of_stream"] is True:  # which 1 is equal to
                 return True
             name = self._id(value)
             if self._number(name) is not None:

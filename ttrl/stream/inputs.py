@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import stat
+import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -60,7 +61,10 @@ class Pipe:
         ready, _, _ = select.select([self.descriptor], [], [], wait_s)
         if not ready:
             return []
-        piece = os.read(self.descriptor, PIECE)
+        try:
+            piece = os.read(self.descriptor, PIECE)
+        except BlockingIOError:  # whoever else reads it was faster
+            return []
         return self._cutter.cut(piece) if piece else None
 
     def rest(self) -> list[Line]:
@@ -198,7 +202,7 @@ class Folder:
     def _names(self) -> Iterator[str]:
         """Yield the names of files that have not been read."""
         with os.scandir(self.path) as entries:
-            ours = (e.name for e in entries if is_named_as_ours(e.name) and e.is_file())
+            ours = (e.name for e in entries if is_named_as_ours(e.name) and is_file(e))
             yield from self._done.new("file", ours)
 
     def _opened(self, name: str, last: Place | None = None) -> GrowingFile | None:
@@ -214,6 +218,14 @@ def is_named_as_ours(name: str) -> bool:
     return name.lower().endswith(".jsonl") and not name.startswith(".")
 
 
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry of a folder is a file; one that leads nowhere is none."""
+    try:
+        return entry.is_file()
+    except OSError:  # links in a circle
+        return False
+
+
 def holds(descriptor: int, place: Place) -> bool:
     """Say whether a file has the line that was read there."""
     begin, crc, found = place.begin, 0, b""
@@ -226,7 +238,14 @@ def holds(descriptor: int, place: Place) -> bool:
 
 def refuse_no_input(train: str) -> None:
     """Raise a UserError unless ``data.train`` names something that a stream can be read from."""
-    if train in (STDIN, SENT):
+    if train == SENT:
+        return
+    if train == STDIN:
+        if sys.stdin is None:  # the next file that is opened would be taken for it
+            raise UserError(
+                f'data.train = "{STDIN}": standard input is closed: give the run one, for example '
+                "< questions.jsonl, or < /dev/null to go on without further questions"
+            )
         return
     path = Path(train)
     if not path.exists():
