@@ -27,7 +27,7 @@ from ttrl.models.pretrained import context_room, load_outline, load_tokenizer
 from ttrl.posed.phase import PosedPhase
 from ttrl.posed.source import SelfPosed
 from ttrl.report.display import Display
-from ttrl.rewards.labels import LabelSource
+from ttrl.rewards.labels import LabelSource, Teacher
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.ends import refuse_absent_ids, refuse_overflow
 from ttrl.rollout.engines.recorded import RecordedEngine
@@ -203,6 +203,7 @@ def build(
     if agents:
         pool.policies = tuple(policies.models.values())
         display.note(f"a policy per agent: {', '.join(policies.called(agents))}")
+    teacher = labels if isinstance(labels, Teacher) else None
     return Parts(
         settings=settings,
         display=display,
@@ -228,7 +229,7 @@ def build(
         planned=planned_memory(settings, ranks.count, display.note),
         clock=clock,
         measured=Measured(),
-        stream=StreamPhase(source, model, pool, scorer, display, adaptation)
+        stream=StreamPhase(source, model, pool, scorer, display, adaptation, teacher=teacher)
         if isinstance(source, StreamSource)
         else None,
         posed=PosedPhase(source, pool, scorer, sampling_ranks)

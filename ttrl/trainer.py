@@ -148,7 +148,9 @@ class Trainer:
             parts.free_prompts,
             parts.posed,
         )
-        self.report = LiveReport(folder.path, parts.key, parts.settings, parts.display, parts.ranks)
+        # What has come of a stream is in the folder, and is more than memory should hold.
+        key = None if parts.stream is not None else parts.key
+        self.report = LiveReport(folder.path, key, parts.settings, parts.display, parts.ranks)
         self.serves = serve is not None
         self.rollouts: Rollouts = InTurn(phase, parts.goes_on, parts.answer, self._limited)
         if serve is not None:

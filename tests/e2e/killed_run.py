@@ -1,7 +1,7 @@
 """A run that is killed: ``killed_run.py FOLDER STEP SETTING...``, alone or under torchrun.
 
 The signal comes in the step STEP, when its answers and metrics are on disk and half a line of the
-next ones is as well; the save that was going on has ended.
+next ones is as well; the save that was going on has ended. A folder that is there is gone on with.
 """
 
 from __future__ import annotations
@@ -39,4 +39,5 @@ class KilledFolder(RunFolder):
 
 if __name__ == "__main__":
     settings = load_settings("tiny-arithmetic", overrides=sys.argv[3:])
-    train(settings, KilledFolder(Path(sys.argv[1])), Display(Console()))
+    folder = KilledFolder(Path(sys.argv[1]))
+    train(settings, folder, Display(Console()), resume=folder.path.exists())

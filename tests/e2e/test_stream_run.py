@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import importlib.util
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +36,27 @@ from ttrl.types import UserError
 
 KILLED = str(Path(__file__).with_name("killed_stream.py"))
 STREAMED_RUN = str(Path(__file__).with_name("streamed.py"))
+DEBATE = (
+    "rollout.workflow=debate",
+    "rollout.agents=2",
+    "rollout.rounds=2",
+    'agents.shown_as="{answer}\\n"',
+    'agents.debate="{answers}{question}"',
+)
+CHAIN = (
+    "rollout.workflow=chain",
+    "rollout.agents=4",
+    "agents.chain=verdict",
+    'agents.judge="{generator} {question}"',
+    'agents.refine="{generator} {verifier} {question}"',
+)
+CONVERSATIONS = {
+    "all": DEBATE,
+    "first": (*DEBATE, "agents.voters=first"),
+    "last": (*DEBATE, "agents.voters=last"),
+    "verdicts": (*CHAIN, "agents.voters=last"),
+}
+VOTES = {"all": 8, "first": 4, "last": 4, "verdicts": 2}
 FILES = ("questions", "refused", "windows", "answers", "adapted")
 
 
@@ -103,9 +127,14 @@ def test_what_shows_runs_shows_this_one(whole: Path, capsys: pytest.CaptureFixtu
     assert known == {row["id"]: str(row["answer"]) for row in rows(9)}
     show(whole, None, 3, 2)
     said = capsys.readouterr().out
+    assert "of 9 questions, each before it was learned from, the first sample was" in " ".join(
+        said.split()
+    )
+    assert "stream/majority_accuracy_mean " in said
     assert "finished after 5 steps" in said and f"q8: 'What is {rows(9)[8]['prompt'][8:]}" in said
     html = page([record], [known], default_grader())
     assert "data.source" in html
+    assert "A stream&#39;s questions, each before it was learned from" in html
 
 
 def test_sigkill_at_several_moments_and_resume(
@@ -125,6 +154,49 @@ def test_sigkill_at_several_moments_and_resume(
         assert (left / f"stream/{name}.jsonl").read_bytes() == (
             whole / f"stream/{name}.jsonl"
         ).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("all", "windows"), ("first", "answers"), ("last", "windows"), ("verdicts", "answers")],
+)
+def test_agents_answer_a_stream_killed_or_not(
+    name: str, file: str, settings: list[str], tmp_path: Path
+) -> None:
+    """Whoever votes: all of them, the first turn, or the last."""
+    talk = [*settings, *CONVERSATIONS[name], "data.max_prompt_tokens=512"]
+    whole, left = tmp_path / "whole", tmp_path / "left"
+    train_on(whole, talk)
+    for line in (2, 3):
+        done = run_python(KILLED, str(left), file, str(line), *talk, gpus=True)
+        assert done.returncode == -9, done.stderr[-4000:]
+    train_on(left, talk, resume=True)
+    assert differences(whole, left) == set()
+    for of in FILES:
+        path = f"stream/{of}.jsonl"
+        assert (left / path).read_bytes() == (whole / path).read_bytes(), of
+    answers, record = kept(left, "answers"), read_run(left)
+    assert [x["id"] for x in answers] == [f"q{i}" for i in range(9)]
+    groups = [group for step in record.sampled for group in record.groups(step)]
+    voters = [[a for a in group.answers if a.votes] for group in groups]
+    assert [x["votes"] for x in answers] == list(map(len, voters))
+    assert {len(of) for of in voters} == {VOTES[name]}
+    assert [x["answer"] for x in answers] == [group.label for group in groups]
+    for answer, of in zip(answers, voters, strict=True):
+        assert answer["response"] in [a.text for a in of]  # who has no vote does not speak
+    state = json.loads((left / "checkpoints/step_00005/state.json").read_text())["parts"]
+    assert state["pool"]["lengths"] == state["history"] == {}
+
+
+def test_the_page_of_a_run_that_went_on_has_all_references(
+    whole: Path, settings: list[str], tmp_path: Path
+) -> None:
+    left = interrupted(whole, tmp_path / "left", step=4)
+    train_on(left, [*settings, "report.every_s=600"], resume=True)
+    (packed,) = re.findall(r'id="packed-0-questions">([^<]*)<', (left / "report.html").read_text())
+    questions = json.loads(gzip.decompress(base64.b64decode(packed)))["questions"]
+    found = {question["id"]: question["reference"] for question in questions}
+    assert found == {row["id"]: str(row["answer"]) for row in rows(9)}
 
 
 def test_a_run_that_went_back_keeps_its_answers(

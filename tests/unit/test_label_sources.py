@@ -57,6 +57,16 @@ def test_a_fixed_teacher_keeps_the_first_weights_and_is_asked_once() -> None:
     assert elect.asked == [(1, ["a"]), (2, ["b"])]
 
 
+def test_labels_of_questions_that_are_not_asked_again_are_dropped() -> None:
+    teacher = Teacher(OneWeight(2.0), 1.0)
+    teacher.labels_for([A, B], 1, Electorate())
+    teacher.forget([A])
+    assert teacher.state() == {"b": "2"}
+    moving = Teacher(OneWeight(2.0), 0.5)
+    moving.labels_for([A, B], 1, Electorate())
+    assert moving._known == {}
+
+
 def test_a_moving_teacher_is_an_exponential_moving_average() -> None:
     policy, elect = OneWeight(0.0), Electorate()
     teacher = Teacher(policy, 0.75)

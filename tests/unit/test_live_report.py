@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import gzip
 import io
+import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -17,6 +21,7 @@ from ttrl.report.display import Display
 from ttrl.report.run_record import RunRecord
 from ttrl.run import live_report
 from ttrl.run.live_report import LiveReport
+from ttrl.run.references import references
 from ttrl.settings.recipe import load_settings
 from ttrl.system.ranks import Ranks
 from ttrl.types import AnswerKey
@@ -61,6 +66,25 @@ def test_the_page_follows_the_run_to_its_end(run: RunRecord) -> None:
     assert '"reload_s": 0' in text and "no longer refreshed" not in text
     assert said.getvalue() == ""
     assert not list(run.path.glob("*.tmp"))
+
+
+def test_references_of_a_stream_are_those_of_all_that_has_come(tmp_path: Path) -> None:
+    """From the folder: the process that trains may have begun in the middle, and holds few."""
+    stream = ("data.source=stream", "data.train=-", "epochs=1", "optimizer.warmup_share=0.03")
+    run = small_run(tmp_path / "run", *stream, "data.answer_field=the.answer")
+    rows = [{"the.answer": 7}, "a text alone", {"the": {"answer": "1/2"}}, {"the.answer": [1]}]
+    lines = [{"id": f"q{i}", "row": row} for i, row in enumerate(rows, start=1)]
+    (run.path / "stream").mkdir()
+    inbox = run.path / "stream" / "questions.jsonl"
+    inbox.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"id": "q5", "ro')
+    assert references(run) == {"q1": "7", "q3": "1/2"}
+    report = LiveReport(run.path, None, run.settings, Display(Console(quiet=True)), Ranks())
+    report.finish()
+    text = (run.path / "report.html").read_text()
+    (packed,) = re.findall(r'id="packed-0-questions">([^<]*)<', text)
+    questions = json.loads(gzip.decompress(base64.b64decode(packed)))["questions"]
+    found = {question["id"]: question["reference"] for question in questions}
+    assert found == {"q1": "7", "q2": None, "q3": "1/2"}
 
 
 def test_a_page_that_cannot_be_made_is_a_note(run: RunRecord) -> None:

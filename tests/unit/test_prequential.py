@@ -35,6 +35,7 @@ def test_by_hand(grader: Grader) -> None:
     first = stream.score(*asked(("q1", BOTH), ("q2", MAJORITY)), KEY, grader)
     assert first == {
         "stream/questions": 2,
+        "stream/scored": 2,
         "stream/first_accuracy": 1 / 2,
         "stream/majority_accuracy": 1,
         "stream/first_accuracy_mean": 1 / 2,
@@ -44,7 +45,7 @@ def test_by_hand(grader: Grader) -> None:
     }
     # The second has no reference answer: it is counted, and not scored. An abstention is wrong.
     second = stream.score(*asked(("q3", FIRST), ("other", BOTH), ("q4", SILENT)), KEY, grader)
-    assert second["stream/questions"] == 5
+    assert (second["stream/questions"], second["stream/scored"]) == (5, 4)
     assert second["stream/first_accuracy"] == 1 / 2
     assert second["stream/majority_accuracy"] == 0
     assert second["stream/first_accuracy_mean"] == 2 / 4
@@ -74,6 +75,7 @@ def test_adapted_answers_are_apart(grader: Grader) -> None:
     found = stream.score(*asked(("q1", BOTH)), KEY, grader, adapted=True)
     assert found == {
         "stream/questions": 1,
+        "stream/scored": 1,
         "stream/adapted_first_accuracy": 1,
         "stream/adapted_majority_accuracy": 1,
         "stream/adapted_first_accuracy_mean": 1,

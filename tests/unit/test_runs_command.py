@@ -43,6 +43,10 @@ def test_runs_are_listed(
         summary=SUMMARY,
     )
     make_run(tmp_path / "b", [])
+    line = {"stream/scored": 9, "vote/majority_ratio": 0.5}
+    for name in ("first", "majority"):
+        line |= {f"stream/{name}_accuracy_mean": 0.5, f"stream/{name}_accuracy_last_third": 0.75}
+    make_run(tmp_path / "s", [line], recipe="tiny-stream")
     (tmp_path / "c").mkdir()
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "config.toml").write_text("name = 3")
@@ -54,6 +58,7 @@ def test_runs_are_listed(
         ["b", "unfinished", "0", "", "not measured", "", ""],
     ]
     assert table["rows"][2][:2] == ["d", "unreadable"]
+    assert table["rows"][3][4:6] == ["nothing learned", "50.0, last third 75.0"]
     code, _, err = call(capsys, monkeypatch, "runs", str(tmp_path / "c"))
     assert code == 2 and "holds no run" in err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -14,17 +15,15 @@ import pytest
 from tiny_tokenizer import tiny_tokenizer
 
 pytest.importorskip("starlette", reason="pip install 'ttrl[serve]'")
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from ttrl.commands.serve import SERVED
-from ttrl.data.rows import Row
-from ttrl.serve.app import App
-from ttrl.serve.service import Service, refuse_open_port
+from ttrl.serve.app import App, _key
+from ttrl.serve.messages import Refused
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
-from ttrl.stream.inbox import Inbox
 from ttrl.stream.stream import Stream
-from ttrl.types import UserError
 
 TOKEN = "0123456789abcdef-token"
 JSON = {"content-type": "application/json"}
@@ -84,7 +83,7 @@ class Server:
         self.app = App(self.settings, self.oracle, token, self.threads)  # type: ignore[arg-type]
         self.client = TestClient(self.app.asgi, base_url="http://127.0.0.1:8000")
 
-    def post(self, path: str, body: Any, **headers: str) -> Any:
+    def post(self, path: str, body: Any, **headers: str | bytes) -> Any:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.client.post(path, content=content, headers={**JSON, **headers})
 
@@ -182,6 +181,28 @@ def test_a_server_that_stops_says_where_the_answer_will_be(server: Server) -> No
     assert server.oracle.stream.accepted == 1
 
 
+def test_half_a_body_does_not_hold_up_a_server_that_stops(server: Server) -> None:
+    """Its sender is told at once that nothing more is taken."""
+
+    async def stop_and_read() -> Refused:
+        async def receive() -> dict[str, Any]:
+            if not server.app._stopped.is_set():
+                server.app.stop()
+                return {"type": "http.request", "body": b'{"prompt": ', "more_body": True}
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        head = [(b"content-type", b"application/json")]
+        request = Request({"type": "http", "method": "POST", "headers": head}, receive)
+        with pytest.raises(Refused) as refused:
+            await asyncio.wait_for(server.app._body(request), 20)
+        return refused.value
+
+    refused = asyncio.run(stop_and_read())
+    assert (refused.status, str(refused)) == (503, "the server stops")
+    assert server.oracle.stream.accepted == 0
+
+
 def test_a_chat_completion(server: Server) -> None:
     found = server.chat(temperature=1.0, n=1, max_tokens=10**6, user="x", top_p=None).json()
     assert found["object"] == "chat.completion"
@@ -191,8 +212,11 @@ def test_a_chat_completion(server: Server) -> None:
     usage = {"prompt_tokens": 25, "completion_tokens": 9, "total_tokens": 34}
     assert found["usage"] == usage
     assert found["ttrl"]["answer"] == "132" and found["ttrl"]["share"] == 0.75
+    parts = [{"type": "text", "text": text} for text in ("What is ", "1 + 2?")]
+    asked = [{"role": "user", "content": parts, "name": "x"}]
+    assert server.chat(messages=asked, logit_bias={}, parallel_tool_calls=True).status_code == 200
     kept = (server.oracle.stream._inbox._accepted.path).read_text()
-    assert '"row": {"prompt": "What is 1 + 2?"}' in kept  # as a file's text would be
+    assert kept.count('"row": {"prompt": "What is 1 + 2?"}') == 2  # as a file's text would be
 
 
 def test_a_chat_completion_as_a_stream(server: Server) -> None:
@@ -204,6 +228,11 @@ def test_a_chat_completion_as_a_stream(server: Server) -> None:
     assert first["choices"][0]["delta"]["content"] == r"so \boxed{132}"
     assert last["choices"][0]["finish_reason"] == "stop"
     assert usage["usage"]["total_tokens"] == 34
+
+
+def test_a_field_that_is_null_is_left_out(server: Server) -> None:
+    found = server.chat(stream=None, stream_options=None, n=None, seed=None)
+    assert found.json()["object"] == "chat.completion"
 
 
 def test_usage_is_told_to_who_asks_for_it(server: Server) -> None:
@@ -228,6 +257,14 @@ def test_a_chat_with_a_key_is_one_question(server: Server) -> None:
     keys = {"idempotency-key": "k1"}, {"idempotency-key": "k1"}, {}
     found = [server.post("/v1/chat/completions", said, **key).json()["id"] for key in keys]
     assert found == ["chatcmpl-1", "chatcmpl-1", "chatcmpl-2"]
+    named = {"prompt": "What is 1 + 2?", "id": "schlüssel"}
+    first = server.post("/v1/questions", named).json()["number"]
+    again = server.post("/v1/chat/completions", said, **{"idempotency-key": "schlüssel".encode()})
+    assert again.json()["id"] == f"chatcmpl-{first}"  # as it is in a row
+    refused = server.post("/v1/chat/completions", said, **{"idempotency-key": ""})
+    assert (refused.status_code, "is empty" in refused.text) == (400, True)
+    with pytest.raises(Refused, match="is not UTF-8"):
+        _key(Request({"type": "http", "headers": [(b"idempotency-key", b"\xfc")]}))
 
 
 @pytest.mark.parametrize(
@@ -345,44 +382,3 @@ def test_a_full_queue_asks_to_come_later(tmp_path: Path) -> None:
             == 9
         )
     server.threads.shutdown()
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "server.example"])
-@pytest.mark.parametrize("token", [None, "short"])
-def test_no_port_is_open_without_a_token(host: str, token: str | None) -> None:
-    with pytest.raises(UserError, match="set TTRL_TOKEN"):
-        refuse_open_port(host, token)
-
-
-def test_ports_that_may_be_open() -> None:
-    refuse_open_port("0.0.0.0", TOKEN)
-    for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2"):
-        refuse_open_port(host, None)
-        refuse_open_port(host, TOKEN)
-        for token in ("", "with space", "line end\n", "ä" * 20):
-            with pytest.raises(UserError, match="TTRL_TOKEN is empty, or holds"):
-                refuse_open_port(host, token)
-
-
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    first = Service(settings(), "127.0.0.1", 0, None)
-    with pytest.raises(UserError, match=f"--port {first.port}: .*in use"):
-        Service(settings(), "127.0.0.1", first.port, None)
-    assert not first.stop()  # it does not serve yet: Ctrl-C ends the program
-    first._socket.close()
-
-
-def test_a_kept_question_is_found_by_its_id_after_a_restart(tmp_path: Path) -> None:
-    read = Stream(settings(), tmp_path, lambda: _read)
-    assert read.accept(b'{"id": "a", "prompt": "x"}', lambda number: None) == (1, True)
-    inbox = Inbox(tmp_path / "stream", _read)
-    inbox.open()
-    again = inbox.checked(b'{"prompt": "x", "id": "a"}')
-    assert inbox.accept(again, lambda: False) == (1, False)
-
-
-def _read(row: Row) -> Any:
-    from ttrl.data.questions import ReadQuestion
-    from ttrl.types import Question
-
-    return ReadQuestion(Question(row.value["id"], row.value["prompt"], (1,)))

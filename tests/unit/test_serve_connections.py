@@ -1,4 +1,4 @@
-"""Connections that ask nothing keep nobody out."""
+"""Connections that ask nothing keep nobody out, and no port is open without a token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import pytest
 
 from ttrl.types import UserError
 
-uvicorn = pytest.importorskip("uvicorn", reason="pip install 'ttrl[serve]'")
+pytest.importorskip("uvicorn", reason="pip install 'ttrl[serve]'")
+import uvicorn
+from test_serve_app import TOKEN, settings
+
+from ttrl.serve.service import Service, refuse_open_port
 
 LIMIT = 5
 
@@ -102,3 +106,28 @@ def test_connections_leave_files_for_the_run(
     if limits[1] == 4096:
         with pytest.raises(UserError, match=r"connections = 3841 needs 4097 open files.*have 4096"):
             refuse_few_files(3841)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "server.example"])
+@pytest.mark.parametrize("token", [None, "short"])
+def test_no_port_is_open_without_a_token(host: str, token: str | None) -> None:
+    with pytest.raises(UserError, match="set TTRL_TOKEN"):
+        refuse_open_port(host, token)
+
+
+def test_ports_that_may_be_open() -> None:
+    refuse_open_port("0.0.0.0", TOKEN)
+    for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2"):
+        refuse_open_port(host, None)
+        refuse_open_port(host, TOKEN)
+        for token in ("", "with space", "line end\n", "ä" * 20):
+            with pytest.raises(UserError, match="TTRL_TOKEN is empty, or holds"):
+                refuse_open_port(host, token)
+
+
+def test_a_port_that_is_taken() -> None:
+    first = Service(settings(), "127.0.0.1", 0, None)
+    with pytest.raises(UserError, match=f"--port {first.port}: .*in use"):
+        Service(settings(), "127.0.0.1", first.port, None)
+    assert not first.stop()  # it does not serve yet: Ctrl-C ends the program
+    first._socket.close()

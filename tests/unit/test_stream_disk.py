@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ttrl.run.resume import find_start
 from ttrl.run.run_folder import RunFolder
 from ttrl.stream import appended, stream
 from ttrl.stream.answers import Answers
-from ttrl.stream.appended import AppendedFile
+from ttrl.stream.appended import AppendedFile, json_line
 from ttrl.stream.inbox import Inbox
 from ttrl.stream.windows import Windows
 from ttrl.types import UserError
@@ -75,6 +76,44 @@ def test_a_window_that_was_closed_is_not_asked_before_those_before_it(tmp_path: 
         again.wait_for(2, QUIET)
 
 
+def test_a_line_is_found_by_a_number_that_grows(tmp_path: Path) -> None:
+    """As a walk over all lines finds it, whatever their lengths are."""
+    draw = random.Random("lines")
+    for size in (0, 1, 2, 3, 50):
+        kept = AppendedFile(tmp_path / f"{size}.jsonl", {"n": int})
+        assert list(kept.open()) == []
+        numbers = sorted(draw.sample(range(200), size))
+        lines = [{"n": n, "x": "y" * draw.choice((0, 3, 2000))} for n in numbers]
+        for line in lines:
+            kept.append(json_line(line))
+        for least in range(-1, 202):
+            walked = next((line for line in lines if line["n"] >= least), None)
+            assert kept.first("n", least) == walked
+
+
+def test_half_a_line_that_another_thread_writes_is_not_there(tmp_path: Path) -> None:
+    kept = AppendedFile(tmp_path / "a.jsonl", {"n": int})
+    list(kept.open())
+    kept.append(json_line({"n": 1}))
+    with kept.path.open("ab") as file:
+        file.write(b'{"n": ')
+    assert [kept.first("n", n) for n in (0, 1, 2)] == [{"n": 1}, {"n": 1}, None]
+
+
+def test_windows_that_do_not_follow_each_other_are_not_ours(tmp_path: Path) -> None:
+    windows = Windows(tmp_path)
+    windows.open()
+    for count in (2, 1, 3):
+        windows.close(count, "full")
+    assert [windows.of(number) for number in range(1, 8)] == [1, 1, 2, 3, 3, 3, 4]
+    path = tmp_path / "windows.jsonl"
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    for left in (first + third, second + third, first + first):
+        path.write_bytes(left)
+        with pytest.raises(UserError, match=r"a line is not one of ours \(window \d behind window"):
+            Windows(tmp_path).open()
+
+
 def test_answers_have_no_gaps(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     answers = Answers(path)
@@ -83,6 +122,9 @@ def test_answers_have_no_gaps(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has answers to 2 questions, .* all before question 4"):
         answers.add([{"number": 2}, {"number": 4}])
     assert path.read_text().count("\n") == 2
+    path.write_text('{"number": 1}\n{"number": 1}\n')
+    with pytest.raises(UserError, match=r"not one of ours \(number 1 is there twice\)"):
+        Answers(path).open()
     path.write_text('{"number": 1}\n{"number": 3}\n')
     with pytest.raises(UserError, match=r"has answers to 1 questions, .* all before question 3"):
         Answers(path).open()
@@ -165,7 +207,7 @@ def test_what_a_killed_process_has_left_is_on_disk_before_it_counts(
     synced = Synced()
     monkeypatch.setattr(appended, "disk", synced)
     (tmp_path / "a.jsonl").write_text('{"number": 1}\n{"numb')
-    assert [begin for begin, _ in AppendedFile(tmp_path / "a.jsonl", {}).open()] == [0]
+    assert list(AppendedFile(tmp_path / "a.jsonl", {}).open()) == [{"number": 1}]
     assert synced.of == [("a.jsonl", 14)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from test_stream_inputs import Read
 
 from ttrl.stream.feeder import Feeder
 from ttrl.stream.inbox import Inbox
@@ -54,7 +55,7 @@ def test_a_full_queue_does_not_make_a_folder_idle(tmp_path: Path) -> None:
             since[:] = len(taken.lines), time.monotonic()
         return time.monotonic() - since[1] > 0.3
 
-    assert fed(Folder(tmp_path), 0.1, has_room) == [b"line 0", b"line 1", b"line 3"]
+    assert fed(Folder(tmp_path, Read()), 0.1, has_room) == [b"line 0", b"line 1", b"line 3"]
 
 
 @pytest.mark.parametrize("is_folder", [True, False])
@@ -62,5 +63,5 @@ def test_a_row_of_several_pieces_stays_whole(is_folder: bool, tmp_path: Path) ->
     """Pieces without an end of a line are something new: even if nobody waits for any idleness."""
     row = b"x" * 200 * 1024
     (tmp_path / "q.jsonl").write_bytes(row + b"\n" + row)
-    source = Folder(tmp_path) if is_folder else GrowingFile(tmp_path / "q.jsonl")
+    source = Folder(tmp_path, Read()) if is_folder else GrowingFile(tmp_path / "q.jsonl")
     assert list(map(len, fed(source, 0.0))) == [len(row), len(row)]

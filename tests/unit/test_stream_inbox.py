@@ -11,8 +11,10 @@ from tiny_tokenizer import tiny_tokenizer
 
 from ttrl.data.questions import QuestionReader
 from ttrl.data.rows import Row
+from ttrl.run.disk import Disk
 from ttrl.settings import DataSettings
-from ttrl.stream.inbox import Inbox
+from ttrl.stream import appended
+from ttrl.stream.inbox import Inbox, TakenId
 from ttrl.stream.lines import LONGEST, Line, LineCutter, Place
 from ttrl.types import UserError
 
@@ -73,6 +75,11 @@ def test_numbers_of_an_answer_keep_their_spelling(tmp_path: Path) -> None:
         ('{"prompt": "%s"}' % ("9 " * 64), "more than data.max_prompt_tokens = 64"),
         ('{"prompt": "x", "id": [1]}', "field 'id' must be text or a whole number"),
         ('{"prompt": "x", "id": "\\ud800"}', "half of a surrogate pair"),
+        (
+            '{"prompt": "x", "id": "\\u001b[31mred"}',
+            "expected at most 256 characters, all printable",
+        ),
+        ('{"prompt": "x", "id": "%s"}' % ("x" * 257), "expected at most 256 characters, all print"),
         ("7", "expected an object or a question's text, got 7"),
         ("[" * 70 + "]" * 70, "more than 64 lists and objects inside each other"),
         ("[" * 100_000, "not JSON: "),
@@ -111,6 +118,42 @@ def test_an_id_is_answered_once(tmp_path: Path) -> None:
     }
 
 
+def test_the_disk_is_full_and_then_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be kept was not accepted, and the same row is accepted later."""
+
+    class Full(Disk):
+        def append(self, path: Path, content: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+    box = inbox(tmp_path)
+    take(box, json.dumps(PLAIN | {"id": "a"}))
+    with monkeypatch.context() as patched:
+        patched.setattr(appended, "disk", Full())
+        for row in ({"id": "b"}, {"prompt": ""}):
+            with pytest.raises(OSError, match="No space left"):
+                take(box, json.dumps(PLAIN | row))
+    assert (box.count, box.progress.lines) == (1, 1)
+    take(box, *(json.dumps(PLAIN | {"id": name}) for name in "cb"))
+    assert [x["id"] for x in kept(tmp_path, "questions")] == ["a", "c", "b"]
+    assert [inbox(tmp_path).question(i, READ).question.id for i in (1, 2, 3)] == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize(
+    "more", [b"NaN", b"[1.50, -Infinity]", b'{"b": 1e400, "a": "\\ud83d\\ude00"}']
+)
+def test_a_row_that_is_sent_again_is_known_again(more: bytes, tmp_path: Path) -> None:
+    row = b'{"id": "a", "prompt": "What is 1 + 2?", "more": %s}' % more
+    box = inbox(tmp_path)
+    for is_new in (True, False, False):
+        assert box.accept(box.checked(row), lambda: True) == (1, is_new)
+    box = inbox(tmp_path)
+    assert box.accept(box.checked(row), lambda: True) == (1, False)
+    with pytest.raises(TakenId):
+        box.accept(box.checked(row.replace(b'"more"', b'"other"')), lambda: True)
+
+
 def test_a_question_without_a_name_is_accepted_whatever_others_are_called(tmp_path: Path) -> None:
     taken = [PLAIN | {"id": name} for name in ("stream-3", "stream-3-2")]
     box = inbox(tmp_path)
@@ -128,11 +171,10 @@ def test_a_line_that_ends_the_stream(tmp_path: Path) -> None:
         False,
         True,
     ]
-    assert take(box, '{"end_of_stream": false}', '{"end_of_stream": true, "prompt": "x"}') == [
-        False,
-        False,
-    ]
-    assert (box.count, len(kept(tmp_path, "refused"))) == (2, 1)
+    others = ['{"end_of_stream": false}', '{"end_of_stream": 1}', '{"end_of_stream": 1.0}']
+    others.append('{"end_of_stream": true, "prompt": "x"}')
+    assert take(box, *others) == [False] * 4
+    assert (box.count, len(kept(tmp_path, "refused"))) == (2, 3)
 
 
 def test_how_far_an_input_was_read_is_in_the_two_files(tmp_path: Path) -> None:
@@ -142,7 +184,7 @@ def test_how_far_an_input_was_read_is_in_the_two_files(tmp_path: Path) -> None:
     for read in (box, inbox(tmp_path)):
         assert read.progress.last is not None
         assert (read.progress.last.file, read.progress.last.line) == ("d", 2)
-        assert read.progress.files == {"a", "b", "c", "d"}
+        assert list(read.names.new("file", "abcde")) == ["e"]
         assert read.progress.lines == 4
 
 
@@ -155,6 +197,17 @@ def test_half_a_line_of_a_killed_process_is_taken_off(tmp_path: Path) -> None:
         path.write_bytes((whole * 2)[:size])
         assert inbox(tmp_path).count == 1
         assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("left", [[1, 0], [0, 2], [0, 0]])
+def test_lines_in_another_order_are_not_ours(left: list[int], tmp_path: Path) -> None:
+    """A line is found by its number, which grows: anything else would find another question."""
+    take(inbox(tmp_path), *map(json.dumps, [PLAIN, PLAIN, PLAIN]))
+    path = tmp_path / "questions.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[i] for i in left))
+    with pytest.raises(UserError, match=r"questions.jsonl: a line is not one of ours \(question"):
+        inbox(tmp_path)
 
 
 def test_a_file_that_is_not_ours(tmp_path: Path) -> None:

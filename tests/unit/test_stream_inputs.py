@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,19 @@ from ttrl.stream import lines as lines_module
 from ttrl.stream.inputs import Folder, GrowingFile, Input, Pipe, holds, refuse_no_input
 from ttrl.stream.lines import Line, LineCutter, Place
 from ttrl.types import UserError
+
+
+class Read:
+    """Remembers the names of files, as `Names` does on disk."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = set(names)
+
+    def add(self, kind: str, name: str) -> None:
+        self.names.add(name)
+
+    def new(self, kind: str, names: Iterable[str]) -> Iterator[str]:
+        return (name for name in names if name not in self.names)
 
 
 def texts(lines: Sequence[Line] | None) -> list[str]:
@@ -139,6 +152,30 @@ def test_a_file_that_was_replaced_or_removed_is_refused(tmp_path: Path) -> None:
         source.read(0)
 
 
+def test_a_long_line_is_not_read_again_while_nothing_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Place] = []
+
+    def counted(descriptor: int, place: Place) -> bool:
+        looked.append(place)
+        return holds(descriptor, place)
+
+    monkeypatch.setattr("ttrl.stream.inputs.holds", counted)
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b"x" * 1000 + b"\n")
+    source = GrowingFile(path)
+    assert len(drained(source)) == 1
+    before = len(looked)
+    for _ in range(5):
+        assert source.read(0) == []
+    assert len(looked) <= before + 1
+    path.write_bytes(b"y" * 1000 + b"\n")  # as long, and another
+    os.utime(path, (1, 1))
+    with pytest.raises(UserError, match="has another line 1"):
+        source.read(0)
+
+
 def test_a_line_is_known_again_by_all_of_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_bytes(b"x" * 200_000 + b"\ny")
@@ -160,7 +197,11 @@ def test_a_folder_is_read_by_name_each_file_once(tmp_path: Path) -> None:
     (tmp_path / ".d.jsonl").write_bytes(b"hidden\n")
     (tmp_path / "e.jsonl.tmp").write_bytes(b"being written\n")
     (tmp_path / "f.jsonl").mkdir()
-    source = Folder(tmp_path)
+    (tmp_path / "circle.jsonl").symlink_to(tmp_path / "circle.jsonl")
+    (tmp_path / "nowhere.jsonl").symlink_to(tmp_path / "none")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "fifo.jsonl")
+    source = Folder(tmp_path, Read())
     found = texts(source.read(0))
     (tmp_path / "aa.jsonl").write_bytes(b"aa1\n")  # while a.jsonl is being read
     (tmp_path / "0.jsonl").write_bytes(b"01\n")
@@ -178,10 +219,10 @@ def test_a_folder_is_gone_on_with_in_the_file_that_was_left(tmp_path: Path) -> N
     (tmp_path / "b.jsonl").write_bytes(b"b1\nb2\nb3\n")
     last = (GrowingFile(tmp_path / "b.jsonl").read(0) or ())[1].place
     (tmp_path / "aa.jsonl").write_bytes(b"aa\n")
-    source = Folder(tmp_path, last, {"a.jsonl"})
+    source = Folder(tmp_path, Read("a.jsonl"), last)
     assert [x for _ in range(6) for x in texts(source.read(0))] == ["b3", "aa"]
     (tmp_path / "b.jsonl").unlink()  # what is gone is taken for read
-    source = Folder(tmp_path, last, {"a.jsonl"})
+    source = Folder(tmp_path, Read("a.jsonl"), last)
     assert [x for _ in range(6) for x in texts(source.read(0))] == ["aa"]
 
 
@@ -192,7 +233,7 @@ def test_a_file_of_a_folder_may_be_removed_at_any_time(
     long = b"x" * 70_000
     for name, content in (("a", b"a1\n"), ("b", b"b1\n" + long + b"\nb3"), ("c", b""), ("d", b"d")):
         (tmp_path / f"{name}.jsonl").write_bytes(content)
-    source = Folder(tmp_path)
+    source = Folder(tmp_path, Read())
     assert texts(source.read(0)) == ["a1"]
     (tmp_path / "a.jsonl").unlink()
     assert texts(source.read(0)) == ["b1"]
@@ -209,7 +250,7 @@ def test_a_file_of_a_folder_may_be_removed_at_any_time(
 def test_a_folder_s_files_are_named_in_any_case_of_letters(tmp_path: Path) -> None:
     for name in ("A.JSONL", "b.Jsonl", "c.jsonl"):
         (tmp_path / name).write_bytes(name.encode())
-    source = Folder(tmp_path)
+    source = Folder(tmp_path, Read())
     assert [x for _ in range(6) for x in texts(source.read(0))] == ["A.JSONL", "b.Jsonl", "c.jsonl"]
 
 
@@ -229,6 +270,26 @@ def test_a_pipe_until_its_writer_closes_it() -> None:
     assert source.read(0) is None
     assert texts(source.rest()) == ["two"]
     os.close(ours)
+
+
+def test_a_pipe_that_another_process_reads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    monkeypatch.setattr("select.select", lambda *_: ([ours], [], []))
+    source = Pipe(ours)
+    assert source.read(0) == []
+    os.write(theirs, b"one\n")
+    assert texts(source.read(0)) == ["one"]
+    os.close(theirs)
+    assert source.read(0) is None
+    os.close(ours)
+
+
+def test_standard_input_that_is_closed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_no_input("-")
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match=r"standard input is closed: .* < /dev/null to go on"):
+        refuse_no_input("-")
 
 
 def test_what_no_stream_can_be_read_from(tmp_path: Path) -> None:

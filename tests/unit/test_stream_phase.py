@@ -59,10 +59,10 @@ class Noted:
     [
         (1, False, True, []),
         (1, True, True, ["reset"]),  # among the visits: there is no adapted answer
-        (2, False, True, ["answer", "write", "reset", "forget", "forget"]),
-        (2, True, True, ["answer", "write", "reset", "forget", "forget"]),
+        (2, False, True, ["answer", "write", "reset", "forget", "forget", "forget"]),
+        (2, True, True, ["answer", "write", "reset", "forget", "forget", "forget"]),
         (1, True, False, []),
-        (2, True, False, ["forget", "forget"]),
+        (2, True, False, ["forget", "forget", "forget"]),
     ],
 )
 def test_what_comes_after_a_step(

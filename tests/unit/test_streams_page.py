@@ -18,6 +18,7 @@ from tiny_tokenizer import tiny_tokenizer
 from ttrl.data.questions import QuestionReader
 from ttrl.data.sources.base import WINDOW
 from ttrl.report.display import Display, stream_table
+from ttrl.rewards import majority_vote
 from ttrl.settings.recipe import load_settings
 from ttrl.stream.answers import answer_record
 from ttrl.stream.inbox import Inbox
@@ -107,3 +108,19 @@ def test_what_it_says_was_measured_is_in_the_json(monkeypatch: pytest.MonkeyPatc
         for name in ("continual", "per question")
     ]
     assert 8.5 < tokens[1] / tokens[0] < 9.5
+
+
+def test_who_has_no_vote_does_not_speak() -> None:
+    """Neither for the majority, nor where all who vote are silent."""
+    answers = ("7", "8", None, "8")
+    said = group(*answers)
+    for voters, answer, speaker in (
+        ((False, False, True, False), None, 2),
+        ((False, False, True, True), "8", 3),
+        ((True, False, True, False), "7", 0),
+        (None, "8", 1),
+    ):
+        record = answer_record(said, majority_vote(answers, voters_G=voters))
+        assert (record["answer"], record["first"]) == (answer, "7")
+        assert record["response"] == said.completions[speaker].text
+        assert record["votes"] == (4 if voters is None else sum(voters))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from statistics import fmean, pvariance
 
 import pytest
 from runs import make_run
 
+from ttrl.report.stream_scores import change
 from ttrl.report.verdict import next_steps, verdict
 
 RISING = [{"vote/majority_ratio": 0.25, "policy/updates": 1}, {"vote/majority_ratio": 0.75}]
@@ -111,3 +114,83 @@ def test_agents_with_a_policy_each_are_counted_together(tmp_path: Path) -> None:
     run = make_run(tmp_path / "each", steps, scores, overrides=each, recipe="tiny-agents")
     command = f"ttrl eval {run.path}/model DATA --recipe {run.path}/config.toml"
     assert next_steps(run, "ttrl")[1] == f"measure it on other questions: {command}"
+
+
+# ---------------------------------------------------------------------------------------------
+# Streams
+
+
+def streamed(
+    scored: int, first: tuple[float, float], adapted: float | None = None, **more: float
+) -> list[dict[str, float]]:
+    """Two steps of a stream; the first has scored nothing yet."""
+    line = {
+        "vote/majority_ratio": 0.75,
+        "policy/updates": 1,
+        "stream/questions": scored + 1,
+        "stream/scored": scored,
+        "stream/first_accuracy_mean": first[0],
+        "stream/first_accuracy_last_third": first[1],
+        "stream/majority_accuracy_mean": 0.625,
+        "stream/majority_accuracy_last_third": 1.0,
+    }
+    if adapted is not None:
+        line["stream/adapted_first_accuracy_mean"] = adapted
+    return [{"vote/majority_ratio": 0.25, "policy/updates": 1}, line | more]
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind", "reason"),
+    [
+        # 60 of 200 and 80 of 100 were right. By Agresti and Caffo, 61 / 202 and 81 / 102 have
+        # 0.4921 between them, and a standard error of 0.0515.
+        (
+            streamed(300, (140 / 300, 0.8)),
+            "better",
+            "of 300 questions, each before it was learned from, the first sample was right in "
+            "46.7 %, in the last third 80.0 %; the majority in 62.5 %, in the last third 100.0 %; "
+            "the first sample +50.0 from the first two thirds to the last (95 % interval +39.1 to "
+            "+59.3)",
+        ),
+        (streamed(300, (0.5, 0.3)), "worse", "(95 % interval -40.7 to -18.3)"),
+        (streamed(300, (0.5, 0.55)), "nothing learned", "+19.2), which may be chance, in 2 steps"),
+        (streamed(3, (1 / 3, 1.0)), "nothing learned", "+100.0 from the first two thirds"),
+        (streamed(1, (1.0, 1.0)), "not measured", "last third 100.0 %: too few to compare"),
+        (streamed(300, (0.4, 0.1)), "collapse", "votes agree more, majority ratio 0.25 to 0.75"),
+        (
+            streamed(300, (0.5, 0.5), adapted=0.7),
+            "better",
+            "+20.0 to 70.0 % after training on the question itself (95 % interval +12.2 to +27.5)",
+        ),
+    ],
+)
+def test_a_stream_is_judged_by_answers_from_before_the_learning(
+    steps: list[dict[str, float]], kind: str, reason: str, tmp_path: Path
+) -> None:
+    found = verdict(make_run(tmp_path / "r", steps, recipe="tiny-stream"))
+    assert (found.kind, reason in found.reason) == (kind, True), found.reason
+
+
+def test_held_out_questions_of_a_stream_are_told(tmp_path: Path) -> None:
+    scores = {0: {"held_out": [0.5]}, 2: {"held_out": [0.25]}}
+    steps = streamed(300, (140 / 300, 0.8))
+    found = verdict(make_run(tmp_path / "r", steps, scores, recipe="tiny-stream"))
+    assert found.kind == "better"
+    assert found.reason.endswith("+59.3), of held_out from 50.0 to 25.0 %")
+    unknown = [{"vote/majority_ratio": 0.5, "stream/questions": 9}] * 2
+    found = verdict(make_run(tmp_path / "u", unknown, scores, recipe="tiny-stream"))
+    assert found.reason.startswith("pass@1 of held_out went from 50.0 to 25.0 %")
+
+
+def test_the_interval_of_a_change_by_sums_over_answers() -> None:
+    """Variances of zeros and ones, to which one of each was added."""
+    for first, second in (("1", "0"), ("110", "1"), ("1" * 30 + "0" * 70, "1" * 20 + "0")):
+        drawn = [[int(x) for x in text] for text in (first, second)]
+        given = [(sum(of) / len(of), len(of)) for of in drawn]
+        found = change(*given[0], *given[1])
+        widened = [[*of, 0, 1] for of in drawn]
+        gap = fmean(widened[1]) - fmean(widened[0])
+        error = math.sqrt(sum(pvariance(of) / len(of) for of in widened))
+        assert found.low == pytest.approx(gap - 1.96 * error)
+        assert found.high == pytest.approx(gap + 1.96 * error)
+        assert (found.before, found.after) == (given[0][0], given[1][0])

@@ -103,6 +103,11 @@ def _curves(record: RunRecord) -> list[str]:
     wanted = (
         "eval/train/pass@1",
         "eval/held_out/pass@1",
+        "stream/first_accuracy_mean",
+        "stream/first_accuracy_last_third",
+        "stream/majority_accuracy_mean",
+        "stream/majority_accuracy_last_third",
+        "stream/adapted_first_accuracy_mean",
         "vote/majority_ratio",
         "label/label_accuracy",
         "vote/abstention_share",
@@ -117,21 +122,11 @@ def _curves(record: RunRecord) -> list[str]:
 
 
 def references(record: RunRecord) -> dict[str, str]:
-    """Return the reference answers of the run's questions; empty where there are none."""
-    from ttrl.data.questions import load_references
-    from ttrl.settings.data import NOTHING
+    """Return the reference answers of the run's questions; empty, and said, if they are unknown."""
+    from ttrl.run.references import references as read
 
-    data = record.settings.data
-    if data.source == "stream":  # what has come of it, whatever the input has become
-        inbox = record.path / "stream" / "questions.jsonl"
-        rows = {"answer_field": f"row.{data.answer_field}", "id_field": "id"}
-        data = data.model_copy(update={"train": str(inbox), **rows})
-        if not inbox.exists():
-            return {}
-    if data.train == NOTHING:
-        return {}
     try:
-        return load_references(data.train, data)
+        return read(record)
     except (UserError, OSError) as error:
         print(f"\nreference answers are not known: {error}")
         return {}

@@ -47,12 +47,17 @@ def _message(where: str, value: Any) -> dict[str, str]:
         )
     if value["role"] not in ROLES:
         raise BadRow(f"{where}: role {repr(value['role'])[:60]} is none of {', '.join(ROLES)}")
-    content = value["content"]
-    if isinstance(content, list) and all(_is_text(part) for part in content):
-        content = "".join(part["text"] for part in content)  # OpenAI's parts of a message
+    content = joined(value["content"])
     if not isinstance(content, str):
         raise BadRow(f"{where}: content must be text, got {repr(content)[:60]}")
     return {"role": value["role"], "content": content}
+
+
+def joined(content: Any) -> Any:
+    """Join the parts of a message as the OpenAI API has them, if all are text."""
+    if isinstance(content, list) and all(_is_text(part) for part in content):
+        return "".join(part["text"] for part in content)
+    return content
 
 
 def _is_text(part: Any) -> bool:

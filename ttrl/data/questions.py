@@ -168,10 +168,19 @@ def load_references(source: str, settings: DataSettings) -> dict[str, str]:
             fields = _fields(row, settings)
             name = _id(row, fields, settings.id_field)
             seen[name] += 1
-            value = _optional_text(fields, settings.answer_field)
-            if value is not None:
-                found[name] = _reference(settings.answer_field, value)
+            if (answer := reference_of(row, settings)) is not None:
+                found[name] = answer
     return {name: answer for name, answer in found.items() if seen[name] == 1}
+
+
+def reference_of(row: Row, settings: DataSettings) -> str | None:
+    """Read the reference answer of a row; None: it has none.
+
+    Raises:
+        BadRow: if it cannot be read.
+    """
+    value = _optional_text(_fields(row, settings), settings.answer_field)
+    return None if value is None else _reference(settings.answer_field, value)
 
 
 def overlap(train: Iterable[Question], held_out: QuestionSet) -> tuple[str, ...]:

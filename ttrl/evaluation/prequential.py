@@ -54,6 +54,8 @@ class Prequential:
                 ]
         self._questions += 0 if adapted else len(groups)
         metrics = {"stream/questions": float(self._questions)}
+        if scored := len(self._right["first"]) + (0 if adapted else len(here[0])):
+            metrics["stream/scored"] = float(scored)
         for kind, seen in zip(KINDS, here, strict=True):
             name = f"{when}{kind}"
             self._right[name] += seen

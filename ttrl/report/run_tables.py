@@ -8,6 +8,7 @@ from pathlib import Path
 from ttrl.report.display import duration
 from ttrl.report.evaluation_tables import gains_table
 from ttrl.report.run_record import RunRecord
+from ttrl.report.stream_scores import stream_scores
 from ttrl.report.tables import TextTable
 from ttrl.report.verdict import before_and_after, verdict
 from ttrl.types import UserError
@@ -17,6 +18,10 @@ FIGURES = (
     "vote/abstention_share",
     "vote/flip_rate",
     "label/label_accuracy",
+    "stream/first_accuracy_mean",
+    "stream/first_accuracy_last_third",
+    "stream/majority_accuracy_mean",
+    "stream/majority_accuracy_last_third",
     "rollout/response_tokens_mean",
     "policy/entropy",
     "policy/grad_norm",
@@ -40,6 +45,9 @@ def runs_table(found: Sequence[RunRecord | tuple[Path, str]]) -> TextTable:
             " → ".join(f"{100 * result.mean('pass@1').value:.1f}" for result in pairs.get(name, ()))
             for name in ("train", "held_out")
         ]
+        if (arrived := stream_scores(run)) is not None and not scores[0]:
+            whole, last = (100 * share for share in arrived.first)
+            scores[0] = f"{whole:.1f}, last third {last:.1f}"
         steps = str(len(run.steps))
         rows.append((run.path.name, run.state, steps, time, verdict(run).kind, *scores))
     columns = ("run", "state", "steps", "time", "result", "pass@1", "held out")

@@ -11,6 +11,7 @@ from typing import Literal
 from ttrl.report.display import signed
 from ttrl.report.results import EvaluationResult
 from ttrl.report.run_record import RunRecord
+from ttrl.report.stream_scores import StreamScores, stream_scores
 
 Kind = Literal["better", "worse", "collapse", "nothing learned", "not measured"]
 
@@ -39,11 +40,15 @@ class Verdict:
 def verdict(run: RunRecord) -> Verdict:
     """Judge a run by its training questions' pass@1, if it was measured; else by the votes.
 
+    Of a stream it is that of the answers that were given before each question was learned from.
+
     Votes alone cannot say that a policy became better: they agree more in either case.
     """
     if not run.steps:
         return Verdict("not measured", "the run has not made a step")
     pairs = before_and_after(run.evaluations())
+    if (scores := stream_scores(run)) is not None:
+        return _of_stream(run, scores, pairs)
     if pairs:
         return _of_scores(run, pairs)
     if run.steps[-1].get("guard/collapse"):
@@ -103,6 +108,58 @@ def next_steps(run: RunRecord, command: str) -> list[str]:
     return steps
 
 
+def _of_stream(
+    run: RunRecord,
+    scores: StreamScores,
+    pairs: Sequence[tuple[EvaluationResult, EvaluationResult]],
+) -> Verdict:
+    """Judge by answers to questions of which nothing was learned before."""
+    first, majority = scores.first, scores.majority
+    said = (
+        f"of {scores.scored} questions, each before it was learned from, the first sample was "
+        f"right in {100 * first.whole:.1f} %, in the last third {100 * first.last_third:.1f} %; "
+        f"the majority in {100 * majority.whole:.1f} %, in the last third "
+        f"{100 * majority.last_third:.1f} %"
+    )
+    held_out = _others(pairs)
+    if (change := scores.change) is None:
+        return Verdict("not measured", f"{said}{held_out}: too few to compare")
+    what = (
+        "from the first two thirds to the last"
+        if scores.adapted is None
+        else (f"to {100 * change.after:.1f} % after training on the question itself")
+    )
+    gain = 100 * (change.after - change.before)
+    said += (
+        f"; the first sample {signed(gain)} {what} (95 % interval {signed(100 * change.low)} to "
+        f"{signed(100 * change.high)}){held_out}"
+    )
+    if change.low > 0:
+        return Verdict("better", said)
+    if change.high >= 0:
+        return Verdict("nothing learned", f"{said}, which may be chance, {_idle(run)}")
+    if change.after < FELL * change.before and (agree := _agree_more(run)):
+        return Verdict("collapse", f"{said}, {agree}")
+    return Verdict("worse", said)
+
+
+def _others(pairs: Sequence[tuple[EvaluationResult, EvaluationResult]]) -> str:
+    """Say how pass@1 of further questions went."""
+    said = ""
+    for before, after in pairs:
+        held = (before.mean("pass@1").value, after.mean("pass@1").value)
+        said += f", of {before.data} from {100 * held[0]:.1f} to {100 * held[1]:.1f} %"
+    return said
+
+
+def _agree_more(run: RunRecord) -> str:
+    """Say that the votes agree more at the end than at the beginning; empty if they do not."""
+    first, last = _ends(run, "vote/majority_ratio")
+    if last <= first:
+        return ""
+    return f"while the votes agree more, majority ratio {first:.2f} to {last:.2f}"
+
+
 def _of_scores(
     run: RunRecord, pairs: Sequence[tuple[EvaluationResult, EvaluationResult]]
 ) -> Verdict:
@@ -113,13 +170,8 @@ def _of_scores(
     change = f"({signed(100 * gain.value)}"
     change += ")" if gain.half_width is None else f" ± {100 * error:.1f})"
     said = f"pass@1 of {before.data} went from {100 * old:.1f} to {100 * new:.1f} % {change}"
-    others = ""
-    for held_before, held_after in pairs[1:]:
-        held = (held_before.mean("pass@1").value, held_after.mean("pass@1").value)
-        others += f", of {held_before.data} from {100 * held[0]:.1f} to {100 * held[1]:.1f} %"
-    first, last = _ends(run, "vote/majority_ratio")
-    if new < FELL * old and gain.value < -error and last > first:
-        agree = f"while the votes agree more, majority ratio {first:.2f} to {last:.2f}"
+    others = _others(pairs[1:])
+    if new < FELL * old and gain.value < -error and (agree := _agree_more(run)):
         return Verdict("collapse", f"{said}{others}, {agree}")
     if gain.value > error:
         return Verdict("better", said + others)

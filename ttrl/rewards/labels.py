@@ -109,9 +109,16 @@ class Teacher:
     def labels_for(self, questions: Sequence[Question], step: int, elect: Elect) -> Labels:
         """Return the labels; a teacher that never moves is asked about each question once."""
         asked = [q for q in questions if self.decay < 1 or q.id not in self._known]
+        if self.decay < 1:
+            return elect(self, asked, step)
         if asked:
             self._known |= elect(self, asked, step)
         return {q.id: self._known[q.id] for q in questions}
+
+    def forget(self, questions: Sequence[Question]) -> None:
+        """Drop the labels of questions that are not asked again."""
+        for question in questions:
+            self._known.pop(question.id, None)
 
     @torch.no_grad()
     def after_update(self, policy: WeightSource) -> None:

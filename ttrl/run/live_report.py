@@ -29,9 +29,22 @@ class LiveReport:
     """
 
     def __init__(
-        self, folder: Path, key: AnswerKey, settings: Settings, display: Display, ranks: Ranks
+        self,
+        folder: Path,
+        key: AnswerKey | None,
+        settings: Settings,
+        display: Display,
+        ranks: Ranks,
     ) -> None:
-        """Take what it is about; only the first rank writes."""
+        """Take what it is about; only the first rank writes.
+
+        Args:
+            folder: the run's.
+            key: which labels are right; None: the run's folder says so (`references`).
+            settings: of the run.
+            display: hears what goes wrong.
+            ranks: of the run.
+        """
         self.folder, self.key, self.display = folder, key, display
         self.every_s = settings.report.every_s if ranks.rank == 0 else 0.0
         self._process: subprocess.Popen[str] | None = None
@@ -69,7 +82,8 @@ class LiveReport:
         pipe = subprocess.PIPE
         try:
             with tempfile.TemporaryFile("w+", encoding="utf-8") as given:
-                json.dump({"references": dict(self.key.answers), "ended": ended}, given)
+                known = None if self.key is None else dict(self.key.answers)
+                json.dump({"references": known, "ended": ended}, given)
                 given.seek(0)
                 return subprocess.Popen(command, stdin=given, stdout=pipe, stderr=pipe, text=True)
         except OSError as error:  # no memory for a process, a full disk

@@ -1,6 +1,7 @@
 """Writes a run's page: ``python -m ttrl.run.report_process RUN``, for `ttrl.run.live_report`.
 
-Its input is JSON: ``{"references": {"q1": "7"}, "ended": false}``. It prints the seconds it took.
+Its input is JSON: ``{"references": {"q1": "7"}, "ended": false}``, with null for references that
+are in the run's folder. It prints the seconds it took.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from ttrl.answers import Grader
 from ttrl.report.page.page import write_page
 from ttrl.report.run_record import read_run
+from ttrl.run.references import references
 from ttrl.system.launch import end_with_parent
 
 
@@ -27,8 +29,11 @@ def main() -> None:
     run = read_run(Path(sys.argv[1]))
     if given["ended"] and run.state == "running":  # to its process's end, a moment from now
         run = replace(run, state="unfinished")
+    known = given["references"]
+    if known is None:
+        known = references(run)
     with Grader(run.settings.answers) as grader:
-        write_page(run.path / "report.html", [run], [given["references"]], grader)
+        write_page(run.path / "report.html", [run], [known], grader)
     print(time.monotonic() - begun)
 
 

@@ -195,7 +195,7 @@ class Answering:
         self._metrics |= {k: v for k, v in figures.items() if not k.endswith("_accuracy")}
         self._seconds += time.perf_counter() - begun
         excess = max(0, len(rollout.groups) - self.settings.rollout.questions_per_step)
-        self._phase.pool.forget([g.question for g in rollout.drop_first(excess)])
+        self._stream.forget([g.question for g in rollout.drop_first(excess)])
         self._not_learned += excess
         for number in source.asked:
             waited_s = held_s - self._arrived.pop(number, 0.0)

@@ -157,7 +157,7 @@ class App:
     async def chat(self, request: Request) -> Response:
         """Answer the last message of a conversation with what most samples say."""
         asked = read_chat(_parsed(await self._body(request)), self.settings)
-        name = request.headers.get("idempotency-key")
+        name = _key(request)
         number = await self._accept(row_of(asked, name, self.settings))
         if not asked.stream:
             record, held_s = await self._record(number, request)
@@ -252,19 +252,44 @@ class App:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":  # what a page of somebody else's cannot send unasked
             raise Refused(415, f"content-type = {kind[:100]!r}: expected application/json")
-        parts, size, limit_kib = [], 0, self.settings.serve.body_kib
+        limit = self.settings.serve.body_s
+        reading = asyncio.ensure_future(_read(request, self.settings.serve.body_kib))
+        stopping = asyncio.ensure_future(self._stopped.wait())
         try:
-            async with asyncio.timeout(self.settings.serve.body_s):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > 1024 * limit_kib:
-                        what = f"expected at most serve.body_kib = {limit_kib} KiB"
-                        raise Refused(413, what)
-                    parts.append(part)
-        except TimeoutError as error:
-            limit = self.settings.serve.body_s
-            raise Refused(408, f"no whole body within serve.body_s = {limit:g} seconds") from error
-        return b"".join(parts)
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait([reading, stopping], timeout=limit, return_when=first)
+            if reading.done():
+                return reading.result()
+        finally:
+            reading.cancel()
+            stopping.cancel()
+        if self._stopped.is_set():
+            raise Refused(503, "the server stops")
+        raise Refused(408, f"no whole body within serve.body_s = {limit:g} seconds")
+
+
+async def _read(request: Request, limit_kib: int) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > 1024 * limit_kib:
+            raise Refused(413, f"expected at most serve.body_kib = {limit_kib} KiB")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _key(request: Request) -> str | None:
+    """Return the name of a question that a client may send again; None: it has given none."""
+    name = "Idempotency-Key"
+    if (given := request.headers.get(name)) is None:
+        return None
+    try:
+        key = given.encode("latin-1").decode()
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"{name} is not UTF-8", name) from error
+    if not key:  # it would be another question each time
+        raise Refused(400, f"{name} is empty: name the question, or leave the header out", name)
+    return key
 
 
 def _parsed(body: bytes) -> Any:

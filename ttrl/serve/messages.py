@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ttrl.data.messages import joined
 from ttrl.settings import Settings
 
 
@@ -36,11 +37,12 @@ class ChatRequest(BaseModel):
 
     model: str
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    stream: bool = False
+    stream: bool | None = False
     stream_options: dict[str, Any] | None = None
 
 
 IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+IGNORED |= {"parallel_tool_calls"}  # there are no tools
 """What may be said, and says nothing about an answer."""
 
 
@@ -71,6 +73,7 @@ def read_chat(value: Any, settings: Settings) -> ChatRequest:
         "tool_choice": "none",
         "response_format": {"type": "text"},
         "logprobs": False,
+        "logit_bias": {},
         "frequency_penalty": 0,
         "presence_penalty": 0,
         "modalities": ["text"],
@@ -98,8 +101,9 @@ def row_of(request: ChatRequest, name: str | None, settings: Settings) -> bytes:
     data, messages = settings.data, request.messages
     question: Any = messages
     first = messages[0]
-    if len(messages) == 1 and first.get("role") == "user" and isinstance(first.get("content"), str):
-        question = first["content"]  # asked as a file's text is: with suffix and system prompt
+    text = joined(first.get("content"))
+    if len(messages) == 1 and first.get("role") == "user" and isinstance(text, str):
+        question = text  # asked as a file's text is: with suffix and system prompt
     row = {data.prompt_field: question} | ({} if name is None else {data.id_field: name})
     return json.dumps(row).encode()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ class Answers:
     def __init__(self, path: Path) -> None:
         """Name the file; `open` comes first."""
         self._file = AppendedFile(path, {"number": int})
-        self._begins: list[int] = []  # of each answer's line
         self.last = 0
         """The last question that was answered; all before it were, too."""
 
@@ -31,9 +29,10 @@ class Answers:
         Raises:
             UserError: if some are missing.
         """
-        for begin, record in self._file.open():
+        for record in self._file.open():
             self.refuse_gap(record["number"])
-            self._begins.append(begin)
+            if record["number"] <= self.last:
+                self._file.refuse(f"number {record['number']} is there twice")
             self.last = record["number"]
 
     def add(self, records: Sequence[dict[str, Any]]) -> None:
@@ -45,14 +44,12 @@ class Answers:
         new = [record for record in records if record["number"] > self.last]
         if new:
             self.refuse_gap(new[0]["number"])
-            lines = list(map(json_line, new))
-            begin = self._file.append(b"".join(lines))
-            self._begins += accumulate(map(len, lines[:-1]), initial=begin)
+            self._file.append(b"".join(map(json_line, new)))
             self.last = new[-1]["number"]
 
     def find(self, number: int) -> dict[str, Any] | None:
         """Read the answer to a question; None: it has none yet."""
-        return self._file.line(self._begins[number - 1]) if 0 < number <= self.last else None
+        return self._file.first("number", number) if 0 < number <= self.last else None
 
     def refuse_gap(self, number: int) -> None:
         """Raise a UserError if a question before this one has no answer."""
@@ -67,9 +64,11 @@ class Answers:
 def answer_record(group: CompletionGroup, vote: Vote) -> dict[str, Any]:
     """Say what a model's votes answer: the majority, and what the first of them said.
 
-    The ``response`` is the first completion of the majority, whole; the first, if nobody answered.
+    The ``response`` is the first completion of the majority, whole; the first voter's, if none of
+    them answered.
     """
-    speaker = group.completions[vote.cast_G.index(0) if vote.counts else 0]
+    votes_G = vote.voters_G or (True,) * len(group.completions)
+    speaker = group.completions[vote.cast_G.index(0) if vote.counts else votes_G.index(True)]
     return {
         "answer": vote.majority,
         "share": vote.majority_ratio,

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
 from ttrl.data.rows import parse_json
 from ttrl.run.disk import disk
@@ -24,9 +24,10 @@ class AppendedFile:
             fields: what each of its lines has, by name, and of which type it is.
         """
         self.path, self._fields = path, fields
+        self._size = 0  # of the whole lines
 
-    def open(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Make the file if there is none; yield where each of its lines begins, and the line.
+    def open(self) -> Iterator[dict[str, Any]]:
+        """Make the file if there is none; yield its lines.
 
         A last line without an end is what a killed process has left: it is taken off.
 
@@ -41,23 +42,49 @@ class AppendedFile:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                yield begin, self._parsed(line)
+                yield self._parsed(line)
                 begin += len(line)
         if begin < self.path.stat().st_size:
             os.truncate(self.path, begin)
+        self._size = begin
         disk.sync(self.path)  # what a killed process wrote last is a whole line, perhaps, in memory
 
-    def append(self, line: bytes) -> int:
-        """Add a line, with its end; return where it begins."""
-        begin = self.path.stat().st_size
-        disk.append(self.path, line)
-        return begin
+    def append(self, lines: bytes) -> None:
+        """Add lines, each with its end."""
+        disk.append(self.path, lines)
+        self._size += len(lines)  # only now: another thread may be looking for a line
 
-    def line(self, begin: int) -> dict[str, Any]:
-        """Read the line that begins there."""
+    def first(self, name: str, least: int) -> dict[str, Any] | None:
+        """Find the first line whose ``name`` is so large; None: there is none.
+
+        The values of ``name`` grow from line to line, so a few lines are read, however many there
+        are, and nothing is kept in memory.
+        """
+        low, high, found = 0, self._size, None
         with self.path.open("rb") as file:
-            file.seek(begin)
-            return self._parsed(file.readline())
+            while (
+                low < high
+            ):  # a line that begins before low is too small, none after high is first
+                middle = (low + high) // 2
+                begin = _next_begin(file, middle) if middle > low else low
+                if begin >= high:
+                    high = middle
+                    continue
+                file.seek(begin)
+                line = file.readline()
+                record = self._parsed(line)
+                if record[name] >= least:
+                    high, found = middle, record
+                else:
+                    low = begin + len(line)
+        return found
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise a UserError: what the file holds is not what was written to it."""
+        raise UserError(
+            f"{self.path}: a line is not one of ours ({why}): put the file back, or start "
+            "again with another --run-dir"
+        )
 
     def _parsed(self, line: bytes) -> dict[str, Any]:
         try:
@@ -68,11 +95,14 @@ class AppendedFile:
                 if name not in found or not isinstance(found[name], kind):
                     raise ValueError(f"expected {name!r}, of type {kind.__name__}")
         except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{self.path}: a line is not one of ours ({error}): put the file back, or start "
-                "again with another --run-dir"
-            ) from error
+            self.refuse(str(error))
         return found
+
+
+def _next_begin(file: BinaryIO, at: int) -> int:
+    """Return where the first line begins that does not begin before ``at``."""
+    file.seek(at - 1)
+    return at - 1 + len(file.readline())
 
 
 def json_line(record: dict[str, Any]) -> bytes:

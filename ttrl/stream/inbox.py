@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from ttrl.data.rows import BadRow, Row, parse_json
 from ttrl.settings.serve_rules import SENT
 from ttrl.stream.appended import AppendedFile, json_line
 from ttrl.stream.lines import LONGEST, Line, Place
+from ttrl.stream.names import Kind, Names
 
 END = {"end_of_stream": True}
 """The line that ends a stream."""
@@ -34,7 +35,7 @@ SHOWN = 200
 """Characters of a refused line that are kept."""
 
 LONGEST_ID = 256
-"""Characters of the id of a row that is sent, at most: it is kept in memory."""
+"""Characters of an id, at most."""
 
 Read = Callable[[Row], ReadQuestion]
 """Function that makes a question of a row, or raises a `BadRow`."""
@@ -46,8 +47,6 @@ class Progress:
 
     last: Place | None = None
     """The last line; None: nothing has been read."""
-    files: set[str] = field(default_factory=set)
-    """Names of the files that lines were read of; one set, which grows."""
     lines: int = 0
     """Number of lines, without blank ones."""
 
@@ -90,8 +89,10 @@ class Inbox:
         )
         self._refused = AppendedFile(folder / "refused.jsonl", PLACED)
         self._read = read
-        self._begins: list[int] = []  # of each question's line
-        self._numbers: dict[str, int] = {}  # by id
+        self.count = 0
+        """The number of questions that were accepted."""
+        self.names = Names(folder)
+        """Ids of the questions, and names of the files that lines were read of."""
         self.progress = Progress()
         """How far the input has been read."""
 
@@ -101,17 +102,11 @@ class Inbox:
         Raises:
             UserError: if it is not ours.
         """
-        for begin, record in self._accepted.open():
-            self._begins.append(begin)
-            self._numbers[record["id"]] = self.count
-            self._go_on(record)
-        for _, record in self._refused.open():
-            self._go_on(record)
+        self.names.add_all(self._opened())
 
-    @property
-    def count(self) -> int:
-        """The number of questions that were accepted."""
-        return len(self._begins)
+    def close(self) -> None:
+        """Accept nothing more."""
+        self.names.close()
 
     def take(self, line: Line) -> bool:
         """Accept or refuse a line, on disk when this returns; a blank one is neither.
@@ -123,16 +118,17 @@ class Inbox:
             return False
         try:
             value = _value(line.text, is_cut=line.is_cut)
-            if value == END:
+            if value == END and value["end_of_stream"] is True:  # which 1 is equal to
                 return True
             name = self._id(value)
-            if name in self._numbers:
+            if self._number(name) is not None:
                 raise TakenId(f"the id {name!r} was accepted before; a question is answered once")
             self._accept(line, name)
         except BadRow as error:
             shown = line.text[: 4 * SHOWN].decode("utf-8", "replace")[:SHOWN]
             record = {**self._place(line), "reason": str(error), "text": shown}
-            self._refused.append(json_line(record))
+            with self.names.adding("file", line.place.file):
+                self._refused.append(json_line(record))
             self._go_on(record)
         return False
 
@@ -144,19 +140,14 @@ class Inbox:
 
         Raises:
             NotJson: if it is none.
-            BadRow: if it cannot be asked, or has an id that cannot be shown.
+            BadRow: if it cannot be asked.
         """
         value = _value(row, is_cut=len(row) > LONGEST)
         # It is kept in one line. JSON has line ends between its parts only, where a blank means
         # the same.
         text = row.replace(b"\r", b" ").replace(b"\n", b" ")
         line = Line(text, Place(SENT, self.progress.lines + 1, 0, 0, zlib.crc32(text)))
-        name = self._id(value)
-        if len(name) > LONGEST_ID or not name.isprintable():
-            raise BadRow(
-                f"the id {name[:40]!r} ...: expected at most {LONGEST_ID} characters, all printable"
-            )
-        return Sent(line, value, name)
+        return Sent(line, value, self._id(value))
 
     def accept(self, sent: Sent, has_room: Callable[[], bool]) -> tuple[int, bool]:
         """Accept a row that was `checked`, on disk when this returns.
@@ -175,18 +166,18 @@ class Inbox:
             QueueFull: if it is new, and there is no room.
         """
         line, value, name = sent
-        if (number := self._numbers.get(name)) is None:
+        if (number := self._number(name)) is None:
             if not has_room():
                 raise QueueFull
             self._accept(line, name)
             return self.count, True
-        if self._accepted.line(self._begins[number - 1])["row"] != value:
+        if _spelled(self._record(number)["row"]) != _spelled(value):
             raise TakenId(f"the id {name!r} is that of another question, number {number}")
         return number, False
 
     def question(self, number: int, read: Read) -> ReadQuestion:
         """Read an accepted question again, counted from 1, with the id that it was given."""
-        record = self._accepted.line(self._begins[number - 1])
+        record = self._record(number)
         found = read(Row(f"stream {number}", record["row"]))
         return replace(found, question=replace(found.question, id=record["id"]))
 
@@ -194,35 +185,69 @@ class Inbox:
         """Return the id of a row that can be asked; one without it gets a name that is free.
 
         Raises:
-            BadRow: if it cannot be asked.
+            BadRow: if it cannot be asked, or has an id that cannot be shown.
         """
         own = f"stream-{self.count + 1}"
         read = self._read(Row(own.replace("-", " "), value))
         name = read.question.id
-        if not read.is_named and name in self._numbers:  # somebody has called another question so
-            return next(f"{own}-{i}" for i in count(2) if f"{own}-{i}" not in self._numbers)
+        if len(name) > LONGEST_ID or not name.isprintable():
+            raise BadRow(
+                f"the id {name[:40]!r} ...: expected at most {LONGEST_ID} characters, all printable"
+            )
+        if not read.is_named and self._number(name) is not None:  # somebody's question is called so
+            return next(n for i in count(2) if self._number(n := f"{own}-{i}") is None)
         return name
+
+    def _number(self, name: str) -> int | None:
+        return self.names.find("id", name)
+
+    def _record(self, number: int) -> dict[str, Any]:
+        found = self._accepted.first("number", number)
+        if found is None or found["number"] != number:
+            self._accepted.refuse(f"question {number} is missing")
+        return found
+
+    def _opened(self) -> Iterator[tuple[Kind, str, int]]:
+        """Go through what there is; yield its names."""
+        for record in self._accepted.open():
+            if record["number"] != self.count + 1:
+                self._accepted.refuse(f"question {record['number']} behind question {self.count}")
+            self.count += 1
+            yield "id", record["id"], self.count
+            yield from self._file_of(record)
+        for record in self._refused.open():
+            yield from self._file_of(record)
+
+    def _file_of(self, record: dict[str, Any]) -> Iterator[tuple[Kind, str, int]]:
+        yield "file", record["file"], 0
+        self._go_on(record)
 
     def _accept(self, line: Line, name: str) -> None:
         record = {"number": self.count + 1, "id": name, **self._place(line)}
         row = line.text.strip().decode()  # as it came: its numbers keep their spelling
         head = json_line(record).decode().rstrip("}\n")
-        begin = self._accepted.append(f'{head}, "row": {row}}}\n'.encode())
-        self._begins.append(begin)
-        self._numbers[name] = self.count
+        with (
+            self.names.adding("file", line.place.file),
+            self.names.adding("id", name, self.count + 1),
+        ):
+            self._accepted.append(f'{head}, "row": {row}}}\n'.encode())
+        self.count += 1
         self._go_on(record)
 
     def _place(self, line: Line) -> dict[str, Any]:
         return {"read": self.progress.lines + 1, **line.place.as_json()}
 
     def _go_on(self, record: dict[str, Any]) -> None:
-        place, before = Place.of(record), self.progress
-        before.files.add(place.file)
-        if record["read"] > before.lines:  # else the other file has later ones
-            self.progress = Progress(place, before.files, record["read"])
+        if record["read"] > self.progress.lines:  # else the other file has later ones
+            self.progress = Progress(Place.of(record), record["read"])
 
 
 _PLAIN = (str, int, float, type(None))
+
+
+def _spelled(value: Any) -> str:
+    """Write a row in one way, by which it is known again: NaN is not even equal to itself."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _value(text: bytes, *, is_cut: bool) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import select
 import stat
+import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ttrl.settings.serve_rules import SENT
 from ttrl.stream.lines import Line, LineCutter, Place
@@ -60,7 +61,10 @@ class Pipe:
         ready, _, _ = select.select([self.descriptor], [], [], wait_s)
         if not ready:
             return []
-        piece = os.read(self.descriptor, PIECE)
+        try:
+            piece = os.read(self.descriptor, PIECE)
+        except BlockingIOError:  # whoever else reads it was faster
+            return []
         return self._cutter.cut(piece) if piece else None
 
     def rest(self) -> list[Line]:
@@ -88,6 +92,7 @@ class GrowingFile:
         self.path, self._last, self._may_be_removed = path, last, may_be_removed
         self._cutter = LineCutter(path.name, *((last.line, last.end) if last else ()))
         self._file = path.open("rb")
+        self._looked: tuple[int, int, int] | None = None  # size, time of change, bytes read
         self._refuse_other()
 
     def read(self, wait_s: float) -> list[Line] | None:
@@ -121,6 +126,10 @@ class GrowingFile:
             self._refuse("was replaced by another file")
         if here.st_size < self._cutter.read:
             self._refuse(f"has {here.st_size} bytes, of which {self._cutter.read} were read")
+        found = (here.st_size, here.st_mtime_ns, self._cutter.read)
+        if found == self._looked:  # a long line would be read again and again while it waits
+            return
+        self._looked = found
         if self._last is not None and not holds(self._file.fileno(), self._last):
             self._refuse(f"has another line {self._last.line} than when it was read")
 
@@ -131,22 +140,34 @@ class GrowingFile:
         )
 
 
+class Done(Protocol):
+    """Remembers which files of a folder were read, as `Names` does."""
+
+    def add(self, kind: Literal["file"], name: str) -> None:
+        """Remember a file."""
+        ...
+
+    def new(self, kind: Literal["file"], names: Iterable[str]) -> Iterator[str]:
+        """Yield the names of those that were not read."""
+        ...
+
+
 class Folder:
     """A folder into which whole files are moved: each is read once, in the order of their names."""
 
-    def __init__(self, path: Path, last: Place | None = None, done: Iterable[str] = ()) -> None:
+    def __init__(self, path: Path, done: Done, last: Place | None = None) -> None:
         """Go on behind the ``last`` line that was read; files that are ``done`` are not read again.
 
         Raises:
             UserError: if that line's file has another line there.
         """
-        self.path, self._done = path, set(done)
+        self.path, self._done = path, done
         self._seen = 0  # of files that have been read to their ends
         self._file: GrowingFile | None = None
         if last is not None:
             self._file = self._opened(last.file, last)
             if self._file is None:  # there is nothing left of it
-                self._done.add(last.file)
+                self._done.add("file", last.file)
 
     @property
     def seen(self) -> int:
@@ -160,7 +181,7 @@ class Folder:
             lines = file.read(0) or []
             if file.seen > before:
                 return lines
-            self._done.add(file.path.name)
+            self._done.add("file", file.path.name)
             self._seen, self._file = self._seen + file.seen + 1, None
             if rest := file.rest():
                 return rest
@@ -180,10 +201,9 @@ class Folder:
 
     def _names(self) -> Iterator[str]:
         """Yield the names of files that have not been read."""
-        for entry in os.scandir(self.path):
-            is_ours = entry.name.lower().endswith(".jsonl") and not entry.name.startswith(".")
-            if is_ours and entry.name not in self._done and entry.is_file():
-                yield entry.name
+        with os.scandir(self.path) as entries:
+            ours = (e.name for e in entries if is_named_as_ours(e.name) and is_file(e))
+            yield from self._done.new("file", ours)
 
     def _opened(self, name: str, last: Place | None = None) -> GrowingFile | None:
         """Open a file; None: it is gone, even if it was there just now."""
@@ -191,6 +211,19 @@ class Folder:
             return GrowingFile(self.path / name, last, may_be_removed=True)
         except FileNotFoundError:
             return None
+
+
+def is_named_as_ours(name: str) -> bool:
+    """Say whether a file of a folder is one that is read."""
+    return name.lower().endswith(".jsonl") and not name.startswith(".")
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Say whether an entry of a folder is a file; one that leads nowhere is none."""
+    try:
+        return entry.is_file()
+    except OSError:  # links in a circle
+        return False
 
 
 def holds(descriptor: int, place: Place) -> bool:
@@ -205,7 +238,14 @@ def holds(descriptor: int, place: Place) -> bool:
 
 def refuse_no_input(train: str) -> None:
     """Raise a UserError unless ``data.train`` names something that a stream can be read from."""
-    if train in (STDIN, SENT):
+    if train == SENT:
+        return
+    if train == STDIN:
+        if sys.stdin is None:  # the next file that is opened would be taken for it
+            raise UserError(
+                f'data.train = "{STDIN}": standard input is closed: give the run one, for example '
+                "< questions.jsonl, or < /dev/null to go on without further questions"
+            )
         return
     path = Path(train)
     if not path.exists():

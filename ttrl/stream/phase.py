@@ -10,11 +10,12 @@ from typing import Any
 from ttrl.evaluation.prequential import Prequential
 from ttrl.learner.trained_model import TrainedModel
 from ttrl.report.display import Display
+from ttrl.rewards.labels import Teacher
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.rollout.pool import RolloutPool
 from ttrl.stream.adaptation import Adaptation
 from ttrl.stream.source import StreamSource
-from ttrl.types import CompletionGroup, Estimate, StepResult
+from ttrl.types import CompletionGroup, Estimate, Question, StepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class StreamPhase:
     """What answers questions again and forgets them, with ``stream.reset = "per_question"``."""
     prequential: Prequential = field(default_factory=Prequential)
     """What is known of all answers; a checkpoint holds it."""
+    teacher: Teacher | None = None
+    """Who has elected labels, if somebody else has."""
 
     def goes_on(self, step: int) -> bool:
         """Wait for the questions of a step; return False where the stream has ended."""
@@ -87,15 +90,24 @@ class StreamPhase:
         goes_back = adaptation is not None and (is_last or is_end)
         if adaptation is not None and goes_back:
             adaptation.reset()
-        if is_last:  # else a checkpoint would grow with the stream
-            self.scorer.forget(questions)
-            self.pool.forget(questions)
+        if is_last:
+            self.forget(questions)
         seconds = metrics["time/rollout_s"] + metrics["time/update_s"]
         seconds += time.perf_counter() - begun
         tokens += metrics.get("free_pass/tokens", 0.0)
         metrics |= self.prequential.spend(tokens, seconds)
         metrics.setdefault("time/waited_s", self.source.waited_s)
         return goes_back
+
+    def forget(self, questions: Sequence[Question]) -> None:
+        """Drop what is held of questions that are not asked again.
+
+        Memory, and a checkpoint, would else grow with the stream.
+        """
+        keepers = (self.source, self.scorer, self.pool, self.teacher)
+        for keeper in keepers:
+            if keeper is not None:
+                keeper.forget(questions)
 
     def summary(self) -> dict[str, Any]:
         """Return what ``summary.json`` says of the stream."""

@@ -58,7 +58,7 @@ class StreamSource:
         self._answers: dict[str, str] = {}
         self._levels: dict[str, str] = {}
         self.key = AnswerKey(self._answers, self._levels)
-        """Reference answers of the questions that were asked, for metrics only: it grows."""
+        """Reference answers of the questions that are being learned from, for metrics only."""
         self._stream: Stream | None = None  # of rank 0
         self._number = 0
         self._asked: dict[int, Question] = {}
@@ -192,6 +192,12 @@ class StreamSource:
         ]
 
         self.ranks.on_rank_zero(lambda: self.stream.answer(records, adapted=adapted))
+
+    def forget(self, questions: Sequence[Question]) -> None:
+        """Drop the labels of questions that are not asked again; they are in the inbox."""
+        for question in questions:
+            self._answers.pop(question.id, None)
+            self._levels.pop(question.id, None)
 
     def _reader(self) -> Read:
         """Make a function that reads rows, for one thread: a tokenizer is not for two."""

@@ -75,6 +75,7 @@ class Stream:
             self._changed.notify_all()
         if self._feeder is not None:
             self._feeder.stop()
+        self._inbox.close()
 
     @property
     def accepted(self) -> int:
@@ -187,6 +188,5 @@ class Stream:
             return Pipe(STDIN_DESCRIPTOR)
         path = Path(train)
         if path.is_dir():
-            done = progress.files - {progress.last.file} if progress.last else frozenset()
-            return Folder(path, progress.last, frozenset(done))
+            return Folder(path, self._inbox.names, progress.last)
         return GrowingFile(path, progress.last)

@@ -80,6 +80,19 @@ PLOTS = (
         "key, which training never sees.",
     ),
     Plot(
+        "stream",
+        "A stream's questions, each before it was learned from",
+        "%",
+        {
+            "first sample": "stream/first_accuracy_mean",
+            "first sample, last third": "stream/first_accuracy_last_third",
+            "majority": "stream/majority_accuracy_mean",
+            "majority, last third": "stream/majority_accuracy_last_third",
+            "first sample, after training on it": "stream/adapted_first_accuracy_mean",
+        },
+        "Shares of right answers so far, and in the last third of what had come by then.",
+    ),
+    Plot(
         "reward",
         "Reward",
         "",

@@ -1,0 +1,37 @@
+"""Reads the reference answers of a run's questions, which say whether a label is right."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from ttrl.data.questions import load_references, reference_of
+from ttrl.data.rows import BadRow, Rejection, Row, read_rows
+from ttrl.report.run_record import RunRecord
+from ttrl.settings.data import NOTHING
+
+
+def references(run: RunRecord) -> dict[str, str]:
+    """Return the reference answers by question; empty where there are none.
+
+    Those of a stream are in the rows that it has accepted, whatever the input has become, and
+    however often the run was interrupted.
+
+    Raises:
+        UserError: if the questions cannot be read.
+    """
+    data = run.settings.data
+    if data.source == "stream":
+        return _of_stream(run)
+    return {} if data.train == NOTHING else load_references(data.train, data)
+
+
+def _of_stream(run: RunRecord) -> dict[str, str]:
+    inbox, data, found = run.path / "stream" / "questions.jsonl", run.settings.data, {}
+    for line in read_rows(str(inbox), data) if inbox.exists() else ():
+        if isinstance(line, Rejection):  # half a line, which is being written
+            continue
+        with suppress(BadRow):
+            answer = reference_of(Row(line.place, line.value["row"]), data)
+            if answer is not None:
+                found[line.value["id"]] = answer
+    return found
