@@ -75,8 +75,12 @@ def train(
         run_dir = _its_folder(Path(recipe), run_dir, resume=resume)
         recipe = str(run_dir / "config.toml")
     settings = load_settings(recipe, model=model, overrides=overrides or [])
-    # Refuses an estimator, extractor or option that is unknown.
+    # Refuses an estimator, extractor, option or workflow that is unknown.
     GroupScorer(settings, Grader(settings.answers))
+    if settings.rollout.workflow != "single_turn":
+        from ttrl.rollout.workflows import make_workflow  # imports torch
+
+        make_workflow(settings)
     if dry_run:
         print(settings.to_toml(), end="")
         return

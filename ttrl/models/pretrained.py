@@ -58,6 +58,11 @@ if not sys.stderr.isatty():  # its bars fill a log file with control characters
 def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer; code that a repository may carry is never run."""
     tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, settings)
+    if not tokenizer.encode("1 + 1", add_special_tokens=False):
+        raise UserError(
+            f"the tokenizer of {settings.path} makes no tokens of a text: expected its files "
+            "(tokenizer.json, or what its class reads) beside the model; fetch them again"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {settings.path} has no end-of-sequence token")
     return tokenizer
