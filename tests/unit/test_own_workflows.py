@@ -1,4 +1,4 @@
-"""Workflows of a user's own that cannot work: said in a line, and before anything is loaded."""
+"""Workflows and questions that cannot work: said in a line, and before anything is loaded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import pytest
 from command_line import call
 from groups import boxed
 
+from ttrl.data.sources.question_list import QuestionList
 from ttrl.rewards.voters import voters_of
-from ttrl.types import Completion, FinishReason, Turn, UserError
+from ttrl.settings.recipe import load_settings
+from ttrl.types import Completion, FinishReason, Question, Turn, UserError
 
 BEGIN = "from ttrl.rollout.workflows import Act, Conversation\n"
 
@@ -65,3 +67,16 @@ def test_turns_that_are_counted_from_one_leave_nobody_to_vote(
         return
     with pytest.raises(UserError, match=r"nobody would vote, .*Turn\.index is 0; count turns"):
         voters_of(said, "first", ())
+
+
+def test_a_setting_of_agents_without_agents_is_named() -> None:
+    with pytest.raises(
+        UserError, match=r"agents\.voters = 'first': \[agents\] needs .* plan of your"
+    ):
+        load_settings("tiny-arithmetic", overrides=["agents.voters=first"])
+
+
+def test_too_few_questions_say_how_many_there_are() -> None:
+    asked = [Question("q1", "1 + 1?", (1,))]
+    with pytest.raises(UserError, match="only 1 training question was loaded: set it to 1 or less"):
+        QuestionList(asked, 8, seed=0)
