@@ -119,3 +119,22 @@ def test_an_error_in_the_settings_names_their_file(run: Path, tmp_path: Path) ->
     (copy / "config.toml").write_text("seed = 'x'\n")
     with pytest.raises(UserError, match=rf"{copy}/config\.toml"):
         export(copy, tmp_path / "out", "newest", None)
+
+
+def test_the_checkpoint_of_another_run_is_refused(run: Path, tmp_path: Path) -> None:
+    """Its card would say what this run has measured, of weights that are the other's."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    config = copy / "config.toml"
+    text = config.read_text()
+    config.write_text(text.replace("seed = 0\n", "seed = 7\n", 1))
+    message = r"step_00002 was saved by another run .* which has seed = 7 \(was 0\): put it back"
+    with pytest.raises(UserError, match=message):
+        export(copy, tmp_path / "out", "newest", None)
+    assert not (tmp_path / "out").exists()
+    config.write_text(text.replace("max_steps = 2\n", "max_steps = 9\n", 1))  # it was extended
+    assert export(copy, tmp_path / "out", "newest", None).step == 2
+
+
+def test_a_policy_of_an_agent_is_asked_for_where_all_share_one(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--agent 1: .* its agents share one; leave it out"):
+        export(run, tmp_path / "out", "newest", None, agent=1)

@@ -181,7 +181,11 @@ def test_all_wrong_values_are_reported_together() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["rollout.votes=31"], "policy.trained_samples = 32 is more than rollout.votes = 31"),
+        (
+            ["rollout.votes=31"],
+            "policy.trained_samples = 32 is more than rollout.votes = 31: only sampled answers can "
+            "be trained on; set 31 or less",
+        ),
         (
             ["policy.sequences_per_update=513"],
             "policy.sequences_per_update = 513 is more than a step's 512 trained sequences",

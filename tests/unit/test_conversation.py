@@ -357,6 +357,9 @@ def test_a_plan_says_whose_act_it_is() -> None:
         ([[Act("a{")]], "expected a text without braces"),
         ([[Act(None)]], "expected a text without braces"),
         ([[Act("a", 5)]], "its template is 5: expected a text"),
+        ([[Act("a", agent="")]], "its agent is '': expected a name, or None"),
+        ([[Act("a", agent=["x"])]], r"its agent is \['x'\]: expected a name, or None"),
+        ([[Act("a", answers="no")]], "answers = 'no': expected True or False"),
         (
             [[Act("a")], [Act("b", "{a}", [(0, 0)], others=-1)]],
             "others = -1: expected a number from",

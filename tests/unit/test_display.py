@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ttrl.report.display import Display, duration, result_table
+from ttrl.report.tables import TextTable
 from ttrl.settings.recipe import load_settings
 
 # ---------------------------------------------------------------------------------------------
@@ -210,3 +211,11 @@ def test_where_questions_come_from_is_said_in_words(
     line = file.getvalue().splitlines()[1]
     assert line == f"questions  {expected}"
     assert len(line) <= 80
+
+
+def test_what_would_control_the_terminal_is_shown_by_its_code() -> None:
+    out = io.StringIO()
+    Display(Console(file=out, width=80)).note("stopped: \x1b[2J\u202e\x07, of\xa0two\nlines")
+    TextTable("\x1b[31mt", ("", "\x07"), (("a\x1bb", "c"),), ("n\x1b",)).show(Console(file=out))
+    assert "stopped: U+001B[2JU+202EU+0007, of\xa0two\nlines" in out.getvalue()
+    assert "aU+001Bb" in out.getvalue() and not set("\x1b\x07\u202e") & set(out.getvalue())

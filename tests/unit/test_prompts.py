@@ -163,3 +163,21 @@ def test_an_unknown_character_is_no_control_token_unless_its_token_ends_the_sequ
 
 def test_blanks_are_no_control_token_even_where_the_template_writes_them() -> None:
     assert foreign("x   y", tiny_tokenizer(CHATML + "   ")) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ messages[0]['content'] }}{{ 1 / 0 }}", "cannot be applied: division by zero"),
+        ("{{ bos_token }}Hello", "leaves the question out: all prompts would be the same"),
+        (
+            "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}",
+            "leaves the question out",
+        ),
+    ],
+)
+def test_a_template_that_cannot_ask_is_refused(template: str, message: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=message):
+        ControlTokens(DataSettings(train="q.jsonl"), tokenizer)

@@ -350,3 +350,10 @@ def test_overlap_names_held_out_questions_with_a_trained_prompt(
     held_out = load({"prompt": "c", "id": "1"}, {"prompt": "b", "id": "9"})
     assert overlap(train.questions, held_out) == ("9",)
     assert overlap(train.questions, load({"prompt": "c", "id": "1"})) == ()
+
+
+def test_an_answer_may_be_a_number_of_any_size(load: Callable[..., QuestionSet]) -> None:
+    """Also one that no float holds."""
+    found = load({"prompt": "10^400?", "answer": 10**400})
+    assert list(found.key.answers.values()) == [str(10**400)]
+    assert not found.rejected

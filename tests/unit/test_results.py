@@ -87,3 +87,49 @@ def test_a_file_of_something_else_is_refused(content: str, tmp_path: Path) -> No
     path.write_text(content)
     with pytest.raises(UserError, match=r"cannot read results from .*r\.json"):
         load_results(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("scores", {"pass@1": "x"}, "pass@1 = 'x': expected a finite number"),
+        ("scores", {"pass@1": None}, "pass@1 = None: expected a finite number"),
+        ("scores", {"pass@1": math.nan}, "pass@1 = nan: expected a finite number"),
+        ("scores", {"maj@4": 1.0}, "all with the same scores"),
+        ("id", [1], r"id = \[1\]: expected text"),
+        ("level", 3, "level = 3: expected text"),
+    ],
+)
+def test_scores_that_are_none_are_refused(
+    field: str, value: object, message: str, tmp_path: Path
+) -> None:
+    saved = json.loads(results_json([result("m", [0.0, 1.0])]))
+    saved["results"][0]["questions"][1][field] = value
+    (tmp_path / "r.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=rf"cannot read results from .*r\.json: .*{message}"):
+        load_results(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("questions", [], "expected one question or more"),
+        ("step", "x", "step = 'x': expected a whole number"),
+        ("data", ["train"], r"data = \['train'\]: expected text"),
+    ],
+)
+def test_results_that_are_none_are_refused(
+    field: str, value: object, message: str, tmp_path: Path
+) -> None:
+    saved = json.loads(results_json([result("m", [0.0, 1.0])]))
+    saved["results"][0][field] = value
+    (tmp_path / "r.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=message):
+        load_results(tmp_path / "r.json")
+
+
+def test_a_score_that_was_not_measured_is_named() -> None:
+    found = result("m", [0.0, 1.0])
+    for ask in (lambda: found.mean("maj@4"), lambda: found.gain(found, "maj@4")):
+        with pytest.raises(UserError, match="m was measured without maj@4"):
+            ask()

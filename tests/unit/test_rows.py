@@ -336,3 +336,15 @@ def test_the_real_library_without_a_network(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(UserError, match=r"cannot load hub:nobody/nothing .*Error: .*give its file"):
         read("hub:nobody/nothing")
+
+
+def test_a_long_cell_is_one_question(tmp_path: Path) -> None:
+    """The question may be refused for its length, by its row; the others of the file are not."""
+    path = tmp_path / "q.csv"
+    path.write_text(f'prompt,answer\n"{"x" * 200_000}",1\ny,2\n')
+    rows = [
+        row.value
+        for row in read_rows(str(path), DataSettings(train="q.csv"))
+        if isinstance(row, Row)
+    ]
+    assert [(len(row["prompt"]), row["answer"]) for row in rows] == [(200_000, "1"), (1, "2")]

@@ -12,6 +12,8 @@ from results import result
 from ttrl.report.results import results_json
 from ttrl.report.rollouts import RecordedAnswer, RecordedGroup, read_groups, recorded_line
 from ttrl.report.run_record import is_run, read_run
+from ttrl.run.resume import changed_settings
+from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
 
@@ -99,7 +101,9 @@ def test_what_is_no_run_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is no run: it has no config\.toml"):
         read_run(tmp_path)
     (folder / "metrics.jsonl").write_text('{"steps": 1}\n')
-    with pytest.raises(UserError, match=r"cannot read .*metrics\.jsonl: expected an object with a"):
+    with pytest.raises(
+        UserError, match=r"cannot read .*metrics\.jsonl: line 1: expected an object"
+    ):
         read_run(folder)
 
 
@@ -209,3 +213,47 @@ def test_answers_of_an_evaluation_are_read_as_they_were_written(tmp_path: Path) 
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(recorded_line(group)) + "\n")
     assert read_groups(path) == [group]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"\xff\n", "codec can't decode"),
+        (b'{"step": true}\n', "line 1: expected an object with a step"),
+        (b'{"step": -1}\n', "line 1: expected an object with a step"),
+        (b'{"step": 1}\n{"step": 2, "policy/loss": "low"}\n', "line 2: policy/loss = 'low': exp"),
+        (b'{"step": 1, "policy/loss": null}\n', "policy/loss = None: expected a finite number"),
+        (b'{"step": 1, "policy/loss": NaN}\n', "policy/loss = nan: expected a finite number"),
+        (b'{"step": 1, "policy/loss": [1]}\n', r"policy/loss = \[1\]: expected a finite number"),
+        (b'{"step": 1, "x": %s}\n' % (b"9" * 400), "x = 999"),
+    ],
+)
+def test_figures_that_cannot_be_drawn_are_refused(folder: Path, line: bytes, message: str) -> None:
+    (folder / "metrics.jsonl").write_bytes(line)
+    with pytest.raises(UserError, match=rf"cannot read .*metrics\.jsonl: .*{message}"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"steps": 2, "stop',
+        "[]",
+        "{}",
+        '{"steps": "2", "stopped": null}',
+        '{"steps": 2, "stopped": 5}',
+        '{"steps": 2, "stopped": null, "wall_s": "long"}',
+        '{"steps": 2, "stopped": null, "stream": []}',
+    ],
+)
+def test_a_broken_summary_is_refused_with_what_to_do(folder: Path, content: str) -> None:
+    """By whoever reads the run, and by whoever would go on with it."""
+    (folder / "summary.json").write_text(content)
+    message = (
+        r"cannot read .*summary\.json: .*without it, --resume goes on from the last checkpoint"
+    )
+    with pytest.raises(UserError, match=message):
+        read_run(folder)
+    settings = load_settings("tiny-arithmetic", overrides=["seed=5", "max_steps=9"])
+    with pytest.raises(UserError, match=message):
+        changed_settings(RunFolder(folder), settings)

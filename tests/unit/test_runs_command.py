@@ -153,3 +153,44 @@ def test_verdicts_are_shown_as_such(
     heads = [words.partition(" (")[0].strip() for words in out.splitlines() if "complete" in words]
     judged = [f"{n} judged a solution: {kind}" for n, kind in ((3, "right"), (2, "wrong"))]
     assert heads == [*judged, "1 said '7'", "1 judged a solution: neither right nor wrong"]
+
+
+def test_a_run_whose_measurements_are_broken_does_not_hide_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in "ab":
+        make_run(
+            tmp_path / name, STEPS, {0: {"train": [0.5]}}, summary={"steps": 2, "stopped": None}
+        )
+    (tmp_path / "a" / "evaluations" / "step_00000.json").write_text('{"format"')
+    make_run(tmp_path / "c", [])
+    (tmp_path / "c" / "metrics.jsonl").unlink()
+    (tmp_path / "c" / "metrics.jsonl").mkdir()
+    code, out, _ = call(capsys, monkeypatch, "runs", str(tmp_path), "--format", "json")
+    assert code == 0
+    rows = json.loads(out)[0]["rows"]
+    assert [row[:3] for row in rows] == [
+        ["a", "unreadable", ""],
+        ["b", "finished", "2"],
+        ["c", "unreadable", ""],
+    ]
+    assert "cannot read results from" in rows[0][4] and "metrics.jsonl" in rows[2][4]
+
+
+def test_names_that_control_a_terminal_are_shown_by_their_codes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A question is called as its file says, an agent as its workflow says."""
+    run = make_run(tmp_path / "run", STEPS, overrides=["data.train=q.jsonl"])
+    other = make_run(tmp_path / "other", STEPS, overrides=["data.suffix=\x1b[2J"])
+    (run.path / "rollouts").mkdir()
+    shown: dict[str, Any] = {**line("x", "9", 0.5, "9")}
+    shown["question"] = "q\x1b[2J\u202e1"
+    shown["completions"][0] |= {"turn": 1, "agent": 0, "trajectory": 0, "role": "judge\x07"}
+    (run.path / "rollouts" / "step_00002.jsonl").write_text(json.dumps(shown) + "\n")
+    _, out, _ = call(capsys, monkeypatch, "show", str(run.path))
+    assert "\nqU+001B[2JU+202E1: " in out
+    assert "complete, by judgeU+0007 1 in turn 2):" in out
+    _, compared, _ = call(capsys, monkeypatch, "compare", str(run.path), str(other.path))
+    assert "U+001B[2J" in "".join(compared.split())
+    assert not set("\x1b\x07\u202e") & set(out + compared)

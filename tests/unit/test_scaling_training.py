@@ -67,12 +67,12 @@ def test_the_run_of_a_curve_measures_its_own_questions_alone() -> None:
 @pytest.mark.parametrize(
     ("others", "summary", "words"),
     [
-        ([], {"stopped": "collapse"}, "holds a run that is stopped"),
-        (["seed=1"], {"stopped": None}, "of other settings .*seed = 1.*: name another"),
+        ([], {"steps": 9, "stopped": "collapse"}, "holds a run that is stopped"),
+        (["seed=1"], {"steps": 9, "stopped": None}, "of other settings .*seed = 1.*: name another"),
     ],
 )
 def test_a_run_that_is_not_the_one_is_refused(
-    others: list[str], summary: dict[str, str | None] | None, words: str, tmp_path: Path
+    others: list[str], summary: dict[str, int | str | None] | None, words: str, tmp_path: Path
 ) -> None:
     asked = load_settings("tiny-arithmetic", overrides=OPTIONS)
     run = tmp_path / "run"
@@ -84,7 +84,7 @@ def test_a_run_that_is_not_the_one_is_refused(
     (run / "config.toml").write_text(settings_of_run(asked).to_toml())
     (run / "summary.json").unlink(missing_ok=True)
     refuse_other_run(asked, run)  # it was interrupted, and goes on
-    (run / "summary.json").write_text('{"stopped": null}')
+    (run / "summary.json").write_text('{"steps": 9, "stopped": null}')
     refuse_other_run(asked, run)
     assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
 

@@ -116,6 +116,14 @@ def test_agents_with_a_policy_each_are_counted_together(tmp_path: Path) -> None:
     assert next_steps(run, "ttrl")[1] == f"measure it on other questions: {command}"
 
 
+def test_steps_that_say_nothing_of_votes(tmp_path: Path) -> None:
+    """As another program's run has them."""
+    found = verdict(make_run(tmp_path / "run", [{"policy/updates": 1, "loss": 0.5}]))
+    assert str(found) == "not measured: the lines of its steps say nothing of votes"
+    scores = {0: {"train": [1.0, 1.0]}, 1: {"train": [0.0, 0.0]}}
+    assert verdict(make_run(tmp_path / "worse", [{"loss": 0.5}], scores)).kind == "worse"
+
+
 # ---------------------------------------------------------------------------------------------
 # Streams
 

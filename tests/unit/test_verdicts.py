@@ -18,7 +18,7 @@ from ttrl.evaluation.scoring import score_groups
 from ttrl.report.page.history import answers_of
 from ttrl.report.rollouts import RecordedGroup, judged_line, read_groups
 from ttrl.rewards.scorer import GroupScorer
-from ttrl.types import AnswerKey, CompletionGroup, Turn, Verdict
+from ttrl.types import AnswerKey, CompletionGroup, Turn, UserError, Verdict
 
 GRADER = Grader()
 CHAIN = ("rollout.workflow=chain", "rollout.agents=3", "rollout.votes=66")
@@ -252,3 +252,11 @@ def test_verdicts_are_written_down_and_read_again(tmp_path: Path) -> None:
 )
 def test_chains_that_cannot_be(overrides: list[str], words: str) -> None:
     assert words in refusal(*overrides)
+
+
+def test_a_verdict_on_no_solution_is_refused() -> None:
+    """As in answers that were recorded, and of which some were then left out."""
+    whole = chains(*SAID)
+    torn = replace(whole, completions=whole.completions[1:])
+    with pytest.raises(UserError, match="verdict in turn 1 of trajectory 0 is on no solution"):
+        scorer().estimate(torn, None, 1)

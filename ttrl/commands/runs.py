@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ttrl.report.tables import Format
+from ttrl.report.tables import Format, printable
 from ttrl.types import UserError
 
 if TYPE_CHECKING:
     from ttrl.report.rollouts import RecordedAnswer, RecordedGroup
     from ttrl.report.run_record import RunRecord
+    from ttrl.types import Turn
 
 A_RUN = typer.Argument(help="A run's folder.", show_default=False)
 SHOWN = 400
@@ -39,7 +40,7 @@ def runs(
         if is_run(path):
             try:
                 found.append(read_run(path))
-            except UserError as error:  # of another version, or broken: the others are listed
+            except (UserError, OSError) as error:  # of another version, or broken: list the others
                 found.append((path, str(error)))
     if not found:
         raise UserError(f"{folder} holds no run: a run's folder has a config.toml")
@@ -78,7 +79,7 @@ def show(
     record = read_run(run)
     width = min(100, Console().width)
     stopped = record.summary and record.summary["stopped"]
-    why = f" ({stopped})" if stopped else ""
+    why = f" ({printable(stopped)})" if stopped else ""
     print(f"{run}: {record.state} after {len(record.steps)} steps{why}")
     print(textwrap.fill(f"{verdict(record)}.", 80), end="\n\n")
     for name in _curves(record):
@@ -151,7 +152,7 @@ def _worst_first(groups: Sequence[RecordedGroup], right: dict[str, str]) -> list
 def _described(group: RecordedGroup, reference: str | None, answers: int) -> Iterator[str]:
     """Yield the lines about one question; what a model wrote is quoted, as it may be anything."""
     known = "" if reference is None else f", reference {reference!r}"
-    yield f"\n{group.question}: {group.prompt[-SHOWN:]!r}"
+    yield f"\n{printable(group.question)}: {group.prompt[-SHOWN:]!r}"
     if not group.judged:
         yield f"  {len(group.answers)} answers, whose votes were not counted"
     else:
@@ -161,8 +162,14 @@ def _described(group: RecordedGroup, reference: str | None, answers: int) -> Ite
     for kind in sorted(kinds, key=votes.count, reverse=True)[:answers]:
         answer = kinds[kind]
         ended = "cut off" if answer.truncated else "complete"
-        yield f"  {votes.count(kind)} {kind} ({answer.tokens} tokens, {ended}):"
+        who = "" if answer.turn is None else f", {_who(answer.turn)}"
+        yield f"  {votes.count(kind)} {kind} ({answer.tokens} tokens, {ended}{who}):"
         yield f"    {'...' if len(answer.text) > SHOWN else ''}{answer.text[-SHOWN:]!r}"
+
+
+def _who(turn: Turn) -> str:
+    """Name the agent of an answer, as the report does."""
+    return f"by {printable(turn.role)} {turn.agent + 1} in turn {turn.index + 1}"
 
 
 def _said(answer: RecordedAnswer) -> str:

@@ -75,6 +75,10 @@ def train(
         recipe = str(run_dir / "config.toml")
     settings = load_settings(recipe, model=model, overrides=overrides or [])
     check_scoring(settings)
+    if settings.rollout.workflow != "single_turn":
+        from ttrl.rollout.workflows import make_workflow  # imports torch
+
+        make_workflow(settings)
     if dry_run:
         print(settings.to_toml(), end="")
         return

@@ -55,7 +55,7 @@ def build_prompt(
         prompt = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **variables
         )
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is a program of its own: 1 / 0 may be in it
         raise UserError(
             f"the chat template of {tokenizer.name_or_path!r} cannot be applied: {error}; see "
             "data.system_prompt, data.chat_template_kwargs and data.chat_template"
@@ -122,11 +122,20 @@ class ControlTokens:
     """
 
     def __init__(self, settings: DataSettings, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Apply the chat template once; raise what `build_prompt` raises."""
+        """Apply the chat template once; raise what `build_prompt` raises.
+
+        So does a template that shows nothing of a text, as of one for parts of a message.
+        """
         self._settings, self._tokenizer = settings, tokenizer
         # An unknown character controls nothing, unless its token ends or starts a sequence too.
         self._unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
         self._frames: dict[tuple[str, ...], tuple[dict[int, str], Counter[int]]] = {}
+        if _HARMLESS not in build_prompt(_HARMLESS, settings, tokenizer):
+            raise UserError(
+                f"the chat template of {tokenizer.name_or_path!r} leaves the question out: all "
+                "prompts would be the same; set data.chat_template = false, or put the template "
+                "that belongs to the model in its folder"
+            )
         self._frame(("user",))
 
     def foreign(self, question: str | Messages, prompt_ids: tuple[int, ...]) -> str | None:

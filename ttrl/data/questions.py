@@ -297,8 +297,9 @@ def _optional_text(fields: dict[str, Any], name: str) -> str | None:
     value = _field(fields, name)
     if value is _ABSENT or value is None:
         return None
-    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-    if not isinstance(value, str) and not (number and math.isfinite(value)):
+    whole = isinstance(value, int) and not isinstance(value, bool)  # of any size
+    number = whole or (isinstance(value, float | Decimal) and math.isfinite(value))
+    if not isinstance(value, str) and not number:
         raise BadRow(f"field {name!r} must be text or a number, got {_short(value)}")
     text = str(value)
     if isinstance(value, Decimal):

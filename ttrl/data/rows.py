@@ -33,6 +33,10 @@ FOLDER_CONVERTER = "import datasets; datasets.load_from_disk({!r}).to_json('q.js
 """A line of Python that makes a file that is read of a folder; `CONVERTERS` are for files."""
 
 
+LONGEST_CELL = 2**31 - 1
+"""Characters of a table's cell: too long a question is a row's fault, not the file's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row as the source holds it; nothing about it has been checked."""
@@ -198,7 +202,8 @@ def _txt_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(source: str, delimiter: str) -> Iterator[Row | Rejection]:
-    """Yield the rows under a header; a quoted cell may hold line breaks."""
+    """Yield the rows under a header; a quoted cell may hold line breaks, and any length."""
+    csv.field_size_limit(LONGEST_CELL)  # of the whole process, 131,072 until then
     lines = csv.reader(
         io.StringIO(_text(Path(source)), newline=""), delimiter=delimiter, strict=True
     )

@@ -62,6 +62,11 @@ def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
         UserError: if there is none, it does not load, or it has no end-of-sequence token.
     """
     tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, settings)
+    if not tokenizer.encode("1 + 1", add_special_tokens=False):
+        raise UserError(
+            f"the tokenizer of {settings.path} makes no tokens of a text: expected its files "
+            "(tokenizer.json, or what its class reads) beside the model; fetch them again"
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer of {settings.path} has no end-of-sequence token")
     return tokenizer

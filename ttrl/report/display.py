@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ttrl.report.tables import printable
 from ttrl.settings import Settings
 
 SHOWN_IDS = 8
@@ -133,7 +134,8 @@ class Display:
             self._progress.advance(self._steps)
         if seconds and not self._estimated and total is not None and step < total:
             rest = duration(seconds * (total - step))
-            self.note(f"about {rest} for the {total - step} steps to come, {seconds:.1f} s each")
+            left = "the last step" if total - step == 1 else f"the {total - step} steps to come"
+            self.note(f"about {rest} for {left}, {seconds:.1f} s each")
         self._estimated = True
 
     def measured(self, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -159,7 +161,8 @@ class Display:
             self.note(f"rejected {row}")
 
     def note(self, text: str) -> None:
-        """Print one line above the bars."""
+        """Print one line above the bars; what would control the terminal is shown by its code."""
+        text = printable(text)
         self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 

@@ -113,7 +113,12 @@ class EvaluationResult:
         return tuple(q for q in self.questions if level is None or q.level == level)
 
     def mean(self, name: str, level: str | None = None) -> Mean:
-        """Return the mean of a score over the questions (of one level), with its interval."""
+        """Return the mean of a score over the questions (of one level), with its interval.
+
+        Raises:
+            UserError: if it was not measured.
+        """
+        self._refuse_unmeasured(name)
         return mean_of([q.scores[name] for q in self.at(level)])
 
     def gain(self, before: EvaluationResult, name: str, level: str | None = None) -> Mean:
@@ -132,7 +137,12 @@ class EvaluationResult:
             )
         if any(name not in scores for scores in then.values()):
             raise UserError(f"{before.model} was measured without {name}: measure it again")
+        self._refuse_unmeasured(name)
         return mean_of([q.scores[name] - then[q.id][name] for q in self.at(level)])
+
+    def _refuse_unmeasured(self, name: str) -> None:
+        if name not in self.names:
+            raise UserError(f"{self.model} was measured without {name}: measure it again")
 
     def flat(self) -> Scores:
         """Return the means by name, and again by level: "pass@1", "pass@1/level=3"."""
@@ -165,17 +175,48 @@ class EvaluationResult:
         Raises:
             ValueError, KeyError, TypeError: if it was not.
         """
+        step = saved["step"]
+        if step is not None and not is_count(step):
+            raise ValueError(f"step = {step!r}: expected a whole number from 0 on, or null")
+        questions = tuple(map(_question, saved["questions"]))
+        if not questions or any(q.scores.keys() != questions[0].scores.keys() for q in questions):
+            raise ValueError("expected one question or more, all with the same scores")
         return cls(
-            model=saved["model"],
-            data=saved["data"],
+            model=_text("model", saved["model"]),
+            data=_text("data", saved["data"]),
             sampling=dict(saved["sampling"]),
-            questions=tuple(
-                QuestionScores(q["id"], dict(q["scores"]), q["level"]) for q in saved["questions"]
-            ),
-            step=saved["step"],
+            questions=questions,
+            step=step,
             selection=Selection.of_json(chosen) if (chosen := saved.get("selection")) else None,
             stopped_early=saved.get("stopped_early"),
         )
+
+
+def _question(saved: Mapping[str, Any]) -> QuestionScores:
+    """Read the scores of a question; a ValueError says what of them is none."""
+    id, level, scores = _text("id", saved["id"]), saved["level"], dict(saved["scores"])
+    for name, value in scores.items():
+        if not is_number(value):
+            raise ValueError(f"question {id!r}: {name} = {value!r}: expected a finite number")
+    return QuestionScores(id, scores, None if level is None else _text("level", level))
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} = {value!r}: expected text")
+    return value
+
+
+def is_count(value: object) -> bool:
+    """Say whether a value that was read is a whole number from 0 on, and no larger than a step."""
+    return type(value) is int and 0 <= value < 2**53  # true is an int, too
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value that was read is a finite number."""
+    if type(value) is int:
+        return abs(value) < 2**63
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def results_json(results: Iterable[EvaluationResult]) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ttrl.report.results import EvaluationResult, load_results
+from ttrl.report.results import EvaluationResult, is_count, is_number, load_results
 from ttrl.report.rollouts import RecordedGroup, read_groups
 from ttrl.settings import Settings
 from ttrl.settings.recipe import load_settings
@@ -109,7 +109,7 @@ def read_run(path: Path) -> RunRecord:
     except UserError as error:
         raise UserError(f"{config}: {error}") from error
     lines = _metrics(path / "metrics.jsonl")
-    summary = _json(path / "summary.json")
+    summary = read_summary(path / "summary.json")
     return RunRecord(
         path=path,
         settings=settings,
@@ -135,25 +135,53 @@ def _state(config: Path, summary: Mapping[str, Any] | None) -> State:
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
     """Read the whole lines of the metrics; the last one may be half written."""
-    whole = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    if not path.exists():
+        return []
     try:
-        lines = [json.loads(line) for line in whole]
-        if not all(isinstance(line, dict) and isinstance(line.get("step"), int) for line in lines):
-            raise ValueError("expected an object with a step in each line")
-    except (ValueError, RecursionError) as error:
+        whole = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [_metrics_line(number, line) for number, line in enumerate(whole, start=1)]
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    return lines
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _metrics_line(number: int, line: str) -> dict[str, Any]:
+    """Return a line's figures; a ValueError says what in it nothing can be drawn of."""
+    found = json.loads(line)
+    if not isinstance(found, dict) or not is_count(found.get("step")):
+        raise ValueError(f"line {number}: expected an object with a step in each line")
+    for name, value in found.items():
+        if not is_number(value):
+            raise ValueError(
+                f"line {number}: {name} = {repr(value)[:60]}: expected a finite number"
+            )
+    return found
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """Read what a run writes at its end; None: it has not come to it.
+
+    Raises:
+        UserError: if it is there, and is not what a run writes.
+    """
     if not path.exists():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("expected an object")
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        stopped = found.get("stopped")
+        if not (
+            is_count(found.get("steps"))
+            and (stopped is None or isinstance(stopped, str))
+            and is_number(found.get("wall_s", 0.0))
+            and isinstance(found.get("stream", {}), dict)
+        ):
+            raise ValueError("expected steps, a number, and stopped, a text or null")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}. It is written at a run's end: without it, --resume goes "
+            "on from the last checkpoint"
+        ) from error
     return found
 
 

@@ -34,24 +34,32 @@ def runs_table(found: Sequence[RunRecord | tuple[Path, str]]) -> TextTable:
     """Make a list of runs: how they stand and went; of one that cannot be read, why not."""
     rows: list[tuple[str, ...]] = []
     for run in found:
-        if not isinstance(run, RunRecord):
-            rows.append((run[0].name, "unreadable", "", "", run[1], "", ""))
-            continue
-        time = duration(run.summary["wall_s"]) if run.summary else ""
-        pairs = {
-            before.data: (before, after) for before, after in before_and_after(run.evaluations())
-        }
-        scores = [
-            " → ".join(f"{100 * result.mean('pass@1').value:.1f}" for result in pairs.get(name, ()))
-            for name in ("train", "held_out")
-        ]
-        if (arrived := stream_scores(run)) is not None and not scores[0]:
-            whole, last = (100 * share for share in arrived.first)
-            scores[0] = f"{whole:.1f}, last third {last:.1f}"
-        steps = str(len(run.steps))
-        rows.append((run.path.name, run.state, steps, time, verdict(run).kind, *scores))
+        if isinstance(run, RunRecord):
+            try:
+                rows.append(_row(run))
+            except UserError as error:  # what it has measured is broken: the others are listed
+                rows.append(_unreadable(run.path, str(error)))
+        else:
+            rows.append(_unreadable(*run))
     columns = ("run", "state", "steps", "time", "result", "pass@1", "held out")
     return TextTable("runs", columns, tuple(rows))
+
+
+def _row(run: RunRecord) -> tuple[str, ...]:
+    time = duration(run.summary["wall_s"]) if run.summary and "wall_s" in run.summary else ""
+    pairs = {before.data: (before, after) for before, after in before_and_after(run.evaluations())}
+    scores = [
+        " → ".join(f"{100 * result.mean('pass@1').value:.1f}" for result in pairs.get(name, ()))
+        for name in ("train", "held_out")
+    ]
+    if (arrived := stream_scores(run)) is not None and not scores[0]:
+        whole, last = (100 * share for share in arrived.first)
+        scores[0] = f"{whole:.1f}, last third {last:.1f}"
+    return (run.path.name, run.state, str(len(run.steps)), time, verdict(run).kind, *scores)
+
+
+def _unreadable(path: Path, why: str) -> tuple[str, ...]:
+    return (path.name, "unreadable", "", "", why, "", "")
 
 
 def comparison_tables(first: RunRecord, second: RunRecord) -> list[TextTable]:

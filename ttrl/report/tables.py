@@ -43,14 +43,14 @@ class TextTable:
 
     def show(self, console: Console) -> None:
         """Print the table on a screen."""
-        table = Table(title=Text(self.title, style="table.title"))
-        for place, column in enumerate(self.columns):
+        table = Table(title=Text(printable(self.title), style="table.title"))
+        for place, column in enumerate(map(printable, self.columns)):
             table.add_column(Text(column), justify="right" if place else "left", overflow="fold")
         for row in self.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         console.print(table)
         for note in self.notes:
-            console.print(note, highlight=False, markup=False)
+            console.print(printable(note), highlight=False, markup=False)
 
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown."""
@@ -92,6 +92,14 @@ def write(tables: Sequence[TextTable], shown: Format) -> None:
             print(table.markdown() if shown == "markdown" else table.latex())
 
 
+def printable(text: str) -> str:
+    """Return a text whose characters that control a terminal are shown by their codes.
+
+    So are those that turn the direction of text, or are not to be seen; ends of lines stay.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t\xa0" else f"U+{ord(c):04X}" for c in text)
+
+
 def _line(cells: tuple[str, ...]) -> str:
     return f"| {' | '.join(map(escaped, cells))} |"
 
@@ -101,7 +109,7 @@ def escaped(text: str) -> str:
 
     Characters that are not to be seen, or turn the direction of text, are shown by their codes.
     """
-    seen = "".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in " ".join(text.split()))
+    seen = printable(" ".join(text.split()))
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", seen)
 
 

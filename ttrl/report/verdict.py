@@ -55,7 +55,10 @@ def verdict(run: RunRecord) -> Verdict:
         return Verdict("collapse", f"the guard saw its signs in step {run.steps[-1]['step']}")
     if not any(run.of_policies(step, "updates") for step in run.steps):
         return Verdict("nothing learned", f"nothing was there to learn from, {_idle(run)}")
-    first, last = _ends(run, "vote/majority_ratio")
+    ends = _ends(run, "vote/majority_ratio")
+    if ends is None:
+        return Verdict("not measured", "the lines of its steps say nothing of votes")
+    first, last = ends
     return Verdict(
         "not measured",
         f"there was nothing to compare with; the majority ratio went from {first:.2f} to "
@@ -154,9 +157,10 @@ def _others(pairs: Sequence[tuple[EvaluationResult, EvaluationResult]]) -> str:
 
 def _agree_more(run: RunRecord) -> str:
     """Say that the votes agree more at the end than at the beginning; empty if they do not."""
-    first, last = _ends(run, "vote/majority_ratio")
-    if last <= first:
+    ends = _ends(run, "vote/majority_ratio")
+    if ends is None or ends[1] <= ends[0]:
         return ""
+    first, last = ends
     return f"while the votes agree more, majority ratio {first:.2f} to {last:.2f}"
 
 
@@ -180,9 +184,14 @@ def _of_scores(
     return Verdict("nothing learned", f"{said}, which may be chance{others}, {_idle(run)}")
 
 
-def _ends(run: RunRecord, name: str) -> tuple[float, float]:
-    """Return the means of a metric over the first and the last tenth of the steps."""
+def _ends(run: RunRecord, name: str) -> tuple[float, float] | None:
+    """Return the means of a metric over the first and the last tenth of the steps.
+
+    None: no step has it.
+    """
     values = [value for _, value in run.curve(name)]
+    if not values:
+        return None
     some = max(1, len(values) // 10)
     return fmean(values[:some]), fmean(values[-some:])
 

@@ -10,7 +10,7 @@ from ttrl.answers import Extractor
 from ttrl.report.rollouts import RecordedAnswer
 from ttrl.settings import Settings
 from ttrl.settings.agents import VERIFIER
-from ttrl.types import Completion, Estimate, Turn, Verdict
+from ttrl.types import Completion, Estimate, Turn, UserError, Verdict
 
 SAYS = {"1": True, "0": False}
 """What a verdict may be, to the letter; anything else, however close, is none."""
@@ -30,6 +30,9 @@ def verdicts_of(
 
     Returns:
         By index of a completion, for those that are verdicts; none but in a chain of verdicts.
+
+    Raises:
+        UserError: if recorded ones are no chains.
     """
     if settings.rollout.workflow != "chain" or settings.agents.chain != "verdict":
         return {}
@@ -42,7 +45,13 @@ def verdicts_of(
             solutions[turn.trajectory].append((turn.index, i))
     found: dict[int, Verdict] = {}
     for i, turn in verifiers.items():
-        _, of = max(place for place in solutions[turn.trajectory] if place[0] < turn.index)
+        before = [place for place in solutions[turn.trajectory] if place[0] < turn.index]
+        if not before:
+            raise UserError(
+                f"a verdict in turn {turn.index} of trajectory {turn.trajectory} is on no "
+                "solution: expected the answers of whole chains, as a run has them in rollouts/"
+            )
+        _, of = max(before)
         found[i] = Verdict(of, SAYS.get((extract(completions[i].text) or "").strip()))
     return found
 

@@ -19,7 +19,7 @@ def voters_of(
         verdicts: indices of those that are no answers to the question.
 
     Raises:
-        UserError: if only some turns are to vote, and an answer is of none.
+        UserError: if only some turns are to vote, and an answer is of none, or all are of others.
     """
     if voters == "all":
         return tuple(i not in verdicts for i in range(len(completions))) if verdicts else None
@@ -33,7 +33,14 @@ def voters_of(
     for turn in turns:
         last[turn.trajectory] = max(turn.index, last.get(turn.trajectory, 0))
     wanted = [0 if voters == "first" else last[turn.trajectory] for turn in turns]
-    return tuple(
+    votes = tuple(
         turn.index == index and i not in verdicts
         for i, (turn, index) in enumerate(zip(turns, wanted, strict=True))
     )
+    if not any(votes):
+        raise UserError(
+            f"agents.voters = {voters!r}: nobody would vote, since no answer of rollout.workflow "
+            "is of the first turn, whose Turn.index is 0; count turns from 0, or set agents.voters "
+            '= "all"'
+        )
+    return votes

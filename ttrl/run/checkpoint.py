@@ -36,6 +36,8 @@ MANIFEST = "manifest.json"
 TEMPORARY = ".tmp"
 FORMAT = 2
 """The version of this format, which a manifest states; a reader of another one refuses it."""
+REASON = 300
+"""Characters of an error that are shown, at most."""
 FOLDER_NAME = re.compile(f"{STEP_NAME}({re.escape(TEMPORARY)})?")
 
 
@@ -105,9 +107,10 @@ class Checkpoint:
             RuntimeError,
             SafetensorError,
         ) as error:
+            reason = " ".join(str(error).split())  # in a line: pydantic's are many
             raise UserError(
                 f"{self.path} holds something else than ttrl saves: {type(error).__name__}: "
-                f"{error}; remove that checkpoint, and an earlier one is used"
+                f"{reason[:REASON]}; remove that checkpoint, and an earlier one is used"
             ) from error
 
     def shards(

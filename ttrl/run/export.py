@@ -16,7 +16,7 @@ from ttrl.models.pretrained import layer_of, load_outline, load_tokenizer
 from ttrl.models.weight_files import WeightFiles
 from ttrl.report.run_record import read_run
 from ttrl.run.checkpoint import Checkpoint, IncompleteError, best_of, find_newest, named_as_ours
-from ttrl.run.identity import weights_digest
+from ttrl.run.identity import policies_in, refuse_foreign, weights_digest
 from ttrl.run.model_card import model_card
 from ttrl.run.resume import settings_of
 from ttrl.run.saved_model import save_model
@@ -47,7 +47,8 @@ def export(
         The checkpoint.
 
     Raises:
-        UserError: if there is no such checkpoint, it is damaged, or ``output`` cannot be made.
+        UserError: if there is no such checkpoint, it is damaged or another run's, or ``output``
+            cannot be made.
     """
     if os.path.lexists(output):
         raise UserError(f"{output} exists; name a new folder")
@@ -64,6 +65,8 @@ def export(
         )
     checkpoint = _choose(source, run, which, note)
     settings = settings_of(run / "config.toml")
+    with checkpoint.errors_as_user_error():
+        refuse_foreign(checkpoint.state()["identity"], settings, checkpoint.path)
     dtype = dtype or settings.model.dtype
     kind = getattr(torch, dtype)
     card = model_card(read_run(run), checkpoint, dtype, agent)
@@ -93,9 +96,10 @@ def _weights(
     part, own = (f"agent_{agent}", f"agent_{agent}/weights/") if agent else ("policy", "weights/")
     sizes = {key.removeprefix(own): size for key, size in every if key.startswith(own)}
     if agent and not sizes:
+        last = policies_in(run["sizes"]) - 1
         raise UserError(
-            f"--agent {agent}: {checkpoint.path} has no policy of that number: expected one from 0 "
-            f"to {len({key.split('/')[0] for key, _ in every if key.startswith('agent_')})}"
+            f"--agent {agent}: {checkpoint.path} has no policy of that number: "
+            + (f"expected one from 0 to {last}" if last else "its agents share one; leave it out")
         )
     trained = shapes if rank is None else _adapters(shapes, sizes, rank)
     fits = all(sizes.get(name) == shape.numel() for name, shape in trained.items())

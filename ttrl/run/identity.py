@@ -96,19 +96,32 @@ class Identity:
         if saved["replayed"] != self.replayed:
             add = "give --replay as well" if saved["replayed"] else "leave --replay out"
             raise UserError(f"--resume: {add}, as when the run was started")
+        then, now = policies_in(saved["sizes"]), policies_in(self.sizes)
+        if then != now:
+            raise UserError(
+                f"--resume: rollout.workflow = {self.settings.rollout.workflow!r} has {now} agents "
+                f"with a policy each, and had {then} when {checkpoint} was saved; put it back, or "
+                "start a new run"
+            )
         model = f"model.path = {self.settings.model.path!r}"
-        for what, then, now in (
+        for what, before, after in (
             ("the estimator", saved["estimator"], self.estimator),
             ("data.train", saved["questions"], self.questions),
             (f"the configuration of {model}", saved["model"]["config"], self.model["config"]),
             (f"one of the weights of {model}", saved["model"]["weights"], self.model["weights"]),
             (f"the set of parameters of {model}", saved["sizes"], self.sizes),
         ):
-            if then != now:
+            if before != after:
                 raise UserError(
                     f"--resume: {what} is not what it was when {checkpoint} was saved; put it "
                     "back, or start a new run"
                 )
+
+
+def policies_in(sizes: Mapping[str, int]) -> int:
+    """Count the policies in an identity's sizes: the first one's keys name no agent."""
+    named = {key.partition("/")[0] for key in sizes}
+    return 1 + sum(name.startswith("agent_") for name in named)
 
 
 def refuse_differences(before: Settings, now: Settings, what: str, advice: str) -> list[str]:
@@ -123,19 +136,10 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
     Raises:
         UserError: if something differs that may not.
     """
-    then, here = before.flat(), now.flat()
-    differ = {
-        key: f"{key} = {here.get(key)!r} (was {then.get(key)!r})"
-        for key in sorted(then.keys() | here.keys())
-        if then.get(key) != here.get(key)
-    }
+    differ = _differences(before, now)
     # Nothing is sampled ahead of a checkpoint: then when they are taken decides what is sampled.
     fixed = "checkpoint.every" if now.rollout.overlap else None
-    refused = [
-        text
-        for key, text in differ.items()
-        if key == fixed or (key not in EXTEND and not key.startswith(MAY_DIFFER))
-    ]
+    refused = [text for key, text in differ.items() if key == fixed or _decides(key)]
     if refused:
         free = ", ".join((*MAY_DIFFER, *EXTEND)).replace(".,", ".*,")
         raise UserError(
@@ -144,14 +148,44 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
     return list(differ.values())
 
 
+def refuse_foreign(saved: Mapping[str, Any], run: Settings, checkpoint: Path) -> None:
+    """Raise a UserError unless a run of these settings may have saved the checkpoint.
+
+    Its model may be somewhere else by now, which its parameters are compared with anyhow.
+
+    Args:
+        saved: the identity in the checkpoint.
+        run: the settings of the run in whose folder it lies.
+        checkpoint: for the message.
+    """
+    differ = _differences(Settings.model_validate(saved["settings"]), run)
+    others = [text for key, text in differ.items() if _decides(key) and key != "model.path"]
+    if others:
+        raise UserError(
+            f"{checkpoint} was saved by another run than the one in whose folder it is, which has "
+            f"{'; '.join(others)}: put it back where it came from, or config.toml as it was"
+        )
+
+
+def _differences(before: Settings, now: Settings) -> dict[str, str]:
+    """Return what differs, as "KEY = NEW (was OLD)", by key."""
+    then, here = before.flat(), now.flat()
+    return {
+        key: f"{key} = {here.get(key)!r} (was {then.get(key)!r})"
+        for key in sorted(then.keys() | here.keys())
+        if then.get(key) != here.get(key)
+    }
+
+
+def _decides(key: str) -> bool:
+    """Say whether a setting decides what a run makes, apart from where it ends."""
+    return key not in EXTEND and not key.startswith(MAY_DIFFER)
+
+
 def run_digest(saved: Mapping[str, Any]) -> str:
     """Compute a digest of a saved identity: that of whatever goes on with this run, too."""
     settings = Settings.model_validate(saved["settings"]).flat()
-    decides = {
-        key: value
-        for key, value in settings.items()
-        if key not in EXTEND and not key.startswith(MAY_DIFFER)
-    }
+    decides = {key: value for key, value in settings.items() if _decides(key)}
     text = json.dumps({**saved, "settings": decides}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

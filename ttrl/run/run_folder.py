@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ttrl.report.results import EvaluationResult, results_json
 from ttrl.report.rollouts import json_lines, judged_line, sampled_line
+from ttrl.report.run_record import read_summary
 from ttrl.run.checkpoint import TEMPORARY, is_finished, named_as_ours, step_of
 from ttrl.run.claim import claim
 from ttrl.run.disk import disk
@@ -123,9 +124,12 @@ class RunFolder:
         return (self.path / "summary.json").exists()
 
     def summary(self) -> Summary:
-        """Read what `write_summary` wrote."""
-        found: Summary = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
-        return found
+        """Read what `write_summary` wrote; empty if nothing was.
+
+        Raises:
+            UserError: if it is something else.
+        """
+        return read_summary(self.path / "summary.json") or {}
 
     def rewrite_settings(self, settings: Settings) -> None:
         """Write the settings of a run that has been claimed; in place, as the file is the claim."""

@@ -40,8 +40,12 @@ def _unused(settings: Settings) -> Iterator[str]:
     for name in ("agents", "rounds"):
         if (value := getattr(rollout, name)) != 1:
             yield f"rollout.{name} = {value} needs rollout.workflow = {_choice()}; it is {named}"
-    if settings.agents != AgentSettings():
-        yield f"[agents] needs rollout.workflow = {_choice()}; it is {named}"
+    own, usual = settings.agents.model_dump(), AgentSettings().model_dump()
+    if changed := [key for key, value in own.items() if value != usual[key]]:
+        yield (
+            f"agents.{changed[0]} = {own[changed[0]]!r}: [agents] needs rollout.workflow = "
+            f"{_choice()}, or a plan of your own (FILE.py:CLASS); it is {named}"
+        )
 
 
 def _choice() -> str:

@@ -58,7 +58,9 @@ def errors_as_user_error(name: str, setting: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
+        said, file, line = str(error), last.filename, last.lineno
+        if isinstance(error, SyntaxError) and error.filename:  # raised by Python, not by a line
+            said, file, line = error.msg, error.filename, error.lineno
         raise UserError(
-            f"{setting} = {name!r} failed with {type(error).__name__}: {error} "
-            f"({last.filename}:{last.lineno})"
+            f"{setting} = {name!r} failed with {type(error).__name__}: {said} ({file}:{line})"
         ) from error

@@ -193,13 +193,13 @@ def _update_rules(settings: Settings) -> Iterator[str]:
     if policy.trained_samples > rollout.votes:
         yield (
             f"policy.trained_samples = {policy.trained_samples} is more than rollout.votes = "
-            f"{rollout.votes}: only sampled answers can be trained on"
+            f"{rollout.votes}: only sampled answers can be trained on; set {rollout.votes} or less"
         )
     if policy.sequences_per_update > trained:
         yield (
             f"policy.sequences_per_update = {policy.sequences_per_update} is more than a step's "
             f"{trained} trained sequences (rollout.questions_per_step x policy.trained_samples): "
-            "an update would never fill"
+            f"an update would never fill; set {trained} or less"
         )
     if room < settings.longest:
         yield (

@@ -32,9 +32,10 @@ class QuestionList:
             UserError: if there are too few questions for one step.
         """
         if len(questions) < per_step:
+            were = "question was" if len(questions) == 1 else "questions were"
             raise UserError(
                 f"rollout.questions_per_step = {per_step}, but only {len(questions)} training "
-                "questions were loaded; lower it"
+                f"{were} loaded: set it to {len(questions)} or less"
             )
         self.all = questions
         self.per_step = per_step

@@ -74,6 +74,10 @@ def _refuse_wrong_fields(act: Act, where: str) -> None:
             f"{where}: its role is what templates show as {{ROLE}}: expected a text without "
             f"braces, and neither {QUESTION!r} nor {ANSWERS!r}"
         )
+    if act.agent is not None and (not isinstance(act.agent, str) or not act.agent):
+        raise UserError(f"{where}: its agent is {act.agent!r}: expected a name, or None")
+    if not isinstance(act.answers, bool):
+        raise UserError(f"{where}: answers = {act.answers!r}: expected True or False")
     if act.template is not None and not isinstance(act.template, str):
         raise UserError(f"{where}: its template is {act.template!r}: expected a text, or None")
     if others is not None and (type(others) is not int or others < 0):

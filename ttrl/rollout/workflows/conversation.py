@@ -59,8 +59,15 @@ class Conversation:
         return tuple(policy for policy in order if policy is not None) or (0,)
 
     def turns(self) -> Plan:
-        """Return who acts in which turn, and what each sees."""
-        raise NotImplementedError
+        """Return who acts in which turn, and what each sees.
+
+        Raises:
+            UserError: if a subclass gives none.
+        """
+        raise UserError(
+            f"rollout.workflow = {self.name!r} is a Conversation without a plan: define turns(), "
+            "which returns one"
+        )
 
     def begin(self, prompts: FreePrompts) -> None:
         """Take what puts model output into prompts."""
