@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from machine import describe
+from machine import describe, rows
 from rich.console import Console
 
 Key = tuple[str | int, ...]
@@ -75,8 +75,13 @@ class KeptRuns:
 
         Yields:
             Each run that was made, to be added.
+
+        Raises:
+            SystemExit: if some are missing, and those that are there were made with other rows.
         """
         missing = {key: arguments for key, arguments in wanted.items() if not self.has(key)}
+        if missing:
+            self._refuse_other_rows()
         # Started, not forked, and each used for many runs: importing takes a fifth of a run.
         with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
             tasks = {pool.submit(run, *arguments): key for key, arguments in missing.items()}
@@ -86,6 +91,16 @@ class KeptRuns:
                     console.print(f"{named(key)} failed: {error!r}", markup=False)
                 else:
                     yield key, done.result()
+
+    def _refuse_other_rows(self) -> None:
+        """Refuse to mix runs that no one machine could make again, digit by digit."""
+        before, now = self.record.get("machine", {}).get("rows", rows()), rows()
+        if before != now:
+            raise SystemExit(
+                f"{self.path}: its runs were made with the row operations {before!r}, and those of "
+                f"this installation are {now!r}, which round otherwise: write other runs to "
+                "another file with --out, or install as docs/kernels.md says"
+            )
 
     def complete(
         self,

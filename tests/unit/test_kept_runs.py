@@ -10,8 +10,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from programs import program
 from rich.console import Console
+from ttrl_kernels import chosen_backend
 
 
 @pytest.fixture
@@ -47,6 +49,9 @@ def test_what_is_there_is_not_made_again_and_a_failure_stops_no_other(
     }
     assert (found["common"], found["areas"]) == (["a=1"], {"votes": 0.5})
     assert found["machine"]["python"] == sys.version.split()[0]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert found["machine"]["rows"] == chosen_backend(device)
+    assert found["machine"]["instructions"] == torch.backends.cpu.get_cpu_capability()
 
 
 def test_runs_of_other_settings_are_not_mixed(bench: ModuleType, tmp_path: Path) -> None:
@@ -58,6 +63,25 @@ def test_runs_of_other_settings_are_not_mixed(bench: ModuleType, tmp_path: Path)
         bench.KeptRuns(path, {"settings": {"one": (["a=2"], "half", 1)}})
     with pytest.raises(SystemExit, match="made with other settings"):
         bench.KeptRuns(path, {**settings, "questions": 6})
+
+
+def test_runs_of_other_rows_are_not_mixed(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They differ in the last bit, and in what is sampled from some step on: no record is both."""
+    path, quiet = tmp_path / "runs.json", Console(quiet=True)
+    monkeypatch.setattr("machine.rows", lambda: "native")
+    first = bench.KeptRuns(path, {})
+    first.add(("votes", 0), {"made": 0})
+    first.write()
+    monkeypatch.setattr(bench, "rows", lambda: "torch")
+    there, missing = {("votes", 0): ["{}"]}, {("votes", 1): ["{}"]}
+    assert list(bench.KeptRuns(path, {}).made(json.loads, there, 1, quiet)) == []
+    with pytest.raises(SystemExit, match="made with the row operations 'native', and those of "):
+        list(bench.KeptRuns(path, {}).made(json.loads, missing, 1, quiet))
+    monkeypatch.setattr(bench, "rows", lambda: "native")
+    made = bench.KeptRuns(path, {}).made(json.loads, missing, 1, quiet)
+    assert list(made) == [(("votes", 1), {})]
 
 
 def test_a_mean_stands_with_the_lowest_and_the_highest(bench: ModuleType) -> None:
