@@ -58,7 +58,7 @@ from ttrl.settings.serve_rules import SENT, serves
 from ttrl.stream.phase import StreamPhase
 from ttrl.system.memory import memory_metrics, memory_suffices
 from ttrl.system.ranks import join_ranks, leave_ranks
-from ttrl.system.versions import versions
+from ttrl.system.versions import changed, versions
 from ttrl.system.watchdog import Watchdog
 from ttrl.types import CompletionGroup, StepResult, UpdateResult, UserError
 
@@ -148,8 +148,8 @@ class Trainer:
             parts.free_prompts,
             parts.posed,
         )
-        # What has come of a stream is in the folder, and is more than memory should hold.
-        key = None if parts.stream is not None else parts.key
+        # What has come of a stream, or was posed, is in the folder: more than memory should hold.
+        key = parts.key if parts.stream is None and parts.posed is None else None
         self.report = LiveReport(folder.path, key, parts.settings, parts.display, parts.ranks)
         self.serves = serve is not None
         self.rollouts: Rollouts = InTurn(phase, parts.goes_on, parts.answer, self._limited)
@@ -340,7 +340,8 @@ class Trainer:
         score = parts.guards.score(result.metrics)
         with self._limited("save"):
             states = states_of({**parts.stateful(), **parts.stateful_engine()})
-            made = {"identity": parts.identity(self.done).as_json(), "versions": versions()}
+            made = {"identity": parts.identity(self.done).as_json()}
+            made["versions"] = versions(parts.model.kernels)
             state = {"step": self.done, **made, "parts": states}
             self.saving.save(self.done, state, shards_of(parts.stateful()), score)
 
@@ -359,6 +360,8 @@ class Trainer:
             if state["step"] != checkpoint.step:
                 raise ValueError(f"the state of step {state['step']}")
             parts.identity(done=0).refuse_other(state["identity"], checkpoint.path)
+        if others := changed(state.get("versions", {}), versions(parts.model.kernels)):
+            self.display.note(f"continuing with {', '.join(others)}: they may round otherwise")
         parts.pool.sleep()  # it takes the place of what comes back
         self.done = checkpoint.step
         with checkpoint.errors_as_user_error():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,16 @@ def test_a_checkpoint_of_another_model_or_other_adapters_is_not_exported(
         patch.setattr("ttrl.models.pretrained.TINY_BASE", other)
         with pytest.raises(UserError, match=r"one of the weights of model\.path .* is not what"):
             export(folder, tmp_path / "out", "newest", None)
+    shape = json.loads((other / "config.json").read_text())
+    shape |= {"num_hidden_layers": 2, "layer_types": shape["layer_types"][:2]}
+    (other / "config.json").write_text(json.dumps(shape))
+    with monkeypatch.context() as patch:
+        patch.setattr("ttrl.models.pretrained.TINY_BASE", other)
+        with pytest.raises(UserError, match=r"holds other parameters than model\.path"):
+            export(folder, tmp_path / "out", "newest", None)
     config = folder / "config.toml"
     config.write_text(config.read_text().replace("rank = 4", "rank = 8"))
-    with pytest.raises(UserError, match=r"holds other parameters than model\.path"):
+    with pytest.raises(UserError, match=r"saved by another run .*lora\.rank = 8 .was 4"):
         export(folder, tmp_path / "out", "newest", None)
     assert not (tmp_path / "out").exists()
 

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from ttrl.run.disk import Disk
 from ttrl.run.resume import find_start
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
+from ttrl.system.versions import versions
 from ttrl.trainer import train
 from ttrl.types import UserError
 
@@ -75,6 +77,7 @@ def test_sigkill_and_resume(whole: Path, left: Path, place: Path) -> None:
     screen = train_here(left, overrides_in(place), resume=True)
     assert "resuming from step 2" in screen
     assert "step 3/4" in screen and "step 2/4" not in screen
+    assert "round otherwise" not in screen
     assert differences(whole, left) == set()
 
 
@@ -109,10 +112,15 @@ def test_a_damaged_checkpoint_is_passed_over(whole: Path, place: Path, tmp_path:
 
 
 def test_after_the_last_step_only_the_end_is_missing(
-    whole: Path, place: Path, tmp_path: Path
+    whole: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = interrupted(whole, tmp_path / "ended", step=4)
+    made = versions("of old")
+    monkeypatch.setattr("ttrl.trainer.versions", lambda kernels: made | {"torch": "9.9"})
     screen = train_here(run, overrides_in(place), resume=True)
+    said = " ".join(screen.split())
+    assert re.search(r"continuing with kernels of old \(was \w+\), torch 9\.9 \(was 2", said), said
+    assert "they may round otherwise" in said
     assert "resuming from step 4" in screen and "step 4/4" not in screen
     assert differences(whole, run) == set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from step_lines import step_lines
 
 from ttrl.commands.runs import show
 from ttrl.report.display import Display
+from ttrl.report.run_record import read_run
+from ttrl.run.references import references
 from ttrl.run.run_folder import RunFolder
 from ttrl.settings.recipe import load_settings
 from ttrl.trainer import train
@@ -73,6 +76,18 @@ def test_a_resumed_run_is_the_same_bit_for_bit(whole: Path, tmp_path: Path) -> N
     left = interrupted(whole, tmp_path / "left", 2)
     train_on(left, resume=True)
     assert differences(whole, left) == set()
+    text = (left / "rollouts" / "step_00001.posed.jsonl").read_text()
+    known, asked = references(read_run(left)), set()
+    for step in range(1, 5):
+        asked |= {str(x["asked_as"]) for x in proposals(left, step) if x["fate"] == "asked"}
+        for said in proposals(left, step):
+            if said["fate"] == "asked":
+                numbers = re.findall("[0-9]+", str(said["question"]))
+                assert known[str(said["asked_as"])] == str(sum(map(int, numbers)))
+    assert known.keys() >= asked and any(id.startswith("posed-1-") for id in asked)
+    (left / "rollouts" / "step_00001.posed.jsonl").write_text(text[: len(text) // 2])
+    with pytest.raises(UserError, match=r"step_00001\.posed\.jsonl: expected proposals"):
+        references(read_run(left))
 
 
 def test_labels_of_a_checker(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 UPDATE = "ttrl.learner.trained_model"
+SUMS = "ttrl.learner.step_sums"
 
 MIX_UPS = {
     "a batch stays on the CPU": (
@@ -24,12 +25,12 @@ MIX_UPS = {
         "batch_of(together, [0.0] * len(together))",
     ),
     "log-probs stay on the GPU": (
-        UPDATE,
+        SUMS,
         "value_T.cpu()[live_T].sum()",
         "(value_T * live_T).sum()",
     ),
     "the mask is not that of its device": (
-        UPDATE,
+        SUMS,
         "value_T.cpu()[live_T].tolist()",
         "live_T[value_T > 0].tolist()",
     ),

@@ -168,10 +168,11 @@ def test_rewards_of_a_step_by_hand() -> None:
     assert (said["posed/asked"], said["posed/kept_share"]) == (2, 0.5)
     assert said["posed/mean_share"] == pytest.approx(0.7)
     assert said["posed/reward"] == pytest.approx(mean)
-    (line,) = lines_of(found, dict(shares))
+    (line,) = lines_of(found, dict(shares), {"posed-3-4": "46", "posed-3-5": "7", "given": "1"})
     fates = ["asked", "duplicate", "known", "invalid", "asked", "left out"]
     assert [x["fate"] for x in line["completions"]] == fates
     assert line["completions"][3]["reason"] == "no question in it"
+    assert [x.get("answer") for x in line["completions"]] == [None, None, None, None, "46", None]
 
 
 def test_proposals_are_spread_over_the_updates() -> None:

@@ -94,13 +94,14 @@ class PosedPhase:
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the present step's proposals, as JSON."""
-        return lines_of(self.source.proposals, self.shares)
+        return lines_of(self.source.proposals, self.shares, self.source.key.answers)
 
     def forget(self, asked: Sequence[Question]) -> None:
-        """Drop what is known of a step's prompts, or a checkpoint would grow with the run."""
+        """Drop what is known of a step's prompts, or memory and a checkpoint would grow."""
         prompts = {p.group.question.id: p.group.question for p in self.source.proposals}
         self.scorer.forget(asked)
         self.pool.forget([*asked, *prompts.values()])
+        self.source.forget()
 
     def _share(self, estimate: Estimate) -> float:
         """Compute the share of all votes that agree with the label."""

@@ -153,13 +153,16 @@ def is_kept(share: float, settings: PosedSettings) -> bool:
 
 
 def lines_of(
-    proposals: Sequence[Proposal], asked: Mapping[str, float | None]
+    proposals: Sequence[Proposal],
+    asked: Mapping[str, float | None],
+    answers: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Write proposals as JSON, a line for each prompt, with what is known of them by now.
 
     Args:
         proposals: the step's.
         asked: per question that was asked, the share of answers that agree; None: not yet known.
+        answers: per question, what a checker says; where one does.
     """
     lines: dict[str, dict[str, Any]] = {}
     for p in proposals:
@@ -168,6 +171,8 @@ def lines_of(
         said = line["completions"][p.index]
         said["question"] = None if p.question is None else p.question.text
         said["fate"] = _fate(p, asked)
+        if p.question is not None and said["fate"] == "asked" and p.question.id in answers:
+            said["answer"] = answers[p.question.id]
         if p.reason:
             said["reason"] = p.reason
         if p.leader is not None and p.leader in asked:

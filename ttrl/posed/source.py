@@ -75,6 +75,11 @@ class SelfPosed:
             )
         return text
 
+    @property
+    def key(self) -> AnswerKey:
+        """The answers that are known, for metrics only; those of the step are in it."""
+        return self.given.key
+
     # --- What the proposer is asked
 
     def prompts(self, step: int, attempt: int = 0) -> list[Question]:
@@ -140,8 +145,8 @@ class SelfPosed:
         again = self.buffer.drawn(rng, wanted - len(new), kept)
         self._asked = [*new, *(self._question(entry.text, entry.id) for entry in again)]
         if self._answer is not None:
-            texts = {q.id: q.text or "" for q in new}
-            self._answers |= {id: self._answer(text) or "" for id, text in texts.items()}
+            found = {q.id: self._answer(q.text or "") for q in new}
+            self._answers |= {id: answer for id, answer in found.items() if answer is not None}
 
     @property
     def _per_step(self) -> int:
@@ -195,10 +200,20 @@ class SelfPosed:
             self.buffer.note(id, share)
         self._seen = {}
 
+    def forget(self) -> None:
+        """Drop the answers to questions that were posed and are not asked again."""
+        kept = self._kept()
+        self._answers.clear()  # in place: it is the key's
+        self._answers |= kept
+
+    def _kept(self) -> dict[str, str]:
+        """Return the known answers to given questions, and to those in the buffer."""
+        ids = {question.id for question in self.given.questions} | set(self.buffer.entries)
+        return {id: answer for id, answer in self._answers.items() if id in ids}
+
     def state(self) -> dict[str, Any]:
         """Return the buffer, and the answers that metrics compare its questions with, as JSON."""
-        answers = {id: self._answers[id] for id in self.buffer.entries if id in self._answers}
-        return {"buffer": self.buffer.state(), "answers": answers}
+        return {"buffer": self.buffer.state(), "answers": self._kept()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
