@@ -108,3 +108,53 @@ def test_a_run_that_was_interrupted_goes_on_or_begins_again(
     monkeypatch.setattr("ttrl.scaling.training.train", train)
     assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
     assert found == [(True, True, checkpoint)]
+
+
+@pytest.mark.parametrize("left", ["", "rollouts", "config.toml.tmp"])
+def test_a_run_of_which_only_the_folder_was_made_begins_again(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was killed before it had written the settings, or the disk was full."""
+    asked, run = load_settings("tiny-arithmetic", overrides=OPTIONS), tmp_path / "run"
+    run.mkdir()
+    if left == "rollouts":
+        (run / left).mkdir()
+    elif left:
+        (run / left).write_text("name =")
+    (tmp_path / "run.removed").mkdir()
+    (tmp_path / "run.removed" / "model").touch()
+
+    def train(settings: Settings, *, run_dir: Path, resume: bool, console: Console) -> None:
+        assert not run_dir.exists() and not resume
+        make_run(run_dir, [SPENT])
+
+    monkeypatch.setattr("ttrl.scaling.training.train", train)
+    refuse_other_run(asked, run)
+    assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_of_something_else_is_no_run_that_has_begun(tmp_path: Path) -> None:
+    asked, run = load_settings("tiny-arithmetic", overrides=OPTIONS), tmp_path / "run"
+    (run / "rollouts").mkdir(parents=True)
+    (run / "rollouts" / "mine.txt").touch()
+    with pytest.raises(UserError, match="exists"):
+        refuse_other_run(asked, run)
+
+
+def test_a_process_killed_while_it_removes_a_run_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, run = load_settings("tiny-arithmetic", overrides=OPTIONS), tmp_path / "run"
+    make_run(run, [SPENT])
+    (run / "config.toml").write_text(settings_of_run(asked).to_toml())
+
+    def killed(*given: object, **options: object) -> None:
+        (next(tmp_path.glob("run*")) / "config.toml").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(trained_points(asked, run, Display(Console(quiet=True))))
+    refuse_other_run(asked, run)

@@ -8,6 +8,7 @@ from ttrl.data.questions import load_references, reference_of
 from ttrl.data.rows import BadRow, Rejection, Row, read_rows
 from ttrl.report.run_record import RunRecord
 from ttrl.settings.data import NOTHING
+from ttrl.types import UserError
 
 
 def references(run: RunRecord) -> dict[str, str]:
@@ -17,7 +18,7 @@ def references(run: RunRecord) -> dict[str, str]:
     however often the run was interrupted.
 
     Raises:
-        UserError: if the questions cannot be read.
+        UserError: if the questions cannot be read, or what a stream has accepted is not ours.
     """
     data = run.settings.data
     if data.source == "stream":
@@ -30,8 +31,11 @@ def _of_stream(run: RunRecord) -> dict[str, str]:
     for line in read_rows(str(inbox), data) if inbox.exists() else ():
         if isinstance(line, Rejection):  # half a line, which is being written
             continue
+        said = line.value
+        if not isinstance(said, dict) or "row" not in said or not isinstance(said.get("id"), str):
+            raise UserError(f"{inbox}, {line.place}: expected an object with an id and a row")
         with suppress(BadRow):
-            answer = reference_of(Row(line.place, line.value["row"]), data)
+            answer = reference_of(Row(line.place, said["row"]), data)
             if answer is not None:
-                found[line.value["id"]] = answer
+                found[said["id"]] = answer
     return found
