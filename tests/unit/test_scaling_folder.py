@@ -168,8 +168,8 @@ def instead_of_measuring(on: Measuring) -> Iterator[Point]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--set", "seed=1"), "begun with other settings; nothing was changed: seed was 0, now 1"),
-        (("--n", "8"), "evaluation.samples was 6, now 8"),
+        (("--set", "seed=1"), "begun with other settings; nothing was changed: seed = 1 (was 0)"),
+        (("--n", "8"), "evaluation.samples = 8 (was 6)"),
         (("--n", "3"), "has best-of-n of {'n': [2, 6], 'reward_model': 'judge.py:longest'}"),
         (("--reward-model", "tiny-prm"), "the reward model 'judge.py:longest', and not of 'tiny-"),
     ],

@@ -68,7 +68,11 @@ def test_the_run_of_a_curve_measures_its_own_questions_alone() -> None:
     ("others", "summary", "words"),
     [
         ([], {"steps": 9, "stopped": "collapse"}, "holds a run that is stopped"),
-        (["seed=1"], {"steps": 9, "stopped": None}, "of other settings .*seed = 1.*: name another"),
+        (
+            ["seed=1"],
+            {"steps": 9, "stopped": None},
+            r"of other settings; expected seed = 0 \(was 1\). Name an",
+        ),
     ],
 )
 def test_a_run_that_is_not_the_one_is_refused(
@@ -87,6 +91,19 @@ def test_a_run_that_is_not_the_one_is_refused(
     (run / "summary.json").write_text('{"steps": 9, "stopped": null}')
     refuse_other_run(asked, run)
     assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
+
+
+def test_a_run_may_go_on_with_less_memory_or_more_checkpoints(tmp_path: Path) -> None:
+    """As after a kill for memory: what else the folder has is not lost by it."""
+    run = tmp_path / "run"
+    make_run(run, [])
+    then = settings_of_run(load_settings("tiny-arithmetic", overrides=OPTIONS))
+    (run / "config.toml").write_text(then.to_toml())
+    now = ["memory.tokens_per_batch=65536", "checkpoint.every=1", "report.every_s=1"]
+    refuse_other_run(load_settings("tiny-arithmetic", overrides=[*OPTIONS, *now]), run)
+    with pytest.raises(UserError, match=r"max_steps = 5 \(was None\)"):
+        longer = load_settings("tiny-arithmetic", overrides=[*OPTIONS, "max_steps=5"])
+        refuse_other_run(longer, run)
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])

@@ -18,7 +18,7 @@ from ttrl.report.rollouts import RecordedGroup, json_lines, read_groups, recorde
 from ttrl.report.run_record import is_run
 from ttrl.run.claim import claim
 from ttrl.run.disk import disk
-from ttrl.run.identity import MAY_DIFFER
+from ttrl.run.identity import other_work
 from ttrl.scaling.points import Point
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
@@ -110,16 +110,10 @@ class ScaleFolder:
 
     def _refuse_other_settings(self) -> None:
         try:
-            then = load_settings(str(self._recipe)).flat()
+            then = load_settings(str(self._recipe))
         except UserError as error:
             raise UserError(f"{self._recipe}: {error}") from error
-        now = self._evaluation.settings.flat()
-        differ = [
-            f"{key} was {then.get(key)!r}, now {now.get(key)!r}"
-            for key in sorted(then.keys() | now.keys())
-            if then.get(key) != now.get(key) and not key.startswith(MAY_DIFFER)
-        ]
-        if differ:
+        if differ := other_work(then, self._evaluation.settings):
             raise UserError(
                 f"--run-dir {self.path} was begun with other settings; nothing was changed: "
                 f"{'; '.join(differ[:SHOWN])}. {ADVICE}"

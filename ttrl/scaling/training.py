@@ -12,6 +12,7 @@ from ttrl.report.display import Display
 from ttrl.report.run_record import RunRecord, is_run, read_run
 from ttrl.run.checkpoint import TEMPORARY
 from ttrl.run.disk import disk
+from ttrl.run.identity import other_work
 from ttrl.run.run_folder import RunFolder
 from ttrl.scaling.points import Point
 from ttrl.settings import Settings
@@ -51,12 +52,10 @@ def refuse_other_run(settings: Settings, folder: Path) -> None:
             RunFolder(folder).refuse_existing()
         return
     record, wanted = read_run(folder), settings_of_run(settings)
-    if record.settings != wanted:
-        before, now = (set(s.to_toml().splitlines()) for s in (record.settings, wanted))
-        had, expected = (", ".join(sorted(s)[:SHOWN]) for s in (before - now, now - before))
+    if differ := other_work(record.settings, wanted):
         raise UserError(
-            f"{folder} holds a run of other settings ({had}; expected {expected}): name another "
-            "--run-dir"
+            f"{folder} holds a run of other settings; expected {'; '.join(differ[:SHOWN])}. Name "
+            "another --run-dir, or give these settings again"
         )
     if record.state not in ("finished", "unfinished"):
         raise UserError(
