@@ -24,7 +24,7 @@ from ttrl.run.live_report import LiveReport
 from ttrl.run.references import references
 from ttrl.settings.recipe import load_settings
 from ttrl.system.ranks import Ranks
-from ttrl.types import AnswerKey
+from ttrl.types import AnswerKey, UserError
 
 
 @pytest.fixture
@@ -85,6 +85,16 @@ def test_references_of_a_stream_are_those_of_all_that_has_come(tmp_path: Path) -
     questions = json.loads(gzip.decompress(base64.b64decode(packed)))["questions"]
     found = {question["id"]: question["reference"] for question in questions}
     assert found == {"q1": "7", "q2": None, "q3": "1/2"}
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", '{"id": "q"}', '{"id": [1], "row": {}}'])
+def test_what_a_stream_has_not_accepted_is_refused(line: str, tmp_path: Path) -> None:
+    stream = ("data.source=stream", "data.train=-", "epochs=1", "optimizer.warmup_share=0.03")
+    run = small_run(tmp_path / "run", *stream)
+    (run.path / "stream").mkdir()
+    (run.path / "stream" / "questions.jsonl").write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"questions\.jsonl, line 1: expected an object with an id"):
+        references(run)
 
 
 def test_a_page_that_cannot_be_made_is_a_note(run: RunRecord) -> None:

@@ -169,7 +169,10 @@ def test_blanks_are_no_control_token_even_where_the_template_writes_them() -> No
     ("template", "message"),
     [
         ("{{ messages[0]['content'] }}{{ 1 / 0 }}", "cannot be applied: division by zero"),
-        ("{{ bos_token }}Hello", "leaves the question out: all prompts would be the same"),
+        ("{{ bos_token }}Hello", "leaves the question out, or a part of it: other questions have"),
+        ("1 + 1 is 2. What is this?", "leaves the question out"),
+        ("{{ messages[0]['content'][0] }}", "leaves the question out"),
+        ("{{ messages[0]['content'][2:] }}", "leaves the question out"),
         (
             "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}",
             "leaves the question out",
@@ -181,3 +184,22 @@ def test_a_template_that_cannot_ask_is_refused(template: str, message: str) -> N
     tokenizer.chat_template = template
     with pytest.raises(UserError, match=message):
         ControlTokens(DataSettings(train="q.jsonl"), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        "trim",
+        "replace(' ', '')",
+        "replace(' ', '\u2581')",
+        "escape",
+        "urlencode",
+        "lower",
+        "tojson",
+    ],
+)
+def test_a_template_may_write_a_text_in_its_own_way(filters: str) -> None:
+    template = f"<|im_start|>user {{{{ messages[-1]['content'] | {filters} }}}}<|im_end|>"
+    tokenizer = tiny_tokenizer(template)
+    assert foreign("1 + 2", tokenizer) is None
+    assert foreign("1 + 2<s>", tokenizer) == (None if filters in ("escape", "urlencode") else "<s>")

@@ -242,6 +242,7 @@ def test_figures_that_cannot_be_drawn_are_refused(folder: Path, line: bytes, mes
         "{}",
         '{"steps": "2", "stopped": null}',
         '{"steps": 2, "stopped": 5}',
+        '{"steps": 2}',
         '{"steps": 2, "stopped": null, "wall_s": "long"}',
         '{"steps": 2, "stopped": null, "stream": []}',
     ],

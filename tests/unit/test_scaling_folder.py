@@ -168,8 +168,8 @@ def instead_of_measuring(on: Measuring) -> Iterator[Point]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--set", "seed=1"), "begun with other settings; nothing was changed: seed was 0, now 1"),
-        (("--n", "8"), "evaluation.samples was 6, now 8"),
+        (("--set", "seed=1"), "begun with other settings; nothing was changed: seed = 1 (was 0)"),
+        (("--n", "8"), "evaluation.samples = 8 (was 6)"),
         (("--n", "3"), "has best-of-n of {'n': [2, 6], 'reward_model': 'judge.py:longest'}"),
         (("--reward-model", "tiny-prm"), "the reward model 'judge.py:longest', and not of 'tiny-"),
     ],
@@ -245,6 +245,7 @@ def test_a_folder_in_which_nothing_was_measured_binds_nobody(scale: Scale) -> No
         ("scores", {"scores": [0.5, 0.5, 0.5, 0.5, 0.5, None]}, "expected 6 numbers for question"),
         ("scores", {"scores": None}, "expected 6 numbers for question '47'"),
         ("scores", {"question": ["47"]}, "scores.jsonl: a line is not one of ours"),
+        ("scores", {"model": ["judge.py"]}, "scores.jsonl: a line is not one of ours"),
     ],
 )
 def test_what_somebody_has_changed_is_refused_and_not_scored(
@@ -258,6 +259,57 @@ def test_what_somebody_has_changed_is_refused_and_not_scored(
     Path("kept/points/best-of-n.json").unlink()
     code, found = scale(*words)
     assert code == 2 and said in found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores": [1.0]},
+        {"scores": [1.0, 1.0, "1"]},
+        {"scores": [1.0, 1.0, float("nan")]},
+        {"sampled": "many"},
+        {"n": 2.5},
+        {"method": "majority"},
+    ],
+)
+def test_points_that_somebody_has_changed_are_refused(
+    change: dict[str, Any], scale: Scale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "best-of-n", three_right)
+    words = ("--methods", "best-of-n", "--n", "2", "--run-dir", "kept")
+    assert scale(*words)[0] == 0 and scale(*words)[0] == 0
+    path = Path("kept/points/best-of-n.json")
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"points": [found["points"][0] | change]}))
+    code, said = scale(*words)
+    assert code == 2 and "best-of-n.json is not one of ours" in said
+
+
+def three_right(on: Measuring) -> Iterator[Point]:
+    yield from (Point("best-of-n", n, (1.0, 1.0, 1.0), 10.0 * n) for n in on.counts)
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "points", "questions.json"])
+def test_a_process_that_is_killed_while_it_makes_the_folder_goes_on(
+    name: str, scale: Scale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "best-of-n", three_right)
+    words = ("--methods", "best-of-n", "--n", "2", "--run-dir", "kept")
+    with monkeypatch.context() as patched:
+        for action in ("open", "mkdir", "write_text"):
+            patched.setattr(Path, action, killed_at(name, getattr(Path, action)))
+        assert scale(*words)[0] == 130
+    code, said = scale(*words)
+    assert code == 0, said
+
+
+def killed_at(name: str, action: Callable[..., Any]) -> Callable[..., Any]:
+    def act(self: Path, *given: Any, **options: Any) -> Any:
+        if self.name == name and self.parent.name == "kept":
+            raise KeyboardInterrupt
+        return action(self, *given, **options)
+
+    return act
 
 
 @pytest.mark.parametrize("folder", ["q.jsonl/below", "/proc/nowhere"])

@@ -68,7 +68,11 @@ def test_the_run_of_a_curve_measures_its_own_questions_alone() -> None:
     ("others", "summary", "words"),
     [
         ([], {"steps": 9, "stopped": "collapse"}, "holds a run that is stopped"),
-        (["seed=1"], {"steps": 9, "stopped": None}, "of other settings .*seed = 1.*: name another"),
+        (
+            ["seed=1"],
+            {"steps": 9, "stopped": None},
+            r"of other settings; expected seed = 0 \(was 1\). Name an",
+        ),
     ],
 )
 def test_a_run_that_is_not_the_one_is_refused(
@@ -87,6 +91,19 @@ def test_a_run_that_is_not_the_one_is_refused(
     (run / "summary.json").write_text('{"steps": 9, "stopped": null}')
     refuse_other_run(asked, run)
     assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
+
+
+def test_a_run_may_go_on_with_less_memory_or_more_checkpoints(tmp_path: Path) -> None:
+    """As after a kill for memory: what else the folder has is not lost by it."""
+    run = tmp_path / "run"
+    make_run(run, [])
+    then = settings_of_run(load_settings("tiny-arithmetic", overrides=OPTIONS))
+    (run / "config.toml").write_text(then.to_toml())
+    now = ["memory.tokens_per_batch=65536", "checkpoint.every=1", "report.every_s=1"]
+    refuse_other_run(load_settings("tiny-arithmetic", overrides=[*OPTIONS, *now]), run)
+    with pytest.raises(UserError, match=r"max_steps = 5 \(was None\)"):
+        longer = load_settings("tiny-arithmetic", overrides=[*OPTIONS, "max_steps=5"])
+        refuse_other_run(longer, run)
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])
@@ -108,3 +125,53 @@ def test_a_run_that_was_interrupted_goes_on_or_begins_again(
     monkeypatch.setattr("ttrl.scaling.training.train", train)
     assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
     assert found == [(True, True, checkpoint)]
+
+
+@pytest.mark.parametrize("left", ["", "rollouts", "config.toml.tmp"])
+def test_a_run_of_which_only_the_folder_was_made_begins_again(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was killed before it had written the settings, or the disk was full."""
+    asked, run = load_settings("tiny-arithmetic", overrides=OPTIONS), tmp_path / "run"
+    run.mkdir()
+    if left == "rollouts":
+        (run / left).mkdir()
+    elif left:
+        (run / left).write_text("name =")
+    (tmp_path / "run.removed").mkdir()
+    (tmp_path / "run.removed" / "model").touch()
+
+    def train(settings: Settings, *, run_dir: Path, resume: bool, console: Console) -> None:
+        assert not run_dir.exists() and not resume
+        make_run(run_dir, [SPENT])
+
+    monkeypatch.setattr("ttrl.scaling.training.train", train)
+    refuse_other_run(asked, run)
+    assert list(trained_points(asked, run, Display(Console(quiet=True)))) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_folder_of_something_else_is_no_run_that_has_begun(tmp_path: Path) -> None:
+    asked, run = load_settings("tiny-arithmetic", overrides=OPTIONS), tmp_path / "run"
+    (run / "rollouts").mkdir(parents=True)
+    (run / "rollouts" / "mine.txt").touch()
+    with pytest.raises(UserError, match="exists"):
+        refuse_other_run(asked, run)
+
+
+def test_a_process_killed_while_it_removes_a_run_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, run = load_settings("tiny-arithmetic", overrides=OPTIONS), tmp_path / "run"
+    make_run(run, [SPENT])
+    (run / "config.toml").write_text(settings_of_run(asked).to_toml())
+
+    def killed(*given: object, **options: object) -> None:
+        (next(tmp_path.glob("run*")) / "config.toml").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(trained_points(asked, run, Display(Console(quiet=True))))
+    refuse_other_run(asked, run)

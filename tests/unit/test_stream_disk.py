@@ -222,7 +222,7 @@ def test_names_of_a_run_that_was_begun_are_on_disk(
     begun = RunFolder(tmp_path / "run")
     begun.create(settings(growing))
     size = (begun.path / "config.toml").stat().st_size
-    assert synced.of == [("config.toml", size), ("run", -1), (tmp_path.name, -1)]
+    assert synced.of == [("config.toml.tmp", size), ("run", -1), (tmp_path.name, -1)]
     with source(settings(growing)).running(begun.path):
         assert synced.of[3:] == [("run", -1)]
     begun.__exit__()

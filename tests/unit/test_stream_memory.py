@@ -6,6 +6,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, cast
 
@@ -17,9 +18,10 @@ from ttrl.answers import Grader
 from ttrl.rewards.scorer import GroupScorer
 from ttrl.run.disk import Disk
 from ttrl.stream import appended
+from ttrl.stream.inbox import Inbox, Sent
 from ttrl.stream.phase import StreamPhase
 from ttrl.stream.source import StreamSource
-from ttrl.stream.stream import Stream
+from ttrl.stream.stream import Stopped, Stream
 from ttrl.types import Estimate, StepResult
 
 TIMES = {"rollout/tokens": 5.0, "time/rollout_s": 1.0, "time/update_s": 2.0}
@@ -137,6 +139,30 @@ def test_a_server_holds_no_more_and_finds_all(tmp_path: Path) -> None:
         assert stream.answers.find(0) is stream.answers.find(801) is None
     assert abs(found[800][0] - found[200][0]) < FEW
     assert abs(found[800][1] - found[200][1]) < SMALL
+
+
+def test_a_row_that_comes_as_the_server_stops_is_kept_or_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been checked before the end; a disk that is closed is no full one."""
+    asked = source(settings("http", "data.held_out=none", "stream.patience_s=0", "stream.queue=8"))
+    checked, row = Inbox.checked, b'{"id": "q", "prompt": "What is 1 + 1?"}'
+    ends: list[Thread] = []
+
+    def ended_meanwhile(self: Inbox, row: bytes) -> Sent:
+        found = checked(self, row)
+        ends.append(Thread(target=asked.stream.close))
+        ends[0].start()
+        ends[0].join(0.2)  # as long as it waits for this
+        return found
+
+    with asked.running(tmp_path):
+        monkeypatch.setattr(Inbox, "checked", ended_meanwhile)
+        assert asked.stream.accept(row, lambda number: None) == (1, True)
+        ends[0].join()
+        with pytest.raises(Stopped):
+            asked.stream.accept(row, lambda number: None)
+    assert (tmp_path / "stream" / "questions.jsonl").read_text().count("\n") == 1
 
 
 def test_a_folder_of_many_files_is_read_once_each(tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ def test_names_are_those_of_a_dict(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []  # nothing is left of it, whatever ends the process
 
 
+@pytest.mark.parametrize("folder", ["a b?c#d%20", "x'y", "\u2603", "bad\udcff"])
+def test_the_folder_may_be_called_anything(folder: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir()
+    names = Names(tmp_path / folder)
+    names.add("id", "a", 1)
+    assert (names.find("id", "a"), list((tmp_path / folder).iterdir())) == (1, [])
+
+
 def test_many_names_are_looked_up_in_parts(tmp_path: Path) -> None:
     names, count = Names(tmp_path), 2 * AT_ONCE + 7
     names.add_all(("file", str(i), i) for i in range(0, count, 3))
@@ -66,11 +74,14 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"names\.tmp"):
             for added in range(100_000):
                 names.add("id", str(added), added)
+        with pytest.raises(OSError, match="disk") as error:
+            names.add_all(("file", str(i), i) for i in range(100_000))
+        assert "transaction" not in str(error.value)  # its end is no reason of its own
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert 500 < added < 99_999
     assert [names.find("id", str(i)) for i in range(added)] == list(range(added))
-    assert names.find("id", str(added)) is None
+    assert names.find("id", str(added)) is names.find("file", "0") is None
     names.add("id", str(added), added)  # there is room again
     assert names.find("id", str(added)) == added

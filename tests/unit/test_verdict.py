@@ -7,10 +7,14 @@ from pathlib import Path
 from statistics import fmean, pvariance
 
 import pytest
+from groups import group, voted
 from runs import make_run
 
-from ttrl.report.stream_scores import change
+from ttrl.answers import Grader
+from ttrl.evaluation.prequential import Prequential
+from ttrl.report.stream_scores import Shares, StreamScores, change, stream_scores
 from ttrl.report.verdict import next_steps, verdict
+from ttrl.types import AnswerKey, UserError
 
 RISING = [{"vote/majority_ratio": 0.25, "policy/updates": 1}, {"vote/majority_ratio": 0.75}]
 
@@ -163,6 +167,11 @@ def streamed(
         (streamed(300, (0.5, 0.3)), "worse", "(95 % interval -40.7 to -18.3)"),
         (streamed(300, (0.5, 0.55)), "nothing learned", "+19.2), which may be chance, in 2 steps"),
         (streamed(3, (1 / 3, 1.0)), "nothing learned", "+100.0 from the first two thirds"),
+        (
+            [line | {"policy/updates": 0} for line in streamed(300, (140 / 300, 0.8))],
+            "nothing learned",
+            "+59.3); nothing was there to learn from, in 2 steps with 0 updates",
+        ),
         (streamed(1, (1.0, 1.0)), "not measured", "last third 100.0 %: too few to compare"),
         (streamed(300, (0.4, 0.1)), "collapse", "votes agree more, majority ratio 0.25 to 0.75"),
         (
@@ -177,6 +186,38 @@ def test_a_stream_is_judged_by_answers_from_before_the_learning(
 ) -> None:
     found = verdict(make_run(tmp_path / "r", steps, recipe="tiny-stream"))
     assert (found.kind, reason in found.reason) == (kind, True), found.reason
+
+
+def test_further_visits_of_a_stream_hide_nothing(tmp_path: Path, grader: Grader) -> None:
+    """Each question is trained on twice, and answered again and forgotten after the second time."""
+    key = AnswerKey({"q1": "7", "q2": "8"}, {})
+    groups = [group("7", "7", "8", id=name) for name in key.answers]
+    votes, lines = [voted(of).vote for of in groups], []
+    prequential = Prequential()
+    for adapted in (False, True, False, True):
+        more = {"vote/majority_ratio": 0.75, "policy/updates": 1.0}
+        lines.append(prequential.score(groups, votes, key, grader, adapted=adapted) | more)
+    run = make_run(tmp_path / "r", lines, recipe="tiny-stream")
+    assert stream_scores(run) == StreamScores(4, Shares(0.5, 0.5), Shares(0.5, 0.5), 0.5)
+    assert "of 4 questions" in verdict(run).reason
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stream/scored": 0},
+        {"stream/scored": -2},
+        {"stream/first_accuracy_mean": 2.0},
+        {"stream/first_accuracy_mean": 0.0, "stream/first_accuracy_last_third": 1.0},
+        {"stream/adapted_first_accuracy_mean": -0.5},
+    ],
+)
+def test_figures_of_a_stream_that_cannot_be_are_refused(
+    change: dict[str, float], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "r", streamed(300, (0.5, 0.5), **change), recipe="tiny-stream")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: step 2: expected one scored question"):
+        verdict(run)
 
 
 def test_held_out_questions_of_a_stream_are_told(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _HARMLESS = "1 + 1"
+_OTHERS = ("2 + 1", "1 + 2")
+"""Other texts, in their first and in their last character: a template may trim or escape them."""
 
 
 def build_prompt(
@@ -124,17 +126,18 @@ class ControlTokens:
     def __init__(self, settings: DataSettings, tokenizer: PreTrainedTokenizerBase) -> None:
         """Apply the chat template once; raise what `build_prompt` raises.
 
-        So does a template that shows nothing of a text, as of one for parts of a message.
+        So does a template that does not show a whole text, as of one for parts of a message.
         """
         self._settings, self._tokenizer = settings, tokenizer
         # An unknown character controls nothing, unless its token ends or starts a sequence too.
         self._unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
         self._frames: dict[tuple[str, ...], tuple[dict[int, str], Counter[int]]] = {}
-        if _HARMLESS not in build_prompt(_HARMLESS, settings, tokenizer):
+        prompt = build_prompt(_HARMLESS, settings, tokenizer)
+        if prompt in [build_prompt(other, settings, tokenizer) for other in _OTHERS]:
             raise UserError(
-                f"the chat template of {tokenizer.name_or_path!r} leaves the question out: all "
-                "prompts would be the same; set data.chat_template = false, or put the template "
-                "that belongs to the model in its folder"
+                f"the chat template of {tokenizer.name_or_path!r} leaves the question out, or a "
+                "part of it: other questions have the same prompt; set data.chat_template = false, "
+                "or put the template that belongs to the model in its folder"
             )
         self._frame(("user",))
 

@@ -171,7 +171,8 @@ def read_summary(path: Path) -> dict[str, Any] | None:
             raise ValueError("expected an object")
         stopped = found.get("stopped")
         if not (
-            is_count(found.get("steps"))
+            found.keys() >= {"steps", "stopped"}
+            and is_count(found["steps"])
             and (stopped is None or isinstance(stopped, str))
             and is_number(found.get("wall_s", 0.0))
             and isinstance(found.get("stream", {}), dict)

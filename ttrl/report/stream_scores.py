@@ -7,6 +7,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ttrl.report.run_record import RunRecord
+from ttrl.types import UserError
+
+NAMES = (
+    "stream/scored",
+    "stream/first_accuracy_mean",
+    "stream/first_accuracy_last_third",
+    "stream/majority_accuracy_mean",
+    "stream/majority_accuracy_last_third",
+)
+"""What a line of metrics says of a stream's scores, in the order of `StreamScores`."""
 
 
 class Shares(NamedTuple):
@@ -43,32 +53,51 @@ class StreamScores:
     are none, since what was learned stayed."""
 
     @property
+    def before(self) -> float | None:
+        """The first samples' share of right answers before the last third; None: none came."""
+        last = math.ceil(self.scored / 3)
+        if (others := self.scored - last) < 1:
+            return None
+        # Numbers of right answers: what a division has rounded is whole again.
+        right = round(self.first.whole * self.scored) - round(self.first.last_third * last)
+        return right / others
+
+    @property
     def change(self) -> Change | None:
         """How the first samples have changed by what was learned.
 
         From the first two thirds of the questions to the last; where each question was trained on
         and forgotten, from before that to after it. None: there are too few to say.
         """
-        last = math.ceil(self.scored / 3)
         if self.adapted is not None:
             return change(self.first.whole, self.scored, self.adapted, self.scored)
-        if (others := self.scored - last) < 1:
+        if (before := self.before) is None:
             return None
-        right = self.first.whole * self.scored - self.first.last_third * last
-        return change(right / others, others, self.first.last_third, last)
+        last = math.ceil(self.scored / 3)
+        return change(before, self.scored - last, self.first.last_third, last)
 
 
 def stream_scores(run: RunRecord) -> StreamScores | None:
-    """Read the newest figures of a run's stream; None: it has none, or nothing was scored."""
-    lines = (step for step in reversed(run.steps) if "stream/scored" in step)
+    """Read the newest figures of a run's stream; None: it has none, or nothing was scored.
+
+    Raises:
+        UserError: if they are no shares of right answers: somebody has changed them.
+    """
+    # A further visit of a question says how many were scored, and no more.
+    lines = (step for step in reversed(run.steps) if all(name in step for name in NAMES))
     if (line := next(lines, None)) is None:
         return None
-    first, majority = (
-        Shares(line[f"stream/{kind}_accuracy_mean"], line[f"stream/{kind}_accuracy_last_third"])
-        for kind in ("first", "majority")
-    )
-    adapted = run.curve("stream/adapted_first_accuracy_mean")
-    return StreamScores(int(line["stream/scored"]), first, majority, *[y for _, y in adapted[-1:]])
+    scored, *shares = (line[name] for name in NAMES)
+    adapted = [share for _, share in run.curve("stream/adapted_first_accuracy_mean")[-1:]]
+    found = StreamScores(int(scored), Shares(*shares[:2]), Shares(*shares[2:]), *adapted)
+    first_part = [] if (before := found.before) is None else [before]
+    if scored < 1 or not all(0 <= share <= 1 for share in (*shares, *adapted, *first_part)):
+        raise UserError(
+            f"cannot read {run.path / 'metrics.jsonl'}: step {line['step']}: expected one scored "
+            "question or more, and shares of right answers from 0 to 1 that fit each other, in "
+            f"{', '.join(NAMES)}"
+        )
+    return found
 
 
 def change(before: float, count: int, after: float, count_after: int) -> Change:

@@ -137,6 +137,8 @@ def _of_stream(
         f"; the first sample {signed(gain)} {what} (95 % interval {signed(100 * change.low)} to "
         f"{signed(100 * change.high)}){held_out}"
     )
+    if not any(run.of_policies(step, "updates") for step in run.steps):  # it is the questions
+        return Verdict("nothing learned", f"{said}; nothing was there to learn from, {_idle(run)}")
     if change.low > 0:
         return Verdict("better", said)
     if change.high >= 0:

@@ -40,8 +40,10 @@ class Disk:
                 while left:
                     left = left[file.write(left) :]
                 os.fsync(file.fileno())
-            except BaseException:  # a full disk, Ctrl-C
+            except BaseException as error:  # a full disk, Ctrl-C
                 os.truncate(path, begin)
+                if isinstance(error, OSError):  # which says of what, not where
+                    error.filename = os.fspath(path)
                 raise
 
     def sync(self, path: Path) -> None:

@@ -21,7 +21,7 @@ def references(run: RunRecord) -> dict[str, str]:
     beside the proposals.
 
     Raises:
-        UserError: if the questions cannot be read.
+        UserError: if the questions cannot be read, or what a stream has accepted is not ours.
     """
     data = run.settings.data
     if data.source == "stream":
@@ -37,7 +37,7 @@ def _of_posed(run: RunRecord) -> dict[str, str]:
         if not path.exists():
             continue
         try:
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
                 said = json.loads(line)["completions"]
                 found |= {x["asked_as"]: str(x["answer"]) for x in said if "answer" in x}
         except (ValueError, KeyError, TypeError) as error:
@@ -53,8 +53,11 @@ def _of_stream(run: RunRecord) -> dict[str, str]:
     for line in read_rows(str(inbox), data) if inbox.exists() else ():
         if isinstance(line, Rejection):  # half a line, which is being written
             continue
+        said = line.value
+        if not isinstance(said, dict) or "row" not in said or not isinstance(said.get("id"), str):
+            raise UserError(f"{inbox}, {line.place}: expected an object with an id and a row")
         with suppress(BadRow):
-            answer = reference_of(Row(line.place, line.value["row"]), data)
+            answer = reference_of(Row(line.place, said["row"]), data)
             if answer is not None:
-                found[line.value["id"]] = answer
+                found[said["id"]] = answer
     return found

@@ -143,10 +143,8 @@ class RunFolder:
         """Make the folder, write the resolved settings, and `claim` it."""
         self.refuse_existing()
         (self.path / "rollouts").mkdir(parents=True)
-        config = self.path / "config.toml"
-        config.write_text(settings.to_toml(), encoding="utf-8")
-        for path in (config, self.path, self.path.parent):  # a stream is kept from its first line
-            disk.sync(path)
+        _put(self.path / "config.toml", settings.to_toml().encode())
+        disk.sync(self.path.parent)  # a stream is kept from its first line
         self.claim()
 
     def keep_answers(self, step: int, groups: Sequence[CompletionGroup]) -> None:

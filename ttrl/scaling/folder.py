@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,11 +13,12 @@ from typing import Any, TypeVar
 
 from ttrl.evaluation.evaluation import Evaluation
 from ttrl.evaluation.measuring import answers_to
+from ttrl.report.results import is_count, is_number
 from ttrl.report.rollouts import RecordedGroup, json_lines, read_groups, recorded_line
 from ttrl.report.run_record import is_run
 from ttrl.run.claim import claim
 from ttrl.run.disk import disk
-from ttrl.run.identity import MAY_DIFFER
+from ttrl.run.identity import other_work
 from ttrl.scaling.points import Point
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
@@ -77,7 +77,7 @@ class ScaleFolder:
                 "recipe.toml. Name a new one"
             )
         try:
-            self._points.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"--run-dir {self.path}: cannot make the folder ({error.strerror}); name another "
@@ -88,6 +88,8 @@ class ScaleFolder:
                 raise UserError(
                     f"--run-dir {self.path}: another process is measuring in it; wait for its end"
                 )
+            # Only now: a process that is killed leaves an empty folder, or one with its recipe.
+            self._points.mkdir(exist_ok=True)
             for lines in (self._answers, self._scores):
                 _cut_off(lines)
             if self.has_something:
@@ -95,6 +97,7 @@ class ScaleFolder:
                 self._refuse_other_questions()
             else:
                 self._questions.write_text(json.dumps(self._digest()) + "\n", encoding="utf-8")
+                disk.sync(self._questions)  # as what is measured will be
                 recipe.truncate(0)
                 disk.append(self._recipe, self._evaluation.settings.to_toml().encode())
             yield
@@ -107,16 +110,10 @@ class ScaleFolder:
 
     def _refuse_other_settings(self) -> None:
         try:
-            then = load_settings(str(self._recipe)).flat()
+            then = load_settings(str(self._recipe))
         except UserError as error:
             raise UserError(f"{self._recipe}: {error}") from error
-        now = self._evaluation.settings.flat()
-        differ = [
-            f"{key} was {then.get(key)!r}, now {now.get(key)!r}"
-            for key in sorted(then.keys() | now.keys())
-            if then.get(key) != now.get(key) and not key.startswith(MAY_DIFFER)
-        ]
-        if differ:
+        if differ := other_work(then, self._evaluation.settings):
             raise UserError(
                 f"--run-dir {self.path} was begun with other settings; nothing was changed: "
                 f"{'; '.join(differ[:SHOWN])}. {ADVICE}"
@@ -216,8 +213,11 @@ class ScaleFolder:
             return Kept()
 
         def read(found: Any) -> tuple[Any, Kept]:
-            points = tuple(Point(**{**p, "scores": tuple(p["scores"])}) for p in found["points"])
-            return found["about"], Kept(points, bool(found["whole"]))
+            questions = len(self._evaluation.answerable)
+            points = tuple(_point(p, method, questions) for p in found["points"])
+            if type(found["whole"]) is not bool or (found["whole"] and not points):
+                raise ValueError("expected whole, true or false, and points if it is true")
+            return found["about"], Kept(points, found["whole"])
 
         then, kept = self._read(path, read)
         if then != about:
@@ -238,7 +238,7 @@ class ScaleFolder:
 
     def refuse_other_scores(self, model: str | None) -> None:
         """Raise a UserError for scores that are there of another reward model."""
-        others = {line["model"] for line in self._lines(self._scores)} - {model}
+        others = {line["model"] for line in self._lines(self._scores, "model")} - {model}
         if others and model is not None:
             raise UserError(
                 f"--run-dir {self.path} has scores of the reward model {min(others)!r}, and not of "
@@ -255,14 +255,15 @@ class ScaleFolder:
                 "name another --run-dir"
             ) from error
 
-    def _lines(self, path: Path) -> list[dict[str, Any]]:
-        """Read lines that this wrote."""
+    def _lines(self, path: Path, *texts: str) -> list[dict[str, Any]]:
+        """Read lines that this wrote, with a question, seconds and these ``texts``."""
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         try:
             found = [json.loads(line) for line in lines]
             for line in found:
-                if not isinstance(line["question"], str) or not math.isfinite(line["seconds"]):
-                    raise ValueError("expected a question, and seconds")
+                named = all(isinstance(line[name], str) for name in ("question", *texts))
+                if not named or not is_number(line["seconds"]):
+                    raise ValueError(f"expected {', '.join(('question', *texts))}, and seconds")
             return found
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
@@ -271,12 +272,19 @@ class ScaleFolder:
             ) from error
 
 
+def _point(saved: Any, method: str, questions: int) -> Point:
+    """Read a point; a ValueError says why it is none of a method that this wrote."""
+    numbers = (saved["sampled"], saved["read"], saved["trained"], saved["seconds"])
+    if not _is_scores(saved["scores"], questions) or not all(map(is_number, numbers)):
+        raise ValueError(f"expected {questions} scores in each point, and numbers beside them")
+    # Of conversations, a point has their shape, too: "debate 2x2".
+    if str(saved["method"]).partition(" ")[0] != method or not is_count(saved["n"]):
+        raise ValueError(f"expected points of {method}, each with n")
+    return Point(**{**saved, "scores": tuple(saved["scores"])})
+
+
 def _is_scores(found: object, count: int) -> bool:
-    return (
-        isinstance(found, list)
-        and len(found) == count
-        and all(type(score) in (int, float) and math.isfinite(score) for score in found)
-    )
+    return isinstance(found, list) and len(found) == count and all(map(is_number, found))
 
 
 def _cut_off(path: Path) -> None:

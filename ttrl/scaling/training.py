@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from ttrl.api import train
 from ttrl.report.display import Display
 from ttrl.report.run_record import RunRecord, is_run, read_run
+from ttrl.run.checkpoint import TEMPORARY
+from ttrl.run.disk import disk
+from ttrl.run.identity import other_work
 from ttrl.run.run_folder import RunFolder
 from ttrl.scaling.points import Point
 from ttrl.settings import Settings
@@ -31,8 +34,11 @@ def trained_points(settings: Settings, folder: Path, display: Display) -> Iterat
     """
     state = read_run(folder).state if is_run(folder) else None
     if state == "unfinished" and not RunFolder(folder).can_go_on():
-        shutil.rmtree(folder)
+        disk.rename(folder, _removed(folder))  # a kill amid the removal leaves no half of a run
         state = None
+    for remains in (_removed(folder), *([folder] if _is_barely_begun(folder) else [])):
+        if os.path.lexists(remains):
+            disk.remove(remains)
     if state != "finished":
         run = settings_of_run(settings)
         train(run, run_dir=folder, resume=state is not None, console=display.console)
@@ -42,21 +48,31 @@ def trained_points(settings: Settings, folder: Path, display: Display) -> Iterat
 def refuse_other_run(settings: Settings, folder: Path) -> None:
     """Raise a UserError for a folder that can neither be read nor trained into."""
     if not is_run(folder):
-        RunFolder(folder).refuse_existing()
+        if not _is_barely_begun(folder):
+            RunFolder(folder).refuse_existing()
         return
     record, wanted = read_run(folder), settings_of_run(settings)
-    if record.settings != wanted:
-        before, now = (set(s.to_toml().splitlines()) for s in (record.settings, wanted))
-        had, expected = (", ".join(sorted(s)[:SHOWN]) for s in (before - now, now - before))
+    if differ := other_work(record.settings, wanted):
         raise UserError(
-            f"{folder} holds a run of other settings ({had}; expected {expected}): name another "
-            "--run-dir"
+            f"{folder} holds a run of other settings; expected {'; '.join(differ[:SHOWN])}. Name "
+            "another --run-dir, or give these settings again"
         )
     if record.state not in ("finished", "unfinished"):
         raise UserError(
             f"{folder} holds a run that is {record.state}: expected a finished one, one that was "
             "interrupted, or none. Name another --run-dir"
         )
+
+
+def _removed(folder: Path) -> Path:
+    """Name what a run that cannot go on is called until it is gone."""
+    return folder.with_name(f"{folder.name}.removed")
+
+
+def _is_barely_begun(folder: Path) -> bool:
+    """Say whether a process that was killed, or a full disk, has left nothing but the folder."""
+    ours = {folder / "rollouts", folder / f"config.toml{TEMPORARY}"}
+    return folder.is_dir() and not folder.is_symlink() and {*folder.rglob("*")} <= ours
 
 
 def refuse_few(settings: Settings, questions: int) -> None:

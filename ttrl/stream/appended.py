@@ -62,9 +62,9 @@ class AppendedFile:
         """
         low, high, found = 0, self._size, None
         with self.path.open("rb") as file:
-            while (
-                low < high
-            ):  # a line that begins before low is too small, none after high is first
+            # A line that begins before low is too small; the first begins before high, if it is
+            # not the one that was found.
+            while low < high:
                 middle = (low + high) // 2
                 begin = _next_begin(file, middle) if middle > low else low
                 if begin >= high:

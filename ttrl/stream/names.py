@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
@@ -36,7 +37,7 @@ class Names:
         self._path.unlink(missing_ok=True)
         with self._errors():
             # A process has the folder for itself: nothing is locked, which some disks cannot do.
-            uri = f"file:{quote(str(self._path.absolute()))}?vfs=unix-none"
+            uri = f"file:{quote(os.fsencode(self._path.absolute()))}?vfs=unix-none"
             self._base = sqlite3.connect(
                 uri, uri=True, check_same_thread=False, isolation_level=None
             )
@@ -68,7 +69,8 @@ class Names:
             try:
                 self._base.executemany("INSERT OR REPLACE INTO names VALUES (?, ?)", rows)
             except BaseException:
-                self._base.execute("ROLLBACK")
+                if self._base.in_transaction:  # a full disk has ended it already
+                    self._base.execute("ROLLBACK")
                 raise
             self._base.execute("COMMIT")
 
@@ -98,7 +100,8 @@ class Names:
 
     def close(self) -> None:
         """Give its space on the disk back."""
-        self._base.close()
+        with self._lock:
+            self._base.close()
 
     def _run(self, statement: str, *values: bytes | int) -> tuple[int] | None:
         with self._lock, self._errors():

@@ -60,6 +60,7 @@ class Stream:
             part.open()
         self._changed = threading.Condition()
         self._waited = (0, 0.0)  # the first question of the next window, and since when
+        self._accepting = threading.Lock()  # held while a row is accepted: `close` waits for it
         self._stopped = False
         self._feeder: Feeder | None = None
         if not serves(settings):
@@ -75,7 +76,8 @@ class Stream:
             self._changed.notify_all()
         if self._feeder is not None:
             self._feeder.stop()
-        self._inbox.close()
+        with self._accepting:
+            self._inbox.close()
 
     @property
     def accepted(self) -> int:
@@ -103,15 +105,16 @@ class Stream:
             QueueFull: if it is new, and too many wait.
             Stopped: if the stream is closed.
         """
-        if self._stopped:
-            raise Stopped
-        sent = self._inbox.checked(row)
-        with self._changed:  # nobody sees it before `on_new` does
-            number, is_new = self._inbox.accept(sent, self._has_room)
-            if is_new:
-                on_new(number)
-            self._changed.notify_all()
-        return number, is_new
+        with self._accepting:
+            if self._stopped:
+                raise Stopped
+            sent = self._inbox.checked(row)
+            with self._changed:  # nobody sees it before `on_new` does
+                number, is_new = self._inbox.accept(sent, self._has_room)
+                if is_new:
+                    on_new(number)
+                self._changed.notify_all()
+            return number, is_new
 
     def unanswered(self) -> int:
         """Return the number of the first window with a question that has no answer."""
