@@ -117,6 +117,13 @@ def whole(place: Path) -> Path:
     return place / "whole"
 
 
+@pytest.fixture(scope="module")
+def two(place: Path) -> Path:
+    """A run of two steps that does not fail."""
+    train_in(place / "two", options(place, "max_steps=2"))
+    return place / "two"
+
+
 def test_an_estimator_that_raises_leaves_the_step_and_a_replay_goes_on_from_it(
     whole: Path, place: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +188,7 @@ def test_an_update_that_refuses_says_what_goes_on(
     raised: Exception,
     words: str,
     whole: Path,
+    two: Path,
     place: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -208,8 +216,7 @@ def test_an_update_that_refuses_says_what_goes_on(
         stopped = json.loads((again / "summary.json").read_text())["stopped"]
         assert stopped == "the recorded answers end with step 2 of 4"
         # The same learning rates: they are constant after a first step of warm-up.
-        train_in(tmp_path / "two", [*overrides, "max_steps=2"])
-        assert same_files(again, tmp_path / "two", ["model/model.safetensors"])
+        assert same_files(again, two, ["model/model.safetensors"])
 
 
 def refuse_second_update(patched: pytest.MonkeyPatch, raised: Exception) -> None:
@@ -243,16 +250,15 @@ def test_a_teacher_s_run_is_not_told_to_replay(
     assert said.endswith(f"no checkpoint was saved. Start again with --run-dir {tmp_path}/failed-2")
 
 
-def test_sigkill_during_the_update(place: Path, tmp_path: Path) -> None:
+def test_sigkill_during_the_update(two: Path, place: Path, tmp_path: Path) -> None:
     failed, again = tmp_path / "failed", tmp_path / "again"
     overrides = options(place, "max_steps=2")
     done = run_python(FAILING_RUN, "killed", str(failed), *overrides, gpus=True)
     assert done.returncode == -9, done.stderr
     assert finished(failed) == [1]
     train_in(again, overrides, failed / "rollouts")
-    train_in(tmp_path / "whole", overrides)
     names = ["model/model.safetensors", "rollouts/step_00002.jsonl"]
-    assert same_files(again, tmp_path / "whole", names)
+    assert same_files(again, two, names)
 
 
 def test_answers_that_were_sampled_ahead_are_there_as_well(place: Path, tmp_path: Path) -> None:

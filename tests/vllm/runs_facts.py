@@ -5,31 +5,29 @@ python runs_facts.py OUTPUT
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import sys
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from facts import plain_gap
+from patched_pools import command, give, shared, stay_in_groups
 from pushes import PARAMS, Facts, questions_for, vllm_settings
 from rich.console import Console
 from safetensors.torch import load_file
 from step_lines import step_lines
 
 import ttrl
-from ttrl import build, cli, trainer
 from ttrl.data.arithmetic import question_rows
 from ttrl.evaluation import measuring
 from ttrl.learner.local import LocalModel
 from ttrl.models.packed_model import load_policy_model
-from ttrl.models.pretrained import load_model, load_tokenizer
+from ttrl.models.pretrained import load_tokenizer
 from ttrl.reward_models import make_reward_model
 from ttrl.rollout.ends import has_ended
 from ttrl.rollout.engines.vllm_engine import VllmEngine
@@ -37,13 +35,13 @@ from ttrl.rollout.pool import RolloutPool, make_pool
 from ttrl.rollout.sampling import SamplingParams
 from ttrl.search import SEARCHES, SearchParams, search
 from ttrl.settings import Settings
-from ttrl.system import ranks
 from ttrl.system.ranks import Ranks
 from ttrl.types import CompletionGroup, Question
 
-FEW = Path(__file__).parents[1] / "e2e" / "few_train.jsonl"
+HERE = Path(__file__).parents[1] / "e2e"
+FEW, UNLABELLED = HERE / "few_train.jsonl", HERE / "few_unlabelled.jsonl"
 SMALL = (
-    f"data.train={FEW}",
+    f"data.train={UNLABELLED}",  # nothing is measured, which takes half of such a run's time
     "data.held_out=none",
     "rollout.engine=vllm",
     "rollout.kv_cache_gb=1",
@@ -73,6 +71,11 @@ RUNS = {
     "resampled": ("max_steps=1", "rollout.resample_rounds=2", "rollout.temperature=0.3"),
     "remax": ("max_steps=1", "reward.advantages=remax"),
 }
+PER_AGENT = (
+    *("max_steps=2", "optimizer.learning_rate=0.002", "rollout.temperature=1.0"),
+    *("rollout.policies=per_agent", "policy.sequences_per_update=16"),
+)
+"""The second step finds the agents' weights far apart."""
 RULES = "majority,weighted,borda,self-certainty,deepconf"
 
 
@@ -82,14 +85,13 @@ def main(output: str) -> None:
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(settings.model)
     engine = VllmEngine(settings, tokenizer, Ranks(), load_weights=False)
-    for module in (build, measuring):
-        module.make_pool = shared(engine)  # type: ignore[attr-defined]
-    for module in (ranks, trainer):  # what ends a run, or a command, would end the engine's groups
-        module.leave_ranks = lambda: None  # type: ignore[attr-defined]
+    give(shared(engine))
+    stay_in_groups()
     facts: Facts = {
         "agents": agents(folder),
         "streams": streams(folder),
         "posed": posed(folder),
+        "per_agent": trained(folder / "per_agent", *SMALL, *PER_AGENT, recipe="tiny-agents"),
         "runs": {name: figures(folder / name, *more) for name, more in RUNS.items()},
         "measured": measured(folder),
         "searched": searched(settings, RolloutPool(engine)),
@@ -97,22 +99,9 @@ def main(output: str) -> None:
     llm = weakref.ref(engine._llm)
     engine.close()
     facts["gone"] = llm() is None
-    build.make_pool = make_pool
+    give(make_pool)
     facts["started_again"] = figures(folder / "again", "max_steps=1")
     Path(output).write_text(json.dumps(facts), encoding="utf-8")
-
-
-def shared(engine: VllmEngine) -> Callable[..., RolloutPool]:
-    """As `make_pool`, of one engine for all, which stays when a pool is closed."""
-
-    def make(settings: Settings, *more: Any, load_weights: bool = True) -> RolloutPool:
-        if load_weights:
-            engine.load_weights(load_model(settings.model, torch.float32).named_parameters())
-        pool: Any = RolloutPool(engine)
-        pool.close = lambda: None
-        return pool  # type: ignore[no-any-return]
-
-    return make
 
 
 def trained(
@@ -154,12 +143,15 @@ def same(run: Path, other: Path) -> bool:
 
 
 def agents(folder: Path) -> Facts:
+    few = folder / "four.jsonl"  # each is measured in all its turns, before and after
+    few.write_text("".join(FEW.read_text().splitlines(keepends=True)[:4]))
+    labelled = (*SMALL, f"data.train={few}")
     facts: Facts = {}
     for name, more in WORKFLOWS.items():
-        lines = trained(folder / name, *SMALL, *more, recipe="tiny-agents")
+        lines = trained(folder / name, *labelled, *more, recipe="tiny-agents")
         before = json.loads((folder / name / "summary.json").read_text())["before"]
         facts[name] = {"gap": largest_gap(lines), "outcome": before["outcome"]}
-    options = (*SMALL, *WORKFLOWS["debate"])
+    options = (*labelled, *WORKFLOWS["debate"])
     run = folder / "debate"
     facts["resumed"] = gone_on_with(run, 1, "tiny-agents", *options)
     again, record = folder / "debate_again", run / "rollouts"
@@ -210,7 +202,7 @@ def measured(folder: Path) -> Facts:
     answers of the other engine."""
     common = (*("--recipe", "tiny-arithmetic", "--set", "threads=1", "--set", "selection.window=8"),
               *("--set", "evaluation.samples=8", "--set", "selection.warm_up=4"),
-              *("--set", "selection.draws=20"))  # fmt: skip
+              *("--set", "selection.draws=4"))  # fmt: skip
     judged = ("--reward-model", "tiny-prm", "--select")
     vllm = ("--set", "rollout.engine=vllm", *common, *judged)
     ways = {
@@ -223,22 +215,12 @@ def measured(folder: Path) -> Facts:
         scores = folder / f"{name}.json"
         if name == "other":
             measuring.make_pool = make_pool
-        sys.argv = ["ttrl", "eval", "tiny-base", str(FEW), *options, "--json", str(scores)]
-        with redirect_stdout(io.StringIO()):
-            ended(cli.main)
+        command("eval", "tiny-base", str(FEW), *options, "--json", str(scores))
         (facts[name],) = json.loads(scores.read_text())["results"]
     for name in ("vllm", "other"):
         lines = (folder / f"{name}.jsonl").read_text().splitlines()
         facts[f"{name}_answers"] = list(map(json.loads, lines))
     return facts
-
-
-def ended(command: Callable[[], None]) -> None:
-    """Run a command that ends the program when it is done."""
-    try:
-        command()
-    except SystemExit as end:
-        assert not end.code, end.code
 
 
 class Watched(RolloutPool):

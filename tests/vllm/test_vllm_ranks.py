@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ranks_facts import MOST
 
 EXACT = 1e-4
 """Nats, float32, as in one process."""
@@ -42,3 +43,11 @@ def test_the_ranks_share_the_questions_and_know_all_answers(ranks_facts: Any) ->
     assert sorted([*mine, *theirs]) == sorted(f"What is {a} + "[:12] for a in (15, 48, 63))
     assert mine and theirs
     assert ranks_facts[0]["tokens"] == ranks_facts[1]["tokens"]
+
+
+def test_ranks_break_off_the_same_answers(ranks_facts: Any) -> None:
+    """Each rank decides by what its own engine says; if two that share one disagreed, they hang."""
+    alone, each, shared = ranks_facts[0]["stopped_early"]
+    assert alone == each == shared
+    begun = [question["scores"]["answers"] for question in alone]
+    assert 4 <= min(begun) < max(begun) == MOST

@@ -26,6 +26,15 @@ def test_a_debate_goes_on_and_is_replayed_bit_for_bit(runs: Any) -> None:
     assert runs["agents"]["replayed"]
 
 
+def test_the_engine_is_at_the_weights_of_who_speaks(runs: Any) -> None:
+    """Also in the second step, when the agents' weights lie far apart."""
+    assert len(runs["per_agent"]) == 2
+    for step in runs["per_agent"]:
+        assert step["policy/updates"] == step["agent_1/updates"] == 1
+        assert step["policy/sampler_max_gap"] < CLOSE
+        assert step["agent_1/sampler_max_gap"] < CLOSE
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_what_is_sampled_is_what_is_trained(runs: Any, name: str) -> None:
     assert 0 < runs["runs"][name]["gap"] < EXACT
