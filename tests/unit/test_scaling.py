@@ -186,7 +186,9 @@ def test_all_methods_on_a_few_questions(
     code, _, err = call(
         capsys, monkeypatch, "scale", "tiny-base", str(data), *words, "--set", "max_steps=2"
     )
-    assert code == 2 and "begun with other settings; nothing was changed: max_steps was 1" in err
+    assert (
+        code == 2 and "begun with other settings; nothing was changed: max_steps = 2 (was 1)" in err
+    )
     # The same command measures nothing again, and finds the same.
     monkeypatch.setattr("ttrl.commands.scale._pool", pytest.fail)
     again = ("--json", str(tmp_path / "again.json"))
