@@ -135,13 +135,12 @@ class EvaluationResult:
                 f"{before.model} and {self.model} were measured on different questions of "
                 f"{self.data}: measure both again"
             )
-        if any(name not in scores for scores in then.values()):
-            raise UserError(f"{before.model} was measured without {name}: measure it again")
-        self._refuse_unmeasured(name)
+        for result in (before, self):
+            result._refuse_unmeasured(name)
         return mean_of([q.scores[name] - then[q.id][name] for q in self.at(level)])
 
     def _refuse_unmeasured(self, name: str) -> None:
-        if name not in self.names:
+        if not self.questions or any(name not in q.scores for q in self.questions):
             raise UserError(f"{self.model} was measured without {name}: measure it again")
 
     def flat(self) -> Scores:

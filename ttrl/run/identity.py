@@ -136,7 +136,7 @@ def refuse_differences(before: Settings, now: Settings, what: str, advice: str) 
     Raises:
         UserError: if something differs that may not.
     """
-    differ = differences(before, now)
+    differ = _differences(before, now)
     # Nothing is sampled ahead of a checkpoint: then when they are taken decides what is sampled.
     fixed = "checkpoint.every" if now.rollout.overlap else None
     refused = [text for key, text in differ.items() if key == fixed or _decides(key)]
@@ -158,7 +158,7 @@ def refuse_foreign(saved: Mapping[str, Any], run: Settings, checkpoint: Path) ->
         run: the settings of the run in whose folder it lies.
         checkpoint: for the message.
     """
-    differ = differences(Settings.model_validate(saved["settings"]), run)
+    differ = _differences(Settings.model_validate(saved["settings"]), run)
     others = [text for key, text in differ.items() if _decides(key) and key != "model.path"]
     if others:
         raise UserError(
@@ -169,11 +169,11 @@ def refuse_foreign(saved: Mapping[str, Any], run: Settings, checkpoint: Path) ->
 
 def other_work(before: Settings, now: Settings) -> list[str]:
     """List what differs and is not only about how a run is made, as "KEY = NEW (was OLD)"."""
-    differ = differences(before, now)
+    differ = _differences(before, now)
     return [text for key, text in differ.items() if not key.startswith(MAY_DIFFER)]
 
 
-def differences(before: Settings, now: Settings) -> dict[str, str]:
+def _differences(before: Settings, now: Settings) -> dict[str, str]:
     """Return what differs, as "KEY = NEW (was OLD)", by key."""
     then, here = before.flat(), now.flat()
     return {

@@ -143,7 +143,7 @@ class RunFolder:
         """Make the folder, write the resolved settings, and `claim` it."""
         self.refuse_existing()
         (self.path / "rollouts").mkdir(parents=True)
-        _put(self.path / "config.toml", settings.to_toml().encode())
+        put(self.path / "config.toml", settings.to_toml().encode())
         disk.sync(self.path.parent)  # a stream is kept from its first line
         self.claim()
 
@@ -156,25 +156,25 @@ class RunFolder:
         from ttrl.rollout.engines.recorded import tokens_of
 
         rollouts = self.path / "rollouts"
-        _put(step_file(rollouts, step, "safetensors"), tokens_of(groups))
-        _put(step_file(rollouts, step, "jsonl"), json_lines(map(sampled_line, groups)))
+        put(step_file(rollouts, step, "safetensors"), tokens_of(groups))
+        put(step_file(rollouts, step, "jsonl"), json_lines(map(sampled_line, groups)))
 
     def keep_estimates(
         self, step: int, groups: Sequence[CompletionGroup], estimates: Sequence[Estimate]
     ) -> None:
         """Say in the lines of `keep_answers` what the answers are and are worth, all at once."""
         records = [judged_line(g, e) for g, e in zip(groups, estimates, strict=True)]
-        _put(step_file(self.path / "rollouts", step, "jsonl"), json_lines(records))
+        put(step_file(self.path / "rollouts", step, "jsonl"), json_lines(records))
 
     def keep_proposals(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
         """Keep the questions that the policy has posed in a step, as far as they are judged."""
-        _put(step_file(self.path / "rollouts", step, "posed.jsonl"), json_lines(lines))
+        put(step_file(self.path / "rollouts", step, "posed.jsonl"), json_lines(lines))
 
     def keep_evaluations(self, step: int, results: Sequence[EvaluationResult]) -> None:
         """Keep what was measured after a step, 0 for before training, question by question."""
         folder = self.path / "evaluations"
         folder.mkdir(exist_ok=True)
-        _put(step_file(folder, step, "json"), results_json(results).encode())
+        put(step_file(folder, step, "json"), results_json(results).encode())
 
     def add_step(self, metrics: Mapping[str, Any]) -> None:
         """Write down that a step is finished: its line of metrics, on disk when this returns.
@@ -250,7 +250,7 @@ class RunFolder:
             UserError: before anything is changed, see `lines_until`.
         """
         lines = self.lines_until(step)
-        _put(self.path / "metrics.jsonl", b"".join(line + b"\n" for line in lines))
+        put(self.path / "metrics.jsonl", b"".join(line + b"\n" for line in lines))
         evaluations = self.path / "evaluations"
         measured = evaluations.iterdir() if evaluations.is_dir() else ()
         for path in (*(self.path / "rollouts").iterdir(), *measured):
@@ -265,10 +265,10 @@ class RunFolder:
     def write_summary(self, summary: Summary) -> None:
         """Write ``summary.json``, whole or not at all; its presence says that the run finished."""
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        _put(self.path / "summary.json", text.encode())
+        put(self.path / "summary.json", text.encode())
 
 
-def _put(path: Path, content: bytes) -> None:
+def put(path: Path, content: bytes) -> None:
     """Write a file that is whole or not there, or still what it was; on disk when this returns."""
     temporary = path.with_name(path.name + TEMPORARY)
     disk.write(temporary, content)

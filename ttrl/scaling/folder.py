@@ -19,6 +19,7 @@ from ttrl.report.run_record import is_run
 from ttrl.run.claim import claim
 from ttrl.run.disk import disk
 from ttrl.run.identity import other_work
+from ttrl.run.run_folder import put
 from ttrl.scaling.points import Point
 from ttrl.settings.recipe import load_settings
 from ttrl.types import UserError
@@ -96,8 +97,7 @@ class ScaleFolder:
                 self._refuse_other_settings()
                 self._refuse_other_questions()
             else:
-                self._questions.write_text(json.dumps(self._digest()) + "\n", encoding="utf-8")
-                disk.sync(self._questions)  # as what is measured will be
+                put(self._questions, json_lines([self._digest()]))
                 recipe.truncate(0)
                 disk.append(self._recipe, self._evaluation.settings.to_toml().encode())
             yield
@@ -229,12 +229,8 @@ class ScaleFolder:
 
     def keep(self, method: str, about: Mapping[str, Any], kept: Kept) -> None:
         """Write down what a method has found so far: whole, or still what it was."""
-        path = self._points / f"{method}.json"
         found = {"about": about, "whole": kept.whole, "points": list(map(asdict, kept.points))}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
-        disk.sync(partial)
-        disk.rename(partial, path)
+        put(self._points / f"{method}.json", json_lines([found]))
 
     def refuse_other_scores(self, model: str | None) -> None:
         """Raise a UserError for scores that are there of another reward model."""
