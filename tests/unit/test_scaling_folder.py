@@ -289,15 +289,22 @@ def three_right(on: Measuring) -> Iterator[Point]:
     yield from (Point("best-of-n", n, (1.0, 1.0, 1.0), 10.0 * n) for n in on.counts)
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "points", "questions.json"])
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [
+        ("recipe.toml", "open"),
+        ("points", "mkdir"),
+        ("questions.json.tmp", "write_bytes"),
+        ("questions.json.tmp", "rename"),
+    ],
+)
 def test_a_process_that_is_killed_while_it_makes_the_folder_goes_on(
-    name: str, scale: Scale, monkeypatch: pytest.MonkeyPatch
+    name: str, action: str, scale: Scale, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "best-of-n", three_right)
     words = ("--methods", "best-of-n", "--n", "2", "--run-dir", "kept")
     with monkeypatch.context() as patched:
-        for action in ("open", "mkdir", "write_text"):
-            patched.setattr(Path, action, killed_at(name, getattr(Path, action)))
+        patched.setattr(Path, action, killed_at(name, getattr(Path, action)))
         assert scale(*words)[0] == 130
     code, said = scale(*words)
     assert code == 0, said
